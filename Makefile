@@ -1,0 +1,90 @@
+# `make demo` and `make test` work on a fresh clone: they make .venv and fill it first.
+# Needs make and Python 3.11, 3.12 or 3.13; PYTHON=/path/to/python names one.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
+
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: demo
+demo: $(READY) ## The whole way on stand-ins: no account, no server
+	@$(BIN)/bk-pipeline demo
+
+.PHONY: test
+test: $(READY) ## The tests, on real servers on loopback
+	@$(BIN)/pytest -n 2
+
+.PHONY: bench
+bench: $(READY) ## What it costs beside the obvious ways: tables, and figures in benchmarks/latest.json
+	@$(BIN)/python -m benchmarks
+
+.PHONY: fault-table
+fault-table: $(READY) ## What faults cost in spans, measured, into docs/operating.md
+	@$(BIN)/python -m benchmarks.faults
+
+.PHONY: dev
+dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, with .env
+	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@$(BIN)/dagster instance migrate >/dev/null # one process first: several at once break it
+	@$(BIN)/dagster dev -h 127.0.0.1 -p 3000
+
+.PHONY: check
+check: lint types layers docs-check test ## What CI runs: format, lint, types, import directions, docs, tests
+
+.PHONY: lint
+lint: $(READY) ## Format and lint, changing nothing
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+.PHONY: types
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+.PHONY: layers
+layers: $(READY) ## Imports point one way
+	@$(BIN)/lint-imports
+
+.PHONY: docs
+docs: $(READY) ## Write the generated pages of docs/
+	@$(BIN)/python -m bk_pipeline.docsgen
+
+.PHONY: docs-check
+docs-check: $(READY)
+	@$(BIN)/python -m bk_pipeline.docsgen --check
+
+.PHONY: golden
+golden: $(READY) ## Write the golden spans anew, to be reviewed as a diff
+	@$(BIN)/python -m bk_pipeline_tests.spans.goldens
+
+.PHONY: format
+format: $(READY) ## Format and fix what can be fixed
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+.PHONY: lock
+lock: $(READY) ## Newest versions that pyproject.toml allows, into requirements.lock
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev \
+		--no-emit-index-url --upgrade --quiet pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## Remove .venv and caches; data stay
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found: install one, or give PYTHON=/path/to/it" >&2; exit 1; }
+	@echo "Setting up $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@touch $@

@@ -1,0 +1,172 @@
+"""What Buildkite's answers mean: which error a status is, and how a body is read.
+
+Decided by status, headers and fields. The service's words are quoted, never obeyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from bk_pipeline.buildkite.quota import WINDOW_S
+from bk_pipeline.errors import (
+    AccessDenied,
+    NotFound,
+    PipelineError,
+    RequestRefused,
+    ServiceUnavailable,
+    TokenRefused,
+    UnexpectedAnswer,
+)
+from bk_pipeline.http.retry_after import retry_after_s
+from bk_pipeline.http.session import Response
+
+T = TypeVar("T")
+Quote = Callable[[str], str]
+
+CREATE_TOKEN = "Personal Settings > API Access Tokens in Buildkite"  # noqa: S105 - a menu
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is asked for, for messages and for knowing which setting is to blame."""
+
+    organization: str
+    pipeline: str | None = None
+    scope: str | None = "read_builds"
+
+    def __str__(self) -> str:
+        if self.scope is None:
+            return "what the token may do"
+        return f"builds of {self.organization}" + (f"/{self.pipeline}" if self.pipeline else "")
+
+
+def refusal(
+    response: Response, subject: Subject, *, quote: Quote, now: datetime
+) -> PipelineError | None:
+    """The error that the status stands for; None for a success. 429 is `api.py`'s."""
+    if response.ok:
+        return None
+    status, said = response.status, said_in(response, quote)
+    match status:
+        case 401:
+            return TokenRefused(
+                "Buildkite does not know the token in BUILDKITE_API_TOKEN (401). It may have been "
+                f"revoked or have expired: create one with the scope read_builds under "
+                f"{CREATE_TOKEN} and put it there."
+            )
+        case 403:
+            return AccessDenied(
+                f"The token in BUILDKITE_API_TOKEN may not read {subject} (403: {said}). Give it "
+                f"the scope {subject.scope or 'read_builds'} and access to the organization "
+                f"{subject.organization} under {CREATE_TOKEN}."
+            )
+        case 404:
+            return _not_found(subject)
+        case _ if status >= 500 or status == 408:  # noqa: PLR2004 - HTTP's own numbers
+            return ServiceUnavailable(
+                f"Buildkite cannot answer for {subject} at the moment ({status}: {said}).",
+                retry_in_s=retry_after_s(response.headers, now),
+            )
+        case _:
+            return RequestRefused(
+                f"Buildkite refuses to tell {subject} ({status}: {said}). Asking again does not "
+                f"help; check BUILDKITE_ORGANIZATION_SLUG and BUILDKITE_API_URL.",
+                status=status,
+                said=said,
+            )
+
+
+def _not_found(subject: Subject) -> NotFound:
+    if subject.pipeline is not None:
+        return NotFound(
+            f"The organization {subject.organization} has no pipeline {subject.pipeline}, or the "
+            "token may not see it (404). Check BK_PIPELINE_PIPELINES and "
+            "BUILDKITE_ORGANIZATION_SLUG."
+        )
+    return NotFound(
+        f"Buildkite has no organization {subject.organization}, or the token may not see it (404). "
+        "Check BUILDKITE_ORGANIZATION_SLUG, and BUILDKITE_API_URL if it is set."
+    )
+
+
+def said_in(response: Response, quote: Quote) -> str:
+    """The service's own words on a failure, on one line, else what kind of body came."""
+    fields = _object(response.body)
+    words = fields.get("message") or fields.get("error")
+    return quote(words) if isinstance(words, str) and words.strip() else body_shown(response, quote)
+
+
+def body_shown(response: Response, quote: Quote) -> str:
+    """`text/html beginning with "<html>..."`, for a body that is not what it should be."""
+    if not response.body:
+        return "an empty body"
+    kind = quote(response.headers.get("Content-Type", "")) or "a body of no declared type"
+    return f'{kind} beginning with "{quote(response.body[:400].decode(errors="replace"))}"'
+
+
+def reset_in_s(response: Response, now: datetime) -> float:
+    """Seconds that a 429 wants us to wait; a whole window where it does not say.
+
+    From the body's `reset`, the headers of the scope that the body names, `Retry-After`.
+    """
+    fields = _object(response.body)
+    prefix = "RateLimit-User" if fields.get("scope") == "rest_user" else "RateLimit"
+    for value in (fields.get("reset"), response.headers.get(f"{prefix}-Reset")):
+        seconds = retry_after_s({"Retry-After": str(value)}, now)
+        if seconds is not None:
+            return seconds
+    asked = retry_after_s(response.headers, now)
+    return WINDOW_S if asked is None else asked
+
+
+def spent_shown(response: Response) -> str:
+    """Which quota a 429 is about: "user quota (50 a minute)"."""
+    fields = _object(response.body)
+    names = {"rest": "organization quota", "rest_user": "user quota"}
+    name = names.get(str(fields.get("scope")), "quota")
+    limit = fields.get("limit")
+    return f"{name} ({limit} a minute)" if isinstance(limit, int) else name
+
+
+def read_elements(response: Response, quote: Quote) -> list[bytes]:
+    """The elements of a JSON array, each exactly as it was sent and free of the page's memory.
+
+    Raises:
+        ServiceUnavailable: The array was cut on its way: what came of it is no JSON.
+        UnexpectedAnswer: The body is something else.
+    """
+    elements = _read(response, list[msgspec.Raw], "a JSON array of builds", quote)
+    return [bytes(element) for element in elements]
+
+
+def read_object(response: Response, kind: type[T], quote: Quote) -> T:
+    """The body as a `kind`; the errors are those of `read_elements`."""
+    return _read(response, kind, "a JSON object", quote)
+
+
+def _read(response: Response, kind: type[T], wanted: str, quote: Quote) -> T:
+    try:
+        return msgspec.json.decode(response.body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        broken = not isinstance(exc, msgspec.ValidationError | RecursionError)
+        if broken and response.body.lstrip()[:1] in {b"[", b"{"}:
+            raise ServiceUnavailable(
+                f"{response.request}: the JSON of the answer is broken or cut short."
+            ) from None
+        raise UnexpectedAnswer(
+            f"{response.request}: wanted {wanted}, got {body_shown(response, quote)}. Check that "
+            "BUILDKITE_API_URL is Buildkite's REST API and that no login page stands before it."
+        ) from None
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

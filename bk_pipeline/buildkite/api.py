@@ -1,0 +1,106 @@
+"""One question to the REST API, asked until it is answered, within both quotas.
+
+This is where the pieces meet: the gate lets it go, the session sends it, the answer feeds
+the quota and becomes a value or an error, and `http/retry.py` asks again where that helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, spent_shown
+from bk_pipeline.buildkite.gate import Gate
+from bk_pipeline.buildkite.quota import Quota, Ticket
+from bk_pipeline.clock import Clock
+from bk_pipeline.errors import QuotaSpent
+from bk_pipeline.http.retry import Pause, RetryPolicy, retry
+from bk_pipeline.http.session import HttpSession, Response
+
+T = TypeVar("T")
+TOO_MANY_REQUESTS = 429
+
+
+class Api:
+    """GET requests of one token. For several threads at once."""
+
+    def __init__(
+        self,
+        session: HttpSession,
+        *,
+        quota: Quota,
+        clock: Clock,
+        policy: RetryPolicy,
+        on_wait: Callable[[str], None],
+    ) -> None:
+        self.session = session
+        self._quota = quota
+        self._clock = clock
+        self._policy = policy
+        self._on_wait = on_wait
+        self._gate = Gate(quota, clock=clock, on_wait=on_wait)
+
+    def get(
+        self,
+        path_or_url: str,
+        read: Callable[[Response], T],
+        *,
+        subject: Subject,
+        params: Mapping[str, str] | None = None,
+    ) -> T:
+        """What `read` makes of the answer.
+
+        Waiting for the quota before the first attempt does not count against the retries'
+        deadline: it is no failure.
+
+        Args:
+            path_or_url: "/v2/...", or a link that the API gave.
+            read: Called with a success. A RetryableError of its own has the question asked
+                again.
+            subject: What is asked for, for messages.
+            params: The query.
+
+        Raises:
+            RetryableError: No usable answer until the deadline.
+            FatalError: By status; see `answers.refusal`.
+        """
+        first: list[Ticket] = [self._gate.enter()]
+
+        def attempt() -> T:
+            ticket = first.pop() if first else self._gate.enter()
+            return read(self._ask(path_or_url, params, ticket, subject))
+
+        return retry(attempt, policy=self._policy, clock=self._clock, on_pause=self._announce)
+
+    def _ask(
+        self, path_or_url: str, params: Mapping[str, str] | None, ticket: Ticket, subject: Subject
+    ) -> Response:
+        """The answer, if it is a success. Gives the ticket back whatever happens."""
+        headers: Mapping[str, str] | None = None
+        complete = False
+        try:
+            response = self.session.send("GET", path_or_url, params=params)
+            headers, complete = response.headers, response.ok
+            if response.status == TOO_MANY_REQUESTS:
+                raise self._spent(response)
+        finally:
+            self._quota.settle(ticket, self._clock.monotonic(), headers, complete=complete)
+        failed = refusal(response, subject, quote=self.session.quote, now=self._clock.now())
+        if failed is not None:
+            raise failed
+        return response
+
+    def _spent(self, response: Response) -> QuotaSpent:
+        """The error of a 429, after which no thread of this client asks before the reset."""
+        now = self._clock.monotonic()
+        self._quota.block(now, reset_in_s(response, self._clock.now()))
+        return QuotaSpent(
+            f"Buildkite's {spent_shown(response)} is spent (429).",
+            retry_in_s=self._quota.pause_s(now),
+        )
+
+    def _announce(self, pause: Pause) -> None:
+        self._on_wait(
+            f"{pause.error} Attempt {pause.attempt + 1} follows in {pause.seconds:.0f} s, "
+            f"at {pause.until:%H:%M:%SZ}."
+        )

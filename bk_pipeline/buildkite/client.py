@@ -1,0 +1,223 @@
+"""What the program asks of Buildkite. Every method may wait; none prints, logs or stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from bk_pipeline.buildkite.answers import Subject, read_elements, read_object
+from bk_pipeline.buildkite.api import Api
+from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.finished import finished_params, gather
+from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
+from bk_pipeline.buildkite.paging import Sheet, iter_sheets
+from bk_pipeline.buildkite.quota import Quota
+from bk_pipeline.buildkite.records import AccessToken, FinishedListing, Page
+from bk_pipeline.clock import Clock, SystemClock
+from bk_pipeline.errors import NotFound
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.session import HttpSession
+from bk_pipeline.settings import Settings
+from bk_pipeline.window import Window
+
+API_URL = "https://api.buildkite.com"
+PER_PAGE = "100"
+LEAN = {"exclude_jobs": "true", "exclude_pipeline": "true"}
+
+
+def _unheard(_: str) -> None:
+    """Nobody wants to know of waits."""
+
+
+class BuildkiteClient:
+    """One organization's builds. For several threads at once: they share connections and quota.
+
+    Args:
+        organization: Its slug.
+        token: An API access token with the scope `read_builds`.
+        api_url: Where the REST API answers.
+        clock: Tells time and waits.
+        session: Instead of one made for `token`; must carry the token itself. Closed by
+            `close`.
+        quota: To be shared with other clients of the same token.
+        retry_policy: How long to go on after failures.
+        choice: The pipelines wanted.
+        on_wait: Told of each wait, before it: why, and until when.
+    """
+
+    def __init__(
+        self,
+        organization: str,
+        token: str,
+        *,
+        api_url: str = API_URL,
+        clock: Clock | None = None,
+        session: HttpSession | None = None,
+        quota: Quota | None = None,
+        retry_policy: RetryPolicy | None = None,
+        choice: PipelineChoice | None = None,
+        on_wait: Callable[[str], None] = _unheard,
+    ) -> None:
+        self.organization = organization
+        self.choice = choice or PipelineChoice()
+        self._clock = clock or SystemClock()
+        self._session = session or HttpSession(
+            # Some copy the documentation's base URL, which ends in the version.
+            api_url.rstrip("/").removesuffix("/v2"),
+            setting="BUILDKITE_API_URL",
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            clock=self._clock,
+        )
+        self._api = Api(
+            self._session,
+            quota=quota or Quota(),
+            clock=self._clock,
+            policy=retry_policy or RetryPolicy(),
+            on_wait=on_wait,
+        )
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        quota: Quota | None = None,
+        retry_policy: RetryPolicy | None = None,
+        on_wait: Callable[[str], None] = _unheard,
+    ) -> Self:
+        """The client that the environment describes.
+
+        Raises:
+            ConfigError: Token or organization are not set.
+        """
+        organization, token = settings.require_buildkite()
+        return cls(
+            organization,
+            token,
+            api_url=settings.buildkite_api_url,
+            clock=clock,
+            quota=quota,
+            retry_policy=retry_policy,
+            choice=PipelineChoice(settings.pipelines),
+            on_wait=on_wait,
+        )
+
+    def iter_builds(
+        self, window: Window, *, finished_from: datetime | None = None
+    ) -> Iterator[Page]:
+        """The builds created in `window`, each once, on pages of at most 100.
+
+        Newest first within a pipeline; pipelines that are named one by one follow each
+        other. Asks while it is read, and keeps no page. Every retried job is in `jobs`.
+
+        Args:
+            window: By `created_at`, half-open as the API's filters are.
+            finished_from: Only builds that finished at this moment (aware, UTC) or later.
+
+        Raises:
+            RetryableError: Buildkite did not answer until the deadline.
+            FatalError: It refuses; the message says what to do.
+            ListingTooDeep: One second holds more builds than Buildkite lists.
+        """
+        # What is asked for by name is wanted, whatever slug it answers with: it may be renamed.
+        sieve = Sieve(PipelineChoice() if self.choice.names else self.choice)
+        for pipeline in self.choice.names or (None,):
+            read = partial(self._sheets, Subject(self.organization, pipeline), finished_from)
+            yield from iter_pages(read, window, sieve)
+
+    def iter_finished(self, since: datetime, *, max_pages: int) -> FinishedListing:
+        """The builds that have finished since `since`, without their jobs; cheap to ask.
+
+        Buildkite lists by creation, newest first, and has no "finished before": what
+        `max_pages` cuts off are the builds created longest ago. With one pipeline named,
+        only that one is asked for; otherwise one listing of the organization is sifted here,
+        so that a question costs one request however many pipelines are chosen.
+
+        Args:
+            since: Aware, UTC. Asked for from the beginning of its second.
+            max_pages: Pages of 100 builds to read at most.
+
+        Raises:
+            RetryableError: Buildkite did not answer until the deadline.
+            FatalError: It refuses; the message says what to do.
+        """
+        names = self.choice.names
+        single = len(names) == 1
+        subject = Subject(self.organization, names[0] if single else None)
+        params = {"per_page": PER_PAGE, **LEAN, **finished_params(since, self._clock.now())}
+        sheets = iter_sheets(self._api, _path(subject), params=params, subject=subject)
+        return gather(
+            sheets, Sieve(PipelineChoice() if single else self.choice), max_pages=max_pages
+        )
+
+    def access_token(self) -> AccessToken:
+        """What the token may do; needs no scope.
+
+        Raises:
+            TokenRefused: Buildkite does not know it.
+        """
+        return self._api.get(
+            "/v2/access-token",
+            lambda response: read_object(response, AccessToken, self._session.quote),
+            subject=Subject(self.organization, scope=None),
+        )
+
+    def organization_visible(self) -> bool:
+        """Whether the token may list the organization's builds; False if it cannot see it.
+
+        Raises:
+            TokenRefused: Buildkite does not know the token.
+            AccessDenied: The organization is there, and the scope is missing.
+        """
+        subject = Subject(self.organization)
+        try:
+            self._api.get(
+                _path(subject),
+                lambda response: read_elements(response, self._session.quote),
+                params={"per_page": "1", **LEAN},
+                subject=subject,
+            )
+        except NotFound:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"BuildkiteClient({self.organization!r}, {self._session.origin!r})"
+
+    def _sheets(
+        self, subject: Subject, finished_from: datetime | None, window: Window
+    ) -> Iterator[Sheet]:
+        params = {
+            "per_page": PER_PAGE,
+            "include_retried_jobs": "true",
+            "created_from": wire_time(window.start),
+            "created_to": wire_time(window.end),
+        }
+        if finished_from is not None:
+            params["finished_from"] = wire_time(finished_from)
+        return iter_sheets(self._api, _path(subject), params=params, subject=subject)
+
+
+def _path(subject: Subject) -> str:
+    pipeline = f"/pipelines/{quote(subject.pipeline, safe='')}" if subject.pipeline else ""
+    return f"/v2/organizations/{quote(subject.organization, safe='')}{pipeline}/builds"

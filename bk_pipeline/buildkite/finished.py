@@ -1,0 +1,55 @@
+"""What has finished lately: the sensor's question, cheap enough to ask every minute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+
+from bk_pipeline.buildkite.listing import Sieve, too_deep, wire_time
+from bk_pipeline.buildkite.paging import Sheet
+from bk_pipeline.buildkite.records import BuildRecord, FinishedBuild, FinishedListing
+from bk_pipeline.errors import RequestRefused
+
+
+def finished_params(since: datetime, now: datetime) -> dict[str, str]:
+    """The query for builds finished at `since` or later; both aware, in UTC.
+
+    Widened to whole seconds. Bounded by `created_to`, so that builds created while one
+    reads do not shift the pages.
+    """
+    before = now.replace(microsecond=0) + timedelta(seconds=1)
+    return {
+        "finished_from": wire_time(since.replace(microsecond=0)),
+        "created_to": wire_time(before),
+    }
+
+
+def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> FinishedListing:
+    """The wanted builds of the first `max_pages` (at least 1) pages; no further one is asked for.
+
+    Builds that are not finished are left out: they went on since they were listed. Cut off
+    by depth is cut off, too.
+    """
+    builds: list[FinishedBuild] = []
+    set_aside: list[str] = []
+    read = 0
+    more = True
+    try:
+        for sheet in islice(sheets, max_pages):
+            read, more = read + 1, sheet.more
+            page, _ = sieve.sort(sheet.elements)
+            set_aside += page.set_aside
+            builds += [small for build in page.builds if (small := _finished(build)) is not None]
+    except RequestRefused as refused:
+        if not too_deep(refused, pages=read):
+            raise
+    return FinishedListing(builds, set_aside, cut_off=more)
+
+
+def _finished(build: BuildRecord) -> FinishedBuild | None:
+    if build.finished_ns is None:
+        return None
+    return FinishedBuild(
+        build.id, build.number, build.pipeline, build.state, build.created_ns, build.finished_ns
+    )

@@ -1,0 +1,1 @@
+"""The command line, `bk-pipeline`: one file a verb, thin over `pipeline` and `defs`."""

@@ -1,0 +1,157 @@
+"""`bk-pipeline demo`: the whole way, from a made-up Buildkite to a made-up Honeycomb."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import dagster as dg
+from rich.console import Console
+from rich.progress import track
+
+from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.waterfall import waterfall
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.runs import DayRun, materialize_days
+from bk_pipeline.errors import FatalError
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
+from bk_pipeline.settings import Settings
+from bk_pipeline.spans.table import rows
+from bk_pipeline.window import day_keys
+
+# What fits a screen and still shows something: so many spans, no pause longer than this.
+SHOWN_SPANS = range(12, 32)
+SHOWN_LENGTH_NS = 3_600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What happened. `duplicates` and `requests` are the stand-ins' own counts."""
+
+    days: int
+    builds: int
+    jobs: int
+    spans: int
+    events_accepted: int
+    events_rejected: int
+    duplicates: int
+    requests: int
+    seconds: float
+
+
+@click.command()
+@click.option("--days", default=3, show_default=True, type=click.IntRange(1, 366))
+@click.option("--builds-per-day", default=40, show_default=True, type=click.IntRange(1, 50_000))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the story.")
+def demo(days: int, builds_per_day: int, as_json: bool) -> None:
+    """Try everything on stand-ins: no account, no server, nothing leaves this machine.
+
+    Starts stand-ins for Buildkite and Honeycomb, backfills the last DAYS through Dagster,
+    delivers them, and shows what happened and a build as a waterfall.
+
+    --json prints days, builds, jobs, spans, events_accepted, events_rejected, duplicates,
+    requests and seconds. Exit status 0 only if all was accepted and nothing doubled.
+    """
+    stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day))
+    with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder, running(stand_in) as url:
+        settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=folder)
+        services = Services(settings, retries=0)
+        numbers = _backfill(stand_in, services, days, quiet=as_json)
+        if as_json:
+            click.echo(json.dumps(asdict(numbers)))
+        else:
+            _tell(numbers, _a_build_worth_seeing(services))
+    stored = stand_in.honeycomb.event_count
+    if numbers.events_rejected or numbers.duplicates or numbers.events_accepted != stored:
+        raise FatalError(
+            f"{numbers.events_accepted} events were accepted, {numbers.events_rejected} rejected; "
+            f"the stand-in holds {stored}, {numbers.duplicates} of them twice."
+        )
+
+
+def _backfill(stand_in: Sandbox, services: Services, days: int, *, quiet: bool) -> Numbers:
+    """Materialize the `days` before today.
+
+    Raises:
+        FatalError: A day failed.
+    """
+    began = time.monotonic()
+    first, _ = stand_in.world.first_and_last_day()
+    keys = day_keys(first, first + timedelta(days=days - 1))
+    runs: list[DayRun] = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        work = materialize_days(services, keys, instance=instance)
+        for run in track(
+            work, f"{days} days", total=days, disable=quiet, console=Console(stderr=True)
+        ):
+            if run.error:
+                raise FatalError(f"{run.day}: {run.error}")
+            runs.append(run)
+
+    def total(asset: str, label: str) -> int:
+        return sum(run.count(asset, label) for run in runs)
+
+    return Numbers(
+        days=days,
+        builds=total("raw_builds", "builds stored"),
+        jobs=total("spans", "jobs"),
+        spans=total("spans", "dagster/partition_row_count"),
+        events_accepted=total("honeycomb_events", "accepted"),
+        events_rejected=total("honeycomb_events", "rejected"),
+        duplicates=stand_in.honeycomb.duplicate_count,
+        requests=stand_in.buildkite.request_count + stand_in.honeycomb.request_count,
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
+    console = Console()
+    links = numbers.events_accepted - numbers.spans
+    console.print(
+        f"{numbers.days} days, {numbers.builds:,} builds with {numbers.jobs:,} jobs became "
+        f"{numbers.spans:,} spans in {numbers.seconds:.1f} s.\n"
+        f"Honeycomb's stand-in accepted {numbers.events_accepted:,} events ({links:,} of them "
+        f"links between traces), rejected {numbers.events_rejected:,}, and holds "
+        f"{numbers.duplicates:,} twice. {numbers.requests:,} requests in all.\n",
+        highlight=False,
+    )
+    if spans:
+        console.print("One of the builds:\n")
+        console.print(waterfall(spans, width=console.width))
+        console.print(
+            "\n░ waited for an agent  █ ran\n\n"
+            "Your own builds: put a Buildkite token and a Honeycomb key into .env "
+            "(see .env.example), then make dev.",
+            highlight=False,
+        )
+
+
+def _a_build_worth_seeing(services: Services) -> list[dict[str, Any]]:
+    """The spans of a build that fits the screen and has most kinds of things in it."""
+    store = services.spans()
+    traces: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for day in services.raw().days()[-1:]:
+        for part in store.parts(day):
+            for table in store.tables(day, part):
+                for span in rows(table):
+                    traces[span["trace_id"]].append(span)
+    fitting = [
+        spans
+        for spans in traces.values()
+        if len(spans) in SHOWN_SPANS
+        and spans[0]["end_unix_nano"] - spans[0]["start_unix_nano"] < SHOWN_LENGTH_NS
+    ]
+    return max(fitting or traces.values(), key=_variety, default=[])
+
+
+def _variety(spans: list[dict[str, Any]]) -> tuple[int, int]:
+    kinds = {(span["name"], span["status"]) for span in spans}
+    retried = sum(bool(span["attributes"].get("buildkite.job.retried")) for span in spans)
+    return len(kinds) + min(retried, 1), len(spans)

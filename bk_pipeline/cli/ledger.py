@@ -1,0 +1,136 @@
+"""`bk-pipeline ledger`: what was delivered where, what was rejected, and sending it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.settings import Settings
+from bk_pipeline.spans import ids
+
+DAY = click.DateTime(formats=["%Y-%m-%d"])
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def ledger(context: click.Context) -> None:
+    """Show what was delivered where; list and re-queue what was rejected.
+
+    Without a command: the destinations, with counts of items (spans, and at Honeycomb
+    links too).
+    """
+    if context.invoked_subcommand is None:
+        _destinations()
+
+
+def _destinations() -> None:
+    table = Table("destination", box=None, header_style="bold")
+    for name in ("accepted", "rejected", "presumed sent", "in doubt", "builds"):
+        table.add_column(name, justify="right")
+    table.add_column("days")
+    with _opened() as book:
+        for name in book.destinations():
+            one = book.summary(name)
+            counts = (one.accepted, one.rejected, one.presumed, one.in_doubt, one.builds)
+            days = f"{one.first_day} to {one.last_day}" if one.first_day else ""
+            table.add_row(name, *(f"{count:,}" for count in counts), days)
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+@ledger.command()
+@click.argument("destination")
+@click.option("--day", type=DAY, help="Only of this day.")
+@click.option("--build", help="Only of this build, by its UUID.")
+@click.option("--reason", help="Only if the reason holds this text.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
+def rejected(
+    destination: str, day: datetime | None, build: str | None, reason: str | None, limit: int
+) -> None:
+    """List what DESTINATION rejected: day, trace, span, name, reason, between tabs."""
+    with _opened() as book:
+        _known(book, destination)
+        found = book.rejections(
+            destination, day=_key(day), trace_id=_trace(build), reason_like=reason, limit=limit
+        )
+    for one in found:
+        fields = (one.day, one.trace_id.hex(), one.item_id.hex(), one.span_name, one.reason)
+        click.echo("\t".join(fields))
+
+
+@ledger.command()
+@click.argument("destination")
+@click.option("--day", type=DAY, help="Only of this day.")
+@click.option("--build", help="Only of this build, by its UUID.")
+@click.option("--reason", help="Only if the reason holds this text.")
+@click.option("--all", "everything", is_flag=True, help="All that was rejected or presumed sent.")
+def requeue(
+    destination: str, day: datetime | None, build: str | None, reason: str | None, everything: bool
+) -> None:
+    """Have DESTINATION's next delivery send again what was rejected or presumed sent.
+
+    What was accepted is never sent again. Materialize the days concerned to send it.
+    """
+    if not (day or build or reason or everything):
+        raise ConfigError("Say what to re-queue: --day, --build, --reason, or --all of it.")
+    with _opened() as book:
+        _known(book, destination)
+        count = book.requeue(
+            destination,
+            day=_key(day),
+            trace_id=_trace(build),
+            reason_like=reason,
+            on_wait=lambda line: click.echo(line, err=True),
+        )
+    click.echo(f"{count:,} items will be sent again when their days are materialized.")
+
+
+@ledger.command()
+@click.argument("destination")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(destination: str, yes: bool) -> None:
+    """Forget all that DESTINATION accepted: everything would be sent, and billed, again."""
+    with _opened() as book:
+        _known(book, destination)
+        accepted = book.summary(destination).accepted
+        if not yes:
+            click.confirm(
+                f"{destination} has accepted {accepted:,} items. Forget that, so that all of "
+                "them are sent again when their days are materialized?",
+                abort=True,
+            )
+        count = book.forget(destination, on_wait=lambda line: click.echo(line, err=True))
+    click.echo(f"Forgotten: {count:,} items of {destination}.")
+
+
+@contextmanager
+def _opened() -> Iterator[Ledger]:
+    """The ledger of the settings.
+
+    Raises:
+        FatalError: There is none yet; looking must not make one.
+    """
+    with Ledger.from_settings(Settings.load(), clock=SystemClock(), create=False) as book:
+        yield book
+
+
+def _known(book: Ledger, destination: str) -> None:
+    names = book.destinations()
+    if destination not in names:
+        known = ", ".join(names) or "none"
+        raise ConfigError(f"The ledger knows no destination {destination}. It knows: {known}.")
+
+
+def _key(day: datetime | None) -> str | None:
+    return day.date().isoformat() if day else None
+
+
+def _trace(build: str | None) -> bytes | None:
+    return bytes.fromhex(ids.trace_id(build)) if build else None

@@ -1,0 +1,63 @@
+"""`bk-pipeline`: finds the verb, and turns our errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from bk_pipeline import __version__
+from bk_pipeline.errors import PipelineError
+
+# Verb: the module that has it, and the name there. Loaded when it is needed, so that
+# `--help` does not wait for Dagster.
+VERBS = {
+    "demo": "bk_pipeline.cli.demo:demo",
+    "sandbox": "bk_pipeline.cli.sandbox:sandbox",
+    "backfill": "bk_pipeline.cli.backfill:backfill",
+    "spans": "bk_pipeline.cli.spans:spans",
+    "ledger": "bk_pipeline.cli.ledger:ledger",
+    "set-aside": "bk_pipeline.cli.set_aside:set_aside",
+    "traceparent": "bk_pipeline.cli.traceparent:traceparent",
+}
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+        if name not in VERBS:
+            return None
+        module, _, attribute = VERBS[name].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bk-pipeline")
+def cli() -> None:
+    """Buildkite builds as traces in Honeycomb: extract, transform, load.
+
+    \b
+    Try it first, without any account:    bk-pipeline demo
+    Look at the spans of an API answer:   bk-pipeline spans builds.json
+    Your own builds, day by day:          bk-pipeline backfill --from 2026-11-01 --to 2026-11-07
+
+    Settings come from the environment or from a file .env in the working directory;
+    .env.example lists them. In the Dagster UI (make dev) the same days can be
+    materialized, backfilled, and kept up to date by a sensor.
+    """
+
+
+def main() -> None:
+    """Run the command line. Exit status 2: a setting or argument; 75: try later; 1: other errors."""
+    try:
+        cli()
+    except PipelineError as exc:
+        click.echo(f"bk-pipeline: {exc}", err=True)
+        sys.exit(exc.exit_status)

@@ -1,0 +1,26 @@
+"""`bk-pipeline set-aside`: the builds that could not be made into spans."""
+
+from __future__ import annotations
+
+import click
+
+from bk_pipeline.pipeline import set_aside_builds
+from bk_pipeline.settings import Settings
+from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.raw import RawStore
+from bk_pipeline.store.spans import SpanStore
+
+
+@click.command("set-aside")
+def set_aside() -> None:
+    """List the builds that could not be made into spans, with the reasons.
+
+    A line a build, between tabs: day, build UUID, reason. Their payloads are kept in the raw
+    store; after an upgrade that understands them, materializing the day's spans makes them
+    up. Nothing is printed if there are none.
+    """
+    folder = Folder(Settings.load().storage)
+    spans = SpanStore(folder)
+    for day in RawStore(folder).days():
+        for one in set_aside_builds(day, spans=spans):
+            click.echo(f"{day}\t{one.build_id or '?'}\t{one.reason}")

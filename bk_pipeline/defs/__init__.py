@@ -1,0 +1,1 @@
+"""The Dagster shell: assets, resources, sensors. Thin: all work is done by `pipeline`."""

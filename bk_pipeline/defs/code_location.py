@@ -1,0 +1,30 @@
+"""Everything that Dagster is told of, made for one set of settings."""
+
+import dagster as dg
+
+from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.sensors import builds_sensor
+from bk_pipeline.settings import Settings
+
+# A process a step costs 11 s where a run takes 5.6: the steps share one.
+EXECUTOR = dg.in_process_executor
+
+
+def code_location(settings: Settings) -> dg.Definitions:
+    """The definitions for `settings`. Connects to nothing."""
+    services = Services(settings)
+    assets = assets_of(settings)
+    sync = dg.define_asset_job(
+        "sync_day",
+        selection=dg.AssetSelection.assets(*assets),
+        description="One day, from Buildkite to every destination.",
+        executor_def=EXECUTOR,
+    )
+    return dg.Definitions(
+        assets=assets,
+        jobs=[sync],
+        sensors=[builds_sensor(services, sync)],
+        resources={"services": services},
+        executor=EXECUTOR,
+    )

@@ -1,0 +1,28 @@
+"""Our errors as Dagster's: the one place where the two meet."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from bk_pipeline.errors import PipelineError, RetryableError
+
+RETRY_PAUSE_S = 30.0
+
+
+@contextmanager
+def as_dagster_failures(*, retries: int) -> Iterator[None]:
+    """Inside, our errors become a failure of the step that shows their sentence first.
+
+    Only what may pass by itself is tried again, up to `retries` times; a refused token
+    fails at once.
+    """
+    try:
+        yield
+    except RetryableError as exc:
+        pause_s = max(exc.retry_in_s or 0.0, RETRY_PAUSE_S)
+        if retries:
+            raise dg.RetryRequested(max_retries=retries, seconds_to_wait=pause_s) from exc
+        raise dg.Failure(description=str(exc)) from exc
+    except PipelineError as exc:
+        raise dg.Failure(description=str(exc), allow_retries=False) from exc

@@ -1,0 +1,76 @@
+"""What the assets need from outside, made when they need it.
+
+A resource holds the settings and makes the plain object that `pipeline` works with. A
+missing token is thus an error of the run that needs it, in our words, and not one of the
+code location.
+"""
+
+from collections.abc import Callable
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.quota import Quota
+from bk_pipeline.clock import Clock, SystemClock
+from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
+from bk_pipeline.deliver.destinations import Configured, destinations
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.settings import Settings
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.raw import RawStore
+from bk_pipeline.store.spans import SpanStore
+
+# After the requests' own retries (BK_PIPELINE_HTTP_DEADLINE_S): outages that last.
+RUN_RETRIES = 2
+
+
+class Services:
+    """The outside world of one code location, as its settings describe it.
+
+    `retries` is how often a step is tried again after an error that may pass.
+    """
+
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, retries: int = RUN_RETRIES
+    ) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.retries = retries
+        self._quota = Quota()
+
+    def buildkite(self, on_wait: Callable[[str], None]) -> BuildkiteClient:
+        """A client whose waits for quota or a better moment are told to `on_wait`.
+
+        All clients of a process keep one quota: it is the token's, not the client's.
+        """
+        return BuildkiteClient.from_settings(
+            self.settings,
+            clock=self.clock,
+            quota=self._quota,
+            retry_policy=RetryPolicy(deadline_s=self.settings.http_deadline_s),
+            on_wait=on_wait,
+        )
+
+    def raw(self) -> RawStore:
+        return RawStore(Folder(self.settings.storage))
+
+    def spans(self) -> SpanStore:
+        return SpanStore(Folder(self.settings.storage))
+
+    def privacy(self) -> Privacy:
+        given = self.settings
+        return Privacy(
+            drop=given.spans_drop,
+            hash=given.spans_hash,
+            mask=given.spans_mask,
+            mask_secrets=given.spans_mask_secrets,
+        )
+
+    def ledger(self) -> Ledger:
+        return Ledger.from_settings(self.settings, clock=self.clock)
+
+    def delivery_policy(self) -> DeliveryPolicy:
+        return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
+
+    def destinations(self) -> list[Configured]:
+        return destinations(self.settings)

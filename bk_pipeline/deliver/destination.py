@@ -1,0 +1,152 @@
+"""What a destination is to the loop, and what passes between the two.
+
+A destination encodes and sends; it never waits, tries again, splits or remembers. All that
+is the loop's, once for all destinations. To add one, implement `Destination` and add it to
+the contract tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import msgspec
+import pyarrow as pa
+
+from bk_pipeline.http.retry import RetryPolicy
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """What a destination takes, answers and bills singly: a span, or a link of one.
+
+    Attributes:
+        trace_id: 16 bytes: the build's.
+        item_id: 8 bytes, unchanging: the span's own id, or one derived for a link.
+        time_ns: When it began, since 1970.
+        name: The span's name, for people.
+        body: Encoded, ready to be framed.
+        trimmed: The body holds less than the span, because all of it is too much.
+        shared: Encoded, what a request says once for all of its items that have it in common.
+    """
+
+    trace_id: bytes
+    item_id: bytes
+    time_ns: int
+    name: str
+    body: bytes
+    trimmed: bool = False
+    shared: bytes = b""
+
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        return self.trace_id, self.item_id
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold, before compression.
+
+    Attributes:
+        batch_bytes: The whole body, with what frames and separates the items.
+        batch_items: How many items.
+        framing_bytes: What a body has besides its items.
+        separator_bytes: What stands between two items.
+        shared_framing_bytes: What frames what items have in common, at most, each time.
+    """
+
+    batch_bytes: int
+    batch_items: int
+    framing_bytes: int = 0
+    separator_bytes: int = 0
+    shared_framing_bytes: int = 0
+
+
+class Verdict(Enum):
+    """What a destination says to one item."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"  # for good
+    THROTTLED = "throttled"  # not now
+    FAILED = "failed"  # not now, by the server's own fault
+    UNANSWERED = "unanswered"  # the answer passes over it: nobody knows
+
+
+class Outcome(NamedTuple):
+    """A verdict, and the destination's own words if it gave any."""
+
+    verdict: Verdict
+    words: str = ""
+
+
+ACCEPTED = Outcome(Verdict.ACCEPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One outcome for each item of a request, in its order, and the bytes that went out.
+
+    Attributes:
+        outcomes: Each item's.
+        sent_bytes: The body's, compressed.
+        rejected_unnamed: Of the accepted ones: so many were rejected, and nobody knows which.
+        remark: What the destination has to say besides, as a sentence.
+    """
+
+    outcomes: Sequence[Outcome]
+    sent_bytes: int
+    rejected_unnamed: int = 0
+    remark: str = ""
+
+
+class Destination(Protocol):
+    """Somewhere that spans go to. For several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What the ledger knows it by: the same as long as it is the same place, and no secret.
+
+        May ask the service who it is, and so raise what `send` raises.
+        """
+        ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def max_age(self) -> timedelta | None:
+        """Spans that began longer ago are not sent; None: no span is too old."""
+        ...
+
+    @property
+    def future_limit(self) -> timedelta | None:
+        """Spans that begin further ahead do not keep their time there; None: all do."""
+        ...
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """How long to try sending one batch, and with what pauses."""
+        ...
+
+    def encode(self, table: pa.Table) -> Sequence[Item]:
+        """The items of the rows of `table`, a slice of the span table with contiguous builds.
+
+        Pure. None is larger than a request may be.
+        """
+        ...
+
+    def send(self, items: Sequence[Item]) -> Answer:
+        """What the destination says to `items`, sent as one request.
+
+        Raises:
+            RequestTooLarge: Fewer items may pass. Nothing was taken.
+            DeliveryThrottled: The whole request was refused for now. Nothing was taken.
+            ServiceUnavailable: No answer, or a failure; `maybe_processed` says whether
+                something may have been taken.
+            UnexpectedAnswer: Whether something was taken cannot be told.
+            FatalError: Any other: refused, and nothing was taken.
+            ConfigError: It cannot be sent at all.
+        """
+        ...

@@ -1,0 +1,195 @@
+"""What Honeycomb's answers mean: an outcome for each event, or an error for the request.
+
+Decided by status and, where two meanings share one, by Honeycomb's documented words; those
+are quoted, cut and free of our key. Source: Honeycomb's API description, `createEvents`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from bk_pipeline.deliver.destination import ACCEPTED, Outcome, Verdict
+from bk_pipeline.errors import (
+    AccessDenied,
+    DeliveryThrottled,
+    NotFound,
+    PipelineError,
+    RequestRefused,
+    RequestTooLarge,
+    ServiceUnavailable,
+    TokenRefused,
+    UnexpectedAnswer,
+)
+from bk_pipeline.http.retry_after import retry_after_s
+from bk_pipeline.http.session import Response
+
+Quote = Callable[[str], str]
+
+TAKEN = 202
+BAD_REQUEST = 400
+REQUEST_TIMEOUT = 408
+PAYLOAD_TOO_LARGE = 413
+TOO_MANY_REQUESTS = 429
+SERVER_ERRORS = 500
+# What a load balancer says before it has passed a request on.
+NOT_PASSED_ON = 503
+# Of a single event. Any other status of one is none that its content could be the cause of.
+REFUSED_FOR_GOOD = (BAD_REQUEST, PAYLOAD_TOO_LARGE, 422)
+
+
+class _Element(msgspec.Struct):
+    status: int
+    error: str | None = None
+
+
+_elements = msgspec.json.Decoder(list[_Element])
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> list[Outcome]:
+    """The outcomes of `count` events, in their order, from a 2xx.
+
+    Events that a shorter answer passes over are unanswered. An empty 202 accepts all.
+
+    Raises:
+        UnexpectedAnswer: It is no answer to this many events.
+    """
+    if response.status == TAKEN and not response.body.strip():
+        return [ACCEPTED] * count
+    try:
+        elements = _elements.decode(response.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise UnexpectedAnswer(
+            f"{place} answered {response.status} with something else than an outcome for each "
+            f"event: {shown(response, quote)}. Check HONEYCOMB_API_ENDPOINT and what stands "
+            "between us and it; the batch is in doubt and will be sent again."
+        ) from exc
+    if len(elements) > count:
+        raise UnexpectedAnswer(
+            f"{place} answered with {len(elements)} outcomes to {count} events. Check "
+            "HONEYCOMB_API_ENDPOINT; the batch is in doubt and will be sent again."
+        )
+    answered = [
+        ACCEPTED if element.status == TAKEN else _outcome(element, quote) for element in elements
+    ]
+    return answered + [Outcome(Verdict.UNANSWERED, "no answer")] * (count - len(elements))
+
+
+def _outcome(element: _Element, quote: Quote) -> Outcome:
+    status = element.status
+    words = f"{status}: {quote(element.error or 'no reason given')}"
+    if status in range(200, 300):
+        return ACCEPTED
+    if status == TOO_MANY_REQUESTS:
+        return Outcome(Verdict.REJECTED if _is_denylist(words) else Verdict.THROTTLED, words)
+    return Outcome(Verdict.REJECTED if status in REFUSED_FOR_GOOD else Verdict.FAILED, words)
+
+
+def refusal(response: Response, *, place: str, quote: Quote, now: datetime) -> PipelineError | None:
+    """The error that the status of a whole request stands for; None for a 2xx."""
+    status = response.status
+    if status in range(200, 300):
+        return None
+    said = said_in(response, quote)
+    if status == TOO_MANY_REQUESTS:
+        return _not_now(response, said, place=place, now=now)
+    if status >= SERVER_ERRORS or status == REQUEST_TIMEOUT:
+        return ServiceUnavailable(
+            f"{place} is in trouble ({status}: {said}). See https://status.honeycomb.io if that "
+            "goes on.",
+            retry_in_s=retry_after_s(response.headers, now),
+            maybe_processed=status != NOT_PASSED_ON,
+        )
+    return _key_refusal(status, said, place) or _refused(status, said, place)
+
+
+def _key_refusal(status: int, said: str, place: str) -> PipelineError | None:
+    match status:
+        case 401:
+            return TokenRefused(
+                f"{place} does not know the key in HONEYCOMB_API_KEY, or it may not send events "
+                f"(401: {said}). Put an ingest key of this environment there; a key of the EU "
+                "region needs HONEYCOMB_API_ENDPOINT=https://api.eu1.honeycomb.io."
+            )
+        case 403:
+            return AccessDenied(
+                f"{place} drops our events (403: {said}). That is what a team beyond the event "
+                "volume of its plan is told: see Usage in Honeycomb, and deliver again when the "
+                "throttling is lifted."
+            )
+        case 404:
+            return NotFound(
+                f"{place} does not exist, and the key in HONEYCOMB_API_KEY may not create it "
+                f"(404: {said}). Create the dataset, or use a key with Create Datasets."
+            )
+        case _:
+            return None
+
+
+def _not_now(response: Response, said: str, *, place: str, now: datetime) -> PipelineError:
+    if _is_denylist(said):
+        return AccessDenied(
+            f"{place} has us on a denylist (429: {said}). Waiting does not lift it: ask "
+            "Honeycomb's support, and deliver again afterwards."
+        )
+    return DeliveryThrottled(
+        f"{place} takes no more events at the moment (429: {said}). Run again later if that goes "
+        "on: what was accepted is not sent again.",
+        retry_in_s=retry_after_s(response.headers, now),
+    )
+
+
+def _refused(status: int, said: str, place: str) -> RequestRefused:
+    if status == PAYLOAD_TOO_LARGE or (status == BAD_REQUEST and "too large" in said.lower()):
+        return RequestTooLarge(
+            f"{place} refuses a batch as too large ({status}: {said}).", status=status, said=said
+        )
+    if "too many columns" in said.lower():
+        return RequestRefused(
+            f"{place} has no room for more columns ({status}: {said}). Drop attributes with "
+            "BK_PIPELINE_SPANS_DROP, or set HONEYCOMB_DATASET to a new dataset.",
+            status=status,
+            said=said,
+        )
+    return RequestRefused(
+        f"{place} refuses a batch ({status}: {said}). Nothing of it was stored; sending it again "
+        "does not help. Check HONEYCOMB_API_ENDPOINT and HONEYCOMB_DATASET.",
+        status=status,
+        said=said,
+    )
+
+
+def _is_denylist(words: str) -> bool:
+    return "denylist" in words.lower()
+
+
+def said_in(response: Response, quote: Quote) -> str:
+    """Honeycomb's own words on a failure, on one line, else what kind of body came."""
+    try:
+        fields = _object.decode(response.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return shown(response, quote)
+    return next((quote(words) for words in _words(fields)), None) or shown(response, quote)
+
+
+def _words(fields: dict[str, Any]) -> Iterator[str]:
+    """From each of the three shapes that its error bodies have, the plainest first."""
+    errors = fields.get("errors")
+    inner = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+    for one in (fields, *inner):
+        for name in ("error", "detail", "title"):
+            words = one.get(name)
+            if isinstance(words, str) and words.strip():
+                yield words
+
+
+def shown(response: Response, quote: Quote) -> str:
+    """`text/html beginning with "<html>..."`, for a body that is not what it should be."""
+    if not response.body:
+        return "an empty body"
+    kind = quote(response.headers.get("Content-Type", "")) or "a body of no declared type"
+    return f'{kind} beginning with "{quote(response.body[:400].decode(errors="replace"))}"'

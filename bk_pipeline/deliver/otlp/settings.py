@@ -1,0 +1,149 @@
+"""`OTEL_EXPORTER_OTLP_*` and `OTEL_*` of the resource, as the specification has them.
+
+Each variable has a form for traces alone, which goes before the general one; an empty
+value counts as none. What the specification has ignored with a warning is refused here:
+nothing that was sent wrongly can be called back.
+
+Sources: OpenTelemetry specification, "OpenTelemetry Protocol Exporter", "Environment
+Variable Specification" and "Resource SDK".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+from bk_pipeline.deliver.otlp import pairs
+from bk_pipeline.deliver.otlp.naming import destination_name, place_shown
+from bk_pipeline.deliver.otlp.shape import SERVICE_NAME
+from bk_pipeline.deliver.otlp.variables import (
+    DEFAULT_TIMEOUT_MS,
+    GENERAL,
+    Compression,
+    Variables,
+    timeouts_of,
+)
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.http.session import Timeouts
+
+ACCOUNT = "BK_PIPELINE_OTLP_ACCOUNT"
+TRACES_PATH = "v1/traces"
+DEFAULT_SERVICE_NAME = "buildkite"
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpSettings:
+    """Where spans go and how. Its `repr` shows no secret.
+
+    Attributes:
+        url: Takes the requests, as it is; its path or query may hold a key.
+        headers: Sent with each request, by names in small letters; mostly secrets.
+        timeouts: Of each attempt.
+        compression: Of bodies.
+        ca_file: Path of a CA bundle instead of the system's.
+        client_cert: Paths of our certificate and its key.
+        resource: Attributes of every resource, the service's name first. A build's own
+            value of the same name goes before.
+        account: A word that tells us from others behind the same URL.
+        endpoint_variable: Where the URL comes from, for messages.
+        headers_variable: Where the headers come from or should, for messages.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeouts: Timeouts = field(default_factory=lambda: timeouts_of(DEFAULT_TIMEOUT_MS))
+    compression: Compression = Compression.NONE
+    ca_file: str | None = None
+    client_cert: tuple[str, str] | None = None
+    resource: Mapping[str, str] = field(
+        default_factory=lambda: {SERVICE_NAME: DEFAULT_SERVICE_NAME}
+    )
+    account: str = ""
+    endpoint_variable: str = f"{GENERAL}ENDPOINT"
+    headers_variable: str = f"{GENERAL}HEADERS"
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str], *, shown_prefix: str = ""
+    ) -> Self | None:
+        """What the variables say; None if no endpoint is set: then nothing goes anywhere.
+
+        The specification's default, a collector on this host, would have every run fail
+        that was meant for another destination.
+
+        Args:
+            environment: Variables and their values.
+            shown_prefix: What the exporter's variables begin with where people set them, for
+                messages; `environment` has them without it.
+
+        Raises:
+            ConfigError: A variable is malformed, or asks for what is not supported; names it.
+        """
+        variables = Variables(environment, shown_prefix)
+        endpoint_variable, endpoint = variables.get("ENDPOINT")
+        if not endpoint:
+            return None
+        variables.refuse_other_protocols()
+        headers_variable, headers = variables.get("HEADERS")
+        return cls(
+            url=_url(endpoint_variable, endpoint),
+            headers=pairs.headers(headers_variable, headers),
+            timeouts=variables.timeouts(),
+            compression=variables.compression(),
+            ca_file=variables.ca_file(),
+            client_cert=variables.client_cert(),
+            resource=_resource(environment),
+            account=_account(environment),
+            endpoint_variable=endpoint_variable,
+            headers_variable=headers_variable,
+        )
+
+    @property
+    def name(self) -> str:
+        """What the ledger knows the destination by; see `naming.py`."""
+        return destination_name(self.url, self.headers, self.account)
+
+    @property
+    def place(self) -> str:
+        """Host, port and path, for messages; no secret."""
+        return place_shown(self.url)
+
+
+def _url(variable: str, endpoint: str) -> str:
+    """The URL to send to: a general endpoint's path is only the beginning of it."""
+    wanted = f"{variable} is malformed: give a URL like https://collector.example.com:4318."
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port
+    except ValueError:
+        raise ConfigError(wanted) from None
+    sendable = endpoint.isascii() and endpoint.isprintable() and " " not in endpoint
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not sendable:
+        raise ConfigError(wanted)
+    if "@" in parts.netloc:
+        raise ConfigError(
+            f"{variable} holds a user name or password: give the URL without it, and the "
+            f"credentials as a header in {GENERAL}HEADERS, like Authorization=Basic%20..."
+        )
+    path = parts.path
+    if variable.endswith(GENERAL + "ENDPOINT"):
+        path = f"{path.rstrip('/')}/{TRACES_PATH}"
+    return urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, ""))
+
+
+def _resource(environment: Mapping[str, str]) -> dict[str, str]:
+    """OTEL_SERVICE_NAME goes before OTEL_RESOURCE_ATTRIBUTES, and that before our default."""
+    variable = "OTEL_RESOURCE_ATTRIBUTES"
+    given = pairs.attributes(variable, environment.get(variable, ""))
+    named = environment.get("OTEL_SERVICE_NAME", "").strip()
+    service = named or given.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME
+    return {SERVICE_NAME: service} | {k: v for k, v in given.items() if k != SERVICE_NAME}
+
+
+def _account(environment: Mapping[str, str]) -> str:
+    word = environment.get(ACCOUNT, "").strip()
+    if not word.isprintable() or " " in word or "#" in word:
+        raise ConfigError(f"{ACCOUNT} is no single word: give one like team-a.")
+    return word

@@ -1,0 +1,54 @@
+"""What a span is in OTLP, whichever of the two encoders writes it: order, names, limits.
+
+Sources: the OTLP specification and its `trace.proto`; opentelemetry-python's OTLP exporter,
+whose bytes the fast encoder's are; limits that receivers are known for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bk_pipeline.spans.fields import ALL, FIELDS, FieldType
+from bk_pipeline.spans.model import SpanKind
+
+SCOPE_NAME = "bk_pipeline"
+SERVICE_NAME = "service.name"
+# An attribute of ours: the span holds less than it should.
+TRIMMED = "bk_pipeline.trimmed"
+STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
+
+# Whether a parent or a linked span is another process's: known. And: it is.
+FLAGS_LOCAL = 0x100
+FLAGS_REMOTE = 0x300
+
+# One span. No receiver says a limit for one; Honeycomb, the strictest known, takes events
+# of 1,000,000 bytes of JSON, which is longer than protobuf.
+SPAN_BYTES = 1_000_000
+
+RESOURCE_FIELDS = tuple(field for field in FIELDS if field.per_build and field.resource)
+# The same on all spans of a build; then what only its root has; then what each span has.
+BUILD_FIELDS = tuple(
+    field for field in FIELDS if field.per_build and field.kinds == ALL and not field.resource
+)
+ROOT_FIELDS = tuple(
+    field for field in FIELDS if field.per_build and field.kinds == {SpanKind.BUILD}
+)
+OWN_FIELDS = tuple(
+    field for field in FIELDS if field not in {*RESOURCE_FIELDS, *BUILD_FIELDS, *ROOT_FIELDS}
+)
+# The order of a span's attributes.
+SPAN_FIELDS = BUILD_FIELDS + ROOT_FIELDS + OWN_FIELDS
+MAP_PREFIXES = tuple(
+    field.name.removesuffix("*") for field in FIELDS if field.type is FieldType.MAP
+)
+
+
+def outer_attributes(common: Mapping[str, str]) -> dict[str, str]:
+    """Of the attributes that every resource has: those that no build has a value of its own for."""
+    own = {field.name for field in RESOURCE_FIELDS}
+    return {name: value for name, value in common.items() if name not in own}
+
+
+def link_flags(trace_id: str, linked_trace_id: str) -> int:
+    """The flags of a link: another build's span is another process's."""
+    return FLAGS_LOCAL if trace_id == linked_trace_id else FLAGS_REMOTE

@@ -1,0 +1,118 @@
+"""The exporter's variables one by one: which of two decides, and what its value means."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.http.session import Timeouts
+
+GENERAL, TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
+PROTOCOL = "http/protobuf"
+DEFAULT_TIMEOUT_MS = 10_000
+# The specification's 0, "indefinite".
+LONGEST_TIMEOUT_S = 3_600.0
+# Nobody means so few milliseconds: opentelemetry-python reads the variable as seconds.
+SHORTEST_TIMEOUT_MS = 100
+CONNECT_S = 10.0
+
+
+class Compression(StrEnum):
+    """What becomes of a body before it leaves."""
+
+    NONE = "none"
+    GZIP = "gzip"
+
+
+class Variables:
+    """The exporter's variables, each by the end of its name."""
+
+    def __init__(self, environment: Mapping[str, str], shown_prefix: str) -> None:
+        self._environment = environment
+        self._shown_prefix = shown_prefix
+
+    def get(self, option: str) -> tuple[str, str]:
+        """The variable that decides, as messages name it, and its value, "" if there is none."""
+        for variable in (TRACES + option, GENERAL + option):
+            value = self._environment.get(variable, "").strip()
+            if value:
+                return self._shown_prefix + variable, value
+        return self._shown_prefix + GENERAL + option, ""
+
+    def refuse_other_protocols(self) -> None:
+        variable, value = self.get("PROTOCOL")
+        if value and value.lower() != PROTOCOL:
+            raise ConfigError(
+                f"{variable} asks for a protocol that is not spoken here. Only {PROTOCOL} is: "
+                "put that there (its port is 4318 by custom, gRPC's 4317), or unset it."
+            )
+
+    def timeouts(self) -> Timeouts:
+        variable, value = self.get("TIMEOUT")
+        if value and not (value.isascii() and value.isdecimal()):
+            raise ConfigError(
+                f"{variable} is no whole number. Give milliseconds: 10000 for ten seconds."
+            )
+        timeout_ms = int(value) if value else DEFAULT_TIMEOUT_MS
+        if 0 < timeout_ms < SHORTEST_TIMEOUT_MS:
+            raise ConfigError(
+                f"{variable} is {timeout_ms}, and its unit is the millisecond, as the "
+                "OpenTelemetry specification says (its Python SDK reads seconds). Give "
+                f"{timeout_ms * 1_000} for {timeout_ms} seconds."
+            )
+        return timeouts_of(timeout_ms)
+
+    def compression(self) -> Compression:
+        variable, value = self.get("COMPRESSION")
+        try:
+            return Compression(value.lower() or Compression.NONE)
+        except ValueError:
+            raise ConfigError(
+                f"{variable} asks for a compression that is not known here: give gzip or none."
+            ) from None
+
+    def ca_file(self) -> str | None:
+        variable, path = self._file("CERTIFICATE")
+        if not path:
+            return None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except (ssl.SSLError, OSError):
+            raise ConfigError(f"{variable} is no file of certificates in PEM form.") from None
+        return path
+
+    def client_cert(self) -> tuple[str, str] | None:
+        """The paths of our certificate and of its key; one file may hold both."""
+        variable, certificate = self._file("CLIENT_CERTIFICATE")
+        key_variable, key = self._file("CLIENT_KEY")
+        if key and not certificate:
+            raise ConfigError(
+                f"{key_variable} is set without a certificate: put its path into {variable}."
+            )
+        if not certificate:
+            return None
+        pair = certificate, key or certificate
+        try:
+            # Without a password at hand OpenSSL would ask for one on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(*pair, password="")
+        except (ssl.SSLError, OSError):
+            raise ConfigError(
+                f"{variable} and {key_variable} are no certificate and the unencrypted key "
+                "that belongs to it, in PEM form."
+            ) from None
+        return pair
+
+    def _file(self, option: str) -> tuple[str, str]:
+        variable, path = self.get(option)
+        if path and not Path(path).is_file():
+            raise ConfigError(f"{variable} is not the path of a file that can be seen from here.")
+        return variable, path
+
+
+def timeouts_of(timeout_ms: int) -> Timeouts:
+    """What a timeout for the whole of an attempt allows to its parts."""
+    timeout_s = timeout_ms / 1_000 or LONGEST_TIMEOUT_S
+    return Timeouts(min(CONNECT_S, timeout_s), timeout_s, timeout_s)

@@ -1,0 +1,276 @@
+"""One batch, from the ledger's "in doubt" to the last outcome.
+
+What the ledger says at any moment is true if the process dies then. Items are in doubt
+from before they leave until they are answered; what is known not to have arrived (a
+refusal, a throttling, a connection that was never made) is taken back at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
+
+from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.batching import body_bytes, halves, ids_of
+from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
+from bk_pipeline.deliver.destination import Answer, Destination, Item, Verdict
+from bk_pipeline.deliver.pace import pace_of
+from bk_pipeline.deliver.receipts import ItemIds, Receipts, Rejection
+from bk_pipeline.errors import (
+    DeliveryThrottled,
+    PipelineError,
+    RequestTooLarge,
+    RetryableError,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
+from bk_pipeline.http.retry import retry
+
+LONGEST_NAP_S = 1.0
+SETTLED = (Verdict.ACCEPTED, Verdict.REJECTED)
+
+
+class Stopped(Exception):
+    """No error: the delivery is over, and what has not left yet stays here."""
+
+
+class _NotRetried(Exception):
+    """Carries an error past the retries: it may pass, but sending again would be wrong."""
+
+    def __init__(self, error: RetryableError) -> None:
+        super().__init__()
+        self.error = error
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Items without an outcome.
+
+    Attributes:
+        items: In their order.
+        batch: Under which the ledger has them in doubt; None: they are not.
+        maybe_arrived: An earlier attempt may have brought them there.
+    """
+
+    items: Sequence[Item]
+    batch: int | None = None
+    maybe_arrived: bool = False
+
+
+class Sender:
+    """Sends batches of one day to one destination. For several threads at once."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        ledger: Receipts,
+        *,
+        day: str,
+        clock: Clock,
+        policy: DeliveryPolicy,
+        stop: Event,
+    ) -> None:
+        self._destination = destination
+        self._name = destination.name
+        self._ledger = ledger
+        self._day = day
+        self._policy = policy
+        self._stop = stop
+        self._patient_clock = clock
+        self._clock = _NappingClock(clock, stop)
+        self._pace = pace_of(self._name)
+
+    def deliver(self, items: Sequence[Item]) -> Delivery:
+        """What came of `items`: all of them are settled.
+
+        Raises:
+            PipelineError: Not all of them are. What is, is in the ledger.
+            Stopped: The same, because another thread had such an error.
+        """
+        total = Delivery()
+        waiting = [items]
+        try:
+            while waiting:
+                too_many = self._settle(waiting.pop(), total)
+                if too_many:
+                    waiting.extend(reversed(halves(too_many)))
+        except BaseException:
+            self._stop.set()
+            raise
+        return total
+
+    def _settle(self, items: Sequence[Item], total: Delivery) -> Sequence[Item]:
+        """Those of `items` that are too many for one request; all others are settled."""
+        waiting = _Waiting(items)
+        # The first wait for the gate is no failure: it does not count against the deadline.
+        tickets = [self._enter()]
+        try:
+            retry(
+                lambda: self._attempt(waiting, tickets.pop() if tickets else self._enter(), total),
+                policy=self._destination.retry,
+                clock=self._clock,
+            )
+        except RequestTooLarge:
+            return waiting.items
+        except _NotRetried as exc:
+            raise exc.error from exc.error.__cause__
+        return ()
+
+    def _enter(self) -> int:
+        ticket = self._pace.enter(self._clock, stopped=self._stop.is_set)
+        if self._stop.is_set():
+            raise Stopped
+        return ticket
+
+    def _attempt(self, waiting: _Waiting, ticket: int, total: Delivery) -> None:
+        """Send what waits, once, and settle what was answered.
+
+        Raises:
+            RetryableError: Something is left, and trying again may help.
+        """
+        if waiting.batch is None:
+            with _not_retried():
+                waiting.batch = self._ledger.begin(self._name, self._day, ids_of(waiting.items))
+        try:
+            answer = self._destination.send(waiting.items)
+        except RequestTooLarge as exc:
+            if len(waiting.items) == 1:
+                self._reject_alone(waiting, exc.said or str(exc), total)
+                return
+            self._take_back(waiting)
+            raise
+        except UnexpectedAnswer:
+            raise
+        except PipelineError as exc:
+            self._explain(exc, waiting, ticket)
+            raise
+        self._settle_answered(waiting, answer, total)
+        if waiting.items:
+            error = _leftover_error(self._name, waiting.items, answer)
+            self._explain(error, waiting, ticket)
+            raise error
+        self._pace.passed(ticket)
+
+    def _explain(self, error: PipelineError, waiting: _Waiting, ticket: int) -> None:
+        """Tell ledger and pace what `error` means for the items that it concerns.
+
+        Raises:
+            _NotRetried: At most once, and they may have arrived.
+        """
+        if isinstance(error, ServiceUnavailable) and error.maybe_processed:
+            waiting.maybe_arrived = True
+            if self._policy.guarantee is Guarantee.AT_MOST_ONCE:
+                raise _NotRetried(error) from error
+            return
+        self._take_back(waiting)
+        if isinstance(error, DeliveryThrottled):
+            error.retry_in_s = self._pace.refused(
+                ticket, error, policy=self._destination.retry, clock=self._clock
+            )
+
+    def _take_back(self, waiting: _Waiting) -> None:
+        """These have not arrived, unless an earlier attempt brought them."""
+        if waiting.batch is not None and not waiting.maybe_arrived:
+            with _not_retried():
+                self._ledger.settle(waiting.batch)
+            waiting.batch = None
+
+    def _reject_alone(self, waiting: _Waiting, words: str, total: Delivery) -> None:
+        rejected = [_rejection(waiting.items[0], words)]
+        self._write(waiting, rejected=rejected)
+        total += Delivery(rejected=1, rejections=rejected)
+
+    def _settle_answered(self, waiting: _Waiting, answer: Answer, total: Delivery) -> None:
+        """Settle what has an outcome; what is left goes on waiting."""
+        pairs = list(zip(waiting.items, answer.outcomes, strict=True))
+        accepted = [item for item, outcome in pairs if outcome.verdict is Verdict.ACCEPTED]
+        rejected = [
+            _rejection(item, outcome.words)
+            for item, outcome in pairs
+            if outcome.verdict is Verdict.REJECTED
+        ]
+        left = [item for item, outcome in pairs if outcome.verdict not in SETTLED]
+        if any(outcome.verdict is Verdict.UNANSWERED for outcome in answer.outcomes):
+            waiting.maybe_arrived = True
+        doubtful = left if waiting.maybe_arrived else []
+        self._write(
+            waiting, accepted=ids_of(accepted), rejected=rejected, in_doubt=ids_of(doubtful)
+        )
+        total += Delivery(
+            accepted=len(accepted),
+            rejected=len(rejected),
+            rejected_unnamed=answer.rejected_unnamed,
+            trimmed=sum(item.trimmed for item in accepted),
+            batches=1,
+            body_bytes=body_bytes(waiting.items, self._destination.limits),
+            sent_bytes=answer.sent_bytes,
+            rejections=rejected,
+            remarks=[answer.remark] if answer.remark else [],
+        )
+        waiting.items = left
+        waiting.batch = waiting.batch if doubtful else None
+
+    def _write(
+        self,
+        waiting: _Waiting,
+        *,
+        accepted: ItemIds | None = None,
+        rejected: Sequence[Rejection] = (),
+        in_doubt: ItemIds | None = None,
+    ) -> None:
+        """Settle, and try hard: what the ledger does not learn now is sent again later."""
+        batch = waiting.batch
+        assert batch is not None
+        with _not_retried():
+            retry(
+                lambda: self._ledger.settle(
+                    batch, accepted=accepted, rejected=rejected, in_doubt=in_doubt
+                ),
+                policy=self._destination.retry,
+                clock=self._patient_clock,
+            )
+
+
+@contextmanager
+def _not_retried() -> Iterator[None]:
+    try:
+        yield
+    except RetryableError as exc:
+        raise _NotRetried(exc) from exc
+
+
+def _leftover_error(name: str, left: Sequence[Item], answer: Answer) -> RetryableError:
+    """What to raise because of the items that an answer left over."""
+    over = [one for one in answer.outcomes if one.verdict not in SETTLED]
+    words = next((f" ({one.words})" for one in over if one.words), "")
+    what = (
+        f"{name}: {len(left)} of {len(answer.outcomes)} spans of a batch were "
+        f"{over[0].verdict.value}{words}, the first of them {left[0].item_id.hex()}; the "
+        "others are settled, and these are tried again alone."
+    )
+    if any(one.verdict is Verdict.UNANSWERED for one in over):
+        return ServiceUnavailable(what)
+    if any(one.verdict is Verdict.THROTTLED for one in over):
+        return DeliveryThrottled(what)
+    return ServiceUnavailable(what, maybe_processed=False)
+
+
+def _rejection(item: Item, words: str) -> Rejection:
+    return Rejection(item.trace_id, item.item_id, item.name, words)
+
+
+class _NappingClock:
+    """A clock that sleeps in short naps, and not at all once the stop was given."""
+
+    def __init__(self, clock: Clock, stop: Event) -> None:
+        self._clock = clock
+        self._stop = stop
+        self.now = clock.now
+        self.monotonic = clock.monotonic
+
+    def sleep(self, seconds: float) -> None:
+        until = self.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - self.monotonic()) > 0:
+            self._clock.sleep(min(left, LONGEST_NAP_S))

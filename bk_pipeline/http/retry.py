@@ -1,0 +1,111 @@
+"""Trying again: the one loop of the package that waits for a service to recover.
+
+One deadline holds for all attempts together. Only what is a `RetryableError` is tried
+again; everything else passes through untouched.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NoReturn, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
+
+from bk_pipeline.clock import Clock
+from bk_pipeline.errors import RetryableError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long to go on, and how the pauses grow.
+
+    Attributes:
+        deadline_s: From the first attempt's start; no pause may end after it.
+        first_pause_s: Upper bound of the first pause; doubles with each further one.
+        longest_pause_s: Where the doubling ends. A service may ask for longer.
+        draw: A pause's share of its bound, from 0 to 1 ("full jitter"), so that clients
+            that failed together do not return together.
+    """
+
+    deadline_s: float = 300.0
+    first_pause_s: float = 1.0
+    longest_pause_s: float = 60.0
+    draw: Callable[[], float] = field(default=random.random, repr=False)
+
+    def pause_s(self, attempt: int, error: RetryableError) -> float:
+        """Seconds to wait after attempt number `attempt` (from 1) ended in `error`."""
+        growth = 2.0 ** min(attempt - 1, 60)
+        pause = self.draw() * min(self.first_pause_s * growth, self.longest_pause_s)
+        asked = error.retry_in_s
+        return pause if asked is None or math.isnan(asked) else max(pause, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The wait that begins now: until when, after which attempt (from 1), because of what."""
+
+    attempt: int
+    seconds: float
+    until: datetime
+    error: RetryableError
+
+
+def retry(
+    call: Callable[[], T],
+    *,
+    policy: RetryPolicy,
+    clock: Clock,
+    on_pause: Callable[[Pause], None] | None = None,
+) -> T:
+    """What `call` returns, once it does.
+
+    An attempt is not interrupted: the last one may outlast the deadline by its own timeout.
+
+    Args:
+        call: Must be safe to call again after each `RetryableError` that it raises.
+        policy: Deadline and pauses.
+        clock: Tells time and waits.
+        on_pause: Told of each pause before it begins.
+
+    Raises:
+        RetryableError: The last attempt's, with attempts and seconds added to its message:
+            the next pause would end after the deadline.
+        Exception: Whatever else `call` raises, at once.
+    """
+    started = clock.monotonic()
+
+    def elapsed_s() -> float:
+        return clock.monotonic() - started
+
+    def announce(state: RetryCallState) -> None:
+        if on_pause is not None:
+            until = clock.now() + timedelta(seconds=state.upcoming_sleep)
+            on_pause(Pause(state.attempt_number, state.upcoming_sleep, until, _error(state)))
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        error = _error(state)
+        tries = "1 attempt" if state.attempt_number == 1 else f"{state.attempt_number} attempts"
+        error.args = (f"{error} Gave up after {tries} in {elapsed_s():.0f} s.", *error.args[1:])
+        raise error
+
+    loop = Retrying(
+        retry=retry_if_exception_type(RetryableError),
+        wait=lambda state: policy.pause_s(state.attempt_number, _error(state)),
+        stop=lambda state: elapsed_s() + state.upcoming_sleep > policy.deadline_s,
+        before_sleep=announce,
+        sleep=clock.sleep,
+        retry_error_callback=give_up,
+    )
+    return loop(call)
+
+
+def _error(state: RetryCallState) -> RetryableError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, RetryableError)
+    return error

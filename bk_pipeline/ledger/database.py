@@ -1,0 +1,130 @@
+"""Short transactions on the ledger's database, and its errors in our words.
+
+The one thing that knows which database it is, is handed in as a `Dialect`; everything
+else in this package is the same SQL for all.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from bk_pipeline.errors import PipelineError
+
+# Execution option of a connection: what it is opened for.
+WRITES = "bk_pipeline_writes"
+
+
+class Locks(Protocol):
+    """Locks that are held together. For several threads at once."""
+
+    def try_lock(self, key: str) -> bool:
+        """Whether the lock is ours now; False if somebody else has it."""
+        ...
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """`Database.write`, but nothing is committed unless the locks are still held then.
+
+        Raises:
+            RetryableError: They were lost, and somebody else may have them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release all of them. The holder's death does so too."""
+        ...
+
+
+class Dialect(Protocol):
+    """What differs from database to database."""
+
+    driver_error: type[Exception]
+
+    def explain(self, exc: Exception) -> PipelineError:
+        """The error of ours for one of SQLAlchemy's or the driver's; made, not raised."""
+        ...
+
+    def writing(self) -> AbstractContextManager[object]:
+        """Held around each writing transaction, by the threads of this process."""
+        ...
+
+    def changing_schema(self, database: Database) -> AbstractContextManager[object]:
+        """Held while tables are made or changed, by one process at a time."""
+        ...
+
+    def tune(self, connection: Connection) -> None:
+        """Whatever tables that were just made need besides what is declared of them."""
+        ...
+
+    def locks(self, database: Database) -> Locks:
+        """None of them taken yet."""
+        ...
+
+
+class Database:
+    """An engine and its dialect. For several threads at once.
+
+    `where` names the database to people; no password is in it.
+    """
+
+    def __init__(self, engine: Engine, dialect: Dialect, *, where: str) -> None:
+        self.engine = engine
+        self.dialect = dialect
+        self.where = where
+        # Connections that are not closed would warn when they are collected.
+        self._finalizer = weakref.finalize(self, engine.dispose)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent look at the tables.
+
+        Raises:
+            RetryableError: The database is busy, or cannot be reached.
+            StorageError: It cannot be used.
+        """
+        with self._transaction(nullcontext(), writes=False) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed at the end of the block, or undone by its error.
+
+        It sees what other writers have committed. What it has selected "for update" none of
+        them can change until it ends.
+
+        Raises:
+            RetryableError: As for `read`.
+            StorageError: As for `read`; a full disk among the reasons.
+        """
+        with self._transaction(self.dialect.writing(), writes=True) as connection:
+            yield connection
+
+    def locks(self) -> Locks:
+        """Locks to take; `close` them, or they stay until this process ends."""
+        return self.dialect.locks(self)
+
+    def close(self) -> None:
+        """Close the idle connections. Using the database again opens new ones."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _transaction(
+        self, held: AbstractContextManager[object], *, writes: bool
+    ) -> Iterator[Connection]:
+        with self.explained(), held, self.engine.connect() as connection:
+            connection.execution_options(**{WRITES: writes})
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """A block whose database errors come out in our words."""
+        try:
+            yield
+        except (SQLAlchemyError, self.dialect.driver_error) as exc:
+            raise self.dialect.explain(exc) from exc

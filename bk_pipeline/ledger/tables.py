@@ -1,0 +1,105 @@
+"""The ledger's tables, the same on every database.
+
+Trace ids are 16 bytes, item ids 8; `item_ids` are packed (`packed.py`). Times are whole
+seconds since 1970. Nothing in here is ever a key, a token or a span's content, except for
+the first words in which a destination rejected it. The names begin with `bk_pipeline_`, so that
+the ledger may share a database with Dagster's own tables.
+
+Whoever changes a table raises `SCHEMA_VERSION` and adds the step to `schema.py`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(IntEnum):
+    """What became of items that are settled. Stored: the numbers never change."""
+
+    ACCEPTED = 1
+    REJECTED = 2
+    PRESUMED = 3  # in doubt, and taken for sent because the guarantee is "at most once"
+
+
+metadata = MetaData()
+
+schema_version = Table(
+    "bk_pipeline_ledger_schema",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+)
+
+destinations = Table(
+    "bk_pipeline_destinations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+)
+
+# What is settled: one row for each build and outcome.
+outcomes = Table(
+    "bk_pipeline_outcomes",
+    metadata,
+    Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), primary_key=True),
+    Column("trace_id", LargeBinary(16), primary_key=True),
+    Column("outcome", SmallInteger, primary_key=True, autoincrement=False),
+    Column("day", String(10), nullable=False),
+    Column("item_ids", LargeBinary, nullable=False),
+)
+
+# The words that belong to `Outcome.REJECTED`, one row for each item.
+rejections = Table(
+    "bk_pipeline_rejections",
+    metadata,
+    Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), primary_key=True),
+    Column("trace_id", LargeBinary(16), primary_key=True),
+    Column("item_id", LargeBinary(8), primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("span_name", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rejected_at", BigInteger, nullable=False),
+)
+
+# What left, or is about to leave, and has no answer yet.
+batches = Table(
+    "bk_pipeline_batches",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("sent_at", BigInteger, nullable=False),
+    Index("bk_pipeline_batches_of_day", "destination_id", "day"),
+)
+
+in_doubt = Table(
+    "bk_pipeline_in_doubt",
+    metadata,
+    Column("batch_id", ForeignKey("bk_pipeline_batches.id"), primary_key=True),
+    Column("trace_id", LargeBinary(16), primary_key=True),
+    Column("item_ids", LargeBinary, nullable=False),
+)
+
+# Files of spans that hold nothing unsettled any more.
+delivered_parts = Table(
+    "bk_pipeline_delivered_parts",
+    metadata,
+    Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("part", Text, primary_key=True),
+)

@@ -1,0 +1,263 @@
+"""The program: extract a day, transform it, deliver it. Plain functions over plain objects.
+
+Dagster (`defs/`), the command line (`cli/`) and the tests are shells around these. Each
+function can be run again at any time: it costs what has come since, and repeats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bk_pipeline import __version__
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
+from bk_pipeline.deliver.destination import Destination
+from bk_pipeline.deliver.loop import deliver
+from bk_pipeline.errors import RecordError
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.model import SpanKind, Trace
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.spans.records import decode_build
+from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline.store.raw import PartWriter, RawStore, Revision
+from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
+from bk_pipeline.window import Window
+
+# How far behind the watermark a listing begins again: what Buildkite's clock may be off
+# against ours, and how late a build may show up in its own listing.
+OVERLAP = timedelta(minutes=10)
+
+EVERYDAY = Privacy()
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A partition: its key ("YYYY-MM-DD") and the UTC window in which its builds were created."""
+
+    key: str
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What an extraction found. `stored` leaves out what the store had already."""
+
+    listed: int
+    stored: int
+    parts: int
+    full: bool
+    watermark: datetime | None
+    set_aside: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Transformation:
+    """What a transformation made, in `parts` new span parts."""
+
+    parts: int
+    summary: PartSummary
+
+
+def extract_day(
+    day: Day,
+    *,
+    client: BuildkiteClient,
+    raw: RawStore,
+    clock: Clock,
+    full_refresh: bool = False,
+    progress: Progress = _silent,
+) -> Extraction:
+    """Store the day's builds that are not stored yet.
+
+    The first time the whole day is listed, later only what has finished since the day's
+    watermark (less an overlap), unless `full_refresh`. Pages are stored as they come: what
+    a killed run had stored is not fetched in vain. A day that lies ahead is empty.
+
+    Raises:
+        PipelineError: From the client or the store; the watermark is where it was.
+    """
+    asked_at = clock.now()
+    if day.window.start >= asked_at:
+        return Extraction(listed=0, stored=0, parts=0, full=True, watermark=None)
+    watermark = None if full_refresh else raw.watermark(day.key)
+    since = watermark - OVERLAP if watermark else None
+    known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
+    # Bounded by now, so that builds made while we read do not shift the pages.
+    window = replace(day.window, end=min(day.window.end, asked_at))
+    writer = PartWriter(raw, day.key, fetched_at=asked_at)
+    listed = 0
+    set_aside: list[str] = []
+    for page in client.iter_builds(window, finished_from=since):
+        listed += len(page.builds)
+        set_aside += page.set_aside
+        writer.add(
+            [
+                one
+                for one in page.builds
+                if Revision(one.id, one.finished_ns, one.state) not in known
+            ]
+        )
+        progress(f"{day.key}: {listed:,} builds listed, {writer.builds:,} of them new")
+    writer.flush()
+    raw.set_watermark(day.key, asked_at)
+    return Extraction(listed, writer.builds, len(writer.parts), since is None, asked_at, set_aside)
+
+
+def recipe(privacy: Privacy) -> str:
+    """8 hex digits that say which code, columns and settings make a span part of a raw one."""
+    columns = (f"{one.name} {one.type} {one.source} {sorted(one.kinds)}" for one in FIELDS)
+    return sha256("\0".join([__version__, repr(privacy), *columns]).encode()).hexdigest()[:8]
+
+
+def transform_day(
+    day: str,
+    *,
+    raw: RawStore,
+    spans: SpanStore,
+    privacy: Privacy = EVERYDAY,
+    full_refresh: bool = False,
+    progress: Progress = _silent,
+) -> Transformation:
+    """Make a span part of each raw part of `day` that has none by the present recipe.
+
+    Builds that cannot be made into spans are set aside with their reason; the rest goes on.
+
+    Args:
+        privacy: What must not leave.
+        full_refresh: Make all of them anew.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+    """
+    present = spans.parts(day)
+    ours = recipe(privacy)
+    done = {part.raw_part for part in present if part.recipe == ours and not full_refresh}
+    total = PartSummary()
+    made = 0
+    for raw_part in raw.parts(day):
+        if raw_part in done:
+            continue
+        summary = PartSummary()
+        part = SpanPart(raw_part, ours)
+        tables = _span_tables(raw.payloads(day, raw_part), summary)
+        spans.write(day, part, map(privacy.apply, tables), summary)
+        _add(total, summary)
+        made += 1
+        progress(f"{day}: {total.spans:,} spans of {total.builds:,} builds")
+    for part in present:
+        if part.recipe != ours:
+            spans.delete(day, part)
+    return Transformation(made, total)
+
+
+def set_aside_builds(day: str, *, spans: SpanStore) -> list[SetAside]:
+    """The builds of `day` that could not be made into spans, each once, with the reason."""
+    summaries = (spans.summary(day, part) for part in spans.parts(day))
+    return list(dict.fromkeys(one for summary in summaries for one in summary.set_aside))
+
+
+def _span_tables(payloads: Iterator[list[bytes]], summary: PartSummary) -> Iterator[pa.Table]:
+    for group in payloads:
+        traces = []
+        for payload in group:
+            try:
+                trace = spans_for_build(decode_build(payload))
+            except RecordError as exc:
+                summary.set_aside.append(SetAside(exc.record_id, exc.reason))
+                continue
+            summary.builds += 1
+            if trace is None:
+                summary.unfinished += 1
+            else:
+                traces.append(trace)
+        table = _table_of_good(traces, summary)
+        _count(summary, table)
+        yield table
+
+
+def _table_of_good(traces: list[Trace], summary: PartSummary) -> pa.Table:
+    """The table of `traces`; a trace that no column takes is set aside instead of raised."""
+    try:
+        return table_of(traces)
+    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        if len(traces) == 1:
+            summary.set_aside.append(SetAside(traces[0].build.id, str(exc)))
+            return table_of([])
+        middle = len(traces) // 2
+        halves = traces[:middle], traces[middle:]
+        return pa.concat_tables([_table_of_good(half, summary) for half in halves])
+
+
+def _count(summary: PartSummary, table: pa.Table) -> None:
+    if not table.num_rows:
+        return
+    summary.spans += table.num_rows
+    names = table["name"].value_counts().to_pylist()
+    summary.jobs += sum(one["counts"] for one in names if one["values"] == SpanKind.JOB)
+    adjusted = table["bk_pipeline.time_adjusted"]
+    summary.time_adjusted += len(adjusted) - adjusted.null_count
+    first = pc.min(table["start"].cast(pa.int64())).as_py()
+    summary.first_ns = first if summary.first_ns is None else min(first, summary.first_ns)
+
+
+def _add(total: PartSummary, one: PartSummary) -> None:
+    for name in ("builds", "unfinished", "spans", "jobs", "time_adjusted", "set_aside"):
+        setattr(total, name, getattr(total, name) + getattr(one, name))
+
+
+def deliver_day(
+    day: str,
+    *,
+    spans: SpanStore,
+    destination: Destination,
+    ledger: Ledger,
+    clock: Clock,
+    policy: DeliveryPolicy | None = None,
+    progress: Progress = _silent,
+) -> Delivery:
+    """Send what the destination has not settled yet of the day's spans.
+
+    Two runs that deliver the same day to the same destination take turns.
+
+    Raises:
+        PipelineError: From the destination or the ledger. What was accepted until then is
+            in the ledger and will not be sent again.
+    """
+    total = Delivery()
+
+    def tell(so_far: Delivery) -> None:
+        accepted = total.accepted + so_far.accepted
+        progress(f"{day}: {accepted:,} events accepted by {destination.name}")
+
+    with ledger.exclusive(destination.name, day, on_wait=progress):
+        settled = ledger.delivered_parts(destination.name, day)
+        waiting = [part for part in spans.parts(day) if part.name not in settled]
+        for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
+            delivery = deliver(
+                spans.tables(day, part),
+                day=day,
+                destination=destination,
+                ledger=ledger,
+                clock=clock,
+                policy=policy,
+                on_progress=tell,
+            )
+            total += delivery
+            if delivery.complete:
+                ledger.note_part(destination.name, day, part.name)
+    return total

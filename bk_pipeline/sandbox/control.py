@@ -1,0 +1,138 @@
+"""The routes under `/_sandbox/`: what a program in another process may ask of the sandbox.
+
+They need no credentials, so the sandbox belongs on loopback.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from bk_pipeline.sandbox.buildkite import BuildkiteSide
+from bk_pipeline.sandbox.datasets import slug_of
+from bk_pipeline.sandbox.event_store import StoredEvent
+from bk_pipeline.sandbox.faults import Faults
+from bk_pipeline.sandbox.honeycomb import HoneycombSide
+from bk_pipeline.sandbox.moments import text_of
+from bk_pipeline.sandbox.otlp import OtlpSide
+from bk_pipeline.sandbox.replies import json_reply
+from bk_pipeline.sandbox.world import World
+
+_REMARKS_SHOWN = 20
+_EVENTS_SHOWN = 100
+_WELCOME = """\
+This is the bk_pipeline sandbox: a stand-in for the APIs of Buildkite and Honeycomb,
+and for an OTLP endpoint.
+Nothing here is real; no account is touched.
+
+  Buildkite   /v2/organizations/{organization}/builds
+  Honeycomb   /1/batch/{{dataset}}  /1/events/{{dataset}}  /1/auth
+  OTLP        /v1/traces
+  Control     /_sandbox/stored  /_sandbox/events  /_sandbox/faults  /_sandbox/builds  /_sandbox/reset
+"""
+
+
+class Control:
+    """Looks into the sides and gives them orders."""
+
+    def __init__(
+        self,
+        world: World,
+        faults: Faults,
+        buildkite: BuildkiteSide,
+        honeycomb: HoneycombSide,
+        otlp: OtlpSide,
+    ) -> None:
+        self._world = world
+        self._faults = faults
+        self._buildkite = buildkite
+        self._honeycomb = honeycomb
+        self._otlp = otlp
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self._welcome),
+            Route("/_sandbox/stored", self._stored),
+            Route("/_sandbox/events", self._events),
+            Route("/_sandbox/faults", self._order, methods=["POST"]),
+            Route("/_sandbox/builds", self._add_build, methods=["POST"]),
+            Route("/_sandbox/reset", self._reset, methods=["POST"]),
+        ]
+
+    def _welcome(self, _request: Request) -> Response:
+        return PlainTextResponse(_WELCOME.format(organization=self._world.organization.slug))
+
+    def _stored(self, request: Request) -> Response:
+        store = self._honeycomb.store
+        content = {
+            "event_count": store.event_count,
+            "duplicate_count": store.duplicate_count,
+            "distinct_spans": store.distinct_spans,
+            "datasets": dict(store.datasets),
+            "buildkite_requests": self._buildkite.request_count,
+            "honeycomb_requests": self._honeycomb.request_count,
+            "otlp_span_count": self._otlp.span_count,
+            "otlp_duplicate_count": self._otlp.duplicate_count,
+            "otlp_requests": self._otlp.request_count,
+            "remark_count": store.remark_count,
+            "remarks": store.remarks[:_REMARKS_SHOWN],
+        }
+        return json_reply(request, content)
+
+    def _events(self, request: Request) -> Response:
+        """The latest events, newest last: `dataset`, `trace_id` and `limit` narrow them down."""
+        params = request.query_params
+        limit = params.get("limit", str(_EVENTS_SHOWN))
+        if not limit.isdecimal() or int(limit) == 0:
+            return json_reply(request, {"error": f"limit: {limit!r} is not a positive number"}, 400)
+        dataset, trace_id = params.get("dataset"), params.get("trace_id")
+        found = [
+            event
+            for event in list(self._honeycomb.events)
+            if (dataset is None or slug_of(event.dataset) == slug_of(dataset))
+            and (trace_id is None or event.data.get("trace.trace_id") == trace_id)
+        ]
+        return json_reply(request, [_shown(event) for event in found[-int(limit) :]])
+
+    async def _order(self, request: Request) -> Response:
+        """Orders a fault; the body has the arguments of `Faults.order`."""
+        try:
+            order = msgspec.json.decode(await request.body(), type=dict[str, Any])
+            self._faults.order(**order)
+        except (msgspec.MsgspecError, TypeError, ValueError) as exc:
+            return json_reply(request, {"error": str(exc)}, 400)
+        return json_reply(request, {"ordered": order}, 201)
+
+    async def _add_build(self, request: Request) -> Response:
+        """Adds the build in the body; without a body, a small one that has just finished."""
+        body = await request.body()
+        try:
+            if body.strip():
+                build = msgspec.json.decode(body, type=dict[str, Any])
+                self._world.add_build(build)
+            else:
+                build = self._world.finish_build_now()
+        except ValueError as exc:
+            return json_reply(request, {"error": str(exc)}, 400)
+        return json_reply(request, build, 201)
+
+    def _reset(self, request: Request) -> Response:
+        """Forgets stored events, spans and counts; builds, faults and credentials stay."""
+        self._honeycomb.reset()
+        self._otlp.reset()
+        self._buildkite.reset()
+        return json_reply(request, {})
+
+
+def _shown(event: StoredEvent) -> dict[str, Any]:
+    return {
+        "dataset": event.dataset,
+        "time": text_of(event.time_ns // 1_000_000),
+        "time_ns": event.time_ns,
+        "samplerate": event.samplerate,
+        "data": event.data,
+    }

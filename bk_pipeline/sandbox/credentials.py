@@ -1,0 +1,103 @@
+"""Tokens and keys of the right shape that are plainly nobody's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bk_pipeline.sandbox.identity import named_uuid
+
+ALL_SCOPES = (
+    "read_accounts",
+    "read_artifacts",
+    "read_build_logs",
+    "read_builds",
+    "read_organizations",
+    "read_pipelines",
+)
+
+KeyKind = Literal["ingest", "configuration", "classic_ingest", "classic_configuration"]
+_KEY_KINDS = ("ingest", "configuration", "classic_ingest", "classic_configuration")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A Buildkite API access token and the user whose limit it spends."""
+
+    value: str
+    scopes: tuple[str, ...]
+    user: str
+
+    def payload(self) -> dict[str, Any]:
+        """What the access-token endpoint tells about it."""
+        return {
+            "uuid": named_uuid("token", self.value),
+            "scopes": list(self.scopes),
+            "description": "Sandbox token",
+            "created_at": "2026-01-01T00:00:00.000Z",
+            "expires_at": None,
+            "user": {"name": self.user, "email": f"{self.user}@sandbox.example"},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HoneycombKey:
+    """A Honeycomb API key and what it permits."""
+
+    value: str
+    kind: KeyKind
+    create_datasets: bool
+    events: bool
+
+    @property
+    def may_send(self) -> bool:
+        return self.events or self.kind.endswith("ingest")
+
+    def payload(self) -> dict[str, Any]:
+        """What the auth endpoint tells about it. An ingest key's access has no `events`."""
+        classic = self.kind.startswith("classic")
+        place = "" if classic else "sandbox"
+        if self.kind.endswith("ingest"):
+            identifier, kind = self.value[:32], "ingest"
+            access = {"createDatasets": self.create_datasets}
+        else:
+            identifier, kind = (
+                f"hcxlk_{named_uuid('key', self.value).replace('-', '')[:26]}",
+                "configuration",
+            )
+            access = dict.fromkeys(
+                ("triggers", "boards", "queries", "columns", "slos", "recipients", "privateBoards"),
+                False,
+            )
+            access |= {
+                "events": self.events,
+                "markers": True,
+                "createDatasets": self.create_datasets,
+            }
+        return {
+            "id": identifier,
+            "type": kind,
+            "api_key_access": access,
+            "environment": {"name": place.title(), "slug": place},
+            "team": {"name": "Sandbox", "slug": "sandbox"},
+        }
+
+
+def token_value(number: int) -> str:
+    return f"bkua_{number:040x}"
+
+
+def key_value(kind: KeyKind, number: int) -> str:
+    """A key of the shape that `kind` has at Honeycomb.
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+    if kind not in _KEY_KINDS:
+        raise ValueError(f"There is no key kind {kind!r}; take one of {', '.join(_KEY_KINDS)}.")
+    if kind == "configuration":
+        return f"SandboxOnlyKey{number:08d}"
+    if kind == "classic_configuration":
+        return f"{number:032x}"
+    prefix = "hcaik_" if kind == "ingest" else "hcaic_"
+    return prefix + f"sandboxonly{number:047d}"

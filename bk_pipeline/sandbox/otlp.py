@@ -1,0 +1,164 @@
+"""The OTLP side: `POST /v1/traces` as a collector's OTLP/HTTP receiver has it, for protobuf.
+
+Read with OpenTelemetry's own protobuf classes. A span whose ids are none is rejected and the
+others are taken: a partial success. Guesses: the words of refusals, which the protocol
+leaves open. JSON bodies, which real receivers take, are refused.
+
+Sources: OTLP specification, "OTLP/HTTP"; `trace.proto` and `trace_service.proto`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from threading import Lock
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bk_pipeline.sandbox.faults import Faults
+from bk_pipeline.sandbox.otlp_spans import StoredSpan, spans_in
+from bk_pipeline.sandbox.replies import Refusal
+
+MAX_BODY_BYTES = 20 * 1024 * 1024
+PROTOBUF = "application/x-protobuf"
+CONTENT_TYPES = frozenset({PROTOBUF, "application/protobuf"})
+
+
+def status_body(message: str) -> bytes:
+    """A refusal's body: a google.rpc.Status with nothing but its message."""
+    body: bytes = Status(message=message).SerializeToString()
+    return body
+
+
+class OtlpSide:
+    """Takes spans in as an OTLP/HTTP receiver would.
+
+    Args:
+        faults: Asked for trouble that concerns single spans of a request.
+        keep_spans: False: only count them.
+    """
+
+    def __init__(self, faults: Faults, *, keep_spans: bool) -> None:
+        self._faults = faults
+        self._keep_spans = keep_spans
+        self._required: dict[str, str] = {}
+        self._lock = Lock()
+        self._clear()
+
+    def require(self, header: str, value: str | None) -> None:
+        """From now on refuse requests without this value in this header; None: no longer."""
+        self._required.pop(header.lower(), None)
+        if value is not None:
+            self._required[header.lower()] = value
+
+    def arrived(self, _method: str, _path: str, _query: str) -> None:
+        with self._lock:
+            self.request_count += 1
+
+    def reset(self) -> None:
+        """Forgets spans and counts; required headers stay."""
+        with self._lock:
+            self._clear()
+
+    def routes(self) -> list[Route]:
+        return [Route("/v1/traces", self._traces, methods=["POST"])]
+
+    def _clear(self) -> None:
+        self.spans: list[StoredSpan] = []
+        self.request_count = 0
+        self.span_count = 0
+        self.duplicate_count = 0
+        # Hashes rather than the ids themselves: a day of a million spans is counted too.
+        self._seen: set[int] = set()
+
+    async def _traces(self, request: Request) -> Response:
+        body = await request.body()
+        try:
+            self._check(request)
+            with self._lock:
+                answer = self._take(request, _decoded(_plain(request, body)))
+        except Refusal as refusal:
+            return Response(status_body(refusal.message), refusal.status, media_type=PROTOBUF)
+        return Response(answer.SerializeToString(), media_type=PROTOBUF)
+
+    def _check(self, request: Request) -> None:
+        """Nothing, if the request may pass.
+
+        Raises:
+            Refusal: A required header is missing or wrong, or the body is declared as no protobuf.
+        """
+        for header, value in self._required.items():
+            if request.headers.get(header) != value:
+                raise Refusal(401, f"missing or invalid header: {header}")
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in CONTENT_TYPES:
+            raise Refusal(415, f"unsupported content type: {kind or 'none'}")
+
+    def _take(
+        self, request: Request, asked: ExportTraceServiceRequest
+    ) -> ExportTraceServiceResponse:
+        """The answer, and the spans that it does not reject stored."""
+        found = list(spans_in(asked))
+        sound = [span for span in found if span.sound]
+        rejected = len(found) - len(sound)
+        message = "invalid trace or span id" if rejected else ""
+        names = [span.name for span in sound]
+        fault = self._faults.take_for_events("otlp", request.url.path, names)
+        if fault is not None and fault.kind == "partial":
+            ordered = min(int(fault.details["rejected_spans"]), len(sound))
+            sound = sound[: len(sound) - ordered]
+            rejected, message = rejected + ordered, fault.details["message"]
+        self._store(sound)
+        if not rejected and not message:
+            return ExportTraceServiceResponse()
+        partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
+        return ExportTraceServiceResponse(partial_success=partial)
+
+    def _store(self, spans: Iterable[StoredSpan]) -> None:
+        for span in spans:
+            key = hash((span.trace_id, span.span_id))
+            self.span_count += 1
+            self.duplicate_count += key in self._seen
+            self._seen.add(key)
+            if self._keep_spans:
+                self.spans.append(span)
+
+
+def _plain(request: Request, body: bytes) -> bytes:
+    """The body decompressed, never to more than the largest body allowed.
+
+    Raises:
+        Refusal: It is too large, does not decompress, or is compressed in an unknown way.
+    """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding == "gzip":
+        unzip = zlib.decompressobj(wbits=31)
+        try:
+            body = unzip.decompress(body, MAX_BODY_BYTES + 1)
+        except zlib.error as exc:
+            raise Refusal(400, "gzip: invalid header or checksum") from exc
+        if len(body) <= MAX_BODY_BYTES and not unzip.eof:
+            raise Refusal(400, "gzip: unexpected end of the body")
+    elif encoding not in {"", "identity"}:
+        raise Refusal(400, f"unsupported Content-Encoding: {encoding}")
+    if len(body) > MAX_BODY_BYTES:
+        raise Refusal(413, "request body too large")
+    return body
+
+
+def _decoded(body: bytes) -> ExportTraceServiceRequest:
+    asked = ExportTraceServiceRequest()
+    try:
+        asked.ParseFromString(body)
+    except DecodeError as exc:
+        raise Refusal(400, "the body is no ExportTraceServiceRequest") from exc
+    return asked

@@ -1,0 +1,410 @@
+"""Every setting, read once from the environment (or `.env`) and frozen.
+
+To add a setting, add a field here: `.env.example` and the documentation are checked
+against this class. A setting keeps its established name where one exists
+(`HONEYCOMB_API_KEY`); otherwise it is `BK_PIPELINE_<ROOM>_<NAME>`. Secrets are
+`SecretStr`, so that printing the settings, or an error about them, shows none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from bk_pipeline.errors import ConfigError
+
+# What a named destination does not inherit from the plain one.
+OTHERS = ("HONEYCOMB_", "OTEL_")
+
+# Honeycomb API description, "Dataset"; a slash cannot be sent in the path of a batch.
+DATASET_NAME_LIMIT = 255
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError("give a URL like https://api.buildkite.com")
+    if parts.username or parts.password:
+        raise ValueError("give the URL without a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("give the URL without anything behind '?' or '#'")
+    return value.rstrip("/")
+
+
+def _zone(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError("give a time zone like UTC or Europe/Berlin") from exc
+
+
+def _day(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return date.fromisoformat(value)
+    except ValueError as exc:
+        raise ValueError("give a date like 2026-01-31") from exc
+
+
+def _globs(value: Any) -> Any:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _dataset(value: str) -> str:
+    if "/" in value or not value.isprintable() or not 1 <= len(value.strip()) <= DATASET_NAME_LIMIT:
+        raise ValueError("give a name of 1 to 255 characters without a slash, like buildkite")
+    return value.strip()
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable() or " " in value:
+        raise ValueError("give it without spaces or line breaks")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("give it as it was issued: no spaces, line breaks or quotes")
+    return value
+
+
+def _database(value: SecretStr) -> SecretStr:
+    """What the ledger can open; in the errors no part of the value, which holds a password."""
+    text = value.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  # raises if it is no number
+    except ValueError:
+        parts = urlsplit("")
+    scheme = parts.scheme.partition("+")[0] if "://" in text else ""
+    named = parts.path.strip("/") or "dbname=" in parts.query
+    if (
+        scheme in {"postgres", "postgresql"}
+        and named
+        and not parts.fragment
+        and text.isprintable()
+        and " " not in text
+    ):
+        return value
+    if text.startswith("sqlite:///") and text != "sqlite:///" and text.isprintable():
+        return value
+    raise ValueError(
+        "give a URL like postgresql://user:password@host:5432/database, with %-escapes for "
+        "special characters in the password, or sqlite:////folder/ledger.sqlite"
+    )
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as exc:
+        raise ValueError(f"give a regular expression; at character {exc.pos}: {exc.msg}") from exc
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
+Day = Annotated[date, BeforeValidator(_day)]
+Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
+Dataset = Annotated[str, AfterValidator(_dataset)]
+Slug = Annotated[str, AfterValidator(_one_line)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database)]
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Make one with `Settings.load()`; hand it on, never re-read."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    _environment: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    buildkite_api_token: Secret | None = Field(
+        None,
+        alias="BUILDKITE_API_TOKEN",
+        description="Buildkite API access token with the scope `read_builds`.",
+    )
+    buildkite_organization_slug: Slug | None = Field(
+        None,
+        alias="BUILDKITE_ORGANIZATION_SLUG",
+        description="The organization's name as it stands in Buildkite URLs, like `acme` in "
+        "`https://buildkite.com/acme`.",
+    )
+    buildkite_api_url: Url = Field(
+        "https://api.buildkite.com",
+        alias="BUILDKITE_API_URL",
+        description="Where the Buildkite REST API answers.",
+    )
+    honeycomb_api_key: Secret | None = Field(
+        None,
+        alias="HONEYCOMB_API_KEY",
+        description="Honeycomb ingest key, or a configuration key that may send events. "
+        "Spans are sent to Honeycomb if it is set.",
+    )
+    honeycomb_api_endpoint: Url = Field(
+        "https://api.honeycomb.io",
+        alias="HONEYCOMB_API_ENDPOINT",
+        description="Honeycomb's API; for the EU region `https://api.eu1.honeycomb.io`.",
+    )
+    honeycomb_dataset: Dataset = Field(
+        "buildkite",
+        alias="HONEYCOMB_DATASET",
+        description="Dataset that the spans go to; also their `service.name`.",
+    )
+    destinations: Globs = Field(
+        (),
+        alias="BK_PIPELINE_DESTINATIONS",
+        description="Where spans go: `honeycomb`, `otlp`, or several of a kind with names of your "
+        "own, like `honeycomb,otlp,otlp:tempo`. The variables of `otlp:tempo` begin with "
+        "`BK_PIPELINE_TEMPO_`, like `BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT`. Default: "
+        "`honeycomb` if its key is set, `otlp` if its endpoint is.",
+    )
+    honeycomb_max_age_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        60,
+        alias="BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS",
+        description="Spans older than this are counted and not sent: after its retention (60 "
+        "days on most plans) Honeycomb accepts and bills them, and never shows them. 0: send all.",
+    )
+    trace_id_style: Literal["otel", "buildevents"] = Field(
+        "otel",
+        alias="BK_PIPELINE_TRACE_ID_STYLE",
+        description="`buildevents` makes the Honeycomb loader write the dashed build UUID as "
+        "trace id and as the root's span id, so that the spans of in-job `buildevents` fall into "
+        "our traces.",
+    )
+    deliver_guarantee: Literal["at_least_once", "at_most_once"] = Field(
+        "at_least_once",
+        alias="BK_PIPELINE_DELIVER_GUARANTEE",
+        description="What becomes of batches whose answer never came: sent again, so that none "
+        "is lost and some may be doubled, or taken for sent.",
+    )
+    data_dir: str | None = Field(
+        None,
+        alias="BK_PIPELINE_DATA_DIR",
+        description="Folder of the raw store, the span table and the ledger, or the URI of an "
+        "object store (s3://…, gs://…) for the first two. Default: `.bk_pipeline` in the folder "
+        "that holds `DAGSTER_HOME`, else in the working directory.",
+    )
+    ledger_url: DatabaseUrl | None = Field(
+        None,
+        alias="BK_PIPELINE_LEDGER_URL",
+        description="Database of the delivery ledger, like "
+        "`postgresql://user:password@host:5432/database`; needed where several hosts deliver. "
+        "Default: the file `ledger.sqlite` in the data folder.",
+    )
+    start_date: Day = Field(
+        date(2026, 1, 1),
+        alias="BK_PIPELINE_START_DATE",
+        description="First day that can be materialized. Buildkite keeps builds for 30, 90 or "
+        "365 days, depending on the plan.",
+    )
+    timezone: Zone = Field(
+        ZoneInfo("UTC"),
+        alias="BK_PIPELINE_TIMEZONE",
+        description="Time zone in which a day begins. Set it once: changing it cuts other days.",
+    )
+    pipelines: Globs = Field(
+        (),
+        alias="BK_PIPELINE_PIPELINES",
+        description="Pipelines to take, as slugs or globs separated by commas or spaces, like "
+        "`web-*,deploy`; `!` in front leaves out. Default: all.",
+    )
+
+    spans_drop: Globs = Field(
+        (),
+        alias="BK_PIPELINE_SPANS_DROP",
+        description="Attributes that never leave: names or globs separated by commas or spaces, "
+        "like `buildkite.build.creator.*,*.email`.",
+    )
+    spans_hash: Globs = Field(
+        (),
+        alias="BK_PIPELINE_SPANS_HASH",
+        description="Attributes whose values leave as 16 hex digits of their SHA-256: names or "
+        "globs, like `buildkite.agent.hostname`.",
+    )
+    spans_mask: Pattern = Field(
+        "",
+        alias="BK_PIPELINE_SPANS_MASK",
+        description="A regular expression (Python's). What it matches inside commands, messages "
+        "and other text leaves as `[masked]`.",
+    )
+    spans_mask_secrets: bool = Field(
+        default=True,
+        alias="BK_PIPELINE_SPANS_MASK_SECRETS",
+        description="Whether what looks like a token (Buildkite, GitHub, GitLab, AWS, Slack, "
+        "Honeycomb, npm, PyPI), a private key or a URL's password is masked too.",
+    )
+    sensor_interval_s: Annotated[int, Field(ge=5, le=86_400)] = Field(
+        30,
+        alias="BK_PIPELINE_SENSOR_INTERVAL_S",
+        description="Seconds between two looks of the sensor; each costs a request.",
+    )
+    http_deadline_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        300.0,
+        alias="BK_PIPELINE_HTTP_DEADLINE_S",
+        description="For how many seconds a request that Buildkite or a destination cannot "
+        "serve is tried again before the run fails.",
+    )
+
+    @classmethod
+    def load(cls, **values: str) -> Self:
+        """The settings of this process; `values` go before the environment's.
+
+        Raises:
+            ConfigError: A value is malformed. One line for each such variable, naming it and
+                what to put there, never the value.
+        """
+        try:
+            loaded = cls(**values)  # type: ignore[arg-type]  # text, which the fields read
+        except ValidationError as exc:
+            raise ConfigError("\n".join(_complaint(error) for error in exc.errors())) from None
+        loaded._environment = {**cls._surroundings(), **values}
+        return loaded
+
+    @classmethod
+    def of(cls, **values: str) -> Settings:
+        """Settings of these variables alone, whatever the environment says.
+
+        Raises:
+            ConfigError: As `load`.
+        """
+        return _Given.load(**values)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """All variables, for conventions that are not ours (`OTEL_*`). Holds secrets."""
+        return self._environment
+
+    def named(self, prefix: str) -> Settings:
+        """These settings, where variables that begin with `prefix` stand in the place of the
+        same ones without it; destinations have no others.
+
+        Raises:
+            ConfigError: As `load`.
+        """
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in self._environment.items()
+            if name.startswith(prefix)
+        }
+        ours = {name: v for name, v in self._environment.items() if not name.startswith(OTHERS)}
+        return Settings.of(**{**ours, **own})
+
+    @classmethod
+    def _surroundings(cls) -> dict[str, str]:
+        file = {name: value for name, value in dotenv_values(".env").items() if value}
+        return {**file, **os.environ}
+
+    @property
+    def storage(self) -> str:
+        """The data directory: an absolute path, or a URI."""
+        if self.data_dir is None:
+            return str(_beside_dagster() / ".bk_pipeline")
+        return self.data_dir if "://" in self.data_dir else str(_absolute(self.data_dir))
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's file. It needs a real disk, and so stays here if the data do not."""
+        here = self.data_dir is not None and "://" not in self.data_dir
+        return (
+            Path(self.storage) if here else _beside_dagster() / ".bk_pipeline"
+        ) / "ledger.sqlite"
+
+    def require_buildkite(self) -> tuple[str, str]:
+        """The organization's slug and the API token.
+
+        Raises:
+            ConfigError: One of them is not set.
+        """
+        if self.buildkite_api_token is None:
+            raise ConfigError(
+                "BUILDKITE_API_TOKEN is not set. Create a token with the scope read_builds "
+                "under Personal Settings > API Access Tokens in Buildkite and put it there."
+            )
+        if self.buildkite_organization_slug is None:
+            raise ConfigError(
+                "BUILDKITE_ORGANIZATION_SLUG is not set. Put your organization's name there as "
+                "it stands in Buildkite URLs: acme, if they begin with https://buildkite.com/acme."
+            )
+        return self.buildkite_organization_slug, self.buildkite_api_token.get_secret_value()
+
+    def require_honeycomb(self) -> str:
+        """The Honeycomb API key.
+
+        Raises:
+            ConfigError: It is not set.
+        """
+        if self.honeycomb_api_key is None:
+            raise ConfigError(
+                "HONEYCOMB_API_KEY is not set. Create an ingest key under Environment Settings > "
+                "API Keys in Honeycomb and put it there."
+            )
+        return self.honeycomb_api_key.get_secret_value()
+
+
+class _Given(Settings):
+    """Reads no environment."""
+
+    @classmethod
+    def _surroundings(cls) -> dict[str, str]:
+        return {}
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the others go unused
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _beside_dagster() -> Path:
+    home = os.environ.get("DAGSTER_HOME")
+    return _absolute(home).parent if home else Path().absolute()
+
+
+def _complaint(error: Any) -> str:
+    variable = error["loc"][0] if error["loc"] else "The environment"
+    field = next((f for f in Settings.model_fields.values() if f.alias == variable), None)
+    wanted = error["msg"].removeprefix("Value error, ")
+    meaning = f" It is: {field.description}" if field else ""
+    return f"{variable} is malformed: {wanted}.{meaning}"

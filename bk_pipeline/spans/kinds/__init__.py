@@ -1,0 +1,1 @@
+"""One module a span kind: what makes a span of it, when it runs, and how it ended."""

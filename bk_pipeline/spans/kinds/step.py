@@ -1,0 +1,112 @@
+"""Step spans: one for each step in each stage, over its attempts, parallel and matrix jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bk_pipeline.spans.ids import SpanIds
+from bk_pipeline.spans.jobs import TimedJob
+from bk_pipeline.spans.kinds.job import status, status_of_all
+from bk_pipeline.spans.model import Group, Span, SpanKind, Stage, Step
+from bk_pipeline.spans.records import Job
+from bk_pipeline.spans.retries import Retries, unreplaced
+
+# A job's type, and what its step is called in a pipeline file. An input step's job is
+# `manual` too, and nothing in the payload tells it from a block step's.
+STEP_TYPES = {"script": "command", "manual": "block", "trigger": "trigger"}
+
+
+def steps(timed: Sequence[TimedJob], retries: Retries) -> list[tuple[Step, list[TimedJob]]]:
+    """The steps of one stage, each with its jobs, in order of first appearance."""
+    found: dict[str, tuple[Step, list[TimedJob]]] = {}
+    groups: dict[str, Group] = {}
+    for one in timed:
+        identity = _identity(one.job, retries)
+        entry = found.get(identity)
+        if entry is None:
+            entry = found[identity] = (_step(one.job, identity, groups), [])
+        step, members = entry
+        if one.job.matrix:
+            step.matrix = True
+        if step.label != _label(one.job):
+            # Parallel and matrix jobs carry their own index or values in their names.
+            step.label = step.key or step.label
+        members.append(one)
+    return list(found.values())
+
+
+def _identity(job: Job, retries: Retries) -> str:
+    """What makes a step the same one: its id, else its key, else its first attempt's id.
+
+    Parallel jobs of old payloads have neither id nor key in common; their name is all that
+    holds them together.
+    """
+    if job.step and job.step.id:
+        return job.step.id
+    key = job.step_key or (job.step.key if job.step else None)
+    if key:
+        return "\0".join(("key", job.group_key or "", key))
+    if job.parallel_group_total:
+        name = job.name or job.label or job.command or ""
+        return "\0".join(("parallel", job.group_key or "", name))
+    return retries.origin(job.id)
+
+
+def _step(job: Job, identity: str, groups: dict[str, Group]) -> Step:
+    group = None
+    if job.group_key:
+        group = groups.get(job.group_key)
+        if group is None:
+            group = groups[job.group_key] = Group(job.group_key)
+    ref = job.step
+    return Step(
+        identity=identity,
+        id=ref.id if ref else None,
+        key=job.step_key or (ref.key if ref else None),
+        label=_label(job),
+        type=STEP_TYPES.get(job.type, job.type),
+        command=job.command,
+        group=group,
+    )
+
+
+def _label(job: Job) -> str | None:
+    return (job.step.label if job.step else None) or job.label or job.name
+
+
+def step_span(
+    step: Step,
+    members: Sequence[TimedJob],
+    ids: SpanIds,
+    *,
+    parent_id: str,
+    stage: Stage,
+    retries: Retries,
+) -> Span:
+    """The span of one step in one stage, under its group or the stage."""
+    final = members
+    if len(members) > 1:
+        left = unreplaced((one.job.id for one in members), retries)
+        final = [one for one in members if one.job.id in left]
+    code, error_type = status_of_all(status(one.job) for one in final)
+    return Span(
+        kind=SpanKind.STEP,
+        span_id=ids.derived(SpanKind.STEP, str(stage.number), step.identity),
+        parent_id=parent_id,
+        start_ns=min(_begin(one, stage) for one in members),
+        end_ns=max(one.end_ns for one in members),
+        status=code,
+        error_type=error_type,
+        stage=stage,
+        group=step.group,
+        step=step,
+        adjusted=any(one.adjusted for one in members),
+    )
+
+
+def _begin(one: TimedJob, stage: Stage) -> int:
+    """When the job began to wait for its turn in this stage, or ran, if that is earlier."""
+    waiting = one.runnable_ns if one.runnable_ns is not None else one.created_ns
+    if one.manual or waiting is None:
+        return one.start_ns
+    return min(max(waiting, stage.start_ns), one.start_ns)

@@ -1,0 +1,46 @@
+"""Text that others sent: cut to what a backend keeps, mended where it is no Unicode."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+# Honeycomb's limit for a string value, and enough of a command for anybody. In bytes.
+VALUE_LIMIT_BYTES = 65_535
+CUT_MARK = "… [cut]"
+
+# A backslash escape of JSON, whole: so that `\\ud800`, a backslash and five letters, is
+# never taken for a surrogate. Group 1 is a surrogate without its other half.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def cut(text: str, limit_bytes: int = VALUE_LIMIT_BYTES) -> str:
+    """`text`, or as much of it as `limit_bytes` of UTF-8 hold together with a mark."""
+    if len(text) * 4 <= limit_bytes:
+        return text
+    encoded = text.encode()
+    if len(encoded) <= limit_bytes:
+        return text
+    return encoded[: limit_bytes - len(CUT_MARK.encode())].decode(errors="ignore") + CUT_MARK
+
+
+def compact(value: Any) -> str:
+    """`value` as JSON text without spaces."""
+    return msgspec.json.encode(value).decode()
+
+
+def mended(payload: bytes) -> bytes:
+    r"""The JSON text with U+FFFD for what no string can hold: half a surrogate pair, or bytes
+    that are no UTF-8.
+
+    Ruby writes `\ud83d` alone when a message was cut amid an emoji. Such a character is not
+    worth a build.
+    """
+    whole = payload.decode(errors="replace").encode()
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], whole)

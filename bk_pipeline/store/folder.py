@@ -1,0 +1,125 @@
+"""A folder on a disk or in an object store, and the few things we do with files in it.
+
+Files are immutable once they are there: each is written under a temporary name and moved
+to its own, so that a reader never meets half a file and a killed run leaves none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from bk_pipeline.errors import StorageError
+
+TEMPORARY = ".tmp"
+
+
+class Folder:
+    """The data directory, given as a path or as a URI that `pyarrow.fs` knows (s3://…, gs://…)."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        with self._explained("open", ""):
+            if "://" in location:
+                self._fs, self._root = fs.FileSystem.from_uri(location)
+            else:
+                self._fs, self._root = fs.LocalFileSystem(), str(Path(location).absolute())
+
+    def names(self, folder: str, *, suffix: str = "") -> list[str]:
+        """The files in `folder`, sorted by name; none if it does not exist."""
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
+        with self._explained("list", folder):
+            found = self._fs.get_file_info(selector)
+        return sorted(
+            one.base_name
+            for one in found
+            if one.type is fs.FileType.File
+            and one.base_name.endswith(suffix)
+            and not one.base_name.endswith(TEMPORARY)
+        )
+
+    def folders(self, folder: str) -> list[str]:
+        """The folders in `folder`, sorted by name; none if it does not exist."""
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
+        with self._explained("list", folder):
+            found = self._fs.get_file_info(selector)
+        return sorted(one.base_name for one in found if one.type is fs.FileType.Directory)
+
+    @contextmanager
+    def parquet_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """A writer whose file appears as `name` when the block ends well, and not otherwise."""
+        temporary = f"{name}.{uuid4().hex}{TEMPORARY}"
+        with self._explained("write", name):
+            self._fs.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+            try:
+                with pq.ParquetWriter(
+                    self._path(temporary),
+                    schema,
+                    filesystem=self._fs,
+                    compression="zstd",
+                    compression_level=1,
+                ) as writer:
+                    yield writer
+                self._fs.move(self._path(temporary), self._path(name))
+            except BaseException:
+                self._drop(temporary)
+                raise
+
+    @contextmanager
+    def parquet_file(self, name: str) -> Iterator[pq.ParquetFile]:
+        """The Parquet file `name`, open for reading."""
+        with (
+            self._explained("read", name),
+            pq.ParquetFile(self._path(name), filesystem=self._fs) as file,
+        ):
+            yield file
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of `name`; None if there is no such file."""
+        with self._explained("read", name):
+            try:
+                with self._fs.open_input_stream(self._path(name)) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put `content` in place of whatever `name` held."""
+        temporary = f"{name}.{uuid4().hex}{TEMPORARY}"
+        with self._explained("write", name):
+            self._fs.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+            try:
+                with self._fs.open_output_stream(self._path(temporary)) as stream:
+                    stream.write(content)
+                self._fs.move(self._path(temporary), self._path(name))
+            except BaseException:
+                self._drop(temporary)
+                raise
+
+    def delete(self, name: str) -> None:
+        with self._explained("delete", name):
+            self._fs.delete_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _drop(self, name: str) -> None:
+        # It was never made, or the disk is gone: the first error is the one to tell.
+        with suppress(OSError):
+            self._fs.delete_file(self._path(name))
+
+    @contextmanager
+    def _explained(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as exc:
+            raise StorageError(
+                f"Cannot {verb} {name or 'the data directory'} in {self.location}: {exc}. "
+                "Free space, or mend BK_PIPELINE_DATA_DIR, and run the day again."
+            ) from exc

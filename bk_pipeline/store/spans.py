@@ -1,0 +1,94 @@
+"""The span store: the span table, one part for each raw part, by day.
+
+A span part is a pure function of its raw part, the span model and its settings. The last
+two are its *recipe*, which stands in its name: after an upgrade or a change of settings a
+part is made anew, and otherwise never. So the cost of a run is that of the raw parts that
+came since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+import pyarrow as pa
+
+from bk_pipeline.spans.table import SCHEMA
+from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.raw import PARQUET
+
+SPANS = "spans"
+SUMMARY = b"bk_pipeline.summary"
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """A build whose payload cannot be made into spans, and why."""
+
+    build_id: str | None
+    reason: str
+
+
+class PartSummary(msgspec.Struct):
+    """What a span part holds. Kept in the file itself, in its footer.
+
+    `first_ns` is the start of its earliest trace, None without one.
+    """
+
+    builds: int = 0
+    unfinished: int = 0
+    spans: int = 0
+    jobs: int = 0
+    time_adjusted: int = 0
+    set_aside: list[SetAside] = []
+    first_ns: int | None = None
+
+
+class SpanPart(NamedTuple):
+    """A span part's name: the raw part that it was made of, and the recipe."""
+
+    raw_part: str
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.raw_part}-{self.recipe}"
+
+
+class SpanStore:
+    """The span parts of all days in a data directory."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def parts(self, day: str) -> list[SpanPart]:
+        """The day's parts, oldest fetch first; of one raw part all recipes there are."""
+        names = self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
+        return [SpanPart(*name.removesuffix(PARQUET).rsplit("-", maxsplit=1)) for name in names]
+
+    def write(
+        self, day: str, part: SpanPart, tables: Iterable[pa.Table], summary: PartSummary
+    ) -> None:
+        """Make the part of `tables`, a row group each; `summary` is read once they are through."""
+        with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
+            for table in tables:
+                if table.num_rows:
+                    writer.write_table(table, row_group_size=table.num_rows)
+            writer.add_key_value_metadata({SUMMARY: msgspec.json.encode(summary)})
+
+    def tables(self, day: str, part: SpanPart) -> Iterator[pa.Table]:
+        """The part's rows: whole builds, in order of creation, a bounded number at a time."""
+        with self._folder.parquet_file(self._name(day, part)) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group).cast(SCHEMA)
+
+    def summary(self, day: str, part: SpanPart) -> PartSummary:
+        with self._folder.parquet_file(self._name(day, part)) as file:
+            content = (file.metadata.metadata or {})[SUMMARY]
+        return msgspec.json.decode(content, type=PartSummary)
+
+    def delete(self, day: str, part: SpanPart) -> None:
+        self._folder.delete(self._name(day, part))
+
+    def _name(self, day: str, part: SpanPart) -> str:
+        return f"{SPANS}/{day}/{part.name}{PARQUET}"

@@ -1,0 +1,56 @@
+"""A scripted server with a client for it, and builds to be listed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.session import HttpSession, Timeouts
+from bk_pipeline_tests.http.scripted import scripted_server
+
+TOKEN = "bkua_s3cret0123456789"
+
+
+@pytest.fixture
+def server():
+    with scripted_server() as running:
+        yield running
+
+
+@pytest.fixture
+def said():
+    """What the clients have announced."""
+    return []
+
+
+@pytest.fixture
+def connect(clock, said):
+    """Makes clients; closes them after the test. Never waits long for an answer."""
+    with ExitStack() as opened:
+
+        def client(url, token=TOKEN, organization="acme", silence_s=5, **options):
+            session = HttpSession(
+                url,
+                setting="BUILDKITE_API_URL",
+                headers={"Authorization": f"Bearer {token}"},
+                timeouts=Timeouts(connect_s=2, silence_s=silence_s, answer_s=30),
+                clock=clock,
+            )
+            options = {
+                "retry_policy": RetryPolicy(deadline_s=100, draw=lambda: 1.0),
+                "on_wait": said.append,
+                "session": session,
+                "clock": clock,
+                **options,
+            }
+            return opened.enter_context(BuildkiteClient(organization, token, **options))
+
+        yield client
+
+
+@pytest.fixture
+def client(connect, server):
+    return connect(server.url)

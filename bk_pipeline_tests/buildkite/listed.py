@@ -1,0 +1,87 @@
+"""A Buildkite that lists what a test gives it: windows, pages, the Link header and a depth."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from bk_pipeline.buildkite.records import Page
+from bk_pipeline.window import Window
+from bk_pipeline_tests.http.scripted import Answer, Request, as_json
+
+DAY = datetime(2026, 11, 19, tzinfo=UTC)
+WHOLE_DAY = Window(DAY, DAY + timedelta(days=1))
+TOO_DEEP = (
+    "Listing builds this deep is not supported. "
+    "Please narrow your query using filters such as branch or created_from."
+)
+
+
+def numbers(pages: Iterable[Page]) -> list[int]:
+    return [record.number for page in pages for record in page.builds]
+
+
+def text_of(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def build(number: int = 1, after_s: float = 0, pipeline: str = "web", **fields: Any) -> dict:
+    """A build created `after_s` after the day's beginning."""
+    created = DAY + timedelta(seconds=after_s)
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{pipeline}/{number}")),
+        "url": f"https://api.buildkite.com/v2/organizations/acme/pipelines/{pipeline}/builds/{number}",
+        "number": number,
+        "state": "passed",
+        "blocked": False,
+        "created_at": text_of(created),
+        "finished_at": text_of(created + timedelta(seconds=60)),
+        "jobs": [],
+        "pipeline": {"slug": pipeline, "name": pipeline},
+        **fields,
+    }
+
+
+@dataclass
+class Listed:
+    """Answers listings of `builds`, `per_page` builds a page, refused from page `depth` + 1 on."""
+
+    builds: list[dict]
+    per_page: int = 100
+    depth: int | None = None
+    asked: list[dict[str, str]] = field(default_factory=list)
+
+    def __call__(self, request: Request) -> Answer:
+        url = urlsplit(request.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        self.asked.append({"path": url.path, **query})
+        page = int(query.pop("page", 1))
+        if self.depth is not None and page > self.depth:
+            return as_json({"message": TOO_DEEP}, 400)
+        found = self.find(query, url.path)
+        begin = (page - 1) * self.per_page
+        headers = {}
+        if len(found) > begin + self.per_page:
+            onward = urlencode({**query, "page": page + 1})
+            headers["Link"] = (
+                f'<http://{request.headers["Host"]}{url.path}?{onward}>; rel="next", '
+                f'<http://{request.headers["Host"]}{url.path}?page=99>; rel="last"'
+            )
+        return as_json(found[begin : begin + self.per_page], headers=headers)
+
+    def find(self, query: dict[str, str], path: str) -> list[dict]:
+        def wanted(build: dict) -> bool:
+            created = datetime.fromisoformat(build["created_at"])
+            return (
+                created >= datetime.fromisoformat(query.get("created_from", "1970-01-01T00:00:00Z"))
+                and created
+                < datetime.fromisoformat(query.get("created_to", "2999-01-01T00:00:00Z"))
+                and (build["finished_at"] or "") >= query.get("finished_from", "")
+                and ("/pipelines/" not in path or f"/{build['pipeline']['slug']}/" in path)
+            )
+
+        return sorted(filter(wanted, self.builds), key=lambda b: b["created_at"], reverse=True)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.errors import (
+    ConfigError,
+    UnexpectedAnswer,
+)
+from bk_pipeline.settings import Settings
+from bk_pipeline_tests.buildkite.conftest import TOKEN
+from bk_pipeline_tests.buildkite.listed import DAY, TOO_DEEP, WHOLE_DAY, Listed, build, numbers
+from bk_pipeline_tests.http.scripted import Answer, as_json
+
+
+def test_listing_asks_for_the_window_with_all_that_traces_want(server, client):
+    list(client.iter_builds(WHOLE_DAY, finished_from=DAY + timedelta(seconds=1.5)))
+
+    [request] = server.requests
+    assert request.path == (
+        "/v2/organizations/acme/builds?per_page=100&include_retried_jobs=true"
+        "&created_from=2026-11-19T00%3A00%3A00Z&created_to=2026-11-20T00%3A00%3A00Z"
+        "&finished_from=2026-11-19T00%3A00%3A01.500000Z"
+    )
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def test_payloads_are_kept_byte_for_byte(server, client):
+    payload = b'{ "id":"a",\t"number":1, "created_at":"2026-11-19T00:00:00Z", "env":{}, "pipeline":{"slug":"w"},"x":1.50}'
+    body = gzip.compress(b"[\n" + payload + b"\n]")
+    server.otherwise = Answer(body=body, headers={"Content-Encoding": "gzip"})
+
+    [page] = client.iter_builds(WHOLE_DAY)
+
+    assert [record.payload for record in page.builds] == [payload]
+
+
+def test_deep_day_is_listed_whole_over_http(server, client):
+    listed = Listed([build(n, n * 60) for n in range(1, 1001)], per_page=50, depth=4)
+    server.otherwise = listed
+
+    assert sorted(numbers(client.iter_builds(WHOLE_DAY))) == list(range(1, 1001))
+    assert len(listed.asked) <= 20 + 2 * 6
+
+
+def test_named_pipelines_are_asked_for_one_by_one(server, connect):
+    server.otherwise = Listed([build(1, 1, "web"), build(2, 2, "api"), build(3, 3, "other")])
+    client = connect(server.url, choice=PipelineChoice(("web", "api")))
+
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [1, 2]
+    assert [r.path.partition("?")[0] for r in server.requests] == [
+        "/v2/organizations/acme/pipelines/web/builds",
+        "/v2/organizations/acme/pipelines/api/builds",
+    ]
+
+
+def test_pipeline_that_was_renamed_is_taken_under_its_new_name(server, connect):
+    server.otherwise = as_json([build(1, 1, "website")])
+    client = connect(server.url, choice=PipelineChoice(("web",)))
+
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [1]
+    assert [small.pipeline for small in client.iter_finished(DAY, max_pages=1)] == ["website"]
+
+
+def test_slugs_cannot_leave_their_place_in_the_path(server, connect):
+    client = connect(server.url, organization="../x?", choice=PipelineChoice(("a/b",)))
+    list(client.iter_builds(WHOLE_DAY))
+    assert server.requests[0].path.startswith("/v2/organizations/..%2Fx%3F/pipelines/a%2Fb/builds?")
+
+
+def test_access_token_tells_its_scopes(server, client):
+    server.otherwise = as_json(
+        {
+            "uuid": "b63254c0",
+            "scopes": ["read_builds"],
+            "description": None,
+            "expires_at": "2027-01-01T00:00:00.000Z",
+            "user": {"name": "Sam", "email": "s@example.com", "more": 1},
+        }
+    )
+
+    token = client.access_token()
+
+    assert token.scopes == ["read_builds"]
+    assert token.expires_at == datetime(2027, 1, 1, tzinfo=UTC)
+    assert token.user.name == "Sam"
+    assert server.requests[0].path == "/v2/access-token"
+
+
+def test_answer_that_is_no_access_token_is_described(server, client):
+    server.otherwise = as_json({"uuid": 5})
+    with pytest.raises(UnexpectedAnswer, match="wanted a JSON object"):
+        client.access_token()
+
+
+def test_organization_is_visible_or_not(server, client):
+    server.replies.extend([as_json([build()]), as_json({"message": "No organization"}, 404)])
+    assert client.organization_visible()
+    assert not client.organization_visible()
+    assert "per_page=1&exclude_jobs=true" in server.requests[0].path
+
+
+def test_client_of_the_settings(server, monkeypatch, clock):
+    monkeypatch.setenv("BUILDKITE_API_TOKEN", TOKEN)
+    monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
+    monkeypatch.setenv("BUILDKITE_API_URL", f"{server.url}/v2/")
+    monkeypatch.setenv("BK_PIPELINE_PIPELINES", "web")
+    with BuildkiteClient.from_settings(Settings.load(), clock=clock) as client:
+        list(client.iter_builds(WHOLE_DAY))
+
+    [request] = server.requests
+    assert request.path.startswith("/v2/organizations/acme/pipelines/web/builds?")
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["Accept"] == "application/json"
+
+
+def test_client_without_a_token_says_what_to_set():
+    with pytest.raises(ConfigError, match="BUILDKITE_API_TOKEN is not set"):
+        BuildkiteClient.from_settings(Settings.load())
+
+
+def test_too_deep_message_of_buildkite_is_recognised(server, client):
+    server.replies.append(as_json({"message": TOO_DEEP}, 400))
+    server.otherwise = Listed([build(1, 1)])
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [1]
+
+
+def test_unusable_builds_are_reported_beside_the_usable(server, client):
+    server.otherwise = Answer(body=json.dumps([{"id": "x"}, build(1, 1)]).encode())
+    [page] = client.iter_builds(WHOLE_DAY)
+    assert [record.number for record in page.builds] == [1]
+    assert page.set_aside == ["x: Object missing required field `number`"]

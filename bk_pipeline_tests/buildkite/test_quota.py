@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bk_pipeline.buildkite.quota import Quota, read_report
+
+OK = {"complete": True}
+
+
+def headers(remaining=40, user_remaining=40, reset=30, limit=200, user_limit=50):
+    return {
+        "RateLimit-Remaining": str(remaining),
+        "RateLimit-Limit": str(limit),
+        "RateLimit-Reset": str(reset),
+        "RateLimit-User-Remaining": str(user_remaining),
+        "RateLimit-User-Limit": str(user_limit),
+        "RateLimit-User-Reset": str(reset),
+    }
+
+
+def told(**values):
+    """A quota that was told `values` at moment 100."""
+    quota = Quota()
+    quota.settle(quota.begin(100), 100, headers(**values), complete=True)
+    return quota
+
+
+def test_request_goes_at_once_while_there_is_room():
+    assert told().pause_s(100) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "family"),
+    [
+        ({"remaining": 20}, "organization"),
+        ({"remaining": 3, "limit": 20}, None),
+        ({"remaining": 2, "limit": 20}, "organization"),
+        ({"user_remaining": 3}, None),
+        ({"user_remaining": 2}, "user"),
+        ({"user_remaining": 0, "remaining": 0}, "organization"),
+        ({"user_remaining": 1, "user_limit": 1}, None),
+    ],
+)
+def test_reserve_of_either_family_is_kept(values, family):
+    wait = told(**values).wait(100)
+
+    if family is None:
+        assert wait is None
+    else:
+        assert wait.seconds == 31
+        assert f"{family} quota is down to its reserve" in wait.why
+
+
+def test_requests_under_way_count_as_made():
+    quota = told(user_remaining=5)
+    tickets = [quota.begin(100) for _ in range(4)]
+    assert [ticket is None for ticket in tickets] == [False, False, False, True]
+
+
+def test_report_of_a_slow_answer_does_not_raise_what_is_left():
+    quota = told(user_remaining=10)
+    slow, fast = quota.begin(100), quota.begin(100)
+    quota.settle(fast, 101, headers(user_remaining=3), **OK)
+    quota.settle(slow, 102, headers(user_remaining=9), **OK)
+
+    assert quota.begin(102) is not None
+    assert quota.begin(102) is None
+
+
+def test_failed_request_counts_as_made():
+    quota = told(user_remaining=3)
+    quota.settle(quota.begin(100), 101, None, complete=False)
+    assert quota.begin(101) is None
+
+
+def test_first_request_goes_alone_until_its_answer_reports():
+    quota = Quota()
+    first = quota.begin(100)
+    assert quota.begin(100) is None
+    assert 0 < quota.pause_s(100) <= 1
+    quota.settle(first, 100, headers(), **OK)
+    assert quota.begin(100) is not None
+
+
+def test_after_the_reset_one_request_asks_for_the_new_window():
+    quota = told(user_remaining=0, reset=30)
+    assert quota.begin(130.9) is None
+    first = quota.begin(131)
+    assert quota.begin(131) is None
+    quota.settle(first, 131, headers(user_remaining=49, reset=60), **OK)
+    assert quota.begin(131) is not None
+
+
+def test_lost_first_request_lets_the_next_one_ask():
+    quota = Quota()
+    quota.settle(quota.begin(100), 101, None, complete=False)
+    assert quota.begin(101) is not None
+
+
+def test_late_answer_from_the_old_window_holds_no_longer_than_that_window():
+    quota = told(user_remaining=20, reset=30)
+    old = quota.begin(100)
+    asking = quota.begin(131)
+    quota.settle(old, 132, headers(user_remaining=0, reset=1), **OK)
+    quota.settle(asking, 132, headers(user_remaining=48, reset=59), **OK)
+    assert quota.pause_s(132) == 2
+    assert quota.pause_s(134) == 0
+
+
+def test_service_without_limits_is_asked_freely():
+    quota = Quota()
+    quota.settle(quota.begin(100), 100, {}, complete=True)
+    assert all(quota.begin(100) for _ in range(500))
+
+
+def test_failure_without_headers_does_not_make_limits_absent():
+    quota = Quota()
+    quota.settle(quota.begin(100), 100, {}, complete=False)
+    assert quota.begin(100)
+    assert quota.begin(100) is None
+
+
+def test_limits_that_appear_later_are_kept():
+    quota = Quota()
+    quota.settle(quota.begin(100), 100, {}, complete=True)
+    quota.settle(quota.begin(101), 101, headers(user_remaining=2), **OK)
+    assert quota.pause_s(101) == 31
+
+
+def test_429_blocks_all_until_its_reset():
+    quota = told()
+    quota.block(100, 42)
+    assert quota.pause_s(100) == 43
+    assert quota.begin(142.9) is None
+    assert quota.begin(143) is not None
+
+
+@pytest.mark.parametrize("bad", ["", "x", "nan", "inf", "-inf", "1e999", "12;13", None])
+def test_malformed_remaining_counts_as_absent(bad):
+    fields = {"RateLimit-Limit": "200"} | ({} if bad is None else {"RateLimit-Remaining": bad})
+    assert read_report(fields, "RateLimit") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"Remaining": "500", "Limit": "200", "Reset": "9"}, (200, 200, 9)),
+        ({"Remaining": "-3", "Limit": "200", "Reset": "9"}, (200, 0, 9)),
+        ({"Remaining": "5", "Limit": "0", "Reset": "9"}, (None, 5, 9)),
+        ({"Remaining": "5", "Limit": "-1", "Reset": "-9"}, (None, 5, 0)),
+        ({"Remaining": "5"}, (None, 5, 60)),
+        ({"Remaining": "5.0", "Limit": "50.0", "Reset": "1.5"}, (50, 5, 1.5)),
+        ({"Remaining": "5", "Reset": "1795046400"}, (None, 5, 300)),
+    ],
+    ids=["over limit", "negative", "no limit", "all negative", "alone", "fractions", "epoch reset"],
+)
+def test_impossible_values_become_possible(fields, expected):
+    report = read_report({f"X-{name}": value for name, value in fields.items()}, "X")
+    assert (report.limit, report.remaining, report.reset_s) == expected
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(list(headers())),
+        st.text("0123456789.-einfa ", max_size=8) | st.floats().map(str),
+        max_size=6,
+    ),
+    st.lists(st.floats(0, 1e4), max_size=5),
+)
+def test_no_headers_stop_requests_for_ever(lies, gaps):
+    quota, now = Quota(), 100.0
+    for gap in gaps:
+        now += gap
+        if ticket := quota.begin(now):
+            quota.settle(ticket, now, lies, complete=True)
+
+    pause = quota.pause_s(now)
+
+    assert 0 <= pause <= 301
+    assert quota.begin(now + pause) is not None

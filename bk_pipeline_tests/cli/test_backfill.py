@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.cli.program import run
+
+TOKEN = "bkua_" + "0123456789abcdef" * 2
+READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "settings", "says"),
+    [
+        ("2026-11-01", "2026-11-02", {}, "BUILDKITE_API_TOKEN is not set."),
+        ("2026-11-02", "2026-11-01", READY, "--to 2026-11-01 lies before --from 2026-11-02."),
+        ("2025-12-31", "2026-01-01", READY, "Set BK_PIPELINE_START_DATE to an earlier one."),
+        ("2026-11-01", "2099-01-01", READY, "--to 2099-01-01 lies ahead; today is"),
+        ("2026-11-01", "2026-11-01", {"BK_PIPELINE_TIMEZONE": "Mars"}, "BK_PIPELINE_TIMEZONE is"),
+    ],
+    ids=["no token", "reversed", "before the first day", "ahead", "malformed setting"],
+)
+def test_what_cannot_be_done_is_said_in_a_line_with_exit_status_2(
+    tmp_path, first, last, settings, says
+):
+    done = run("backfill", "--from", first, "--to", last, cwd=tmp_path, **settings)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_date_that_is_none_is_a_usage_error(tmp_path):
+    done = run("backfill", "--from", "yesterday", "--to", "today", cwd=tmp_path, **READY)
+    assert done.returncode == 2
+    assert "--from" in done.stderr
+
+
+@pytest.fixture
+def served():
+    sandbox = Sandbox(World(days=2, builds_per_day=10))
+    with running(sandbox) as url:
+        yield sandbox, environment(sandbox, url)
+
+
+def test_days_go_through_dagster_and_arrive_once(tmp_path, served):
+    sandbox, settings = served
+    first, last = sandbox.world.first_and_last_day()
+    span = ("--from", first.isoformat(), "--to", last.isoformat())
+    done = run("backfill", *span, cwd=tmp_path, **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 of 3 days: ")
+    stored = sandbox.honeycomb.event_count
+    assert f"honeycomb_events: {stored:,} accepted, 0 rejected, 0 too old." in done.stdout
+    again = run("backfill", *span, cwd=tmp_path, **settings)
+    assert "honeycomb_events: 0 accepted" in again.stdout
+    assert sandbox.honeycomb.event_count == stored
+    assert sandbox.honeycomb.duplicate_count == 0
+    # The instance that the UI shows knows of it.
+    with dg.DagsterInstance.from_config(str(tmp_path / ".dagster")) as instance:
+        days = instance.get_materialized_partitions(dg.AssetKey("honeycomb_events"))
+    assert first.isoformat() in days
+
+
+def test_recorded_builds_arrive_once_and_only_on_request_if_they_are_old(tmp_path, served):
+    sandbox, settings = served
+    build = json.loads(json.dumps(OLD_BUILD))
+    sandbox.world.add_build(build)
+    arguments = ("backfill", "--from", "2023-08-20", "--to", "2023-08-20")
+    settings |= {"BK_PIPELINE_START_DATE": "2023-08-01"}
+    done = run(*arguments, cwd=tmp_path, **settings)
+    assert done.returncode == 0, done.stderr
+    assert "honeycomb_events: 0 accepted, 0 rejected, 4 too old." in done.stdout
+    assert "BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS=0" in done.stdout
+    assert sandbox.honeycomb.event_count == 0
+    for _ in range(2):
+        done = run(*arguments, cwd=tmp_path, **settings, BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS="0")
+        assert done.returncode == 0, done.stderr
+    assert sandbox.honeycomb.event_count == 4
+    [job] = [one for one in sandbox.honeycomb.events if one.data["name"] == "buildkite.job"]
+    assert job.data["duration_ms"] == 2568.0
+
+
+OLD_BUILD = {
+    "id": "018a1474-63cd-41f8-9b87-000000000001",
+    "number": 2,
+    "state": "passed",
+    "created_at": "2023-08-20T19:38:06.680Z",
+    "finished_at": "2023-08-20T19:38:19.015Z",
+    "web_url": "https://buildkite.com/acme/starter/builds/2",
+    "url": "https://api.buildkite.com/v2/organizations/acme/pipelines/starter/builds/2",
+    "pipeline": {"slug": "starter", "name": "Starter"},
+    "env": {"SECRET": "hush"},
+    "jobs": [
+        {
+            "id": "018a1474-63d7-41e2-8559-000000000002",
+            "type": "script",
+            "name": ":pipeline:",
+            "state": "passed",
+            "exit_status": 0,
+            "created_at": "2023-08-20T19:38:06.663Z",
+            "runnable_at": "2023-08-20T19:38:06.743Z",
+            "started_at": "2023-08-20T19:38:11.659Z",
+            "finished_at": "2023-08-20T19:38:14.227Z",
+        }
+    ],
+}
+
+
+def test_a_day_that_fails_does_not_stop_the_others_and_the_exit_status_tells(tmp_path, served):
+    sandbox, settings = served
+    first, last = sandbox.world.first_and_last_day()
+    sandbox.faults.order("buildkite", "status", status=500, count=1)
+    done = run(
+        "backfill",
+        "--from",
+        first.isoformat(),
+        "--to",
+        last.isoformat(),
+        cwd=tmp_path,
+        **settings,
+        BK_PIPELINE_HTTP_DEADLINE_S="0",
+    )
+    assert done.returncode == 1
+    assert "2 of 3 days" in done.stdout
+    assert f"1 of 3 days failed; the first: {first}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_secret_is_in_what_is_printed_or_kept(tmp_path, served):
+    sandbox, settings = served
+    first, _ = sandbox.world.first_and_last_day()
+    day = first.isoformat()
+    done = run("backfill", "--from", day, "--to", day, cwd=tmp_path, **settings)
+    secrets = sandbox.buildkite_token, sandbox.honeycomb_key
+    assert not any(secret in done.stdout + done.stderr for secret in secrets)
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) > 5
+    assert not any(secret.encode() in content for secret in secrets for content in kept)
+
+
+def test_without_a_key_the_spans_are_made_and_that_is_said(tmp_path, served):
+    sandbox, settings = served
+    day = sandbox.world.first_and_last_day()[0].isoformat()
+    settings = {k: v for k, v in settings.items() if k != "HONEYCOMB_API_KEY"}
+    done = run("backfill", "--from", day, "--to", day, cwd=tmp_path, **settings)
+    assert done.returncode == 0
+    assert "No destination is configured: spans were made and stored, none sent." in done.stderr
+    assert not (tmp_path / ".bk_pipeline" / "ledger.sqlite").exists()

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bk_pipeline.cli.main import VERBS
+from bk_pipeline_tests.cli.program import run
+
+
+def test_help_names_every_verb_with_a_line(tmp_path):
+    text = run("--help", cwd=tmp_path).stdout
+    for verb in VERBS:
+        assert any(line.strip().startswith(f"{verb} ") for line in text.splitlines()), verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(tmp_path, verb):
+    done = run(verb, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert len(done.stdout.split("Options:")[0].split()) > 15
+
+
+def test_an_unknown_verb_is_a_usage_error(tmp_path):
+    done = run("trace-everything", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+
+
+def test_help_does_not_wait_for_dagster(tmp_path):
+    script = "import sys; from bk_pipeline.cli.main import cli; print('dagster' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "False\n"

@@ -1,0 +1,78 @@
+"""Stand-ins for destinations: one that a test can give orders to, for each kind.
+
+To add a destination: a class here, and a line in `STAND_INS`.
+"""
+
+from __future__ import annotations
+
+from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.destination import Destination
+from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.http.session import Timeouts
+from bk_pipeline.sandbox.server import Sandbox
+
+QUICK = Timeouts(connect_s=5, silence_s=0.25, answer_s=5)
+
+
+class HoneycombStandIn:
+    """Honeycomb as the sandbox plays it."""
+
+    service = "honeycomb"
+
+    def __init__(self, sandbox: Sandbox, url: str, clock: Clock) -> None:
+        self.sandbox = sandbox
+        self.url = url
+        self.clock = clock
+        self.secret = sandbox.honeycomb_key
+
+    def destination(self, *, key: str | None = None, url: str | None = None) -> Destination:
+        return Honeycomb(
+            url or self.url, key or self.secret, "ci", clock=self.clock, timeouts=QUICK
+        )
+
+    def order(self, kind: str, **details) -> None:
+        self.sandbox.faults.order(self.service, kind, path="/1/batch/*", **details)
+
+    def stored(self) -> list[tuple[str, str]]:
+        """Trace and span id of each span that it has, in order of arrival."""
+        return [
+            (event.data["trace.trace_id"], event.data["trace.span_id"])
+            for event in self.sandbox.honeycomb.events
+            if "trace.span_id" in event.data
+        ]
+
+
+class OtlpStandIn:
+    """An OTLP endpoint as the sandbox plays it."""
+
+    service = "otlp"
+    secret = "otlp-key-0123456789"
+
+    def __init__(self, sandbox: Sandbox, url: str, clock: Clock) -> None:
+        self.sandbox = sandbox
+        self.url = url
+        self.clock = clock
+        sandbox.otlp.require("x-key", self.secret)
+
+    def destination(self, *, key: str | None = None, url: str | None = None) -> Destination:
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url or self.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={key or self.secret}",
+        }
+        settings = OtlpSettings.from_environment(environment)
+        assert settings is not None
+        return Otlp(settings, clock=self.clock, timeouts=QUICK)
+
+    def order(self, kind: str, **details) -> None:
+        self.sandbox.faults.order(self.service, kind, path="/v1/traces", **details)
+
+    def stored(self) -> list[tuple[str, str]]:
+        """Trace and span id of each span that it has, in order of arrival."""
+        return [(span.trace_id, span.span_id) for span in self.sandbox.otlp.spans]
+
+
+STAND_INS = {
+    "honeycomb": HoneycombStandIn,
+    "otlp": OtlpStandIn,
+}

@@ -1,0 +1,175 @@
+"""What every destination keeps, as `deliver/destination.py` has it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bk_pipeline.deliver.batching import body_bytes
+from bk_pipeline.deliver.destination import Verdict
+from bk_pipeline.errors import (
+    AccessDenied,
+    DeliveryThrottled,
+    FatalError,
+    NotFound,
+    PipelineError,
+    RequestTooLarge,
+    ServiceUnavailable,
+    TokenRefused,
+    UnexpectedAnswer,
+)
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.contract.stand_ins import STAND_INS
+from bk_pipeline_tests.deliver.tables import payload, table, tables
+
+
+@pytest.fixture(params=STAND_INS.values(), ids=STAND_INS)
+def stand_in(request, clock):
+    sandbox = Sandbox(World(days=0), clock=lambda: clock.now().timestamp())
+    with running(sandbox) as url:
+        yield request.param(sandbox, url, clock)
+
+
+@pytest.fixture
+def destination(stand_in):
+    return stand_in.destination()
+
+
+@pytest.fixture
+def items(destination):
+    return destination.encode(table(payload(1), payload(2)))
+
+
+def test_its_name_stays_the_same_and_holds_no_secret(stand_in):
+    name = stand_in.destination().name
+
+    assert name == stand_in.destination().name
+    assert stand_in.secret not in name
+
+
+def test_encoding_gives_each_span_with_its_own_ids_and_start(destination):
+    one = table(payload(1), payload(2))
+
+    by_id = {(item.trace_id.hex(), item.item_id.hex()): item for item in destination.encode(one)}
+
+    for row in one.select(["trace_id", "span_id", "name", "start"]).to_pylist():
+        item = by_id[row["trace_id"], row["span_id"]]
+        assert item.name == row["name"]
+        assert (
+            item.time_ns == int(row["start"].timestamp()) * 10**9 + row["start"].microsecond * 1_000
+        )
+
+
+def test_encoding_the_same_again_gives_the_same(destination):
+    one = table(payload(1))
+
+    assert destination.encode(one) == destination.encode(one)
+
+
+def test_no_item_is_larger_than_a_request(destination):
+    large = {f"key-{n}": "x" * 60_000 for n in range(120)}
+
+    for item in destination.encode(table(payload(1, meta_data=large))):
+        assert body_bytes([item], destination.limits) <= destination.limits.batch_bytes
+
+
+def test_what_it_accepts_it_has_once(stand_in, destination, items):
+    answer = destination.send(items)
+
+    assert [one.verdict for one in answer.outcomes] == [Verdict.ACCEPTED] * len(items)
+    assert sorted(stand_in.stored()) == sorted(
+        (item.trace_id.hex(), item.item_id.hex()) for item in items
+    )
+    assert answer.sent_bytes > 0
+
+
+def test_a_full_batch_passes(stand_in, destination):
+    many = [item for one in tables(60, jobs=6) for item in destination.encode(one)]
+    batch = many[: destination.limits.batch_items]
+
+    answer = destination.send(batch)
+
+    assert {one.verdict for one in answer.outcomes} == {Verdict.ACCEPTED}
+    assert len(stand_in.stored()) == len(batch)
+
+
+def test_an_unknown_key_is_refused_and_nothing_is_taken(stand_in, items):
+    with pytest.raises(TokenRefused):
+        stand_in.destination(key="unknown-key-0123456789").send(items)
+
+    assert stand_in.stored() == []
+
+
+@pytest.mark.parametrize(
+    ("order", "error"),
+    [
+        ({"kind": "status", "status": 403}, AccessDenied),
+        ({"kind": "status", "status": 404}, NotFound),
+        ({"kind": "status", "status": 413}, RequestTooLarge),
+        ({"kind": "status", "status": 429}, DeliveryThrottled),
+        ({"kind": "status", "status": 400, "body": {"error": "what"}}, FatalError),
+        ({"kind": "html"}, UnexpectedAnswer),
+    ],
+    ids=["403", "404", "413", "429", "400", "html"],
+)
+def test_each_refusal_is_an_error_of_its_kind_and_takes_nothing(
+    stand_in, destination, items, order, error
+):
+    stand_in.order(**order)
+
+    with pytest.raises(error):
+        destination.send(items)
+
+    assert stand_in.stored() == []
+
+
+@pytest.mark.parametrize(
+    ("order", "taken"),
+    [
+        ({"kind": "status", "status": 500}, False),
+        ({"kind": "status", "status": 502}, False),
+        ({"kind": "status", "status": 504}, False),
+        ({"kind": "reset"}, False),
+        ({"kind": "reset_after"}, True),
+        ({"kind": "hang"}, False),
+        ({"kind": "hang", "processed": True}, True),
+        ({"kind": "cut_body"}, True),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_without_a_whole_answer_something_may_have_been_taken(
+    stand_in, destination, items, order, taken
+):
+    stand_in.order(**order)
+
+    with pytest.raises(ServiceUnavailable) as caught:
+        destination.send(items)
+
+    assert caught.value.maybe_processed
+    assert bool(stand_in.stored()) is taken
+
+
+def test_where_nobody_listens_nothing_was_taken(stand_in, items):
+    with pytest.raises(ServiceUnavailable) as caught:
+        stand_in.destination(url="http://127.0.0.1:1").send(items)
+
+    assert not caught.value.maybe_processed
+
+
+@pytest.mark.parametrize("kind", ["status", "html", "reset", "cut_body"])
+def test_no_error_holds_the_secret(stand_in, destination, items, kind, caplog):
+    caplog.set_level(logging.DEBUG)
+    echo = {"error": f"what is {stand_in.secret}?"}
+    stand_in.order(kind, **({"status": 401, "body": echo} if kind == "status" else {}))
+
+    with pytest.raises(PipelineError) as caught:
+        destination.send(items)
+
+    told = [str(caught.value), repr(caught.value), repr(destination), caplog.text]
+    cause = caught.value.__cause__
+    while cause is not None:
+        told += [str(cause), repr(cause)]
+        cause = cause.__cause__
+    assert not [one for one in told if stand_in.secret in one]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.settings import Settings
+
+HONEYCOMB = {"HONEYCOMB_API_KEY": "hcaik_" + "a" * 58}
+
+
+def asset_names(**settings: str) -> list[str]:
+    graph = code_location(Settings.of(**settings)).resolve_asset_graph()
+    return sorted(key.to_user_string() for key in graph.get_all_asset_keys())
+
+
+def test_without_a_key_there_is_no_loader():
+    assert asset_names() == ["raw_builds", "spans"]
+
+
+def test_a_destination_that_is_configured_has_its_asset():
+    assert asset_names(**HONEYCOMB) == ["honeycomb_events", "raw_builds", "spans"]
+
+
+def test_assets_feed_one_another():
+    graph = code_location(Settings.of(**HONEYCOMB)).resolve_asset_graph()
+    parents = {
+        key.to_user_string(): [p.to_user_string() for p in graph.get(key).parent_keys]
+        for key in graph.get_all_asset_keys()
+    }
+    assert parents == {"raw_builds": [], "spans": ["raw_builds"], "honeycomb_events": ["spans"]}
+
+
+def test_days_reach_from_the_first_to_today():
+    settings = Settings.of(BK_PIPELINE_START_DATE="2026-02-03", BK_PIPELINE_TIMEZONE="Asia/Tokyo")
+    graph = code_location(settings).resolve_asset_graph()
+    partitions = graph.get(dg.AssetKey("spans")).partitions_def
+    assert isinstance(partitions, dg.DailyPartitionsDefinition)
+    assert partitions.get_first_partition_key() == "2026-02-03"
+    today = partitions.time_window_for_partition_key(partitions.get_last_partition_key())
+    assert today.start.timestamp() < today.end.timestamp()
+    assert partitions.end_offset == 1
+    assert partitions.timezone == "Asia/Tokyo"
+
+
+def test_the_sensor_is_off_until_it_is_switched_on():
+    sensor = code_location(Settings.of(**HONEYCOMB)).resolve_sensor_def("builds_sensor")
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_every_asset_says_what_it_is():
+    for asset in code_location(Settings.of(**HONEYCOMB)).assets:
+        assert isinstance(asset, dg.AssetsDefinition)
+        for key in asset.keys:
+            assert asset.descriptions_by_key[key]
+            assert asset.owners_by_key[key] if hasattr(asset, "owners_by_key") else True
+
+
+@pytest.mark.parametrize("name", ["BK_PIPELINE_TIMEZONE", "BK_PIPELINE_START_DATE"])
+def test_what_dagster_loads_names_a_malformed_setting(name, monkeypatch, tmp_path):
+    monkeypatch.setenv(name, "nonsense")
+    done = subprocess.run(
+        [sys.executable, "-c", "import bk_pipeline.definitions"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0
+    assert f"{name} is malformed" in done.stderr.splitlines()[-1]

@@ -1,0 +1,55 @@
+"""A ledger in a file, a served sandbox whose clock is the test's, and Honeycomb there."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.loop import deliver
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.session import Timeouts
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.deliver.tables import DAY
+
+
+@pytest.fixture
+def ledger(tmp_path, clock):
+    with Ledger.open(tmp_path / "ledger.sqlite", clock=clock) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def sandbox(clock):
+    return Sandbox(World(days=0), clock=lambda: clock.now().timestamp())
+
+
+@pytest.fixture
+def url(sandbox):
+    with running(sandbox) as url:
+        yield url
+
+
+@pytest.fixture
+def honeycomb(sandbox, url, clock):
+    """Tries for a minute of the fake clock; waits for an answer for a quarter of a real second."""
+    destination = Honeycomb(
+        url,
+        sandbox.honeycomb_key,
+        "ci builds",
+        clock=clock,
+        retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
+        # How long an answer may take as a whole is measured with the fake clock.
+        timeouts=Timeouts(connect_s=5, silence_s=0.25, answer_s=10**6),
+    )
+    yield destination
+    destination.close()
+
+
+@pytest.fixture
+def send(ledger, clock):
+    """`deliver` of the day, to a destination that is given, with this test's ledger and clock."""
+    return partial(deliver, day=DAY, ledger=ledger, clock=clock)

@@ -1,0 +1,83 @@
+"""A destination that says what a test has written down for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from bk_pipeline.deliver.destination import ACCEPTED, Answer, Item, Limits
+from bk_pipeline.deliver.selection import builds_of, one_chunk, span_ids_of, start_ns_of
+from bk_pipeline.http.retry import RetryPolicy
+
+PATIENT = RetryPolicy(deadline_s=300, draw=lambda: 1.0)
+_names = count()
+
+Reply = Callable[[Sequence[Item]], Answer]
+
+
+class ScriptedDestination:
+    """Answers with `replies` in turn, an error being raised; then accepts all.
+
+    `stored` is what it has, in order of arrival; a reply may `store` before it raises.
+    """
+
+    def __init__(self, *replies: Reply | Exception, items: int = 500, size: int = 5_000_000):
+        # A name of its own, because the pace is shared by name.
+        self.name = f"scripted-{next(_names)}"
+        self.limits = Limits(size, items, framing_bytes=2, separator_bytes=1)
+        self.max_age = None
+        self.future_limit = None
+        self.retry = PATIENT
+        self.replies = list(replies)
+        self.requests: list[list[Item]] = []
+        self.stored: list[Item] = []
+        self._lock = threading.Lock()
+
+    def encode(self, table):
+        table = one_chunk(table)
+        builds = builds_of(table)
+        return [
+            Item(builds.trace_ids[build], span_id, time_ns, name, b'{"n":1}')
+            for build, span_id, time_ns, name in zip(
+                builds.of_row.tolist(),
+                span_ids_of(table),
+                start_ns_of(table).tolist(),
+                table["name"].to_pylist(),
+                strict=True,
+            )
+        ]
+
+    def send(self, items):
+        with self._lock:
+            self.requests.append(list(items))
+            reply = self.replies.pop(0) if self.replies else self.accept
+            if isinstance(reply, Exception):
+                raise reply
+            return reply(items)
+
+    def accept(self, items):
+        self.stored.extend(items)
+        return Answer([ACCEPTED] * len(items), 1)
+
+    def accept_and_raise(self, error: Exception) -> Reply:
+        """Take all, and let nobody know."""
+
+        def reply(items):
+            self.stored.extend(items)
+            raise error
+
+        return reply
+
+    def outcomes(self, **by_place) -> Reply:
+        """Accept all but those whose place is named: `outcomes(at_0=..., at_3=...)`."""
+        special = {int(name.removeprefix("at_")): outcome for name, outcome in by_place.items()}
+
+        def reply(items):
+            answered = [special.get(at, ACCEPTED) for at in range(len(items))]
+            self.stored.extend(
+                item for item, outcome in zip(items, answered, strict=True) if outcome is ACCEPTED
+            )
+            return Answer(answered, 1)
+
+        return reply

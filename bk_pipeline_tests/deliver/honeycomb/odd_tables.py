@@ -1,0 +1,104 @@
+"""Span tables with odd values in every column, for hypothesis."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from hypothesis import strategies as st
+
+from bk_pipeline.spans.fields import ALL, FIELDS, Field, FieldType
+from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.spans.table import SCHEMA
+
+ODD = [
+    "",
+    "\x00",
+    'say "hi"',
+    "back\\slash",
+    "line\nbreak",
+    "\x1f\x7f",
+    "🚀 é 漢",
+    "\u2028",
+    "'",
+    "{}",
+]
+texts = st.one_of(st.sampled_from(ODD), st.text(st.characters(codec="utf-8"), max_size=12))
+numbers = st.one_of(st.sampled_from([0, -1, 2**63 - 1, -(2**63)]), st.integers(-(10**6), 10**6))
+scalars = st.one_of(texts, numbers, st.booleans(), st.none(), st.just(2**70), st.just(0.5))
+maps = st.dictionaries(texts, st.one_of(scalars, st.lists(texts, max_size=2)), max_size=4)
+moments = st.one_of(
+    st.sampled_from([0, 1, 2**63 - 1]), st.integers(0, 2**62), st.just(1_760_000_000_000_000_000)
+)
+
+
+@st.composite
+def tables(draw: Any) -> pa.Table:
+    """One to three builds of up to four spans; any field of a span's kind may be null."""
+    pools = {
+        FieldType.STRING: draw(st.lists(texts, min_size=1, max_size=5)),
+        FieldType.JSON: draw(st.lists(texts, min_size=1, max_size=3)),
+        FieldType.INT: draw(st.lists(numbers, min_size=1, max_size=5)),
+        FieldType.BOOL: [True, False],
+        FieldType.STRINGS: [
+            text(one) for one in draw(st.lists(st.lists(texts), min_size=1, max_size=3))
+        ],
+        FieldType.MAP: [text(one) for one in draw(st.lists(maps, min_size=1, max_size=3))],
+    }
+    times = draw(st.lists(moments, min_size=1, max_size=4))
+    # Which row gets which is a matter of chance, not worth shrinking.
+    chance = random.Random(draw(st.integers(0, 2**16)))
+    rows: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(1, 3))):
+        rows += _build(number, draw(st.integers(0, 3)), pools, times, chance)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _build(
+    number: int, children: int, pools: dict, times: list[int], chance: random.Random
+) -> list[dict[str, Any]]:
+    trace_id = chance.choice(["0" * 16, f"{chance.getrandbits(64):016x}"]) + f"{number + 1:016x}"
+    root_id = trace_id[16:]
+
+    def value(field: Field) -> Any:
+        return chance.choice([None, *pools[field.type]])
+
+    shared = {field.name: value(field) for field in FIELDS if field.per_build}
+    rows = []
+    for at in range(children + 1):
+        kind = (
+            SpanKind.BUILD
+            if at == 0
+            else chance.choice([k for k in SpanKind if k != "buildkite.build"])
+        )
+        start, end = sorted([chance.choice(times), chance.choice(times)])
+        row = {
+            "trace_id": trace_id,
+            "span_id": root_id if at == 0 else f"{chance.getrandbits(63) + 2**63:016x}",
+            "parent_span_id": None if at == 0 else chance.choice([root_id, "f" * 16]),
+            "name": str(kind),
+            "start": start,
+            "end": end,
+            "status": chance.choice(["unset", "ok", "error"]),
+            "links": [
+                {
+                    "trace_id": chance.choice([trace_id, "ab" * 16]),
+                    "span_id": chance.choice([root_id, "ab" * 8]),
+                }
+                for _ in range(chance.choice([0, 0, 1, 2]))
+            ],
+        }
+        for field in FIELDS:
+            if field.per_build:
+                row[field.name] = shared[field.name] if kind in field.kinds else None
+            else:
+                row[field.name] = value(field) if kind in field.kinds else None
+        rows.append(row)
+    assert all(field.kinds <= ALL for field in FIELDS)
+    return rows
+
+
+def text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,117 @@
+"""The fast encoder against the plain one."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+
+from bk_pipeline.deliver.honeycomb import columns, plain
+from bk_pipeline.deliver.honeycomb.fragments import concatenated
+from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
+from bk_pipeline.spans.table import rows
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables
+from bk_pipeline_tests.deliver.tables import payload, table
+
+SHAPES = {style.value: Shape("ci “builds”", style) for style in TraceIdStyle}
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def plainly(one: pa.Table, shape: Shape) -> list[dict]:
+    made = []
+    for span in rows(one):
+        made += [*plain.link_events(span, shape), plain.span_event(span, shape)]
+    return [decoded(plain.encode(event)) for event in made]
+
+
+def fast(one: pa.Table, shape: Shape) -> list[dict]:
+    return [decoded(item.body) for item in columns.items(one, shape)]
+
+
+def decoded(body: bytes) -> dict:
+    """The event, in which 1 and 1.0 are not equal: the first fixes a column's type."""
+    return json.loads(body, parse_float=lambda text: ("float", float(text)))
+
+
+@every_shape
+@settings(max_examples=60, deadline=None)
+@given(one=tables())
+def test_the_fast_encoder_gives_what_the_plain_one_gives(shape, one):
+    assert fast(one, shape) == plainly(one, shape)
+
+
+@every_shape
+def test_no_column_stands_twice_in_an_event(shape):
+    def pairs(found):
+        assert len({name for name, _ in found}) == len(found)
+        return dict(found)
+
+    for item in columns.items(table(payload(1), payload(2)), shape):
+        json.loads(item.body, object_pairs_hook=pairs)
+
+
+@settings(max_examples=20, deadline=None)
+@given(one=tables())
+def test_a_slice_of_a_table_gives_a_slice_of_its_events(one):
+    shape = SHAPES["otel"]
+    whole = columns.items(one, shape)
+
+    parts = [item for at in range(len(one)) for item in columns.items(one.slice(at, 1), shape)]
+
+    assert parts == whole
+
+
+def test_chunks_with_dictionaries_of_their_own_make_no_difference():
+    shape = SHAPES["otel"]
+    one, two = table(payload(1)), table(payload(2))
+
+    together = columns.items(pa.concat_tables([one, two]), shape)
+
+    assert together == columns.items(one, shape) + columns.items(two, shape)
+
+
+def test_a_table_too_large_for_one_array_is_taken_in_halves(monkeypatch):
+    shape = SHAPES["otel"]
+    one = table(payload(1), payload(2))
+    whole = columns.items(one, shape)
+
+    monkeypatch.setattr(columns, "ARRAY_BYTES", 1_000)
+
+    assert columns.items(one, shape) == whole
+
+
+def test_an_item_is_known_by_its_span_and_its_links_by_ids_of_their_own():
+    one = table(
+        payload(1, rebuilt_from={"id": "01900000-0000-7000-8000-00000000000f", "number": 7})
+    )
+
+    link, root, *others = columns.items(one, SHAPES["otel"])
+
+    assert root.item_id.hex() == one["span_id"][0].as_py()
+    assert root.trace_id.hex() == one["trace_id"][0].as_py()
+    assert link.item_id not in {item.item_id for item in (root, *others)}
+    assert link.time_ns == root.time_ns
+    # A promise: another id would send all links again.
+    assert link.item_id == plain.link_item_id(
+        root.item_id.hex(),
+        {"trace_id": "0190000000007000800000000000000f", "span_id": "800000000000000f"},
+    )
+
+
+def test_the_id_of_a_link_never_changes():
+    link = {"trace_id": "ab" * 16, "span_id": "cd" * 8}
+
+    assert plain.link_item_id("ef" * 8, link).hex() == "1181ffe88e6b4eba"
+
+
+def test_rows_keep_their_places_where_one_of_them_has_nothing():
+    nothing, something = pa.array([None, None, "c"]), pa.array([None, "b", None])
+
+    assert concatenated(nothing, something).to_pylist() == ["", "b", "c"]
+    assert concatenated(nothing.slice(0, 1)).to_pylist() == [""]
+
+
+def test_an_empty_table_has_no_events():
+    assert columns.items(table(payload(1)).slice(0, 0), SHAPES["otel"]) == []

@@ -1,0 +1,190 @@
+"""The columns, as Honeycomb itself makes them of the same spans sent by OTLP."""
+
+from __future__ import annotations
+
+import pytest
+
+from bk_pipeline import __version__
+from bk_pipeline.deliver.honeycomb.plain import column_value, link_events, span_event, time_text
+from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
+from bk_pipeline.spans.table import rows
+from bk_pipeline.spans.text import CUT_MARK, VALUE_LIMIT_BYTES
+from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
+
+OTEL = Shape("ci builds")
+BUILDEVENTS = Shape("ci builds", TraceIdStyle.BUILDEVENTS)
+BUILD_ID = uuid("build", 1)
+TRACE_ID = BUILD_ID.replace("-", "")
+FAILED = payload(1, state="failed", rebuilt_from={"id": uuid("build", 9), "number": 9})
+
+
+def spans(build):
+    return {span["name"]: span for span in rows(table(build))}
+
+
+@pytest.fixture
+def root():
+    return spans(FAILED)["buildkite.build"]
+
+
+@pytest.fixture
+def job_span():
+    return spans(FAILED)["buildkite.job"]
+
+
+def test_a_root_has_the_columns_of_an_otlp_root(root):
+    event = span_event(root, OTEL)
+
+    assert event["time"] == "2026-11-19T11:00:01.000000000Z"
+    assert (
+        event["data"].items()
+        >= {
+            "trace.trace_id": TRACE_ID,
+            "trace.span_id": TRACE_ID[16:],
+            "name": "buildkite.build",
+            "type": "internal",
+            "span.kind": "internal",
+            "status_code": 2,
+            "error": True,
+            "duration_ms": 60_000.0,
+            "span.num_events": 0,
+            "span.num_links": 1,
+            "meta.signal_type": "trace",
+            "library.name": "bk_pipeline",
+            "library.version": __version__,
+            "service.name": "ci builds",
+            "buildkite.pipeline.slug": "web",
+            "buildkite.build.number": 1,
+            "buildkite.build.meta_data.release": "v1",
+            "buildkite.build.jobs.passed": 3,
+        }.items()
+    )
+    assert isinstance(event["data"]["duration_ms"], float)
+
+
+def test_a_root_has_no_parent_column_and_no_column_is_null(root):
+    data = span_event(root, OTEL)["data"]
+
+    assert "trace.parent_id" not in data
+    assert None not in data.values()
+
+
+def test_only_a_failed_span_has_an_error_column(job_span):
+    assert "error" not in span_event(job_span, OTEL)["data"]
+
+
+def test_a_job_has_its_parent_and_lists_as_json_with_a_newline(job_span):
+    data = span_event(job_span, OTEL)["data"]
+
+    assert len(data["trace.parent_id"]) == 16
+    assert data["buildkite.agent.meta_data"] == '["queue=default"]\n'
+    assert data["buildkite.agent.meta_data.queue"] == "default"
+
+
+def test_a_link_has_the_columns_of_an_otlp_link_and_no_others(root):
+    (event,) = link_events(root, OTEL)
+
+    linked = uuid("build", 9).replace("-", "")
+    own = {name: value for name, value in event["data"].items() if "buildkite." not in name}
+    assert own == {
+        "trace.trace_id": TRACE_ID,
+        "trace.parent_id": TRACE_ID[16:],
+        "parent_name": "buildkite.build",
+        "trace.link.trace_id": linked,
+        "trace.link.span_id": linked[16:],
+        "meta.annotation_type": "link",
+        "meta.signal_type": "trace",
+        "error": True,
+        "library.name": "bk_pipeline",
+        "library.version": __version__,
+        "service.name": "ci builds",
+    }
+    assert event["data"]["buildkite.pipeline.slug"] == "web"
+    assert event["time"] == span_event(root, OTEL)["time"]
+
+
+def test_a_trace_id_that_begins_with_zeros_is_written_as_otlp_would_have_it():
+    assert OTEL.trace_text("0" * 16 + "ab" * 8) == "ab" * 8
+    assert OTEL.trace_text("0" * 15 + "1" + "ab" * 8) == "0" * 15 + "1" + "ab" * 8
+
+
+def test_in_the_style_of_buildevents_the_trace_and_its_root_are_the_builds_uuid(root):
+    data = span_event(root, BUILDEVENTS)["data"]
+
+    assert data["trace.trace_id"] == data["trace.span_id"] == BUILD_ID
+
+
+def test_in_the_style_of_buildevents_children_of_the_root_point_to_it():
+    made = [span_event(span, BUILDEVENTS)["data"] for span in rows(table(FAILED))]
+
+    ids = {data["trace.span_id"] for data in made}
+    parents = {data["trace.parent_id"] for data in made if "trace.parent_id" in data}
+    assert BUILD_ID in parents
+    assert parents <= ids
+
+
+def test_in_the_style_of_buildevents_links_to_builds_are_uuids_and_to_jobs_are_not():
+    retried = job(
+        1, 9, table(payload(1))["start"][0].as_py(), retry_source={"job_id": uuid("job", 1, 0)}
+    )
+    build = payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})
+    build["jobs"].append(retried)
+
+    made = [
+        event["data"] for span in rows(table(build)) for event in link_events(span, BUILDEVENTS)
+    ]
+
+    to_build, to_job = made
+    assert to_build["trace.parent_id"] == BUILD_ID
+    assert to_build["trace.link.trace_id"] == to_build["trace.link.span_id"] == uuid("build", 9)
+    assert to_job["trace.link.trace_id"] == BUILD_ID
+    assert to_job["trace.link.span_id"] == uuid("job", 1, 0).replace("-", "")[16:]
+
+
+def test_an_id_that_is_no_uuid_keeps_its_tree_in_the_style_of_buildevents():
+    made = [span_event(span, BUILDEVENTS)["data"] for span in rows(table(payload(1, id="build-1")))]
+
+    (root,) = [data for data in made if "trace.parent_id" not in data]
+    assert root["trace.span_id"] == root["trace.trace_id"]
+    assert {data.get("trace.parent_id") for data in made} >= {root["trace.span_id"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [
+        ("text", "text"),
+        (True, True),
+        (2**63 - 1, 2**63 - 1),
+        (2**63, float(2**63)),
+        (0.5, 0.5),
+        (None, None),
+        (["a", 8, True], '["a",8,true]\n'),
+        ([], "[]\n"),
+        ({"a": {"b": 1}}, '{"a":{"b":1}}\n'),
+    ],
+    ids=str,
+)
+def test_a_value_becomes_what_a_column_can_hold(value, column):
+    assert column_value(value) == column
+    assert type(column_value(value)) is type(column)
+
+
+def test_a_long_string_is_cut_by_bytes_with_a_mark_and_a_long_list_without():
+    text, listed = column_value("é" * 40_000), column_value(["é" * 40_000])
+
+    assert text.endswith(CUT_MARK)
+    assert VALUE_LIMIT_BYTES - 2 < len(text.encode()) <= VALUE_LIMIT_BYTES
+    assert VALUE_LIMIT_BYTES - 2 < len(listed.encode()) <= VALUE_LIMIT_BYTES
+    assert CUT_MARK not in listed
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000000Z"),
+        (1_760_000_000_123_456_789, "2025-10-09T08:53:20.123456789Z"),
+        (2**63 - 1, "2262-04-11T23:47:16.854775807Z"),
+    ],
+)
+def test_times_are_rfc_3339_to_the_nanosecond(ns, text):
+    assert time_text(ns) == text

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from bk_pipeline.deliver.destination import Verdict
+from bk_pipeline.deliver.otlp.answers import Words, answer, refusal
+from bk_pipeline.errors import (
+    AccessDenied,
+    DeliveryThrottled,
+    NotFound,
+    RequestRefused,
+    RequestTooLarge,
+    ServiceUnavailable,
+    TokenRefused,
+    UnexpectedAnswer,
+)
+from bk_pipeline.http.session import Response
+
+PLACE = "The OTLP endpoint h:4318/v1/traces"
+WORDS = Words(PLACE, "X_ENDPOINT", "X_HEADERS", lambda text: " ".join(text.split()))
+PROTOBUF = "application/x-protobuf"
+
+
+def response(status, body=b"", kind=PROTOBUF, **headers):
+    return Response(
+        status, {"Content-Type": kind, **headers}, body, "POST h:4318", "http://h:4318/"
+    )
+
+
+def partial(rejected=0, message=""):
+    made = ExportTraceServiceResponse()
+    made.partial_success.rejected_spans = rejected
+    made.partial_success.error_message = message
+    return made.SerializeToString()
+
+
+def read(body=b"", kind=PROTOBUF, count=3, status=200):
+    return answer(response(status, body, kind), count, sent_bytes=7, words=WORDS)
+
+
+def refused(status, body=b"", kind=PROTOBUF, **headers):
+    now = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    return refusal(response(status, body, kind, **headers), words=WORDS, now=now)
+
+
+def status_message(text):
+    return Status(code=3, message=text).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", PROTOBUF, 200),
+        (b"", "text/plain", 200),
+        (b"", "", 204),
+        (partial(), PROTOBUF, 200),
+        (partial(), "application/protobuf; charset=utf-8", 202),
+        (b"{}", "application/json", 200),
+        (b'{"partialSuccess":{}}', "application/json; charset=utf-8", 200),
+        (b'{"partialSuccess":null,"more":1}', "application/json", 200),
+    ],
+)
+def test_a_success_accepts_all(body, kind, status):
+    found = read(body, kind, status=status)
+
+    assert [one.verdict for one in found.outcomes] == [Verdict.ACCEPTED] * 3
+    assert (found.sent_bytes, found.rejected_unnamed, found.remark) == (7, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (partial(2, "too old"), PROTOBUF),
+        (
+            b'{"partialSuccess":{"rejectedSpans":"2","errorMessage":"too old"}}',
+            "application/json",
+        ),
+        (b'{"partialSuccess":{"rejectedSpans":2,"errorMessage":"too old"}}', "application/json"),
+    ],
+    ids=["protobuf", "JSON", "JSON number"],
+)
+def test_a_partial_success_settles_all_and_tells_how_many_were_rejected(body, kind):
+    found = read(body, kind)
+
+    assert [one.verdict for one in found.outcomes] == [Verdict.ACCEPTED] * 3
+    assert found.rejected_unnamed == 2
+    assert found.remark == f"{PLACE} rejected 2 of 3 spans and did not say which: too old"
+
+
+@pytest.mark.parametrize("rejected", [3, 4, 2**63 - 1])
+def test_where_all_were_rejected_each_is(rejected):
+    found = read(partial(rejected, "too old"))
+
+    assert [(one.verdict, one.words) for one in found.outcomes] == [
+        (Verdict.REJECTED, "too old")
+    ] * 3
+    assert found.rejected_unnamed == 0
+
+
+def test_a_single_span_that_was_rejected_is_known():
+    found = read(partial(1), count=1)
+
+    assert [(one.verdict, one.words) for one in found.outcomes] == [
+        (Verdict.REJECTED, "no reason given")
+    ]
+
+
+@pytest.mark.parametrize("rejected", [0, -1])
+def test_a_warning_is_passed_on(rejected):
+    found = read(partial(rejected, "use gzip"))
+
+    assert found.rejected_unnamed == 0
+    assert found.remark == f"{PLACE} accepted 3 spans with a warning: use gzip"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"<html>Sign in</html>", "text/html"),
+        (b"<html>Sign in</html>", PROTOBUF),
+        (b"<html>Sign in</html>", ""),
+        (b"accepted", "text/plain"),
+        (b'"OK"', "application/json"),
+        (b"[]", "application/json"),
+        (b'{"partialSuccess":{"rejectedSpans":"many"}}', "application/json"),
+        (b"{\xff}", "application/json"),
+        (b"\x0a\x7f", PROTOBUF),
+    ],
+)
+def test_a_200_that_is_no_otlp_is_no_success(body, kind):
+    with pytest.raises(UnexpectedAnswer, match=f"{PLACE}.*X_ENDPOINT"):
+        read(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "remedy"),
+    [
+        (400, RequestRefused, "X_ENDPOINT"),
+        (401, TokenRefused, "X_HEADERS"),
+        (403, AccessDenied, "X_HEADERS"),
+        (404, NotFound, "X_ENDPOINT.*TRACES_ENDPOINT"),
+        (405, RequestRefused, "X_ENDPOINT"),
+        (408, ServiceUnavailable, "X_ENDPOINT"),
+        (413, RequestTooLarge, "too large"),
+        (415, RequestRefused, "OTLP/HTTP.*X_ENDPOINT"),
+        (429, DeliveryThrottled, "later"),
+        (500, ServiceUnavailable, "X_ENDPOINT"),
+        (501, RequestRefused, "X_ENDPOINT"),
+        (502, ServiceUnavailable, "X_ENDPOINT"),
+        (503, ServiceUnavailable, "X_ENDPOINT"),
+        (504, ServiceUnavailable, "X_ENDPOINT"),
+        (505, RequestRefused, "X_ENDPOINT"),
+        (520, ServiceUnavailable, "X_ENDPOINT"),
+    ],
+)
+def test_each_refusal_says_where_what_came_back_and_what_to_do(status, kind, remedy):
+    found = refused(status, status_message("no such thing"))
+
+    assert type(found) is kind
+    assert PLACE in str(found)
+    assert f"{status}: no such thing" in str(found)
+    assert re.search(remedy, str(found))
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_success_is_no_refusal(status):
+    assert refused(status) is None
+
+
+@pytest.mark.parametrize(("status", "maybe"), [(500, True), (502, True), (503, False), (504, True)])
+def test_only_a_503_is_known_not_to_have_been_processed(status, maybe):
+    assert refused(status).maybe_processed is maybe
+
+
+def test_a_503_that_says_when_to_come_back_slows_everybody_down():
+    found = refused(503, **{"Retry-After": "7"})
+
+    assert type(found) is DeliveryThrottled
+    assert found.retry_in_s == 7
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7.0), ("Fri, 20 Nov 2026 12:00:30 GMT", 30.0), ("soon", None)],
+)
+@pytest.mark.parametrize("status", [429, 500, 502, 504])
+def test_a_retry_after_is_honoured_in_both_forms(status, value, seconds):
+    assert refused(status, **{"Retry-After": value}).retry_in_s == seconds
+
+
+@pytest.mark.parametrize("words", ["http: request body too large", "Request Body is Too Large."])
+def test_a_400_that_speaks_of_size_asks_for_less_at_a_time(words):
+    found = refused(400, words.encode(), "text/plain")
+
+    assert type(found) is RequestTooLarge
+    assert found.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (status_message("from protobuf"), PROTOBUF, "401: from protobuf"),
+        (status_message(""), PROTOBUF, "beginning with"),
+        (b"\xff\xff", PROTOBUF, "beginning with"),
+        (
+            json.dumps({"code": 16, "message": "from JSON"}).encode(),
+            "application/json",
+            "from JSON",
+        ),
+        (json.dumps({"error": "plain"}).encode(), "application/json", "401: plain"),
+        (json.dumps({"error": {"deep": 1}}).encode(), "application/json", "beginning with"),
+        (b"unauthorized", "text/plain", 'text/plain beginning with "unauthorized"'),
+        (b"<html>", "text/html", "<html>"),
+        (b"", "text/html", "an empty body"),
+        (b"", PROTOBUF, "an empty body"),
+    ],
+)
+def test_the_words_are_found_in_each_shape_of_error(body, kind, words):
+    assert words in str(refused(401, body, kind))

@@ -1,0 +1,165 @@
+"""The fast encoder against the plain one, and both against the official exporter."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from bk_pipeline.deliver.otlp import columns, plain
+from bk_pipeline.deliver.otlp.framing import body_of
+from bk_pipeline.deliver.otlp.shape import SPAN_BYTES
+from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
+from bk_pipeline_tests.deliver.otlp.exporter import exported
+from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
+
+PLAIN = {"service.name": "buildkite"}
+# One name that builds have a value of their own for, and one that they have not.
+CROWDED = {
+    "service.name": "ci “builds”",
+    "deployment.environment": "",
+    "buildkite.cluster.id": "ours",
+}
+every_resource = pytest.mark.parametrize("common", [PLAIN, CROWDED], ids=["plain", "crowded"])
+
+
+def busy_table() -> pa.Table:
+    """Builds with links, retries, failures, maps and lists."""
+    retried = job(
+        1, 9, table(payload(1))["start"][0].as_py(), retry_source={"job_id": uuid("job", 1, 0)}
+    )
+    failed = payload(1, state="failed", rebuilt_from={"id": uuid("build", 9), "number": 9})
+    failed["jobs"].append(retried)
+    failed["jobs"][0] |= {"state": "failed", "exit_status": -1, "retried": True}
+    other = payload(2, message="🚀 \x00 “é”\n", pipeline={"id": uuid("other"), "slug": "other"})
+    return table(failed, other, payload(3))
+
+
+def fast(one: pa.Table, common: dict) -> ExportTraceServiceRequest:
+    return ExportTraceServiceRequest.FromString(body_of(columns.items(one, common)))
+
+
+@every_resource
+@settings(max_examples=40, deadline=None)
+@given(one=odd_tables())
+def test_the_fast_encoder_gives_what_the_plain_one_gives(common, one):
+    assert fast(one, common) == plain.request(plain.raw_rows(one), common)
+
+
+def test_the_plain_encoder_and_the_official_exporter_give_the_same_bytes():
+    one = busy_table()
+    body = body_of(columns.items(one, PLAIN))
+
+    assert body == plain.request(plain.raw_rows(one), PLAIN).SerializeToString()
+    assert body == exported(one, "buildkite")
+
+
+@settings(max_examples=12, deadline=None)
+@given(one=odd_tables())
+def test_a_slice_of_a_table_gives_a_slice_of_its_spans(one):
+    whole = columns.items(one, PLAIN)
+
+    parts = [item for at in range(len(one)) for item in columns.items(one.slice(at, 1), PLAIN)]
+
+    assert parts == whole
+
+
+def test_chunks_with_dictionaries_of_their_own_make_no_difference():
+    one, two = table(payload(1)), table(payload(2))
+
+    together = columns.items(pa.concat_tables([one, two]), PLAIN)
+
+    assert together == columns.items(one, PLAIN) + columns.items(two, PLAIN)
+
+
+def test_an_empty_table_has_no_spans():
+    assert columns.items(table(payload(1)).slice(0, 0), PLAIN) == []
+
+
+def test_a_table_of_nothing_but_other_spans_than_roots_can_be_encoded():
+    one = busy_table()
+    others = one.filter(one["parent_span_id"].is_valid())
+
+    assert fast(others, PLAIN) == plain.request(plain.raw_rows(others), PLAIN)
+
+
+def test_an_item_is_a_whole_span_known_by_its_own_ids():
+    one = busy_table()
+
+    items = columns.items(one, PLAIN)
+
+    assert [item.item_id.hex() for item in items] == one["span_id"].to_pylist()
+    assert [item.trace_id.hex() for item in items] == one["trace_id"].to_pylist()
+    assert [item.name for item in items] == one["name"].to_pylist()
+
+
+def test_a_root_has_no_parent_and_ids_are_bytes():
+    (group, *_) = fast(table(payload(1)), PLAIN).resource_spans
+    root, *others = group.scope_spans[0].spans
+
+    assert root.parent_span_id == b""
+    assert root.trace_id.hex() == uuid("build", 1).replace("-", "")
+    assert root.span_id == root.trace_id[8:]
+    assert {len(span.parent_span_id) for span in others} == {8}
+    assert {span.kind for span in (root, *others)} == {Span.SPAN_KIND_INTERNAL}
+
+
+def test_spans_of_one_pipeline_share_a_resource_and_those_of_another_have_their_own():
+    groups = fast(busy_table(), PLAIN).resource_spans
+
+    slugs = [
+        {pair.key: pair.value.string_value for pair in group.resource.attributes}[
+            "buildkite.pipeline.slug"
+        ]
+        for group in groups
+    ]
+    assert slugs == ["web", "other"]
+    assert {group.scope_spans[0].scope.name for group in groups} == {"bk_pipeline"}
+
+
+def test_a_build_goes_before_the_environment_where_both_name_an_attribute():
+    with_cluster = payload(1, cluster_id="theirs")
+    groups = fast(table(with_cluster, payload(2)), CROWDED).resource_spans
+
+    clusters = [
+        pair.value.string_value
+        for group in groups
+        for pair in group.resource.attributes
+        if pair.key == "buildkite.cluster.id"
+    ]
+    assert clusters == ["theirs", "ours"]
+
+
+def test_every_type_of_value_is_the_one_that_otlp_has_for_it():
+    (group, *_) = fast(busy_table(), PLAIN).resource_spans
+    found = {
+        pair.key: pair.value.WhichOneof("value")
+        for span in group.scope_spans[0].spans
+        for pair in span.attributes
+    }
+
+    wanted = {"int": "int_value", "bool": "bool_value", "string list": "array_value"}
+    for field in FIELDS:
+        if field.name in found:
+            assert found[field.name] == wanted.get(field.type, "string_value"), field.name
+    assert found["buildkite.build.jobs.passed"] == "int_value"
+    assert found["buildkite.agent.meta_data.queue"] == "string_value"
+    assert "array_value" in found.values()
+
+
+def test_a_span_that_is_too_large_is_trimmed_marked_and_still_itself():
+    large = {f"key-{n}": "x" * 60_000 for n in range(120)}
+    one = table(payload(1, meta_data=large), payload(2))
+
+    root, *others = columns.items(one, PLAIN)
+
+    assert root.trimmed
+    assert not any(item.trimmed for item in others)
+    assert len(root.body) <= SPAN_BYTES + 10
+    (group,) = ExportTraceServiceRequest.FromString(body_of([root])).resource_spans
+    (span,) = group.scope_spans[0].spans
+    assert span.span_id == root.item_id
+    assert {pair.key: pair.value.bool_value for pair in span.attributes}["bk_pipeline.trimmed"]

@@ -1,0 +1,273 @@
+"""Delivering to the sandbox's OTLP endpoint, asserting on what it stored."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.errors import (
+    NotFound,
+    RetryableError,
+    TokenRefused,
+    UnexpectedAnswer,
+)
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.session import Timeouts
+from bk_pipeline_tests.deliver.tables import payload, span_count, table, tables, uuid
+from bk_pipeline_tests.http.scripted import Answer, scripted_server
+
+numbers = count()
+TOKEN = "ZaVnC4dhaV1ABCDEFGhijk0123"
+
+
+@pytest.fixture
+def connect(clock):
+    """Makes the destination that variables describe, and tries for a minute of the fake clock."""
+    made = []
+
+    def connect(**variables):
+        environment = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
+        # Lest tests that speak to one server share the pace at which it wants to be spoken to.
+        environment["BK_PIPELINE_OTLP_ACCOUNT"] = f"test-{next(numbers)}"
+        settings = OtlpSettings.from_environment(environment)
+        made.append(
+            Otlp(
+                settings,
+                clock=clock,
+                retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
+                timeouts=Timeouts(connect_s=5, silence_s=0.25, answer_s=5),
+            )
+        )
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def otlp(connect, url):
+    return connect(ENDPOINT=url)
+
+
+@pytest.fixture
+def fails(otlp, send, ledger):
+    """A delivery ends in this error, and nothing counts as delivered."""
+
+    def fails(error, said):
+        with pytest.raises(error, match=said):
+            send(tables(1), destination=otlp)
+        assert ledger.summary(otlp.name).accepted == 0
+
+    return fails
+
+
+def stored_once(sandbox, made):
+    keys = [(span.trace_id, span.span_id) for span in sandbox.otlp.spans]
+    return len(keys) == len(set(keys)) == span_count(made)
+
+
+def test_all_spans_arrive_once_and_a_second_delivery_sends_nothing(sandbox, otlp, send):
+    made = tables(20)
+
+    first, second = send(made, destination=otlp), send(made, destination=otlp)
+
+    assert stored_once(sandbox, made)
+    assert (first.accepted, second.accepted) == (span_count(made), 0)
+    assert second.already_settled == span_count(made)
+    assert sandbox.otlp.request_count == first.batches
+
+
+def test_links_are_part_of_their_span(sandbox, otlp, send):
+    made = [table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9}))]
+
+    delivery = send(made, destination=otlp)
+
+    assert delivery.accepted == span_count(made)
+    (link,) = next(span for span in sandbox.otlp.spans if not span.parent_span_id).links
+    assert link.trace_id == uuid("build", 9).replace("-", "")
+
+
+def test_the_endpoint_is_told_who_made_the_spans_and_of_what(sandbox, otlp, send):
+    send(tables(1), destination=otlp)
+
+    span = sandbox.otlp.spans[0]
+    assert span.scope.name == "bk_pipeline"
+    assert span.resource["service.name"] == "buildkite"
+    assert span.resource["buildkite.pipeline.slug"] == "web"
+
+
+def test_headers_and_compression_are_those_of_the_environment(sandbox, url, connect, send):
+    wanted = {"authorization": "Basic dXNlcjpwYXNz", "content-encoding": "gzip"}
+    for header, value in wanted.items():
+        sandbox.otlp.require(header, value)
+    made = tables(3)
+
+    delivery = send(
+        made,
+        destination=connect(
+            ENDPOINT=url, HEADERS="Authorization=Basic%20dXNlcjpwYXNz", COMPRESSION="gzip"
+        ),
+    )
+
+    for header in wanted:
+        sandbox.otlp.require(header, None)
+    assert stored_once(sandbox, made)
+    assert delivery.sent_bytes < delivery.body_bytes / 2
+
+
+def test_a_partial_success_is_settled_reported_and_never_sent_again(sandbox, otlp, send, ledger):
+    made = tables(4)
+    sandbox.faults.order("otlp", "partial", rejected_spans=2, message="span is too old")
+
+    delivery = send(made, destination=otlp)
+    again = send(made, destination=otlp)
+
+    assert (delivery.accepted, delivery.rejected, delivery.rejected_unnamed) == (
+        span_count(made),
+        0,
+        2,
+    )
+    (remark,) = delivery.remarks
+    assert f"rejected 2 of {span_count(made)} spans" in remark
+    assert remark.endswith("span is too old")
+    assert sandbox.otlp.span_count == span_count(made) - 2
+    assert (sandbox.otlp.duplicate_count, sandbox.otlp.request_count) == (0, 1)
+    assert again.already_settled == span_count(made)
+    assert ledger.summary(otlp.name).in_doubt == 0
+
+
+def test_where_all_of_a_batch_is_rejected_the_ledger_has_each_span(sandbox, otlp, send, ledger):
+    made = tables(1)
+    sandbox.faults.order("otlp", "partial", rejected_spans=99, message="tenant is over its limit")
+
+    delivery = send(made, destination=otlp)
+
+    assert (delivery.accepted, delivery.rejected) == (0, span_count(made))
+    assert {one.reason for one in ledger.rejections(otlp.name)} == {"tenant is over its limit"}
+    assert sandbox.otlp.span_count == 0
+
+
+def test_a_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
+    made = tables(1)
+    sandbox.faults.order("otlp", "partial", rejected_spans=0, message="use gzip")
+
+    delivery = send(made, destination=otlp)
+
+    assert (delivery.accepted, delivery.rejected_unnamed) == (span_count(made), 0)
+    (remark,) = delivery.remarks
+    assert remark.endswith(f"accepted {span_count(made)} spans with a warning: use gzip")
+
+
+def test_a_body_that_is_too_large_is_split_until_it_passes(sandbox, otlp, send):
+    made = tables(10)
+    sandbox.faults.order("otlp", "status", status=413, count=3)
+
+    delivery = send(made, destination=otlp)
+
+    assert stored_once(sandbox, made)
+    assert delivery.batches > 1
+
+
+def test_a_throttling_is_waited_out_as_long_as_it_says(sandbox, otlp, send, clock):
+    made = tables(2)
+    sandbox.faults.order("otlp", "status", status=429, headers={"Retry-After": "17"})
+
+    send(made, destination=otlp)
+
+    assert stored_once(sandbox, made)
+    assert sum(clock.slept) == pytest.approx(17)
+
+
+@pytest.mark.parametrize("kind", ["reset", "hang", "status"])
+def test_what_was_not_taken_is_sent_again(sandbox, otlp, send, kind):
+    made = tables(2)
+    sandbox.faults.order("otlp", kind)
+
+    send(made, destination=otlp)
+
+    assert stored_once(sandbox, made)
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "cut_body"])
+def test_an_answer_that_is_lost_doubles_no_more_than_was_under_way(sandbox, otlp, send, kind):
+    made = tables(2)
+    sandbox.faults.order("otlp", kind)
+
+    delivery = send(made, destination=otlp)
+
+    assert delivery.accepted == span_count(made)
+    assert sandbox.otlp.duplicate_count == span_count(made)
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "said"),
+    [
+        ({"kind": "status", "status": 401}, TokenRefused, r"OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"kind": "status", "status": 404}, NotFound, r"OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"kind": "html"}, UnexpectedAnswer, r"text/html.*OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"kind": "status", "count": 99}, RetryableError, r"503: .*Gave up after \d+ attempts"),
+    ],
+    ids=["401", "404", "html", "503"],
+)
+def test_a_run_that_fails_says_where_what_came_back_and_what_to_do(
+    sandbox, fails, order, error, said
+):
+    sandbox.faults.order("otlp", **order)
+
+    fails(error, rf"The OTLP endpoint 127.0.0.1:\d+/v1/traces .*{said}")
+
+    assert sandbox.otlp.span_count == 0
+
+
+def test_where_nobody_listens_the_run_fails_after_the_retries(connect, send, clock):
+    with pytest.raises(
+        RetryableError, match=r"127.0.0.1:1/v1/traces cannot be reached.*_TRACES_ENDPOINT.*Gave up"
+    ):
+        send(tables(1), destination=connect(TRACES_ENDPOINT="http://127.0.0.1:1/v1/traces"))
+
+    assert sum(clock.slept) > 20
+
+
+def test_the_port_of_grpc_is_pointed_out(connect, send):
+    with pytest.raises(RetryableError, match=r"4317 is gRPC's"):
+        send(tables(1), destination=connect(ENDPOINT="http://127.0.0.1:4317"))
+
+
+def test_a_key_in_the_path_is_sent_and_never_told(connect, send):
+    with scripted_server() as server:
+        server.otherwise = lambda request: Answer(
+            404, f"no route for {request.path}".encode(), {"Content-Type": "text/plain"}
+        )
+        destination = connect(ENDPOINT=f"{server.url}/receiver/{TOKEN}?key=s3cret")
+
+        with pytest.raises(NotFound) as caught:
+            send(tables(1), destination=destination)
+
+    assert server.requests[0].path == f"/receiver/{TOKEN}/v1/traces?key=s3cret"
+    told = str(caught.value) + repr(destination) + destination.name
+    assert "no route for" in told
+    assert TOKEN not in told
+    assert "s3cret" not in told
+
+
+def test_a_request_is_declared_as_protobuf_and_by_whom(connect, send):
+    with scripted_server() as server:
+        server.otherwise = Answer(200, b"", {"Content-Type": "application/x-protobuf"})
+        send(tables(1), destination=connect(TRACES_ENDPOINT=server.url))
+
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", "/")
+    assert request.headers["Content-Type"] == "application/x-protobuf"
+    assert request.headers["User-Agent"].startswith("bk_pipeline/")
+    assert "Content-Encoding" not in request.headers
+
+
+def test_an_answer_in_json_is_understood(connect, send):
+    with scripted_server() as server:
+        server.otherwise = Answer(200, b'{"partialSuccess":{}}')
+        delivery = send(tables(1), destination=connect(ENDPOINT=server.url))
+
+    assert delivery.accepted == span_count(tables(1))

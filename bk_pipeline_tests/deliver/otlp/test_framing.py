@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from bk_pipeline.deliver.batching import batches, body_bytes
+from bk_pipeline.deliver.destination import Item, Limits
+from bk_pipeline.deliver.otlp.framing import FRAMING_BYTES, body_of, resource_part, span_entry
+from bk_pipeline.deliver.otlp.wire import any_value, attribute, sized
+
+LIMITS = Limits(5_000, 20, shared_framing_bytes=FRAMING_BYTES)
+RESOURCES = [
+    resource_part(attribute(b"\x0a", "service.name", any_value("x" * size)))
+    for size in (1, 90, 400)
+]
+
+
+def items(drawn):
+    """A span with a name of so many letters and one of three resources, each."""
+    return [
+        Item(
+            b"t" * 16,
+            at.to_bytes(8),
+            at,
+            "span",
+            span_entry(sized(b"\x2a", b"n" * size)),
+            shared=RESOURCES[which],
+        )
+        for at, (size, which) in enumerate(drawn)
+    ]
+
+
+many = st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 2)), max_size=80).map(items)
+
+
+@given(many)
+def test_no_body_is_longer_than_was_counted_on_and_hardly_shorter(made):
+    for batch in batches(made, LIMITS):
+        actual, counted = len(body_of(batch)), body_bytes(batch, LIMITS)
+
+        resources = len({item.shared for item in batch})
+        assert actual <= counted <= LIMITS.batch_bytes
+        assert counted - actual <= 6 * resources
+
+
+@given(many)
+def test_all_spans_are_in_the_bodies_once_and_in_order_within_their_resource(made):
+    named: dict[str, list[int]] = {}
+    for batch in batches(made, LIMITS):
+        groups = ExportTraceServiceRequest.FromString(body_of(batch)).resource_spans
+        assert len(groups) == len({item.shared for item in batch})
+        for group in groups:
+            key = group.resource.SerializeToString()
+            (part,) = group.scope_spans
+            named.setdefault(key, []).extend(len(span.name) for span in part.spans)
+
+    wanted: dict[str, list[int]] = {}
+    for item in made:
+        (group,) = ExportTraceServiceRequest.FromString(body_of([item])).resource_spans
+        wanted.setdefault(group.resource.SerializeToString(), []).append(
+            len(group.scope_spans[0].spans[0].name)
+        )
+    assert named == wanted
+
+
+def test_what_items_share_counts_once_a_batch():
+    one, two, other = items([(10, 2), (10, 2), (10, 1)])
+
+    together = body_bytes([one, two], LIMITS)
+
+    assert together == body_bytes([one], LIMITS) + len(two.body)
+    assert (
+        body_bytes([one, two, other], LIMITS)
+        == together + len(other.body) + len(other.shared) + FRAMING_BYTES
+    )

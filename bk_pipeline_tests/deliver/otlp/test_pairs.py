@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.util.re import parse_env_headers
+
+from bk_pipeline.deliver.otlp.pairs import attributes, headers
+from bk_pipeline.errors import ConfigError
+
+names = st.text("abcXYZ019-_.", min_size=1)
+# What the official parser reads without being liberal.
+encoded = st.text("abcXYZ019-_.~!*+/=:%", min_size=1).filter(
+    lambda text: text.isascii() and "%" not in text
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {}),
+        ("a=1", {"a": "1"}),
+        ("a=1,b=2", {"a": "1", "b": "2"}),
+        (" a = 1 ,\tb=2 ", {"a": "1", "b": "2"}),
+        ("a=1,,b=2,", {"a": "1", "b": "2"}),
+        ("a=1,A=2", {"a": "2"}),
+        ("X-Scope-OrgID=team-a", {"x-scope-orgid": "team-a"}),
+        ("authorization=Basic%20dXNlcjpwYXNz%3D%3D", {"authorization": "Basic dXNlcjpwYXNz=="}),
+        ("authorization=Basic dXNlcjpwYXNz==", {"authorization": "Basic dXNlcjpwYXNz=="}),
+        ("a=1%2C2%3b3", {"a": "1,2;3"}),
+        ("a=100%", {"a": "100%"}),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, str) else "",
+)
+def test_headers_are_read_as_the_specification_has_them(text, found):
+    assert headers("X_HEADERS", text) == found
+
+
+@given(st.dictionaries(names, encoded, max_size=4))
+def test_headers_are_what_the_official_parser_reads(pairs):
+    text = ",".join(f"{name}={value}" for name, value in pairs.items())
+
+    assert headers("X_HEADERS", text) == parse_env_headers(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a", "pair 1 of 1 is not key=value"),
+        ("a=1,secret", "pair 2 of 2 is not key=value"),
+        ("=secret", "pair 1 of 1 is not key=value"),
+        ("a b=secret", "the name of pair 1"),
+        ("ä=secret", "the name of pair 1"),
+        ("a=", r"pair 1 of 1 \(a\) has no value"),
+        ("a=secret;b=c", r"the value of pair 1 of 1 \(a\) cannot be sent"),
+        ('a="secret"', "percent-encode"),
+        ("a=secret%0Ax", "percent-encode"),
+        ("a=secret-é", "percent-encode"),
+        ("a=secret%FF", "no UTF-8"),
+    ],
+)
+def test_a_bad_pair_is_named_by_its_place_and_its_value_is_not_told(text, said):
+    with pytest.raises(ConfigError, match=f"^X_HEADERS: .*{said}") as caught:
+        headers("X_HEADERS", text)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_resource_attributes_may_be_any_text_keys_too():
+    found = attributes("X_ATTRIBUTES", "k%3D1=a%2Cb,empty=,plain=x y=z,emoji=%F0%9F%9A%80")
+
+    assert found == {"k=1": "a,b", "empty": "", "plain": "x y=z", "emoji": "🚀"}
+
+
+@pytest.mark.parametrize("text", ["a", "=b", "a=%FF"])
+def test_malformed_resource_attributes_are_refused(text):
+    with pytest.raises(ConfigError, match="X_ATTRIBUTES: pair 1 of 1"):
+        attributes("X_ATTRIBUTES", text)

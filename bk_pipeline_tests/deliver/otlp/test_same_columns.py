@@ -1,0 +1,132 @@
+"""The same columns by both ways: by OTLP through Honeycomb's translator, and as its events."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from bk_pipeline.deliver.honeycomb import columns as honeycomb
+from bk_pipeline.deliver.honeycomb.shape import Shape
+from bk_pipeline.deliver.otlp import columns as otlp
+from bk_pipeline.deliver.otlp.framing import body_of
+from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.spans.records import decode_build
+from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline_tests.builders import make_trace
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
+from bk_pipeline_tests.deliver.otlp import husky
+from bk_pipeline_tests.deliver.tables import payload, table
+from bk_pipeline_tests.spans.timelines import timelines
+
+SERVICE = "ci builds"
+
+
+def by_otlp(one: pa.Table) -> Counter:
+    body = body_of(otlp.items(one, {"service.name": SERVICE}))
+    return counted(husky.events(ExportTraceServiceRequest.FromString(body)))
+
+
+def by_events(one: pa.Table) -> Counter:
+    made = honeycomb.items(one, Shape(SERVICE))
+    return counted(json.loads(item.body) for item in made)
+
+
+def counted(events: Any) -> Counter:
+    """Each event as its time and its columns, with the type of each."""
+    return Counter(
+        (
+            event["time"],
+            tuple(
+                sorted(
+                    (name, type(value).__name__, comparable(value))
+                    for name, value in event["data"].items()
+                )
+            ),
+        )
+        for event in events
+    )
+
+
+def comparable(value: Any) -> Any:
+    """A list's text by what it means: JSON may be written in several ways."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]\n"):
+        return f"list: {json.loads(value)!r}"
+    return value
+
+
+def assert_same(one: pa.Table) -> None:
+    ours, theirs = by_events(one), by_otlp(one)
+    for (at, mine), (_, wanted) in zip(
+        sorted((ours - theirs).keys()), sorted((theirs - ours).keys()), strict=True
+    ):
+        assert mine == wanted, at
+    assert ours == theirs
+
+
+@pytest.fixture(scope="module")
+def world() -> pa.Table:
+    """A day of the sandbox's builds: retries, blocks, triggers, emoji, nulls and all."""
+    made = World(seed=3, days=1, builds_per_day=150)
+    day, _ = made.first_and_last_day()
+    payloads = [build_as_of(life, life.created + 30 * 86_400_000) for life in made.builds(day)]
+    return table_of([found for one in payloads if one and (found := trace(one))])
+
+
+def trace(build: dict) -> Any:
+    return spans_for_build(decode_build(msgspec.json.encode(build)))
+
+
+def test_the_sandboxs_builds_have_the_same_columns_of_the_same_types_by_both_ways(world):
+    assert len(world) > 1_000
+    assert_same(world)
+
+
+def test_there_is_something_of_everything_in_that_comparison(world):
+    found = {name for _, columns in by_otlp(world) for name, _, _ in columns}
+
+    assert {
+        "trace.parent_id",
+        "trace.link.trace_id",
+        "error",
+        "error.type",
+        "buildkite.agent.meta_data",
+        "buildkite.agent.meta_data.queue",
+        "buildkite.build.jobs.passed",
+        "buildkite.job.soft_failed",
+        "buildkite.job.matrix",
+    } <= found
+
+
+@settings(max_examples=30, deadline=None)
+@given(one=odd_tables())
+def test_odd_values_have_the_same_columns_of_the_same_types_by_both_ways(one):
+    assert_same(one)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(timelines())
+def test_generated_lives_of_builds_have_the_same_columns_by_both_ways(timeline):
+    assert_same(table_of([make_trace(timeline.payload())]))
+
+
+def test_long_strings_and_lists_are_cut_alike():
+    rules = [f"tag-{n}={'é' * 500}" for n in range(100)]
+    build = payload(1, message="é" * 40_000, meta_data={"long": "🚀" * 20_000})
+    build["jobs"][0]["agent"]["meta_data"] = rules
+
+    one = table(build)
+
+    assert max(len(str(value)) for _, columns in by_otlp(one) for _, _, value in columns) > 16_000
+    assert_same(one)
+
+
+def test_an_id_that_begins_with_zeros_is_written_alike():
+    assert_same(table(payload(1, id="00000000-0000-0000-8000-000000000001")))

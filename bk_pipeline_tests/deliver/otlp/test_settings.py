@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.variables import Compression
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.http.session import Timeouts
+
+ENDPOINT = "http://collector:4318"
+
+
+def read(**variables):
+    """The settings; `TRACES_X` and `X` stand for the exporter's variables, `OTEL_X` for itself."""
+    environment = {
+        name if name.startswith(("OTEL_", "BK_")) else f"OTEL_EXPORTER_OTLP_{name}": value
+        for name, value in variables.items()
+    }
+    return OtlpSettings.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT} | environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, {"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}],
+    ids=str,
+)
+def test_without_an_endpoint_there_is_no_destination(environment):
+    assert OtlpSettings.from_environment(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("http://collector:4318/", "http://collector:4318/v1/traces"),
+        ("http://collector:4318/mine", "http://collector:4318/mine/v1/traces"),
+        ("http://collector:4318/mine//", "http://collector:4318/mine/v1/traces"),
+        ("https://h/otlp?key=k", "https://h/otlp/v1/traces?key=k"),
+    ],
+)
+def test_the_path_of_traces_is_joined_to_a_general_endpoint(endpoint, url):
+    assert read(ENDPOINT=endpoint).url == url
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
+        ("http://collector:4318/mine/", "http://collector:4318/mine/"),
+        ("http://collector:4318", "http://collector:4318/"),
+    ],
+)
+def test_an_endpoint_for_traces_is_used_as_it_is(endpoint, url):
+    found = read(TRACES_ENDPOINT=endpoint)
+
+    assert found.url == url
+    assert found.endpoint_variable == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "collector:4318",
+        "localhost",
+        "ftp://h/",
+        "http://",
+        "http://h:port",
+        "http://ä",
+        "http://h /",
+    ],
+)
+def test_what_is_no_url_is_refused(endpoint):
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_ENDPOINT is malformed"):
+        read(ENDPOINT=endpoint)
+
+
+def test_a_password_in_the_url_is_refused_and_not_told():
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS") as caught:
+        read(ENDPOINT="https://me:s3cret@h")
+
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "attribute", "general", "special", "wanted"),
+    [
+        ("HEADERS", "headers", "a=1,b=2", "c=3", {"c": "3"}),
+        ("TIMEOUT", "timeouts", "20000", "5000", Timeouts(5.0, 5.0, 5.0)),
+        ("COMPRESSION", "compression", "none", "gzip", Compression.GZIP),
+    ],
+)
+def test_what_is_said_of_traces_goes_before_what_is_said_in_general(
+    option, attribute, general, special, wanted
+):
+    both = {option: general, f"TRACES_{option}": special}
+    empty = {option: special, f"TRACES_{option}": ""}
+
+    assert getattr(read(**both), attribute) == wanted
+    assert getattr(read(**empty), attribute) == wanted
+
+
+def test_by_default_it_waits_ten_seconds_and_compresses_nothing():
+    found = read()
+
+    assert found.timeouts == Timeouts(10.0, 10.0, 10.0)
+    assert found.compression is Compression.NONE
+    assert found == OtlpSettings(url=f"{ENDPOINT}/v1/traces")
+
+
+def test_a_timeout_is_in_milliseconds_and_none_at_all_is_very_long():
+    assert read(TIMEOUT="30000").timeouts == Timeouts(10.0, 30.0, 30.0)
+    assert read(TIMEOUT="0").timeouts.answer_s >= 3_600
+
+
+@pytest.mark.parametrize("value", ["10", "1", "99"])
+def test_a_timeout_that_was_meant_in_seconds_is_refused_with_what_to_write(value):
+    with pytest.raises(ConfigError, match=f"OTLP_TIMEOUT is {value}.*millisecond.*{value}000 for"):
+        read(TIMEOUT=value)
+
+
+@pytest.mark.parametrize("value", ["2.5", "-1", "ten", "1e4", "\u0661"])
+def test_a_timeout_that_is_no_whole_number_is_refused(value):
+    with pytest.raises(ConfigError, match="OTLP_TRACES_TIMEOUT is no whole number"):
+        read(TRACES_TIMEOUT=value)
+
+
+@pytest.mark.parametrize("value", ["deflate", "zstd", "true"])
+def test_a_compression_other_than_gzip_is_refused(value):
+    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_COMPRESSION.*gzip or none"):
+        read(COMPRESSION=value)
+
+
+@pytest.mark.parametrize("value", ["grpc", "http/json", "HTTP"])
+def test_a_protocol_other_than_protobuf_over_http_is_refused(value):
+    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL.*http/protobuf"):
+        read(TRACES_PROTOCOL=value, PROTOCOL="http/protobuf")
+
+
+def test_letters_large_or_small_make_no_difference():
+    assert read(COMPRESSION="GZIP", PROTOCOL="HTTP/protobuf").compression is Compression.GZIP
+
+
+def test_certificates_are_files(pair, tmp_path):
+    certificate, key = pair
+    both = tmp_path / "both.pem"
+    both.write_text(Path(certificate).read_text() + Path(key).read_text())
+
+    found = read(CERTIFICATE=certificate, CLIENT_CERTIFICATE=certificate, CLIENT_KEY=key)
+
+    assert found.ca_file == certificate
+    assert found.client_cert == pair
+    assert read(CLIENT_CERTIFICATE=str(both)).client_cert == (str(both), str(both))
+
+
+def test_files_that_hold_no_certificate_are_refused(pair):
+    certificate, key = pair
+
+    with pytest.raises(ConfigError, match=r"OTLP_CERTIFICATE is no file of cert"):
+        read(CERTIFICATE=key)
+    with pytest.raises(ConfigError, match=r"CLIENT_CERTIFICATE and .*CLIENT_KEY are no"):
+        read(CLIENT_CERTIFICATE=certificate, CLIENT_KEY=certificate)
+
+
+@pytest.mark.parametrize("option", ["CERTIFICATE", "TRACES_CLIENT_KEY", "CLIENT_CERTIFICATE"])
+def test_a_certificate_that_is_not_there_is_named(option, tmp_path):
+    with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{option} is not the path of a file"):
+        read(**{option: str(tmp_path / "none.pem")})
+
+
+def test_a_key_without_a_certificate_is_refused(tmp_path):
+    (tmp_path / "key.pem").touch()
+
+    with pytest.raises(ConfigError, match="CLIENT_KEY is set without a certificate"):
+        read(CLIENT_KEY=str(tmp_path / "key.pem"))
+
+
+@pytest.mark.parametrize(
+    ("service", "attributes", "resource"),
+    [
+        ("", "", {"service.name": "buildkite"}),
+        ("ci", "", {"service.name": "ci"}),
+        ("", "a=b,service.name=env", {"service.name": "env", "a": "b"}),
+        ("ci", "service.name=env,a=b", {"service.name": "ci", "a": "b"}),
+        ("", "service.name=", {"service.name": "buildkite"}),
+    ],
+)
+def test_the_services_name_goes_before_the_attributes_and_they_before_our_default(
+    service, attributes, resource
+):
+    found = read(OTEL_SERVICE_NAME=service, OTEL_RESOURCE_ATTRIBUTES=attributes).resource
+
+    assert found == resource
+    assert next(iter(found)) == "service.name"
+
+
+@pytest.mark.parametrize("word", ["two words", "a#b", "line\nbreak"])
+def test_an_account_is_one_word(word):
+    assert read(BK_PIPELINE_OTLP_ACCOUNT="team-a").name.endswith("#team-a")
+    with pytest.raises(ConfigError, match="BK_PIPELINE_OTLP_ACCOUNT"):
+        read(BK_PIPELINE_OTLP_ACCOUNT=word)
+
+
+def test_variables_are_told_as_people_have_set_them():
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}
+    prefix = "BK_PIPELINE_TEMPO_"
+
+    found = OtlpSettings.from_environment(environment, shown_prefix=prefix)
+
+    assert found.url == f"{ENDPOINT}/v1/traces"
+    assert found.endpoint_variable == f"{prefix}OTEL_EXPORTER_OTLP_ENDPOINT"
+    assert found.headers_variable == f"{prefix}OTEL_EXPORTER_OTLP_HEADERS"
+    with pytest.raises(ConfigError, match=f"{prefix}OTEL_EXPORTER_OTLP_TIMEOUT"):
+        OtlpSettings.from_environment(
+            environment | {"OTEL_EXPORTER_OTLP_TIMEOUT": "x"}, shown_prefix=prefix
+        )
+
+
+def test_no_secret_is_shown():
+    found = read(HEADERS="x-key=s3cret", ENDPOINT="https://h/otlp?key=s3cret2")
+
+    destination = Otlp(found, clock=SystemClock())
+    shown = [repr(found), str(found), found.name, found.place, repr(destination), destination.name]
+    assert not [one for one in shown if "s3cret" in one]
+
+
+def test_settings_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read().url = "http://elsewhere"

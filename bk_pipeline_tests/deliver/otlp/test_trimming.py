@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from bk_pipeline.deliver.otlp.shape import TRIMMED
+from bk_pipeline.deliver.otlp.trimming import fitted
+from bk_pipeline.spans.text import CUT_MARK
+
+
+def span(**attributes):
+    return Span(
+        span_id=b"12345678",
+        attributes=[KeyValue(key=key, value=value(one)) for key, one in attributes.items()],
+    )
+
+
+def value(one):
+    if isinstance(one, list):
+        return AnyValue(array_value=ArrayValue(values=map(value, one)))
+    return AnyValue(int_value=one) if isinstance(one, int) else AnyValue(string_value=one)
+
+
+def strings(trimmed):
+    return {pair.key: pair.value.string_value for pair in trimmed.attributes}
+
+
+def test_the_longest_strings_are_cut_and_the_others_are_not():
+    trimmed = fitted(span(long="x" * 5_000, longer="y" * 6_000, short="z" * 50), limit_bytes=3_000)
+
+    found = strings(trimmed)
+    assert found["short"] == "z" * 50
+    assert found["long"].endswith(CUT_MARK)
+    assert found["longer"].endswith(CUT_MARK)
+    assert 2_000 < trimmed.ByteSize() <= 3_000
+
+
+def test_what_was_trimmed_says_so():
+    trimmed = fitted(span(long="x" * 5_000), limit_bytes=3_000)
+
+    assert {pair.key: pair.value.bool_value for pair in trimmed.attributes}[TRIMMED]
+
+
+def test_strings_within_lists_are_cut_too():
+    trimmed = fitted(span(listed=["x" * 5_000, "y"]), limit_bytes=1_000)
+
+    first, second = trimmed.attributes[0].value.array_value.values
+    assert first.string_value.endswith(CUT_MARK)
+    assert second.string_value == "y"
+
+
+def test_where_no_string_is_left_to_cut_keys_of_maps_go_from_the_last_on():
+    many = {f"buildkite.build.meta_data.{n}": n for n in range(1_000)}
+
+    trimmed = fitted(span(**{"buildkite.build.number": 7}, **many), limit_bytes=5_000)
+
+    keys = [pair.key for pair in trimmed.attributes]
+    assert keys[0] == "buildkite.build.number"
+    assert keys[1:-1] == list(many)[: len(keys) - 2]
+    assert keys[-1] == TRIMMED
+    assert 4_500 < trimmed.ByteSize() <= 5_000
+
+
+@pytest.mark.parametrize("limit_bytes", [500, 1_000, 4_000])
+def test_it_fits_whatever_the_strings_are_made_of(limit_bytes):
+    trimmed = fitted(
+        span(a="é🚀" * 2_000, b='"\\\n' * 2_000, c="\x00" * 2_000), limit_bytes=limit_bytes
+    )
+
+    assert trimmed.ByteSize() <= limit_bytes

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bk_pipeline.deliver.batching import batches, body_bytes, halves, ids_of
+from bk_pipeline.deliver.destination import Item, Limits
+
+LIMITS = Limits(batch_bytes=100, batch_items=5, framing_bytes=2, separator_bytes=1)
+
+
+def items(sizes):
+    return [
+        Item(b"t" * 16, at.to_bytes(8), at, "span", b"x" * size) for at, size in enumerate(sizes)
+    ]
+
+
+@given(st.lists(st.integers(1, 150), max_size=60))
+def test_batching_loses_and_reorders_nothing(sizes):
+    given_items = items(sizes)
+
+    made = list(batches(given_items, LIMITS))
+
+    assert [item for batch in made for item in batch] == given_items
+
+
+@given(st.lists(st.integers(1, 98), max_size=60))
+def test_no_batch_exceeds_a_limit_and_none_could_take_the_next_item(sizes):
+    made = list(batches(items(sizes), LIMITS))
+
+    for batch in made:
+        framed = b"[" + b",".join(item.body for item in batch) + b"]"
+        assert len(framed) == body_bytes(batch, LIMITS) <= LIMITS.batch_bytes
+        assert len(batch) <= LIMITS.batch_items
+    for batch, following in pairwise(made):
+        more = [*batch, following[0]]
+        assert len(more) > LIMITS.batch_items or body_bytes(more, LIMITS) > LIMITS.batch_bytes
+
+
+def test_an_item_beyond_the_limit_is_a_batch_of_its_own():
+    made = list(batches(items([10, 200, 10]), LIMITS))
+
+    assert [len(batch) for batch in made] == [1, 1, 1]
+
+
+def test_batches_are_made_as_items_come():
+    def endless():
+        yield from items([60, 60])
+        pytest.fail("asked for more than it takes to fill the first batch")
+
+    assert len(next(batches(endless(), LIMITS))) == 1
+
+
+@given(st.integers(1, 40))
+def test_halves_are_the_whole_in_order_and_the_first_is_not_empty(count):
+    given_items = items([1] * count)
+
+    first, second = halves(given_items)
+
+    assert [*first, *second] == given_items
+    assert 0 <= len(first) - len(second) <= 1
+
+
+def test_ids_are_told_by_trace():
+    one, two = items([1, 1])
+
+    assert ids_of([one, two]) == {b"t" * 16: [one.item_id, two.item_id]}

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.deliver.destinations import destinations
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.settings import Settings
+
+KEY = {"HONEYCOMB_API_KEY": "hcaik_" + "a" * 58}
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+TEMPO = {"BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.2:4318"}
+EU = {
+    "BK_PIPELINE_EU_HONEYCOMB_API_KEY": "hcbik_" + "b" * 58,
+    "BK_PIPELINE_EU_HONEYCOMB_API_ENDPOINT": "http://127.0.0.3",
+}
+
+
+def assets(**variables: str) -> list[str]:
+    return [one.asset for one in destinations(Settings.of(**variables))]
+
+
+def test_whatever_is_configured_is_a_destination():
+    assert assets() == []
+    assert assets(**KEY) == ["honeycomb_events"]
+    assert assets(**ENDPOINT) == ["otlp_traces"]
+    assert assets(**KEY, **ENDPOINT) == ["honeycomb_events", "otlp_traces"]
+
+
+def test_several_of_a_kind_have_variables_and_assets_of_their_own():
+    names = assets(
+        **KEY, **EU, **TEMPO, BK_PIPELINE_DESTINATIONS="honeycomb,honeycomb:eu,otlp:tempo"
+    )
+    assert names == ["honeycomb_events", "honeycomb_events_eu", "otlp_traces_tempo"]
+
+
+def test_what_is_not_named_is_none():
+    assert assets(**KEY, **ENDPOINT, BK_PIPELINE_DESTINATIONS="otlp") == ["otlp_traces"]
+
+
+def test_a_named_one_inherits_neither_key_nor_endpoint():
+    with pytest.raises(
+        ConfigError,
+        match="names honeycomb:eu, and BK_PIPELINE_EU_HONEYCOMB_API_KEY is not set",
+    ):
+        assets(**KEY, BK_PIPELINE_DESTINATIONS="honeycomb:eu")
+    with pytest.raises(
+        ConfigError,
+        match="names otlp:x, and BK_PIPELINE_X_OTEL_EXPORTER_OTLP_ENDPOINT is not set",
+    ):
+        assets(**ENDPOINT, BK_PIPELINE_DESTINATIONS="otlp:x")
+
+
+def test_each_has_a_name_of_its_own_in_the_ledger():
+    chosen = destinations(
+        Settings.of(**ENDPOINT, **TEMPO, BK_PIPELINE_DESTINATIONS="otlp otlp:tempo")
+    )
+    names = [one.open(SystemClock()).name for one in chosen]
+    assert names == ["otlp:127.0.0.1:4318/v1/traces", "otlp:127.0.0.2:4318/v1/traces"]
+
+
+@pytest.mark.parametrize("entry", ["kafka", "otlp:", "otlp:Big", "otlp:a:b", "HONEYCOMB"])
+def test_an_unknown_entry_is_refused_with_what_to_put_there(entry):
+    with pytest.raises(ConfigError, match="BK_PIPELINE_DESTINATIONS is malformed: give honeycomb"):
+        assets(**KEY, BK_PIPELINE_DESTINATIONS=entry)
+
+
+def test_the_environment_and_its_file_count_alike(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318\n")
+    assert [one.asset for one in destinations(Settings.load())] == ["otlp_traces"]
+    monkeypatch.setenv("HONEYCOMB_API_KEY", KEY["HONEYCOMB_API_KEY"])
+    assert len(destinations(Settings.load())) == 2

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import gc
+import gzip
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from datetime import timedelta
+
+import pytest
+
+from bk_pipeline.errors import (
+    ConfigError,
+    FatalError,
+    PipelineError,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
+from bk_pipeline.http.session import HttpSession
+from bk_pipeline_tests.http.scripted import Answer, Hang, Raw
+
+TOKEN = "s3cret-token-0001"
+GZIPPED = gzip.compress(b"[1, 2, 3]" * 100)
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(("HTTP/1.1 200 OK", *lines, "", "")).encode()
+
+
+BROKEN = {
+    "hung up without a word": Raw(b""),
+    "not http": Raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "head cut": Raw(b"HTTP/1.1 200 OK\r\nContent-Ty"),
+    "body cut short": Raw(Answer(body=b"[1, 2", length=9).bytes()),
+    "no body at all": Raw(Answer(body=b"", length=9).bytes()),
+    "gzip cut, length agrees": Answer(body=GZIPPED[:-12], headers={"Content-Encoding": "gzip"}),
+    "gzip broken inside": Answer(
+        body=GZIPPED[:14] + b"\xff\xff\xff" + GZIPPED[17:], headers={"Content-Encoding": "gzip"}
+    ),
+    "gzip only by name": Answer(body=b"[1, 2, 3]", headers={"Content-Encoding": "gzip"}),
+    "broken chunk size": Raw(head("Transfer-Encoding: chunked") + b"zz\r\n[1, 2]\r\n0\r\n\r\n"),
+    "chunk cut": Raw(head("Transfer-Encoding: chunked") + b"20\r\n[1, 2"),
+    "last chunk missing": Raw(head("Transfer-Encoding: chunked") + b"6\r\n[1, 2]\r\n"),
+}
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN.keys())
+def test_broken_answer_is_service_unavailable_and_maybe_processed(server, session, reply):
+    server.otherwise = reply
+
+    with pytest.raises(ServiceUnavailable) as caught:
+        session.send("POST", "/v2/builds", params={"page": "7"}, body=b"{}")
+
+    assert caught.value.maybe_processed
+    assert "POST 127.0.0.1" in str(caught.value)
+    assert "page=7" not in str(caught.value)
+
+
+def test_session_goes_on_after_a_broken_answer(server, session):
+    server.replies.extend([BROKEN["body cut short"], Answer(body=b"[4]")])
+    with pytest.raises(ServiceUnavailable):
+        session.send("GET", "/v2/builds")
+
+    assert session.send("GET", "/v2/builds").body == b"[4]"
+
+
+def test_refused_connection_was_not_processed(connect):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        session = connect(url)
+        with pytest.raises(ServiceUnavailable) as caught:
+            session.send("POST", "/1/batch/x", body=b"[]")
+
+    assert not caught.value.maybe_processed
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.request is None
+
+
+def test_failure_of_another_request_under_way_does_not_count_as_this_ones(server, session, clock):
+    """An error's context may be a refused connection elsewhere; this request was sent."""
+    server.otherwise = Hang()
+    refused = None
+    with HttpSession("http://127.0.0.1:9", setting="X_URL", clock=clock) as elsewhere:
+        try:
+            elsewhere.send("GET", "/")
+        except ServiceUnavailable as caught:
+            refused = caught
+            with pytest.raises(ServiceUnavailable) as here:
+                session.send("POST", "/", timeout_s=0.2)
+
+    assert not refused.maybe_processed
+    assert here.value.maybe_processed
+
+
+def test_silence_beyond_the_requests_own_timeout_is_maybe_processed(server, session):
+    server.otherwise = Hang()
+    with pytest.raises(ServiceUnavailable, match="no answer came in time") as caught:
+        session.send("POST", "/", timeout_s=0.2)
+    assert caught.value.maybe_processed
+
+
+def test_dripping_answer_is_dropped_after_the_whole_answers_time(server, session, clock):
+    def drip(request):
+        clock.moment += timedelta(seconds=31)
+        return Answer(body=b"[1, 2, 3]")
+
+    server.replies.append(drip)
+
+    with pytest.raises(ServiceUnavailable, match="too slowly"):
+        session.send("GET", "/v2/builds")
+
+
+def test_encoding_nobody_asked_for_is_refused(server, session):
+    server.otherwise = Answer(headers={"Content-Encoding": "br"})
+    with pytest.raises(UnexpectedAnswer, match="only way"):
+        session.send("GET", "/")
+
+
+def test_no_connection_is_left_open(server, clock):
+    with HttpSession(server.url, setting="X_URL", clock=clock) as session:
+        server.replies.extend(
+            [Answer(), Answer(302), BROKEN["chunk cut"], BROKEN["body cut short"]]
+        )
+        session.send("GET", "/")
+        for _ in range(3):
+            with pytest.raises(PipelineError):
+                session.send("GET", "/")
+    gc.collect()  # an unclosed socket would be a ResourceWarning, and so a failure
+
+
+def test_token_is_in_no_repr_error_or_log(server, session, caplog):
+    caplog.set_level(logging.DEBUG)
+    shown = [repr(session), str(session), repr(session._redact)]
+    for reply in [*BROKEN.values(), Answer(302, b"", {"Location": "/x"})]:
+        server.replies.append(reply)
+        with pytest.raises(PipelineError) as caught:
+            session.send("GET", "/v2/builds")
+        error: BaseException | None = caught.value
+        while error is not None:
+            shown += [str(error), repr(error), repr(vars(error))]
+            error = error.__cause__ or error.__context__
+    shown.append(repr(session.send("GET", "/")))
+
+    assert TOKEN not in "\n".join(shown) + caplog.text
+
+
+def test_missing_ca_bundle_is_a_configuration_error(clock, tmp_path):
+    with (
+        HttpSession(
+            "https://127.0.0.1:9", setting="X_URL", ca_file=str(tmp_path / "no.pem"), clock=clock
+        ) as session,
+        pytest.raises(ConfigError, match="REQUESTS_CA_BUNDLE"),
+    ):
+        session.send("GET", "/")
+
+
+def test_plain_http_under_an_https_address_is_fatal(server, connect):
+    url = server.url.replace("http:", "https:")
+    session = connect(url)
+    with pytest.raises(FatalError, match="Check scheme and port in X_URL"):
+        session.send("GET", "/")
+
+
+@pytest.fixture
+def self_signed(tmp_path):
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    path = tmp_path / "self.pem"
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=self"
+    command = [openssl, *request.split(), "-keyout", path, "-out", tmp_path / "cert.pem"]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + (tmp_path / "cert.pem").read_text())
+    return path
+
+
+def test_untrusted_certificate_is_fatal_and_says_what_to_do(self_signed, connect):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse():
+            connection, _ = listener.accept()
+            with connection, pytest.raises(ssl.SSLError):
+                context.wrap_socket(connection, server_side=True)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        session = connect(url)
+        with pytest.raises(FatalError, match="REQUESTS_CA_BUNDLE"):
+            session.send("GET", "/")
+        thread.join()
+
+
+def test_unreachable_proxy_was_not_processed_and_its_password_not_told(monkeypatch, connect):
+    monkeypatch.setenv("https_proxy", "http://me:s3cret-proxy@127.0.0.1:9")
+    session = connect("https://api.example.com")
+    with pytest.raises(ServiceUnavailable, match="the proxy could not be reached") as caught:
+        session.send("GET", "/")
+
+    assert not caught.value.maybe_processed
+    assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
+
+
+def test_malformed_proxy_is_a_configuration_error_without_its_password(monkeypatch, connect):
+    monkeypatch.setenv("https_proxy", "http://me:s3cret-proxy@127.0.0.1:port")
+    session = connect("https://api.example.com")
+    with pytest.raises(ConfigError, match="HTTPS_PROXY") as caught:
+        session.send("GET", "/")
+
+    assert caught.value.__cause__ is None
+    assert "s3cret" not in str(caught.value)

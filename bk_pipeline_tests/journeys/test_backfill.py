@@ -1,0 +1,146 @@
+"""From Buildkite to Honeycomb and what lies between, against the sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline_tests.worlds import stage
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def backfill(scene, instance, **options):
+    runs = list(materialize_days(scene.services, scene.days, instance=instance, **options))
+    assert [run.error for run in runs] == [None] * len(runs)
+    return runs
+
+
+def total(runs, asset, label) -> int:
+    return sum(run.count(asset, label) for run in runs)
+
+
+def test_what_is_accepted_is_what_the_destination_holds(tmp_path, instance):
+    with stage(tmp_path, days=2) as scene:
+        runs = backfill(scene, instance)
+        honeycomb = scene.sandbox.honeycomb
+        assert total(runs, "honeycomb_events", "accepted") == honeycomb.event_count > 0
+        assert honeycomb.duplicate_count == 0
+        assert list(honeycomb.remarks) == []
+        spans = [event for event in honeycomb.events if "trace.span_id" in event.data]
+        assert len(spans) == total(runs, "spans", "dagster/partition_row_count")
+
+
+def test_every_trace_at_the_destination_is_whole(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        backfill(scene, instance)
+        spans = [one.data for one in scene.sandbox.honeycomb.events if "trace.span_id" in one.data]
+    ids = {(span["trace.trace_id"], span["trace.span_id"]) for span in spans}
+    roots = Counter(span["trace.trace_id"] for span in spans if "trace.parent_id" not in span)
+    assert set(roots.values()) == {1}
+    assert roots.keys() == {trace for trace, _ in ids}
+    for span in spans:
+        if "trace.parent_id" in span:
+            assert (span["trace.trace_id"], span["trace.parent_id"]) in ids
+        assert span["duration_ms"] >= 0
+
+
+def test_a_second_materialization_sends_nothing(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        backfill(scene, instance)
+        before = scene.sandbox.honeycomb.event_count
+        again = backfill(scene, instance)
+        assert scene.sandbox.honeycomb.event_count == before
+        assert total(again, "honeycomb_events", "requests") == 0
+        assert total(again, "raw_builds", "builds stored") == 0
+
+
+def test_a_full_refresh_reads_all_and_sends_nothing(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        first = backfill(scene, instance)
+        before = scene.sandbox.honeycomb.event_count
+        again = backfill(scene, instance, full_refresh=True)
+        assert total(again, "raw_builds", "builds stored") == total(
+            first, "raw_builds", "builds stored"
+        )
+        assert scene.sandbox.honeycomb.event_count == before
+
+
+def test_a_day_that_is_materialized_again_costs_one_request(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        backfill(scene, instance)
+        before = scene.sandbox.buildkite.request_count
+        backfill(scene, instance)
+        assert scene.sandbox.buildkite.request_count == before + 1
+
+
+def test_the_store_keeps_what_buildkite_sent(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        backfill(scene, instance)
+        raw = scene.services.raw()
+        [day] = scene.days
+        payloads = [
+            json.loads(payload)
+            for part in raw.parts(day)
+            for group in raw.payloads(day, part)
+            for payload in group
+        ]
+        assert all("env" in payload for payload in payloads)
+        assert len({payload["id"] for payload in payloads}) == len(payloads)
+
+
+def test_env_and_credentials_leave_by_no_way(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        backfill(scene, instance)
+        secrets = scene.sandbox.buildkite_token, scene.sandbox.honeycomb_key
+        sent = json.dumps([event.data for event in scene.sandbox.honeycomb.events])
+        assert '"env' not in sent
+        for path in tmp_path.rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert not any(secret.encode() in content for secret in secrets)
+        assert not any(secret in sent for secret in secrets)
+
+
+def test_only_chosen_pipelines_are_taken(tmp_path, instance):
+    with stage(tmp_path, BK_PIPELINE_PIPELINES="!*-*") as scene:
+        backfill(scene, instance)
+        slugs = {one.data.get("buildkite.pipeline.slug") for one in scene.sandbox.honeycomb.events}
+        assert slugs
+        assert not any("-" in slug for slug in slugs)
+
+
+def test_today_is_a_day_too(tmp_path, instance):
+    with stage(tmp_path) as scene:
+        today = scene.sandbox.world.first_and_last_day()[1].isoformat()
+        [run] = materialize_days(scene.services, [today], instance=instance)
+        assert run.error is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"BUILDKITE_API_TOKEN": "bkua_wrong"}, "BUILDKITE_API_TOKEN"),
+        ({"BUILDKITE_ORGANIZATION_SLUG": "elsewhere"}, "BUILDKITE_ORGANIZATION_SLUG"),
+        ({"HONEYCOMB_API_KEY": "hcaik_" + "0" * 58}, "HONEYCOMB_API_KEY"),
+        ({"BUILDKITE_API_URL": "http://127.0.0.1:9"}, "127.0.0.1:9"),
+        ({"HONEYCOMB_API_ENDPOINT": "http://127.0.0.1:9"}, "127.0.0.1:9"),
+    ],
+    ids=["wrong token", "wrong organization", "wrong key", "Buildkite away", "Honeycomb away"],
+)
+def test_a_run_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, settings, says):
+    with stage(tmp_path, BK_PIPELINE_HTTP_DEADLINE_S="0", **settings) as scene:
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        assert run.error is not None
+        assert says in run.error
+        assert "Traceback" not in run.error
+        assert len(run.error) < 400
+        assert scene.sandbox.honeycomb.event_count == 0

@@ -1,0 +1,67 @@
+"""One bad build never stops a day."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline_tests.cli.program import run as program
+from bk_pipeline_tests.worlds import stage
+
+BAD_ID = "018f0000-1111-7222-8333-00000000bad1"
+
+
+@pytest.fixture
+def scene(tmp_path):
+    with stage(tmp_path / "data", builds_per_day=10) as made:
+        [day] = made.days
+        made.sandbox.world.add_build(
+            {
+                "id": BAD_ID,
+                "number": 4_000_000,
+                "state": "passed",
+                "created_at": f"{day}T10:00:00.000Z",
+                "finished_at": f"{day}T10:01:00.000Z",
+                "url": "https://api.buildkite.com/v2/organizations/acme/pipelines/web/builds/4000000",
+                "pipeline": {"slug": "web", "name": "Web"},
+                "jobs": [{"id": "j1", "type": "script", "state": "passed", "exit_status": "zero"}],
+            }
+        )
+        yield made
+
+
+def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(scene, tmp_path):
+    with dg.DagsterInstance.ephemeral() as instance:
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+    assert run.error is None
+    assert run.count("spans", "set aside") == 1
+    assert run.metadata["spans"]["reasons"] == [
+        f"{BAD_ID}: Expected `int | null`, got `str` - at `$.jobs[0].exit_status`"
+    ]
+    honeycomb = scene.sandbox.honeycomb
+    traces = {one.data["trace.trace_id"] for one in honeycomb.events}
+    assert len(traces) > 5
+    assert BAD_ID.replace("-", "") not in traces
+    # Kept:
+    raw = scene.services.raw()
+    [day] = scene.days
+    assert BAD_ID in {revision.build_id for revision in raw.revisions(day)}
+    # Listed:
+    done = program("set-aside", cwd=tmp_path, BK_PIPELINE_DATA_DIR=scene.services.settings.data_dir)
+    assert done.stdout.split("\t")[:2] == [day, BAD_ID]
+
+
+def test_the_check_says_so_however_often_the_day_is_made(scene):
+    with dg.DagsterInstance.ephemeral() as instance:
+        for _ in range(2):
+            result = dg.materialize(
+                assets_of(scene.services.settings),
+                partition_key=scene.days[0],
+                instance=instance,
+                resources={"services": scene.services},
+            )
+            checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+            assert not checks["nothing_set_aside"].passed
+            assert checks["everything_accepted"].passed

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bk_pipeline.ledger.packed import count, merged, pack, unpack, without
+
+ids = st.lists(st.binary(min_size=8, max_size=8), max_size=30)
+
+
+@given(ids)
+def test_packing_keeps_each_id_once(given_ids):
+    packed = pack(given_ids)
+
+    assert unpack(packed) == set(given_ids)
+    assert count(len(packed)) == len(set(given_ids))
+
+
+@given(ids)
+def test_the_same_set_gives_the_same_bytes_in_any_order(given_ids):
+    assert pack(given_ids) == pack(reversed(given_ids)) == pack(given_ids * 2)
+
+
+@given(ids, ids)
+def test_adding_and_taking_away_are_those_of_sets(one, two):
+    assert unpack(merged(pack(one), two)) == set(one) | set(two)
+    assert unpack(without(pack(one), two)) == set(one) - set(two)

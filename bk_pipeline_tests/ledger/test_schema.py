@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+
+from bk_pipeline.errors import StorageError
+from bk_pipeline.ledger.schema import bring_up_to_date
+from bk_pipeline.ledger.sqlite import open_sqlite
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.ledger.tables import SCHEMA_VERSION
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data" / "ledger.sqlite"
+
+
+@pytest.fixture
+def version(path):
+    def version():
+        with sqlite3.connect(path) as connection:
+            found = connection.execute("SELECT version FROM bk_pipeline_ledger_schema").fetchall()
+        connection.close()
+        return found
+
+    return version
+
+
+def set_version(path, number):
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE bk_pipeline_ledger_schema SET version = ?", (number,))
+    connection.close()
+
+
+def test_a_fresh_ledger_has_this_versions_tables(path, clock, version):
+    Ledger.open(path, clock=clock).close()
+
+    assert version() == [(SCHEMA_VERSION,)]
+
+
+def test_opening_again_changes_nothing(path, clock, version):
+    for _ in range(2):
+        with Ledger.open(path, clock=clock) as ledger:
+            batch = ledger.begin("here", "2026-11-19", {b"1" * 16: [b"a" * 8]})
+            ledger.settle(batch, accepted={b"1" * 16: [b"a" * 8]})
+
+    assert version() == [(SCHEMA_VERSION,)]
+    with Ledger.open(path, clock=clock) as ledger:
+        assert ledger.summary("here").accepted == 1
+
+
+def test_a_ledger_of_a_newer_version_is_not_touched(path, clock, version):
+    Ledger.open(path, clock=clock).close()
+    set_version(path, SCHEMA_VERSION + 1)
+
+    with pytest.raises(StorageError, match=rf"{path} has schema {SCHEMA_VERSION + 1}.*Install"):
+        Ledger.open(path, clock=clock)
+
+    assert version() == [(SCHEMA_VERSION + 1,)]
+
+
+def upgrade(connection):
+    connection.execute(text("ALTER TABLE bk_pipeline_destinations ADD COLUMN note TEXT"))
+
+
+def test_an_older_ledger_is_brought_up_step_by_step_and_keeps_its_content(path, clock, version):
+    with Ledger.open(path, clock=clock) as ledger:
+        ledger.note_part("here", "2026-11-19", "part-1")
+    database = open_sqlite(path, busy_timeout_s=5)
+
+    steps = {SCHEMA_VERSION: upgrade, SCHEMA_VERSION + 1: lambda _: None}
+    bring_up_to_date(database, upgrades=steps, wanted=SCHEMA_VERSION + 2)
+
+    assert version() == [(SCHEMA_VERSION + 2,)]
+    with database.read() as connection:
+        assert connection.execute(
+            text("SELECT note, name FROM bk_pipeline_destinations")
+        ).all() == [(None, "here")]
+    database.close()
+
+
+def test_a_step_that_fails_leaves_everything_as_it_was(path, clock, version):
+    Ledger.open(path, clock=clock).close()
+    database = open_sqlite(path, busy_timeout_s=5)
+
+    def broken(connection):
+        upgrade(connection)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        bring_up_to_date(database, upgrades={SCHEMA_VERSION: broken}, wanted=SCHEMA_VERSION + 1)
+
+    assert version() == [(SCHEMA_VERSION,)]
+    with database.read() as connection:
+        columns = connection.execute(text("SELECT * FROM bk_pipeline_destinations")).keys()
+    assert "note" not in columns
+    database.close()
+
+
+def test_threads_may_open_one_fresh_file_at_once(path, clock, version):
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(lambda _: Ledger.open(path, clock=clock), range(8)))
+    for ledger in opened:
+        ledger.close()
+
+    assert version() == [(SCHEMA_VERSION,)]

@@ -1,0 +1,37 @@
+"""What the tests of several processes have each of them do."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.ledger.store import Ledger
+
+HERE, DAY = "here", "2026-11-19"
+SHARED = [b"shared by all..1", b"shared by all..2", b"shared by all..3"]
+
+
+def settle_many(where: str, number: int, count: int) -> None:
+    """Batches with a build of this process's own, and builds that all of them add to."""
+    with Ledger.open(where, clock=SystemClock()) as ledger:
+        for at in range(count):
+            mine = hashlib.sha256(f"{number}/{at}".encode()).digest()
+            items = {mine[:16]: [mine[16:24]]}
+            shared = SHARED if number % 2 else reversed(SHARED)
+            items.update({trace_id: [mine[24:]] for trace_id in shared})
+            ledger.settle(ledger.begin(HERE, DAY, items), accepted=items)
+
+
+def hold(where: str) -> None:
+    """Take the turn, say so, and keep it until standard input ends."""
+    with Ledger.open(where, clock=SystemClock()) as ledger, ledger.exclusive(HERE, DAY):
+        print("held", flush=True)  # noqa: T201
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "hold":
+        hold(sys.argv[2])
+    else:
+        settle_many(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from datetime import date, timedelta
+
+import msgspec
+import pytest
+
+from bk_pipeline.sandbox.listing import Listing
+from bk_pipeline.sandbox.moments import HOUR, MINUTE, day_start, parse
+from bk_pipeline.sandbox.world import World, build_as_of
+
+TODAY = date(2026, 8, 6)
+LONG_AFTER = day_start(TODAY) + 1_000 * HOUR
+
+
+@pytest.fixture(scope="module")
+def payloads(lives):
+    """Every build of the default world when all is over."""
+    return [build_as_of(build, LONG_AFTER) for build in lives]
+
+
+def jobs(build, kind="script"):
+    return [job for job in build["jobs"] if job["type"] == kind]
+
+
+def has_job(kind="script", **fields):
+    """Whether a build has a job whose fields have these values."""
+
+    def found(build):
+        return any(all(job[k] == v for k, v in fields.items()) for job in jobs(build, kind))
+
+    return found
+
+
+def unblocked_after(build, least, most):
+    return any(
+        least
+        <= parse(job["unblocked_at"])
+        - max(parse(other["finished_at"]) for other in jobs(build)[:1])
+        <= most
+        for job in jobs(build, "manual")
+        if job["unblocked_at"]
+    )
+
+
+def late_retry(build):
+    """A manual retry so late that the build's start moved behind its first job's by hours."""
+    starts = [job["started_at"] for job in jobs(build) if job["started_at"]]
+    return (
+        bool(starts)
+        and parse(build["started_at"]) - parse(min(starts)) > 2 * HOUR
+        and build["started_at"] not in starts
+        and has_job(retried=True, retry_type="manual")(build)
+    )
+
+
+SITUATIONS = {
+    "groups": lambda b: any(job["group_key"] for job in jobs(b)),
+    "parallel jobs": has_job(parallel_group_index=2, parallel_group_total=3),
+    "matrix of two dimensions": lambda b: any(len(job["matrix"] or ()) == 2 for job in jobs(b)),
+    "waiters": lambda b: {"id", "graphql_id", "type"} in [job.keys() for job in jobs(b, "waiter")],
+    "still blocked": lambda b: b["blocked"] and b["state"] == "passed" and b["finished_at"],
+    "unblocked soon": lambda b: unblocked_after(b, 0, 90 * MINUTE),
+    "unblocked after hours": lambda b: unblocked_after(b, 3 * HOUR, 60 * HOUR),
+    "input step": lambda b: b["meta_data"].get("ticket") == "4711",
+    "trigger, async": has_job("trigger", **{"async": True, "state": "passed"}),
+    "trigger, waiting": has_job("trigger", **{"async": False, "state": "passed"}),
+    "trigger, its build failed": has_job("trigger", state="failed"),
+    "triggered": lambda b: b["triggered_from"] and b["source"] == "trigger_job",
+    "rebuild": lambda b: b["rebuilt_from"],
+    "automatic retry": has_job(retried=True, retry_type="automatic", retried_by=None),
+    "manual retry": has_job(retried=True, retry_type="manual", state="failed"),
+    "second attempt": has_job(retries_count=1, state="passed"),
+    "late manual retry": late_retry,
+    "soft failure in a passed build": lambda b: (
+        b["state"] == "passed" and has_job(soft_failed=True)(b)
+    ),
+    "canceled before start": lambda b: b["state"] == "canceled" and b["started_at"] is None,
+    "canceled while running": has_job(state="canceled", signal_reason="cancel"),
+    "canceled before its turn": has_job(state="canceled", started_at=None),
+    "expired": lambda b: any(j["state"] == "expired" and j["expired_at"] for j in jobs(b)),
+    "timed out": has_job(state="timed_out"),
+    "agent lost": has_job(state="failed", exit_status=-1, signal=None),
+    "agent stopped": has_job(state="failed", exit_status=-1, signal_reason="agent_stop"),
+    "broken job in a passed build": lambda b: (
+        b["state"] == "passed"
+        and has_job(state="broken", agent=None, exit_status=None, finished_at=None)(b)
+    ),
+    "held by a failure": has_job(state="waiting_failed"),
+    "skipped": lambda b: b["state"] == "skipped" and not b["jobs"] and b["started_at"] is None,
+    "no creator": lambda b: b["creator"] is None,
+    "no author": lambda b: b["author"] is None,
+    "author as text": lambda b: isinstance(b["author"], str),
+    "no name": has_job(name=None),
+    "empty name": has_job(name=""),
+    "no step key": has_job(step_key=None),
+    "emoji in a message": lambda b: "🌙" in (b["message"] or ""),
+    "message of several lines": lambda b: "\n" in (b["message"] or ""),
+    "commit note": lambda b: "\n" in b["meta_data"].get("buildkite:git:commit", ""),
+    "pull request": lambda b: b["pull_request"] and isinstance(b["pull_request"]["id"], str),
+    "pull request empty": lambda b: b["pull_request"] == {},
+    "pull request null": lambda b: b["pull_request"] is None,
+    "tag": lambda b: b["tag"],
+    "merge queue": lambda b: b["merge_queue"],
+    "environment": lambda b: b["env"],
+    "agent meta-data": lambda b: any(
+        "queue=default" in j["agent"]["meta_data"] for j in jobs(b) if j["agent"]
+    ),
+    "cluster": lambda b: b["cluster_id"] and jobs(b) and jobs(b)[0]["cluster_queue_url"],
+    "failing for a while": lambda b: b["failing_at"] and b["failing_at"] < b["finished_at"],
+    "schedule": lambda b: b["source"] == "schedule",
+    "ends on another day": lambda b: (b["finished_at"] or "")[:10] > b["created_at"][:10],
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_default_world_has(payloads, situation):
+    assert any(SITUATIONS[situation](build) for build in payloads)
+
+
+def test_builds_have_about_ten_jobs(lives):
+    counts = [len(build.jobs) for build in lives]
+    assert 8 <= sum(counts) / len(counts) <= 12
+
+
+def test_triggered_builds_exist_and_point_back(payloads):
+    by_id = {build["id"]: build for build in payloads}
+    links = 0
+    for build in payloads:
+        for job in jobs(build, "trigger"):
+            if job["triggered_build"] is None:
+                continue
+            child = by_id[job["triggered_build"]["id"]]
+            assert job["triggered_build"] == {
+                k: child[k] for k in ("id", "number", "url", "web_url")
+            }
+            assert child["triggered_from"] == {
+                "build_id": build["id"],
+                "build_number": build["number"],
+                "build_pipeline_slug": build["pipeline"]["slug"],
+            }
+            links += 1
+    assert links > 10
+
+
+def test_rebuilds_name_a_failed_build(payloads):
+    by_id = {build["id"]: build for build in payloads}
+    for build in payloads:
+        if origin := build["rebuilt_from"]:
+            assert by_id[origin["id"]]["state"] == "failed"
+            assert origin["url"] == by_id[origin["id"]]["url"]
+
+
+def test_ids_are_distinct_down_to_the_half_that_span_ids_are_made_of(lives):
+    ids = [build.ref.id for build in lives] + [job.id for build in lives for job in build.jobs]
+    assert len({identifier.replace("-", "")[-16:] for identifier in ids}) == len(ids)
+
+
+def test_jobs_of_one_step_share_its_id(payloads):
+    build = next(b for b in payloads if b["pipeline"]["slug"] == "e2e" and len(b["jobs"]) > 6)
+    steps = Counter(job["step"]["id"] for job in jobs(build))
+    assert max(steps.values()) >= 6
+    assert len(steps) == 3
+
+
+def test_numbers_are_distinct_and_rise_with_creation(payloads):
+    for slug in {build["pipeline"]["slug"] for build in payloads}:
+        numbers = [b["number"] for b in payloads if b["pipeline"]["slug"] == slug]
+        assert numbers == sorted(set(numbers))
+
+
+def test_a_day_is_the_same_whenever_the_sandbox_was_started(world):
+    other = World(today=TODAY + timedelta(days=2), days=9)
+    yesterday = TODAY - timedelta(days=1)
+    assert [build_as_of(b, LONG_AFTER) for b in other.builds(yesterday)] == [
+        build_as_of(b, LONG_AFTER) for b in world.builds(yesterday)
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"builds_per_day": 41}, {"organization": "umbrella"}], ids=str
+)
+def test_another_seed_size_or_organization_makes_another_day(world, change):
+    other = World(today=TODAY, **change)
+    assert {b.ref.id for b in other.builds(TODAY)}.isdisjoint(b.ref.id for b in world.builds(TODAY))
+
+
+def test_weekends_and_nights_are_quiet():
+    world = World(builds_per_day=400, today=TODAY)
+    saturday = TODAY - timedelta(days=5)
+    assert len(world.builds(saturday)) < len(world.builds(TODAY)) / 2
+    hours = Counter(build.created // HOUR % 24 for build in world.builds(TODAY))
+    assert sum(hours[h] for h in range(8, 18)) > 5 * sum(hours[h] for h in (22, 23, 0, 1, 4, 5))
+
+
+def test_a_day_has_the_number_of_builds_asked_for(world):
+    assert 40 <= len(world.builds(TODAY)) <= 45
+
+
+def test_window_is_the_complete_days_before_today_and_today(world):
+    assert world.first_and_last_day() == (TODAY - timedelta(days=3), TODAY)
+
+
+def test_without_a_fixed_today_the_clock_says_which_day_it_is():
+    world = World(days=1)
+    world.clock = lambda: day_start(date(2025, 3, 1)) / 1000
+    assert world.first_and_last_day() == (date(2025, 2, 28), date(2025, 3, 1))
+    world.clock = lambda: day_start(date(2025, 3, 2)) / 1000
+    assert world.first_and_last_day() == (date(2025, 3, 1), date(2025, 3, 2))
+
+
+def test_before_its_first_day_the_organization_had_no_builds():
+    assert World(today=date(2023, 12, 31)).builds(date(2023, 12, 31)) == []
+
+
+def test_a_big_day_stays_small_in_memory():
+    """Under 5 kB a build, so that days of 50,000 builds can be kept."""
+    builds = World(builds_per_day=500, today=TODAY).builds(TODAY)
+    seen, size = set(), 0
+    stack = [part for build in builds for part in (build, build.jobs, *build.jobs)]
+    for part in stack:
+        if id(part) not in seen:
+            seen.add(id(part))
+            size += sys.getsizeof(part)
+    assert size / len(builds) < 5_000
+
+
+def test_forgotten_days_come_back_the_same(monkeypatch):
+    monkeypatch.setattr("bk_pipeline.sandbox.world._BUILDS_KEPT", 60)
+    world = World(today=TODAY)
+    first = world.builds(TODAY)
+    world.builds(TODAY - timedelta(days=1))
+    again = world.builds(TODAY)
+    assert again is not first
+    assert [b.ref.id for b in again] == [b.ref.id for b in first]
+
+
+def test_payloads_are_json_with_every_documented_field(payloads):
+    build = msgspec.json.decode(msgspec.json.encode(payloads[0]))
+    assert {
+        "id",
+        "graphql_id",
+        "url",
+        "web_url",
+        "number",
+        "state",
+        "blocked",
+        "meta_data",
+    } <= build.keys()
+    assert {"scheduled_builds_count", "steps", "provider", "cluster_id"} <= build["pipeline"].keys()
+
+
+def test_small_build_has_just_finished():
+    world = World(today=TODAY)
+    now = day_start(TODAY) + 8 * HOUR + 3
+    world.clock = lambda: now / 1000
+    build = world.finish_build_now()
+    assert build["state"] == "passed"
+    assert now - 60_000 < parse(build["finished_at"]) <= now
+    assert [build["id"]] == [
+        entry.payload["id"] for entry in world.find(Listing(slug="playground"), now)
+    ]
+    assert world.finish_build_now()["number"] == build["number"] + 1
+
+
+def test_added_build_hides_the_made_one_with_its_id(world):
+    own = World(today=TODAY)
+    made = own.builds(TODAY)[0]
+    payload = build_as_of(made, LONG_AFTER) | {"finished_at": "2026-08-07T10:00:00.000Z"}
+    own.add_build(payload)
+    found = list(own.find(Listing(finished_from=parse("2026-08-07T10:00:00Z")), LONG_AFTER))
+    assert [entry.payload["id"] for entry in found] == [made.ref.id]
+    assert own.build(made.ref.slug, made.ref.number, LONG_AFTER) is found[0]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{}, {"pipeline": None}, {"pipeline": {"slug": "a"}, "number": 1, "created_at": "soon"}],
+    ids=["empty", "no pipeline", "no time"],
+)
+def test_what_is_no_build_is_not_added(payload):
+    with pytest.raises(ValueError, match="Not a build object"):
+        World(today=TODAY).add_build(payload)

@@ -1,0 +1,72 @@
+"""Values of OpenTelemetry's semantic conventions."""
+
+from __future__ import annotations
+
+import pytest
+
+from bk_pipeline.spans import conventions
+from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, make_trace
+
+
+@pytest.mark.parametrize(
+    ("address", "url", "owner", "name"),
+    [
+        ("git@github.com:acme/web.git", "https://github.com/acme/web", "acme", "web"),
+        ("git@github.com:acme/web", "https://github.com/acme/web", "acme", "web"),
+        ("org-1@github.com:/acme/web.git", "https://github.com/acme/web", "acme", "web"),
+        ("ssh://git@git.acme.io:2222/a/b/web.git", "https://git.acme.io/a/b/web", "a/b", "web"),
+        ("git://github.com/acme/web.git/", "https://github.com/acme/web", "acme", "web"),
+        ("https://github.com/acme/web", "https://github.com/acme/web", "acme", "web"),
+        ("https://me:s3cret@x.io:8443/a/web.git", "https://x.io:8443/a/web", "a", "web"),
+        ("https://x.io/web.git", "https://x.io/web", None, "web"),
+        ("/srv/git/web.git", None, None, None),
+        ("file:///srv/git/web.git", None, None, None),
+        ("C:\\web", None, None, None),
+        ("git@github.com:", None, None, None),
+        ("", None, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_a_repository_is_named_by_its_page(address, url, owner, name):
+    trace = make_trace(make_build(pipeline=make_pipeline(repository=address)))
+    assert conventions.repository_url(trace) == url
+    assert conventions.repository_owner(trace) == owner
+    assert conventions.repository_name(trace) == name
+
+
+@pytest.mark.parametrize(
+    ("provider", "name"),
+    [
+        ({"id": "github"}, "github"),
+        ({"id": "github_enterprise"}, "github"),
+        ({"id": "gitlab_ee"}, "gitlab"),
+        ({"id": "bitbucket"}, "bitbucket"),
+        ({"id": "unknown"}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_a_provider_is_one_that_the_conventions_know(provider, name):
+    trace = make_trace(make_build(pipeline=make_pipeline(provider=provider)))
+    assert conventions.provider(trace) == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        ({"state": "passed"}, "success"),
+        ({"state": "failed"}, "failure"),
+        ({"state": "failed", "exit_status": -1}, "error"),
+        ({"state": "failed", "signal_reason": "agent_stop"}, "error"),
+        ({"state": "timed_out"}, "timeout"),
+        ({"state": "expired"}, "timeout"),
+        ({"state": "canceled", "exit_status": -1}, "cancellation"),
+        ({"state": "finished", "exit_status": 0}, "success"),
+        ({"state": "finished", "exit_status": 4}, "failure"),
+        ({"state": "brand new"}, None),
+    ],
+)
+def test_a_task_has_a_result_of_the_conventions(fields, result):
+    trace = make_trace(make_build([make_job(**fields)]))
+    (job,) = [span for span in trace.spans if span.job]
+    assert conventions.task_result(job) == result

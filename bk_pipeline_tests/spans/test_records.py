@@ -1,0 +1,102 @@
+"""Typed views of the payload."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from bk_pipeline.errors import RecordError
+from bk_pipeline.spans.records import Build, decode_build
+from bk_pipeline_tests.builders import make_build, make_job, make_waiter
+
+
+def decoded(**fields) -> Build:
+    return decode_build(json.dumps(make_build(**fields)).encode())
+
+
+def test_unknown_fields_break_nothing():
+    build = decoded(jobs=[make_job(brand_new={"a": [1]})], something_else=[None])
+    assert build.number == 7
+
+
+def test_env_is_never_read():
+    assert "never-exported" not in repr(msgspec.to_builtins(decoded()))
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_a_null_object_is_an_empty_one(nothing):
+    fields = ("creator", "pull_request", "rebuilt_from", "triggered_from")
+    job = make_job(agent=nothing, step=nothing, priority=nothing, retry_source=nothing)
+    build = decoded(jobs=[job], author=None, pipeline=None, **dict.fromkeys(fields, nothing))
+    (one,) = build.jobs
+    assert one.agent.name is one.step.id is one.priority.number is one.retry_source.job_id is None
+    assert build.creator.name is build.pull_request.id is build.triggered_from.build_id is None
+    assert build.author.name is build.pipeline.slug is None
+
+
+def test_a_waiter_needs_no_more_than_id_and_type():
+    (waiter,) = decoded(jobs=[make_waiter()]).jobs
+    assert (waiter.type, waiter.state) == ("waiter", None)
+
+
+def test_a_build_without_jobs_has_none():
+    assert decoded(jobs=[]).jobs == []
+    assert decode_build(json.dumps(make_build() | {"jobs": None}).encode()).jobs == []
+
+
+@pytest.mark.parametrize(
+    ("author", "name", "email"),
+    [
+        ("Tomas Reyes", "Tomas Reyes", None),
+        ("tomas@acme.example", None, "tomas@acme.example"),
+        ({"name": "T", "email": "t@x"}, "T", "t@x"),
+        (None, None, None),
+    ],
+)
+def test_an_author_may_be_a_text(author, name, email):
+    build = decoded(author=author)
+    assert (build.author.name, build.author.email) == (name, email)
+
+
+def test_values_of_maps_become_texts():
+    build = decoded(meta_data={"a": "1", "b": 2, "c": [True, None], "d": 10**30})
+    assert build.meta_data == {"a": "1", "b": "2", "c": "[true,null]", "d": str(10**30)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (rb"cut \ud83d", "cut \ufffd"),
+        (rb"\udc00 alone", "\ufffd alone"),
+        (rb"\ud83d\ud83d\ude00", "\ufffd😀"),
+        (rb"\uD800\u0041", "\ufffdA"),
+        (rb"\\ud83d is a text", r"\ud83d is a text"),
+        (rb"\\\ud83d", "\\\ufffd"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
+        (rb"\u0000", "\0"),
+    ],
+)
+def test_what_no_string_can_hold_is_replaced_and_the_build_kept(sent, read):
+    payload = json.dumps(make_build(message="MESSAGE")).encode().replace(b"MESSAGE", sent)
+    assert decode_build(payload).message == read
+
+
+def test_a_raw_value_of_a_page_can_be_decoded():
+    page = json.dumps([make_build(), make_build()]).encode()
+    assert [decode_build(one).number for one in msgspec.json.decode(page, type=list[msgspec.Raw])]
+
+
+def test_a_refusal_says_where_and_not_what():
+    with pytest.raises(RecordError) as caught:
+        decoded(jobs=[make_job(), make_job(command=["s3cret"])])
+    assert caught.value.record_id == make_build()["id"]
+    assert caught.value.reason == "Expected `str | null`, got `array` - at `$.jobs[1].command`"
+
+
+def test_a_truncated_payload_is_refused():
+    payload = json.dumps(make_build()).encode()
+    with pytest.raises(RecordError):
+        decode_build(payload[:-1])

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.errors import ServiceUnavailable
+from bk_pipeline.pipeline import (
+    Day,
+    extract_day,
+    recipe,
+    set_aside_builds,
+    transform_day,
+)
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.window import Window
+from bk_pipeline_tests.worlds import Stage, stage
+
+
+@pytest.fixture
+def scene(tmp_path):
+    with stage(tmp_path / "data", builds_per_day=130, BK_PIPELINE_HTTP_DEADLINE_S="0") as made:
+        yield made
+
+
+@pytest.fixture
+def client(scene) -> BuildkiteClient:
+    with scene.services.buildkite(on_wait=print) as made:
+        yield made
+
+
+def day_of(scene: Stage) -> Day:
+    [key] = scene.days
+    start = datetime.fromisoformat(key).replace(tzinfo=UTC)
+    return Day(key, Window(start, start + timedelta(days=1)))
+
+
+def extract(scene: Stage, client: BuildkiteClient, **options):
+    raw = scene.services.raw()
+    return extract_day(day_of(scene), client=client, raw=raw, clock=SystemClock(), **options)
+
+
+def finish_one_more(scene: Stage, number: int) -> dict:
+    """A build of the day that finishes only now."""
+    [key] = scene.days
+    build = scene.sandbox.world.finish_build_now()
+    build = build | {"id": f"late-{number}", "created_at": f"{key}T12:00:00.000Z", "number": number}
+    scene.sandbox.world.add_build(build)
+    return build
+
+
+def test_the_first_time_the_whole_day_is_listed(scene, client):
+    found = extract(scene, client)
+    assert found.full
+    assert found.stored == found.listed > 100
+    assert len(scene.services.raw().revisions(scene.days[0])) == found.stored
+
+
+def test_later_only_what_has_finished_since_is_listed_and_stored(scene, client):
+    extract(scene, client)
+    before = scene.sandbox.buildkite.request_count
+    finish_one_more(scene, 9_000_001)
+    found = extract(scene, client)
+    assert not found.full
+    assert (found.stored, found.parts) == (1, 1)
+    assert found.listed < 20
+    assert scene.sandbox.buildkite.request_count == before + 1
+
+
+def test_what_the_overlap_lists_again_is_not_stored_again(scene, client):
+    extract(scene, client)
+    finish_one_more(scene, 9_000_001)
+    extract(scene, client)
+    again = extract(scene, client)
+    assert again.listed > 0
+    assert (again.stored, again.parts) == (0, 0)
+
+
+def test_a_build_that_finishes_again_is_stored_again(scene, client):
+    build = finish_one_more(scene, 9_000_001)
+    extract(scene, client)
+    moved = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    scene.sandbox.world.add_build(build | {"finished_at": moved})
+    assert extract(scene, client).stored == 1
+
+
+def test_a_listing_that_breaks_leaves_the_watermark_and_the_next_run_completes_it(scene, client):
+    scene.sandbox.faults.order("buildkite", "status", status=503, after=1)
+    with pytest.raises(ServiceUnavailable):
+        extract(scene, client)
+    raw = scene.services.raw()
+    assert raw.watermark(scene.days[0]) is None
+    found = extract(scene, client)
+    assert found.full
+    assert len(raw.revisions(scene.days[0])) == found.listed
+
+
+def test_a_full_refresh_lists_and_stores_all_again(scene, client):
+    first = extract(scene, client)
+    again = extract(scene, client, full_refresh=True)
+    assert again.full
+    assert again.stored >= first.stored
+
+
+def test_a_day_that_lies_ahead_is_empty_and_asks_nobody(scene, client):
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    day = Day("ahead", Window(tomorrow, tomorrow + timedelta(days=1)))
+    raw = scene.services.raw()
+    found = extract_day(day, client=client, raw=raw, clock=SystemClock())
+    assert (found.listed, found.stored, found.watermark) == (0, 0, None)
+    assert raw.watermark("ahead") is None
+    assert scene.sandbox.buildkite.request_count == 0
+
+
+def test_only_new_raw_parts_are_transformed(scene, client):
+    raw, spans = scene.services.raw(), scene.services.spans()
+    [day] = scene.days
+    extract(scene, client)
+    first = transform_day(day, raw=raw, spans=spans)
+    assert (first.parts, first.summary.builds) == (1, len(raw.revisions(day)))
+    assert transform_day(day, raw=raw, spans=spans).parts == 0
+    finish_one_more(scene, 9_000_001)
+    extract(scene, client)
+    second = transform_day(day, raw=raw, spans=spans)
+    assert (second.parts, second.summary.builds) == (1, 1)
+
+
+def test_other_settings_make_parts_anew_and_the_old_ones_go(scene, client):
+    raw, spans = scene.services.raw(), scene.services.spans()
+    [day] = scene.days
+    extract(scene, client)
+    transform_day(day, raw=raw, spans=spans)
+    hidden = Privacy(drop=("*.email",))
+    assert recipe(hidden) != recipe(Privacy())
+    assert transform_day(day, raw=raw, spans=spans, privacy=hidden).parts == 1
+    [part] = spans.parts(day)
+    assert part.recipe == recipe(hidden)
+    [table] = spans.tables(day, part)
+    assert table["buildkite.build.creator.email"].null_count == table.num_rows
+
+
+def test_spans_are_in_order_of_time_build_by_build(scene, client):
+    raw, spans = scene.services.raw(), scene.services.spans()
+    [day] = scene.days
+    extract(scene, client)
+    transform_day(day, raw=raw, spans=spans)
+    [part] = spans.parts(day)
+    seen: list[str] = []
+    starts = []
+    for table in spans.tables(day, part):
+        rows = zip(table["trace_id"].to_pylist(), table["start"].to_pylist(), strict=True)
+        for trace, start in rows:
+            if not seen or seen[-1] != trace:
+                assert trace not in seen
+                seen.append(trace)
+                starts.append(start)
+    # By creation; a root that begins with its first job may precede its neighbour by moments.
+    assert all(b - a > timedelta(seconds=-1) for a, b in pairwise(starts))
+    assert set_aside_builds(day, spans=spans) == []
+
+
+def test_nothing_is_written_outside_the_data_directory(scene, client, tmp_path):
+    extract(scene, client)
+    transform_day(scene.days[0], raw=scene.services.raw(), spans=scene.services.spans())
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["data"]

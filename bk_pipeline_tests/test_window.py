@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bk_pipeline.errors import ListingTooDeep
+from bk_pipeline.window import Window, day_key, day_keys, day_window, halve
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+BERLIN = ZoneInfo("Europe/Berlin")
+
+moments = st.integers(1_420_000_000, 1_893_000_000).map(lambda s: datetime.fromtimestamp(s, UTC))
+
+
+@given(start=moments, length_s=st.integers(2, 400 * 86_400))
+def test_halves_cover_the_window_without_overlap(start, length_s):
+    window = Window(start, start + timedelta(seconds=length_s))
+    earlier, later = halve(window)
+    assert (earlier.start, later.end) == (window.start, window.end)
+    assert earlier.end == later.start
+    assert (earlier.end - earlier.start) % timedelta(seconds=1) == timedelta(0)
+
+
+def test_halving_stops_at_one_second():
+    with pytest.raises(ListingTooDeep, match="BK_PIPELINE_PIPELINES"):
+        halve(Window(NOON, NOON + timedelta(seconds=1)))
+
+
+def test_a_window_holds_its_start_and_not_its_end():
+    window = Window(NOON, NOON + timedelta(hours=1))
+    assert window.start in window
+    assert window.end not in window
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        pytest.param(NOON, NOON, id="empty"),
+        pytest.param(NOON, NOON - timedelta(seconds=1), id="reversed"),
+        pytest.param(NOON.replace(tzinfo=None), NOON.replace(tzinfo=None), id="naive"),
+        pytest.param(NOON.astimezone(BERLIN), NOON + timedelta(1), id="not UTC"),
+    ],
+)
+def test_an_impossible_window_cannot_be_made(start, end):
+    with pytest.raises(ValueError, match=r"window|UTC"):
+        Window(start, end)
+
+
+@pytest.mark.parametrize(
+    ("key", "hours"),
+    [("2026-03-29", 23), ("2026-07-01", 24), ("2026-10-25", 25)],
+    ids=["spring forward", "ordinary", "fall back"],
+)
+def test_a_day_is_as_long_as_it_is_where_it_is(key, hours):
+    assert day_window(key, BERLIN).length_s == hours * 3_600
+
+
+@given(
+    moment=moments,
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]),
+)
+def test_a_moment_lies_in_the_day_that_is_named_after_it(moment, zone):
+    assert moment in day_window(day_key(moment, ZoneInfo(zone)), ZoneInfo(zone))
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_our_days_are_dagsters_days(zone):
+    partitions = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-12-01", timezone=zone)
+    for key in partitions.get_partition_keys():
+        theirs = partitions.time_window_for_partition_key(key)
+        ours = day_window(key, ZoneInfo(zone))
+        assert (ours.start, ours.end) == (theirs.start, theirs.end)
+
+
+@pytest.mark.parametrize("key", ["2026-1-1", "20260101", "2026-02-30", "yesterday", ""])
+def test_what_is_no_day_is_refused(key):
+    with pytest.raises(ValueError, match=r"."):
+        day_window(key, BERLIN)
+
+
+def test_days_between_include_both_ends():
+    first = NOON.date()
+    assert day_keys(first, first + timedelta(2)) == ["2026-11-20", "2026-11-21", "2026-11-22"]
+    assert day_keys(first, first - timedelta(1)) == []

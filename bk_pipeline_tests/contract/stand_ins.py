@@ -12,7 +12,8 @@ from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
 from bk_pipeline.http.session import Timeouts
 from bk_pipeline.sandbox.server import Sandbox
 
-QUICK = Timeouts(connect_s=5, silence_s=0.25, answer_s=5)
+# Short enough that a test of a hang ends soon, long enough for a full batch on a busy machine.
+QUICK = Timeouts(connect_s=30, silence_s=3, answer_s=60)
 
 
 class HoneycombStandIn:

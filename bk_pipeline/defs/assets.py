@@ -1,13 +1,9 @@
 """The assets: raw_builds, then spans, then one for each destination that is configured."""
 
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from bk_pipeline import __version__
 from bk_pipeline.defs.checks import (
     EVERYTHING_ACCEPTED,
     NOTHING_SET_ASIDE,
@@ -16,39 +12,19 @@ from bk_pipeline.defs.checks import (
     judged,
     nothing_set_aside,
 )
+from bk_pipeline.defs.daily_asset import (
+    DayConfig,
+    Metadata,
+    Result,
+    daily_asset,
+    each_day,
+    log_lines,
+)
 from bk_pipeline.defs.failures import as_dagster_failures
-from bk_pipeline.defs.partitions import daily, day_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import Configured, destinations
-from bk_pipeline.pipeline import (
-    Day,
-    Progress,
-    deliver_day,
-    extract_day,
-    set_aside_builds,
-    transform_day,
-)
+from bk_pipeline.pipeline import Day, deliver_day, extract_day, set_aside_builds, transform_day
 from bk_pipeline.settings import Settings
-
-Metadata = Mapping[str, Any]
-if TYPE_CHECKING:
-    Result = dg.MaterializeResult[None]
-else:
-    # Dagster reads the annotation, and knows the class only without its type argument.
-    Result = dg.MaterializeResult
-
-OWNERS = ["team:ci-observability"]
-GROUP = "buildkite"
-# Days that one run of a backfill takes: a run costs seconds to start, a quiet day less.
-DAYS_PER_RUN = 10
-# `context.log` costs about 7 ms a line: a reader wants one every few seconds.
-LOG_EVERY_S = 5.0
-
-
-class DayConfig(dg.Config):
-    """What a person may ask of a run."""
-
-    full_refresh: bool = False
 
 
 def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -60,32 +36,8 @@ def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
         return [_raw_builds(settings), _spans(settings), *loaders]
 
 
-def _daily_asset(
-    settings: Settings,
-    *,
-    kinds: set[str],
-    name: str | None = None,
-    description: str | None = None,
-    deps: Sequence[str] = (),
-    check: dg.AssetCheckSpec | None = None,
-) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
-    """`dg.asset` with what all of ours have in common."""
-    return dg.asset(
-        name=name,
-        description=description,
-        deps=deps,
-        check_specs=[check] if check else None,
-        kinds=kinds,
-        partitions_def=daily(settings),
-        backfill_policy=dg.BackfillPolicy.multi_run(DAYS_PER_RUN),
-        group_name=GROUP,
-        owners=OWNERS,
-        code_version=__version__,
-    )
-
-
 def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
-    @_daily_asset(settings, kinds={"buildkite", "parquet"})
+    @daily_asset(settings, kinds={"buildkite", "parquet"})
     def raw_builds(
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
     ) -> Result:
@@ -94,7 +46,7 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
         The first run of a day lists all of it; later ones ask only for what has finished
         since. `full_refresh` lists the whole day again.
         """
-        progress = _log_lines(context)
+        progress = log_lines(context)
 
         def extract(day: Day) -> Metadata:
             with services.buildkite(on_wait=context.log.info) as client:
@@ -115,14 +67,14 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": found.stored,
             }
 
-        _each_day(context, services, extract)
+        each_day(context, services, extract)
         return dg.MaterializeResult()
 
     return raw_builds
 
 
 def _spans(settings: Settings) -> dg.AssetsDefinition:
-    @_daily_asset(
+    @daily_asset(
         settings,
         kinds={"parquet", "opentelemetry"},
         deps=["raw_builds"],
@@ -132,7 +84,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
     ) -> Result:
         """The span table: one trace a build, with its stages, groups, steps and jobs."""
-        progress = _log_lines(context)
+        progress = log_lines(context)
         set_aside: list[str] = []
 
         def transform(day: Day) -> Metadata:
@@ -158,14 +110,14 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": made.summary.spans,
             }
 
-        _each_day(context, services, transform)
+        each_day(context, services, transform)
         return dg.MaterializeResult(check_results=[judged(NOTHING_SET_ASIDE, set_aside)])
 
     return spans
 
 
 def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
-    @_daily_asset(
+    @daily_asset(
         settings,
         name=target.asset,
         description=f"{target.meaning} What was accepted stands in the ledger: running this "
@@ -175,7 +127,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
         check=everything_accepted(target.asset),
     )
     def loader(context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]) -> Result:
-        progress = _log_lines(context)
+        progress = log_lines(context)
         with as_dagster_failures(retries=services.retries):
             destination, ledger = target.open(services.clock), services.ledger()
         rejected: list[str] = []
@@ -208,42 +160,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": done.accepted,
             }
 
-        _each_day(context, services, load)
+        each_day(context, services, load)
         return dg.MaterializeResult(check_results=[judged(EVERYTHING_ACCEPTED, rejected)])
 
     return loader
-
-
-def _each_day(
-    context: dg.AssetExecutionContext, services: Services, work: Callable[[Day], Metadata]
-) -> None:
-    """Do `work` for each partition of the run, and record what it returns.
-
-    Dagster records the partitions of a run together, when all are done. If one fails, those
-    before it are recorded here, so that they are not done again.
-    """
-    done: dict[str, Metadata] = {}
-    try:
-        for key in context.partition_keys:
-            with as_dagster_failures(retries=services.retries):
-                done[key] = work(day_of(key, services.settings))
-            context.add_asset_metadata(done[key], partition_key=key)
-    except BaseException:
-        for key, metadata in done.items():
-            context.log_event(
-                dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
-            )
-        raise
-
-
-def _log_lines(context: dg.AssetExecutionContext) -> Progress:
-    """Takes a line for each bit of progress, and logs one every few seconds."""
-    logged_at = time.monotonic()
-
-    def progress(line: str) -> None:
-        nonlocal logged_at
-        if time.monotonic() - logged_at >= LOG_EVERY_S:
-            context.log.info(line)
-            logged_at = time.monotonic()
-
-    return progress

@@ -97,12 +97,13 @@ def test_the_run_fails_with_a_clear_error_and_the_next_completes_the_day(
             ).raise_for_status()
             killer = threading.Thread(target=kill_after, args=(process, url, counter, 3))
             killer.start()
-            settings = Settings.of(
-                **exports, BK_PIPELINE_DATA_DIR=str(tmp_path), BK_PIPELINE_HTTP_DEADLINE_S="1"
-            )
+            exports["BK_PIPELINE_DATA_DIR"] = str(tmp_path)
+            settings = Settings.of(**exports)
             services = Services(settings, retries=0)
+            # It shall not try for minutes to reach a sandbox that has gone for good.
+            impatient = Services(Settings.of(**exports, BK_PIPELINE_HTTP_DEADLINE_S="1"), retries=0)
             day = settings.start_date.isoformat()
-            [failed] = materialize_days(services, [day], instance=instance)
+            [failed] = materialize_days(impatient, [day], instance=instance)
             killer.join()
         assert failed.error is not None
         assert f"127.0.0.1:{port}" in failed.error

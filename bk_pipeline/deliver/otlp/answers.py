@@ -1,4 +1,4 @@
-"""What an OTLP endpoint's answers mean: an outcome for each span, or an error for the request.
+"""What an OTLP endpoint's answers mean: an outcome for each item, or an error for the request.
 
 Decided by status; the server's own words are quoted, cut and free of our secrets. Two
 things are not as the specification has them. It lets clients try again after 429, 502, 503
@@ -20,9 +20,13 @@ from typing import Any
 import msgspec
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from bk_pipeline.deliver.destination import ACCEPTED, Answer, Outcome, Verdict
+from bk_pipeline.deliver.otlp.signals import METRICS, TRACES, Signal
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -57,17 +61,24 @@ class Words:
         endpoint: The variable that holds its URL.
         headers: The variable that holds, or should hold, our credentials.
         quote: Makes the server's words fit to be quoted.
+        signal: What was sent.
     """
 
     place: str
     endpoint: str
     headers: str
     quote: Quote
+    signal: Signal = TRACES
 
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):
     rejected_spans: int = 0
+    rejected_data_points: int = 0
     error_message: str = ""
+
+    @property
+    def rejected(self) -> int:
+        return self.rejected_spans + self.rejected_data_points
 
 
 class _JsonResponse(msgspec.Struct, rename="camel"):
@@ -79,29 +90,40 @@ _json_response = msgspec.json.Decoder(_JsonResponse, strict=False)
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def answer(response: Response, count: int, *, sent_bytes: int, words: Words) -> Answer:
-    """What a 2xx says to `count` spans.
+def answer(
+    response: Response, count: int, *, sent_bytes: int, words: Words, things: int | None = None
+) -> Answer:
+    """What a 2xx says to `count` items.
 
-    A partial success says how many were rejected, and not which; so unless that is all of
-    them, none can be recorded as rejected. Sending them again would double the accepted
-    ones, and the specification forbids it; so all are settled as accepted, the number is
-    told with the server's words, and the run reports it.
+    A partial success says how many things were rejected, and not which; so unless that is
+    all of them, no item can be recorded as rejected. Sending them again would double the
+    accepted ones, and the specification forbids it; so all are settled as accepted, the
+    number is told with the server's words, and the run reports it.
+
+    Args:
+        response: The answer.
+        count: How many items were sent.
+        sent_bytes: In how many bytes.
+        words: What messages are made with.
+        things: How many spans or data points the items made, if that is not `count`.
 
     Raises:
-        UnexpectedAnswer: It is no answer to an export of spans.
+        UnexpectedAnswer: It is no answer to an export of the signal.
     """
     said = _partial_success(response, words)
     message = words.quote(said.error_message) or "no reason given"
-    rejected = min(max(said.rejected_spans, 0), count)
-    if rejected == count:
+    sent = count if things is None else things
+    rejected = min(max(said.rejected, 0), sent)
+    if rejected == sent:
         return Answer([Outcome(Verdict.REJECTED, message)] * count, sent_bytes)
     remark = ""
+    what = words.signal.things
     if rejected:
         remark = (
-            f"{words.place} rejected {rejected} of {count} spans and did not say which: {message}"
+            f"{words.place} rejected {rejected} of {sent} {what} and did not say which: {message}"
         )
     elif said.error_message:
-        remark = f"{words.place} accepted {count} spans with a warning: {message}"
+        remark = f"{words.place} accepted {sent} {what} with a warning: {message}"
     return Answer([ACCEPTED] * count, sent_bytes, rejected_unnamed=rejected, remark=remark)
 
 
@@ -113,8 +135,16 @@ def _partial_success(response: Response, words: Words) -> _PartialSuccess:
         if kind == JSON:
             return _json_response.decode(response.body).partial_success or _PartialSuccess()
         if kind in PROTOBUF:
-            found = ExportTraceServiceResponse.FromString(response.body).partial_success
-            return _PartialSuccess(found.rejected_spans, found.error_message)
+            if words.signal is METRICS:
+                points = ExportMetricsServiceResponse.FromString(response.body).partial_success
+                return _PartialSuccess(
+                    rejected_data_points=points.rejected_data_points,
+                    error_message=points.error_message,
+                )
+            spans = ExportTraceServiceResponse.FromString(response.body).partial_success
+            return _PartialSuccess(
+                rejected_spans=spans.rejected_spans, error_message=spans.error_message
+            )
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError):
         pass
     raise UnexpectedAnswer(
@@ -133,7 +163,7 @@ def refusal(response: Response, *, words: Words, now: datetime) -> PipelineError
     pause_s = retry_after_s(response.headers, now)
     if status == TOO_MANY_REQUESTS or (status == NOT_TAKEN and pause_s is not None):
         return DeliveryThrottled(
-            f"{words.place} takes no more spans at the moment ({status}: {said}). Run again "
+            f"{words.place} takes no more {words.signal.things} at the moment ({status}: {said}). Run again "
             "later if that goes on: what was accepted is not sent again.",
             retry_in_s=pause_s,
         )
@@ -156,14 +186,16 @@ def _refused_us(status: int, said: str, words: Words) -> PipelineError | None:
             )
         case 403:
             return AccessDenied(
-                f"{words.place} does not let us send spans (403: {said}). Give the key in "
-                f"{words.headers} the permission to write traces, or put another there."
+                f"{words.place} does not let us send {words.signal.things} (403: {said}). Give the "
+                f"key in {words.headers} the permission to write {words.signal.name}, or put "
+                "another there."
             )
         case 404:
             return NotFound(
                 f"{words.place} does not exist (404: {said}). Check the path in "
-                f"{words.endpoint}: /v1/traces is added to OTEL_EXPORTER_OTLP_ENDPOINT, and "
-                "nothing to OTEL_EXPORTER_OTLP_TRACES_ENDPOINT."
+                f"{words.endpoint}: /{words.signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
+                f"and nothing to {words.signal.prefix}ENDPOINT. If it takes no "
+                f"{words.signal.name}, set {words.signal.switch}=none."
             )
         case _:
             return None

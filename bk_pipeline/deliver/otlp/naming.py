@@ -34,8 +34,10 @@ HASH_DIGITS = 8
 OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z]).{16,}|.{24,}")
 
 
-def destination_name(url: str, headers: Mapping[str, str], account: str) -> str:
-    """`otlp:<host>[:port]/<path>`, and `#` with what tells the tenants of it apart.
+def destination_name(
+    url: str, headers: Mapping[str, str], account: str, *, kind: str = "otlp"
+) -> str:
+    """`<kind>:<host>[:port]/<path>`, and `#` with what tells the tenants of it apart.
 
     Parts of the path that may be secrets stand there as short hashes; so does the tenant.
     Scheme and query are no part of it: the same place answers to both schemes, and queries
@@ -46,7 +48,7 @@ def destination_name(url: str, headers: Mapping[str, str], account: str) -> str:
     marks = [account] if account else []
     if tenants:
         marks.append(_hash("\0".join(tenants)))
-    return f"otlp:{place_shown(url)}" + "".join(f"#{mark}" for mark in marks)
+    return f"{kind}:{place_shown(url)}" + "".join(f"#{mark}" for mark in marks)
 
 
 def place_shown(url: str) -> str:

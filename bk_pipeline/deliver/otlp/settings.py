@@ -1,6 +1,6 @@
 """`OTEL_EXPORTER_OTLP_*` and `OTEL_*` of the resource, as the specification has them.
 
-Each variable has a form for traces alone, which goes before the general one; an empty
+Each variable has a form for one signal alone, which goes before the general one; an empty
 value counts as none. What the specification has ignored with a warning is refused here:
 nothing that was sent wrongly can be called back.
 
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from bk_pipeline.deliver.otlp import pairs
 from bk_pipeline.deliver.otlp.naming import destination_name, place_shown
 from bk_pipeline.deliver.otlp.shape import SERVICE_NAME
+from bk_pipeline.deliver.otlp.signals import TRACES, Signal
 from bk_pipeline.deliver.otlp.variables import (
     DEFAULT_TIMEOUT_MS,
     GENERAL,
@@ -29,13 +30,12 @@ from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.session import Timeouts
 
 ACCOUNT = "BK_PIPELINE_OTLP_ACCOUNT"
-TRACES_PATH = "v1/traces"
 DEFAULT_SERVICE_NAME = "buildkite"
 
 
 @dataclass(frozen=True, slots=True)
 class OtlpSettings:
-    """Where spans go and how. Its `repr` shows no secret.
+    """Where a signal goes and how. Its `repr` shows no secret.
 
     Attributes:
         url: Takes the requests, as it is; its path or query may hold a key.
@@ -49,6 +49,7 @@ class OtlpSettings:
         account: A word that tells us from others behind the same URL.
         endpoint_variable: Where the URL comes from, for messages.
         headers_variable: Where the headers come from or should, for messages.
+        signal: What goes there.
     """
 
     url: str = field(repr=False)
@@ -63,32 +64,36 @@ class OtlpSettings:
     account: str = ""
     endpoint_variable: str = f"{GENERAL}ENDPOINT"
     headers_variable: str = f"{GENERAL}HEADERS"
+    signal: Signal = TRACES
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str], *, shown_prefix: str = ""
+        cls, environment: Mapping[str, str], *, signal: Signal = TRACES, shown_prefix: str = ""
     ) -> Self | None:
         """What the variables say; None if no endpoint is set: then nothing goes anywhere.
+
+        None too if OTEL_TRACES_EXPORTER, or what it is for the signal, names others than otlp.
 
         The specification's default, a collector on this host, would have every run fail
         that was meant for another destination.
 
         Args:
             environment: Variables and their values.
+            signal: What is to go there.
             shown_prefix: What the exporter's variables begin with where people set them, for
                 messages; `environment` has them without it.
 
         Raises:
             ConfigError: A variable is malformed, or asks for what is not supported; names it.
         """
-        variables = Variables(environment, shown_prefix)
+        variables = Variables(environment, signal, shown_prefix=shown_prefix)
         endpoint_variable, endpoint = variables.get("ENDPOINT")
-        if not endpoint:
+        if not endpoint or variables.switched_off:
             return None
         variables.refuse_other_protocols()
         headers_variable, headers = variables.get("HEADERS")
         return cls(
-            url=_url(endpoint_variable, endpoint),
+            url=_url(endpoint_variable, endpoint, signal),
             headers=pairs.headers(headers_variable, headers),
             timeouts=variables.timeouts(),
             compression=variables.compression(),
@@ -98,12 +103,13 @@ class OtlpSettings:
             account=_account(environment),
             endpoint_variable=endpoint_variable,
             headers_variable=headers_variable,
+            signal=signal,
         )
 
     @property
     def name(self) -> str:
         """What the ledger knows the destination by; see `naming.py`."""
-        return destination_name(self.url, self.headers, self.account)
+        return destination_name(self.url, self.headers, self.account, kind=self.signal.ledger)
 
     @property
     def place(self) -> str:
@@ -111,7 +117,7 @@ class OtlpSettings:
         return place_shown(self.url)
 
 
-def _url(variable: str, endpoint: str) -> str:
+def _url(variable: str, endpoint: str, signal: Signal) -> str:
     """The URL to send to: a general endpoint's path is only the beginning of it."""
     wanted = f"{variable} is malformed: give a URL like https://collector.example.com:4318."
     try:
@@ -129,7 +135,7 @@ def _url(variable: str, endpoint: str) -> str:
         )
     path = parts.path
     if variable.endswith(GENERAL + "ENDPOINT"):
-        path = f"{path.rstrip('/')}/{TRACES_PATH}"
+        path = f"{path.rstrip('/')}/{signal.path}"
     return urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, ""))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from bk_pipeline.deliver.otlp.signals import Signal
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.session import Timeouts
 
-GENERAL, TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
+GENERAL = "OTEL_EXPORTER_OTLP_"
 PROTOCOL = "http/protobuf"
 DEFAULT_TIMEOUT_MS = 10_000
 # The specification's 0, "indefinite".
@@ -30,17 +31,26 @@ class Compression(StrEnum):
 class Variables:
     """The exporter's variables, each by the end of its name."""
 
-    def __init__(self, environment: Mapping[str, str], shown_prefix: str) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], signal: Signal, *, shown_prefix: str
+    ) -> None:
         self._environment = environment
+        self._signal = signal
         self._shown_prefix = shown_prefix
 
     def get(self, option: str) -> tuple[str, str]:
         """The variable that decides, as messages name it, and its value, "" if there is none."""
-        for variable in (TRACES + option, GENERAL + option):
+        for variable in (self._signal.prefix + option, GENERAL + option):
             value = self._environment.get(variable, "").strip()
             if value:
                 return self._shown_prefix + variable, value
         return self._shown_prefix + GENERAL + option, ""
+
+    @property
+    def switched_off(self) -> bool:
+        """Whether the signal is to be exported otherwise, or not at all."""
+        chosen = self._environment.get(self._signal.switch, "").strip().lower()
+        return bool(chosen) and "otlp" not in chosen.split(",")
 
     def refuse_other_protocols(self) -> None:
         variable, value = self.get("PROTOCOL")

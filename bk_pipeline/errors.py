@@ -52,7 +52,7 @@ class RetryableError(PipelineError):
 
 
 class QuotaSpent(RetryableError):
-    """Buildkite answered 429: no request may be made before `retry_in_s` has passed."""
+    """Buildkite answered 429, or would: no request may be made before `retry_in_s` has passed."""
 
 
 class ServiceUnavailable(RetryableError):

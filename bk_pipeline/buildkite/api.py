@@ -6,6 +6,7 @@ the quota and becomes a value or an error, and `http/retry.py` asks again where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -32,13 +33,14 @@ class Api:
         clock: Clock,
         policy: RetryPolicy,
         on_wait: Callable[[str], None],
+        patience_s: float = math.inf,
     ) -> None:
         self.session = session
         self._quota = quota
         self._clock = clock
         self._policy = policy
         self._on_wait = on_wait
-        self._gate = Gate(quota, clock=clock, on_wait=on_wait)
+        self._gate = Gate(quota, clock=clock, on_wait=on_wait, patience_s=patience_s)
 
     def get(
         self,

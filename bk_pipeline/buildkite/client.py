@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -20,7 +21,7 @@ from bk_pipeline.buildkite.records import AccessToken, FinishedListing, Page
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import NotFound
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import HttpSession
+from bk_pipeline.http.session import HttpSession, Timeouts
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import Window
 
@@ -47,6 +48,8 @@ class BuildkiteClient:
         retry_policy: How long to go on after failures.
         choice: The pipelines wanted.
         on_wait: Told of each wait, before it: why, and until when.
+        patience_s: How long an answer may take, and a wait for the quota; for those who
+            would rather ask another time.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class BuildkiteClient:
         retry_policy: RetryPolicy | None = None,
         choice: PipelineChoice | None = None,
         on_wait: Callable[[str], None] = _unheard,
+        patience_s: float = math.inf,
     ) -> None:
         self.organization = organization
         self.choice = choice or PipelineChoice()
@@ -70,6 +74,7 @@ class BuildkiteClient:
             api_url.rstrip("/").removesuffix("/v2"),
             setting="BUILDKITE_API_URL",
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            timeouts=Timeouts().within(patience_s),
             clock=self._clock,
         )
         self._api = Api(
@@ -78,6 +83,7 @@ class BuildkiteClient:
             clock=self._clock,
             policy=retry_policy or RetryPolicy(),
             on_wait=on_wait,
+            patience_s=patience_s,
         )
 
     @classmethod
@@ -89,6 +95,7 @@ class BuildkiteClient:
         quota: Quota | None = None,
         retry_policy: RetryPolicy | None = None,
         on_wait: Callable[[str], None] = _unheard,
+        patience_s: float = math.inf,
     ) -> Self:
         """The client that the environment describes.
 
@@ -105,6 +112,7 @@ class BuildkiteClient:
             retry_policy=retry_policy,
             choice=PipelineChoice(settings.pipelines),
             on_wait=on_wait,
+            patience_s=patience_s,
         )
 
     def iter_builds(
@@ -130,8 +138,10 @@ class BuildkiteClient:
             read = partial(self._sheets, Subject(self.organization, pipeline), finished_from)
             yield from iter_pages(read, window, sieve)
 
-    def iter_finished(self, since: datetime, *, max_pages: int) -> FinishedListing:
-        """The builds that have finished since `since`, without their jobs; cheap to ask.
+    def iter_finished(
+        self, window: Window, *, finished_from: datetime, max_pages: int
+    ) -> FinishedListing:
+        """The builds created in `window` that have finished since, without jobs; cheap to ask.
 
         Buildkite lists by creation, newest first, and has no "finished before": what
         `max_pages` cuts off are the builds created longest ago. With one pipeline named,
@@ -139,7 +149,8 @@ class BuildkiteClient:
         so that a question costs one request however many pipelines are chosen.
 
         Args:
-            since: Aware, UTC. Asked for from the beginning of its second.
+            window: By `created_at`; widened to whole seconds.
+            finished_from: Aware, UTC. Asked for from the beginning of its second.
             max_pages: Pages of 100 builds to read at most.
 
         Raises:
@@ -149,7 +160,7 @@ class BuildkiteClient:
         names = self.choice.names
         single = len(names) == 1
         subject = Subject(self.organization, names[0] if single else None)
-        params = {"per_page": PER_PAGE, **LEAN, **finished_params(since, self._clock.now())}
+        params = {"per_page": PER_PAGE, **LEAN, **finished_params(window, finished_from)}
         sheets = iter_sheets(self._api, _path(subject), params=params, subject=subject)
         return gather(
             sheets, Sieve(PipelineChoice() if single else self.choice), max_pages=max_pages

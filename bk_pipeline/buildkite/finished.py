@@ -10,17 +10,21 @@ from bk_pipeline.buildkite.listing import Sieve, too_deep, wire_time
 from bk_pipeline.buildkite.paging import Sheet
 from bk_pipeline.buildkite.records import BuildRecord, FinishedBuild, FinishedListing
 from bk_pipeline.errors import RequestRefused
+from bk_pipeline.window import Window
 
 
-def finished_params(since: datetime, now: datetime) -> dict[str, str]:
-    """The query for builds finished at `since` or later; both aware, in UTC.
+def finished_params(window: Window, finished_from: datetime) -> dict[str, str]:
+    """The query for builds created in `window` that finished at `finished_from` or later.
 
     Widened to whole seconds. Bounded by `created_to`, so that builds created while one
     reads do not shift the pages.
     """
-    before = now.replace(microsecond=0) + timedelta(seconds=1)
+    before = window.end.replace(microsecond=0)
+    if before < window.end:
+        before += timedelta(seconds=1)
     return {
-        "finished_from": wire_time(since.replace(microsecond=0)),
+        "finished_from": wire_time(finished_from.replace(microsecond=0)),
+        "created_from": wire_time(window.start.replace(microsecond=0)),
         "created_to": wire_time(before),
     }
 
@@ -33,18 +37,20 @@ def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> Finished
     """
     builds: list[FinishedBuild] = []
     set_aside: list[str] = []
+    created: list[int] = []
     read = 0
     more = True
     try:
         for sheet in islice(sheets, max_pages):
             read, more = read + 1, sheet.more
-            page, _ = sieve.sort(sheet.elements)
+            page, listed = sieve.sort(sheet.elements)
+            created += [build.created_ns for build in listed]
             set_aside += page.set_aside
             builds += [small for build in page.builds if (small := _finished(build)) is not None]
     except RequestRefused as refused:
         if not too_deep(refused, pages=read):
             raise
-    return FinishedListing(builds, set_aside, cut_off=more)
+    return FinishedListing(builds, set_aside, cut_off=more, oldest_ns=min(created, default=None))
 
 
 def _finished(build: BuildRecord) -> FinishedBuild | None:

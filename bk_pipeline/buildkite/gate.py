@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 
 from bk_pipeline.buildkite.quota import Quota, Ticket
 from bk_pipeline.clock import Clock
+from bk_pipeline.errors import QuotaSpent
 
 
 class Gate:
-    """Lets requests go when the quota has room for them, whichever thread makes them."""
+    """Lets requests go when the quota has room for them, whichever thread makes them.
 
-    def __init__(self, quota: Quota, *, clock: Clock, on_wait: Callable[[str], None]) -> None:
+    Args:
+        quota: The token's.
+        clock: Tells time and waits.
+        on_wait: Told of each wait before it.
+        patience_s: The longest wait for a reset; rather than wait longer, nothing is asked.
+    """
+
+    def __init__(
+        self,
+        quota: Quota,
+        *,
+        clock: Clock,
+        on_wait: Callable[[str], None],
+        patience_s: float = math.inf,
+    ) -> None:
         self._quota = quota
         self._clock = clock
         self._on_wait = on_wait
+        self._patience_s = patience_s
 
     def enter(self) -> Ticket:
         """Leave for one request, however long it takes to get; hand it to `Quota.settle`.
 
         While other requests are under way, their answers are waited for, since they may
         tell of more room; otherwise the quota's reset is, and that is announced.
+
+        Raises:
+            QuotaSpent: The reset is further away than the patience.
         """
         while True:
             with self._quota.changed:
@@ -35,6 +55,10 @@ class Gate:
                 if self._quota.under_way and now >= self._quota.blocked_until:
                     self._quota.changed.wait(timeout=wait.seconds)
                     continue
+            if wait.seconds > self._patience_s:
+                raise QuotaSpent(
+                    f"{wait.why} There is room in {wait.seconds:.0f} s.", retry_in_s=wait.seconds
+                )
             until = self._clock.now() + timedelta(seconds=wait.seconds)
             self._on_wait(f"{wait.why} Waiting {wait.seconds:.0f} s, until {until:%H:%M:%SZ}.")
             self._clock.sleep(wait.seconds)

@@ -59,11 +59,15 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class FinishedListing(msgspec.Struct, frozen=True):
-    """Newest creation first. If `cut_off`, older builds may have finished as well."""
+    """Newest creation first. If `cut_off`, builds created earlier may have finished as well.
+
+    `oldest_ns` is when the oldest of all that was listed was created, wanted or not.
+    """
 
     builds: list[FinishedBuild]
     set_aside: list[str]
     cut_off: bool
+    oldest_ns: int | None
 
     def __iter__(self) -> Iterator[FinishedBuild]:
         return iter(self.builds)

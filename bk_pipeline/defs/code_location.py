@@ -11,9 +11,9 @@ from bk_pipeline.settings import Settings
 EXECUTOR = dg.in_process_executor
 
 
-def code_location(settings: Settings) -> dg.Definitions:
+def code_location(settings: Settings, services: Services | None = None) -> dg.Definitions:
     """The definitions for `settings`. Connects to nothing."""
-    services = Services(settings)
+    services = services or Services(settings)
     assets = assets_of(settings)
     sync = dg.define_asset_job(
         "sync_day",

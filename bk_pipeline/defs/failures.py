@@ -10,6 +10,10 @@ from bk_pipeline.errors import PipelineError, RetryableError
 RETRY_PAUSE_S = 30.0
 
 
+class TickFailed(dg.DagsterError):
+    """A sensor or schedule could not do its work. Dagster shows its own kind unwrapped."""
+
+
 @contextmanager
 def as_dagster_failures(*, retries: int) -> Iterator[None]:
     """Inside, our errors become a failure of the step that shows their sentence first.
@@ -26,3 +30,12 @@ def as_dagster_failures(*, retries: int) -> Iterator[None]:
         raise dg.Failure(description=str(exc)) from exc
     except PipelineError as exc:
         raise dg.Failure(description=str(exc), allow_retries=False) from exc
+
+
+@contextmanager
+def as_tick_failures() -> Iterator[None]:
+    """Inside, our errors become a failed tick that shows their sentence first."""
+    try:
+        yield
+    except PipelineError as exc:
+        raise TickFailed(str(exc)) from exc

@@ -5,6 +5,7 @@ missing token is thus an error of the run that needs it, in our words, and not o
 code location.
 """
 
+import math
 from collections.abc import Callable
 
 from bk_pipeline.buildkite.client import BuildkiteClient
@@ -38,17 +39,21 @@ class Services:
         self.retries = retries
         self._quota = Quota()
 
-    def buildkite(self, on_wait: Callable[[str], None]) -> BuildkiteClient:
+    def buildkite(
+        self, on_wait: Callable[[str], None], *, patience_s: float = math.inf
+    ) -> BuildkiteClient:
         """A client whose waits for quota or a better moment are told to `on_wait`.
 
         All clients of a process keep one quota: it is the token's, not the client's.
+        `patience_s` bounds each wait, each answer, and the retries of a request.
         """
         return BuildkiteClient.from_settings(
             self.settings,
             clock=self.clock,
             quota=self._quota,
-            retry_policy=RetryPolicy(deadline_s=self.settings.http_deadline_s),
+            retry_policy=RetryPolicy(deadline_s=min(self.settings.http_deadline_s, patience_s)),
             on_wait=on_wait,
+            patience_s=patience_s,
         )
 
     def raw(self) -> RawStore:

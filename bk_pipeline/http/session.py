@@ -46,7 +46,11 @@ class Timeouts:
         """These, none of them longer than `timeout_s`."""
         if timeout_s is None:
             return self
-        return Timeouts(min(self.connect_s, timeout_s), min(self.silence_s, timeout_s), timeout_s)
+        return Timeouts(
+            min(self.connect_s, timeout_s),
+            min(self.silence_s, timeout_s),
+            min(self.answer_s, timeout_s),
+        )
 
 
 @dataclass(frozen=True, slots=True)

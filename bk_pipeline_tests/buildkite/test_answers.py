@@ -140,7 +140,7 @@ def test_token_is_in_no_error_announcement_repr_or_log(server, client, said, cap
         client._api._quota.blocked_until = 0
         with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
             list(client.iter_builds(WHOLE_DAY)) if number % 2 else client.iter_finished(
-                DAY, max_pages=9
+                WHOLE_DAY, finished_from=DAY, max_pages=9
             )
         error = caught.value
         while error is not None:

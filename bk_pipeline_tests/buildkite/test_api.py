@@ -57,6 +57,16 @@ def test_quota_is_waited_for_before_it_is_spent_and_announced(server, client, cl
     assert clock.slept == [43]
 
 
+def test_who_has_no_patience_is_told_instead_of_made_to_wait(server, connect, clock):
+    client = connect(server.url, patience_s=10)
+    server.replies.append(as_json([], headers={**QUOTA, "RateLimit-User-Remaining": "2"}))
+    list(client.iter_builds(WHOLE_DAY))
+    with pytest.raises(QuotaSpent, match=r"\(2 of 50 left\)\. There is room in 43 s\.") as caught:
+        list(client.iter_builds(WHOLE_DAY))
+    assert caught.value.retry_in_s == pytest.approx(43)
+    assert clock.slept == []
+
+
 def test_waiting_for_the_quota_is_no_part_of_the_retries_deadline(server, connect, clock):
     client = connect(server.url)
     spent = {**QUOTA, "RateLimit-User-Remaining": "2", "RateLimit-User-Reset": "99"}

@@ -64,7 +64,8 @@ def test_pipeline_that_was_renamed_is_taken_under_its_new_name(server, connect):
     client = connect(server.url, choice=PipelineChoice(("web",)))
 
     assert numbers(client.iter_builds(WHOLE_DAY)) == [1]
-    assert [small.pipeline for small in client.iter_finished(DAY, max_pages=1)] == ["website"]
+    found = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=1)
+    assert [small.pipeline for small in found] == ["website"]
 
 
 def test_slugs_cannot_leave_their_place_in_the_path(server, connect):

@@ -6,17 +6,18 @@ import pytest
 
 from bk_pipeline.buildkite.choice import PipelineChoice
 from bk_pipeline.errors import RequestRefused
-from bk_pipeline_tests.buildkite.listed import DAY, Listed, build
+from bk_pipeline.window import Window
+from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, Listed, build
 from bk_pipeline_tests.http.scripted import as_json
 
 
-def test_finished_builds_are_asked_for_leanly(server, client, clock):
+def test_finished_builds_are_asked_for_leanly(server, client):
     whole = build(1, 10)
     del whole["pipeline"], whole["jobs"]
     server.otherwise = as_json([whole, build(2, 5, finished_at=None), 7])
-    clock.moment = DAY + timedelta(hours=3, microseconds=5)
+    window = Window(DAY, DAY + timedelta(hours=3, microseconds=5))
 
-    found = client.iter_finished(DAY + timedelta(seconds=1.9), max_pages=3)
+    found = client.iter_finished(window, finished_from=DAY + timedelta(seconds=1.9), max_pages=3)
 
     [small] = found
     assert (small.id, small.pipeline, small.number, small.state) == (
@@ -30,7 +31,8 @@ def test_finished_builds_are_asked_for_leanly(server, client, clock):
     assert found.set_aside == ["record without an id: Expected `object`, got `int`"]
     assert server.requests[0].path == (
         "/v2/organizations/acme/builds?per_page=100&exclude_jobs=true&exclude_pipeline=true"
-        "&finished_from=2026-11-19T00%3A00%3A01Z&created_to=2026-11-19T03%3A00%3A01Z"
+        "&finished_from=2026-11-19T00%3A00%3A01Z&created_from=2026-11-19T00%3A00%3A00Z"
+        "&created_to=2026-11-19T03%3A00%3A01Z"
     )
 
 
@@ -50,9 +52,10 @@ def test_finished_builds_tell_whether_they_were_cut_off(
 ):
     server.otherwise = Listed([build(n, n) for n in range(40)][1:], per_page=10, depth=depth)
 
-    found = client.iter_finished(DAY, max_pages=pages)
+    found = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=pages)
 
     assert found.cut_off is cut_off
+    assert found.oldest_ns == min(small.created_ns for small in found)
     assert len(server.requests) == requests
 
 
@@ -68,7 +71,7 @@ def test_question_for_finished_builds_costs_one_request(server, connect, globs, 
     server.otherwise = Listed([build(1, 1, "web"), build(2, 2, "other")])
     client = connect(server.url, choice=PipelineChoice(globs))
 
-    found = client.iter_finished(DAY, max_pages=5)
+    found = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=5)
 
     assert [small.pipeline for small in found] == ["web"]
     assert [r.path.partition("?")[0] for r in server.requests] == [path]
@@ -77,4 +80,4 @@ def test_question_for_finished_builds_costs_one_request(server, connect, globs, 
 def test_finished_listing_refused_at_once_is_an_error(server, client):
     server.otherwise = as_json({"message": "finished_from is no time"}, 400)
     with pytest.raises(RequestRefused):
-        client.iter_finished(DAY, max_pages=1)
+        client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=1)

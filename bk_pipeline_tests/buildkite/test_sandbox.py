@@ -169,7 +169,8 @@ def test_newly_finished_builds_are_found(run, clock):
     payload = sandbox.world.finish_build_now()
     clock.moment += timedelta(seconds=1)
 
-    found = client.iter_finished(before, max_pages=2)
+    window = Window(before - timedelta(days=1), clock.now())
+    found = client.iter_finished(window, finished_from=before, max_pages=2)
 
     assert payload["id"] in {small.id for small in found}
     assert all(small.finished_ns >= before.timestamp() * 10**9 - 10**9 for small in found)

@@ -1,0 +1,119 @@
+"""Which days have newly finished builds? The sensor's question, put cheaply and in bounded time.
+
+Buildkite lists by creation, newest first. A day needs to be known only once, so where much
+has finished, what is left of a day that is known is skipped: a long backlog costs a request
+or so a day, not one for each hundred builds. What a look does not get to is left to the next.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.records import FinishedListing
+from bk_pipeline.clock import Clock
+from bk_pipeline.errors import RetryableError
+from bk_pipeline.pipeline import OVERLAP
+from bk_pipeline.spans.timing import from_ns
+from bk_pipeline.window import Window, day_key, day_window
+
+# Pages of 100 builds that are read in full before whole days are skipped.
+FIRST_PAGES = 3
+# A look ends after so many listings, or when this time has passed; a request that is then
+# under way takes `REQUEST_PATIENCE_S` at most for its turn, its attempts and its answer each.
+MOST_LISTINGS = 16
+MOST_SECONDS = 20.0
+REQUEST_PATIENCE_S = 10.0
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """A question that takes several looks: builds created before `below` are still to be listed."""
+
+    began_at: Moment
+    below: Moment
+
+
+class Place(msgspec.Struct, frozen=True):
+    """How far the sensor has come.
+
+    Builds that finished before `since` are dealt with, and those in `seen` too, which maps a
+    build's id to when it finished: a build that finishes again is new again. With a `backlog`,
+    all that was created from its `below` on is dealt with as well.
+    """
+
+    since: Moment
+    seen: dict[str, int] = {}
+    backlog: Backlog | None = None
+
+
+class Look(NamedTuple):
+    """What one look found: where the next one begins, and the days with newly finished builds."""
+
+    place: Place
+    days: set[str]
+
+
+def look(
+    client: BuildkiteClient, place: Place, *, first_day: str, zone: ZoneInfo, clock: Clock
+) -> Look:
+    """The days from `first_day` on with builds that have finished and were not seen before.
+
+    Raises:
+        RetryableError: Buildkite could not be asked. An error after the first listing ends
+            the look and is not raised: what was found counts.
+        FatalError: It refuses.
+    """
+    began_at = place.backlog.began_at if place.backlog else clock.now()
+    below = place.backlog.below if place.backlog else began_at
+    start = day_window(first_day, zone).start
+    until = clock.monotonic() + MOST_SECONDS
+    seen, days = dict(place.seen), set[str]()
+    pages = 1 if place.backlog else FIRST_PAGES
+    through = below <= start
+    for number in range(MOST_LISTINGS):
+        if through or (number and clock.monotonic() >= until):
+            break
+        try:
+            listing = client.iter_finished(
+                Window(start, below), finished_from=place.since, max_pages=pages
+            )
+        except RetryableError:
+            if not number:
+                raise
+            break
+        for build in listing:
+            if seen.get(build.id) != build.finished_ns:
+                days.add(day_key(from_ns(build.created_ns), zone))
+                seen[build.id] = build.finished_ns
+        if listing.cut_off:
+            below, pages = _below(listing, below, days, zone), 1
+        through = not listing.cut_off or below <= start
+    since = began_at - OVERLAP
+    kept = {build: at for build, at in seen.items() if from_ns(at) >= since.replace(microsecond=0)}
+    if through:
+        return Look(Place(since, kept), days)
+    return Look(Place(place.since, kept, Backlog(began_at, below)), days)
+
+
+def _below(listing: FinishedListing, before: datetime, days: set[str], zone: ZoneInfo) -> datetime:
+    """Where to go on after `listing`, of what was created before `before`, was cut off.
+
+    The rest of a day that is known (in `days`) is skipped. A second that fills a listing of
+    its own cannot be looked into: its day is added to `days`.
+    """
+    oldest = before - timedelta(seconds=1)
+    if listing.oldest_ns is not None:
+        oldest = from_ns(listing.oldest_ns)
+    day = day_key(oldest, zone)
+    # The second of the oldest build is read again: others of it may be missing.
+    below = oldest.replace(microsecond=0) + timedelta(seconds=1)
+    if day not in days and below < before:
+        return below
+    days.add(day)
+    return day_window(day, zone).start

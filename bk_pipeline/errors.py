@@ -14,7 +14,8 @@
     │  │  └─ RequestTooLarge   a smaller request may pass
     │  ├─ ListingTooDeep       a window cannot be cut any finer
     │  ├─ UnexpectedAnswer     a 2xx that is not what the service documents
-    │  └─ StorageError         the data directory or the ledger cannot be used
+    │  ├─ StorageError         the data directory or the ledger cannot be used
+    │  └─ NoLedger             nothing has been delivered yet
     └─ RecordError             set one record aside, go on
 
 A message says what failed, on which id, what was seen against what was expected, and
@@ -117,6 +118,10 @@ class UnexpectedAnswer(FatalError):
 
 class StorageError(FatalError):
     """The data directory or the ledger cannot be read or written."""
+
+
+class NoLedger(FatalError):
+    """Somebody wants to look at a ledger that no delivery has made yet."""
 
 
 class RecordError(PipelineError):

@@ -38,10 +38,13 @@ class Subject:
     organization: str
     pipeline: str | None = None
     scope: str | None = "read_builds"
+    number: int | None = None
 
     def __str__(self) -> str:
         if self.scope is None:
             return "what the token may do"
+        if self.number is not None:
+            return f"build {self.number} of {self.organization}/{self.pipeline}"
         return f"builds of {self.organization}" + (f"/{self.pipeline}" if self.pipeline else "")
 
 
@@ -82,6 +85,12 @@ def refusal(
 
 
 def _not_found(subject: Subject) -> NotFound:
+    if subject.number is not None:
+        return NotFound(
+            f"Buildkite has no build {subject.number} of {subject.organization}/"
+            f"{subject.pipeline}, or the token may not see it (404). It keeps builds for 30, 90 or "
+            "365 days, depending on the plan; check the number and the pipeline."
+        )
     if subject.pipeline is not None:
         return NotFound(
             f"The organization {subject.organization} has no pipeline {subject.pipeline}, or the "

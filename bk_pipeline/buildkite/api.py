@@ -14,7 +14,7 @@ from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, spent_sh
 from bk_pipeline.buildkite.gate import Gate
 from bk_pipeline.buildkite.quota import Quota, Ticket
 from bk_pipeline.clock import Clock
-from bk_pipeline.errors import QuotaSpent
+from bk_pipeline.errors import QuotaSpent, ServiceUnavailable
 from bk_pipeline.http.retry import Pause, RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response
 
@@ -81,7 +81,7 @@ class Api:
         headers: Mapping[str, str] | None = None
         complete = False
         try:
-            response = self.session.send("GET", path_or_url, params=params)
+            response = self._send(path_or_url, params)
             headers, complete = response.headers, response.ok
             if response.status == TOO_MANY_REQUESTS:
                 raise self._spent(response)
@@ -91,6 +91,18 @@ class Api:
         if failed is not None:
             raise failed
         return response
+
+    def _send(self, path_or_url: str, params: Mapping[str, str] | None) -> Response:
+        try:
+            return self.session.send("GET", path_or_url, params=params)
+        except ServiceUnavailable as exc:
+            if exc.maybe_processed:
+                raise
+            raise ServiceUnavailable(
+                f"Buildkite cannot be reached. {exc} Check the network, and "
+                f"{self.session.setting} if it is set.",
+                maybe_processed=False,
+            ) from exc
 
     def _spent(self, response: Response) -> QuotaSpent:
         """The error of a 429, after which no thread of this client asks before the reset."""

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+import msgspec
+
 from bk_pipeline.buildkite.answers import Subject, read_elements, read_object
 from bk_pipeline.buildkite.api import Api
 from bk_pipeline.buildkite.choice import PipelineChoice
@@ -17,7 +19,15 @@ from bk_pipeline.buildkite.finished import finished_params, gather
 from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
 from bk_pipeline.buildkite.paging import Sheet, iter_sheets
 from bk_pipeline.buildkite.quota import Quota
-from bk_pipeline.buildkite.records import AccessToken, FinishedListing, Page
+from bk_pipeline.buildkite.records import (
+    AccessToken,
+    BuildRecord,
+    FinishedListing,
+    Page,
+    Sample,
+    read_build,
+)
+from bk_pipeline.buildkite.sample import sample_in
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import NotFound
 from bk_pipeline.http.retry import RetryPolicy
@@ -164,6 +174,49 @@ class BuildkiteClient:
         sheets = iter_sheets(self._api, _path(subject), params=params, subject=subject)
         return gather(
             sheets, Sieve(PipelineChoice() if single else self.choice), max_pages=max_pages
+        )
+
+    def build(self, pipeline: str, number: int) -> BuildRecord:
+        """One build as it is now, retried jobs and all.
+
+        Raises:
+            NotFound: There is none, or the token may not see it.
+            RecordError: It cannot be used.
+        """
+        subject = Subject(self.organization, pipeline, number=number)
+        payload = self._api.get(
+            f"{_path(subject)}/{number}",
+            lambda response: bytes(read_object(response, msgspec.Raw, self._session.quote)),
+            params={"include_retried_jobs": "true"},
+            subject=subject,
+        )
+        return read_build(payload)
+
+    def sample(
+        self, window: Window, *, pipeline: str | None = None, count: int = 100, jobs: bool = False
+    ) -> Sample:
+        """The newest builds created in `window`, and how many pages of so many there are.
+
+        One request, of the organization or of one pipeline; whatever pipelines are chosen.
+
+        Args:
+            window: By `created_at`.
+            pipeline: A slug.
+            count: Builds at most, up to 100.
+            jobs: Whether they come with their jobs, and then only those that have finished.
+        """
+        subject = Subject(self.organization, pipeline)
+        params = {
+            "per_page": str(count),
+            "created_from": wire_time(window.start),
+            "created_to": wire_time(window.end),
+        }
+        params |= {"include_retried_jobs": "true", "state": "finished"} if jobs else LEAN
+        return self._api.get(
+            _path(subject),
+            lambda response: sample_in(response, self._session.quote),
+            params=params,
+            subject=subject,
         )
 
     def access_token(self) -> AccessToken:

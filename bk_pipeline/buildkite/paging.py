@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from requests.utils import parse_header_links
 
@@ -78,8 +78,23 @@ class Trail:
 
 def next_link(response: Response) -> str | None:
     """The URL with `rel="next"`, made whole; None if there is none."""
+    return _link(response, "next")
+
+
+def page_count(response: Response) -> int | None:
+    """How many pages the listing has whose first page this is; None if that is not said."""
+    if _link(response, "next") is None:
+        return 1
+    try:
+        (number,) = parse_qs(urlsplit(_link(response, "last") or "").query).get("page", ["0"])
+        return int(number) if int(number) > 1 else None
+    except ValueError:
+        return None
+
+
+def _link(response: Response, relation: str) -> str | None:
     for link in parse_header_links(response.headers.get("Link", "")):
-        if "next" in link.get("rel", "").lower().split() and link["url"]:
+        if relation in link.get("rel", "").lower().split() and link["url"]:
             try:
                 return urljoin(response.url, link["url"])
             except ValueError:

@@ -43,6 +43,16 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """One quota as the last answers tell it. `ours` is what we let ourselves make a minute."""
+
+    name: str
+    limit: int
+    left: int
+    ours: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """Leave for one request, given back with its answer."""
 
@@ -102,7 +112,7 @@ class Family:
         moments = sorted({over for over, _ in self.reports} | set(self.lost))
         later = (moment for moment in moments if moment > now)
         enough = (moment for moment in later if self._has_room(moment, under_way))
-        left = f"{self._left(now):.0f} of {self.limit}" if self.limit else f"{self._left(now):.0f}"
+        left = f"{self.left(now):.0f} of {self.limit}" if self.limit else f"{self.left(now):.0f}"
         why = f"Buildkite's {self.name} quota is down to its reserve ({left} left)."
         return Wait(next(enough, now + LOOK_AGAIN_S) - now, why)
 
@@ -131,14 +141,14 @@ class Family:
     def _in_force(self, now: float) -> list[tuple[float, int]]:
         return [(over, remaining) for over, remaining in self.reports if over > now]
 
-    def _left(self, now: float) -> float:
+    def left(self, now: float) -> float:
         """What surely remains, were nothing under way; infinite before the first report."""
         whole = math.inf if self.limit is None else self.limit
         lowest = min((remaining for _, remaining in self._in_force(now)), default=whole)
         return lowest - sum(over > now for over in self.lost)
 
     def _has_room(self, now: float, under_way: int) -> bool:
-        return self._left(now) - under_way - 1 >= self.reserve
+        return self.left(now) - under_way - 1 >= self.reserve
 
 
 def _families() -> tuple[Family, ...]:
@@ -177,6 +187,15 @@ class Quota:
         """Seconds until a request may be made, or until asking again may help; 0 for now."""
         wait = self.wait(now)
         return wait.seconds if wait else 0.0
+
+    def standings(self, now: float) -> list[Standing]:
+        """Both quotas; without those that the answers so far said nothing of."""
+        with self.changed:
+            return [
+                Standing(one.name, one.limit, int(one.left(now)), one.limit - one.reserve)
+                for one in self.families
+                if one.limit is not None
+            ]
 
     def begin(self, now: float) -> Ticket | None:
         """Leave for one request, to be given back to `settle`; None if one must wait."""

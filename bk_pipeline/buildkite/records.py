@@ -58,6 +58,17 @@ class Page(msgspec.Struct, frozen=True):
     set_aside: list[str]
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """The first page of a listing, newest creation first.
+
+    `pages` is how many pages there are; None where Buildkite says that there are more, and
+    not how many.
+    """
+
+    builds: list[BuildRecord]
+    pages: int | None
+
+
 class FinishedListing(msgspec.Struct, frozen=True):
     """Newest creation first. If `cut_off`, builds created earlier may have finished as well.
 

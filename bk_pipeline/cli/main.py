@@ -15,6 +15,7 @@ from bk_pipeline.errors import PipelineError
 VERBS = {
     "demo": "bk_pipeline.cli.demo:demo",
     "sandbox": "bk_pipeline.cli.sandbox:sandbox",
+    "doctor": "bk_pipeline.cli.doctor:doctor",
     "backfill": "bk_pipeline.cli.backfill:backfill",
     "spans": "bk_pipeline.cli.spans:spans",
     "ledger": "bk_pipeline.cli.ledger:ledger",
@@ -46,6 +47,7 @@ def cli() -> None:
     \b
     Try it first, without any account:    bk-pipeline demo
     Look at the spans of an API answer:   bk-pipeline spans builds.json
+    Is everything set up?                 bk-pipeline doctor
     Your own builds, day by day:          bk-pipeline backfill --from 2026-11-01 --to 2026-11-07
 
     Settings come from the environment or from a file .env in the working directory;

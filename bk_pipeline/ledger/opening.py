@@ -22,7 +22,7 @@ def open_database(where: Path | str, *, busy_timeout_s: float, create: bool) -> 
 
     Raises:
         ConfigError: It is no such URL.
-        FatalError: There is no ledger yet, and none shall be made.
+        NoLedger: There is no ledger yet, and none shall be made.
         RetryableError: It cannot be reached, or is busy.
         StorageError: It cannot be used.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, delete, insert, inspect, select
 
-from bk_pipeline.errors import FatalError, StorageError
+from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.tables import SCHEMA_VERSION, metadata, schema_version
 
@@ -36,7 +36,7 @@ def bring_up_to_date(
         wanted: The version to bring them to.
 
     Raises:
-        FatalError: There are no tables, and none shall be made.
+        NoLedger: There are no tables, and none shall be made.
         StorageError: A newer version of the program has been here.
     """
     with database.read() as connection:
@@ -62,9 +62,9 @@ def bring_up_to_date(
         connection.execute(insert(schema_version).values(version=wanted))
 
 
-def no_ledger(where: str) -> FatalError:
+def no_ledger(where: str) -> NoLedger:
     """The error for who only wants to look at a ledger."""
-    return FatalError(
+    return NoLedger(
         f"There is no ledger at {where} yet: nothing has been delivered from here. If it "
         "should be elsewhere, set BK_PIPELINE_LEDGER_URL, BK_PIPELINE_DATA_DIR or DAGSTER_HOME."
     )

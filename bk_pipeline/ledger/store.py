@@ -73,10 +73,15 @@ class Ledger:
                 of a PostgreSQL database.
             clock: Tells when something happened.
             busy_timeout_s: How long to wait while others write.
-            create: Whether to make what is missing; else that is a FatalError.
+            create: Whether to make what is missing; else that is a NoLedger.
         """
         database = open_database(where, busy_timeout_s=busy_timeout_s, create=create)
         return cls(database, clock=clock)
+
+    @property
+    def where(self) -> str:
+        """The database as people are told of it; no password."""
+        return self._database.where
 
     def close(self) -> None:
         """Close the connections. Using the ledger again opens new ones."""

@@ -21,10 +21,13 @@ TEMPORARY = ".tmp"
 
 
 class Folder:
-    """The data directory, given as a path or as a URI that `pyarrow.fs` knows (s3://…, gs://…)."""
+    """The data directory, given as a path or as a URI that `pyarrow.fs` knows (s3://…, gs://…).
+
+    `shown` is the same without what may be a secret in it.
+    """
 
     def __init__(self, location: str) -> None:
-        self.location = location
+        self.shown, self._secrets = _shown(location)
         with self._explained("open", ""):
             if "://" in location:
                 self._fs, self._root = fs.FileSystem.from_uri(location)
@@ -119,7 +122,21 @@ class Folder:
         try:
             yield
         except (OSError, pa.ArrowException) as exc:
+            words = str(exc)
+            for secret in self._secrets:
+                words = words.replace(secret, "***")
             raise StorageError(
-                f"Cannot {verb} {name or 'the data directory'} in {self.location}: {exc}. "
+                f"Cannot {verb} {name or 'the data directory'} in {self.shown}: {words}. "
                 "Free space, or mend BK_PIPELINE_DATA_DIR, and run the day again."
-            ) from exc
+            ) from (None if self._secrets else exc)
+
+
+def _shown(location: str) -> tuple[str, list[str]]:
+    """A path or URI as people may see it, and what must not be seen of it."""
+    if "://" not in location:
+        return location, []
+    scheme, _, rest = location.partition("://")
+    place, _, query = rest.partition("?")
+    credentials, _, place = place.rpartition("@")
+    secrets = [one for one in (query, *credentials.split(":")) if one]
+    return f"{scheme}://{place}", secrets

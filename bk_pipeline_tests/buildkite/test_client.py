@@ -10,6 +10,7 @@ from bk_pipeline.buildkite.choice import PipelineChoice
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.errors import (
     ConfigError,
+    NotFound,
     UnexpectedAnswer,
 )
 from bk_pipeline.settings import Settings
@@ -38,6 +39,21 @@ def test_payloads_are_kept_byte_for_byte(server, client):
     [page] = client.iter_builds(WHOLE_DAY)
 
     assert [record.payload for record in page.builds] == [payload]
+
+
+def test_one_build_is_asked_for_with_the_jobs_that_were_retried(server, client):
+    server.otherwise = as_json(build(7, pipeline="web app"))
+    assert client.build("web app", 7).number == 7
+    [request] = server.requests
+    assert request.path == (
+        "/v2/organizations/acme/pipelines/web%20app/builds/7?include_retried_jobs=true"
+    )
+
+
+def test_a_build_that_is_not_there_is_named(server, client):
+    server.otherwise = as_json({"message": "No build found"}, 404)
+    with pytest.raises(NotFound, match=r"no build 7 of acme/web, or the token"):
+        client.build("web", 7)
 
 
 def test_deep_day_is_listed_whole_over_http(server, client):

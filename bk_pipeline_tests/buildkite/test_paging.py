@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.buildkite.paging import next_link
+from bk_pipeline.buildkite.paging import next_link, page_count
 from bk_pipeline.errors import UnexpectedAnswer
 from bk_pipeline.http.session import Response
 from bk_pipeline.window import Window
@@ -32,6 +32,21 @@ WINDOW = Window(DAY, DAY.replace(hour=1))
 )
 def test_next_link_is_found_in_the_header(header, url):
     assert next_link(Response(200, {"Link": header}, b"", "GET x", HERE)) == url
+
+
+@pytest.mark.parametrize(
+    ("header", "count"),
+    [
+        ("", 1),
+        ('<https://x/?page=2>; rel="next", <https://x/?page=41&a=b>; rel="last"', 41),
+        ('<https://x/?page=2>; rel="next"', None),
+        ('<https://x/?page=2>; rel="next", <https://x/?page=x>; rel="last"', None),
+        ('<https://x/?page=2>; rel="next", <https://x/?page=1>; rel="last"', None),
+    ],
+    ids=["one page", "said", "not said", "nonsense", "impossible"],
+)
+def test_pages_are_counted_by_the_header(header, count):
+    assert page_count(Response(200, {"Link": header}, b"", "GET x", HERE)) == count
 
 
 def test_listing_follows_the_links_it_is_given(server, client):

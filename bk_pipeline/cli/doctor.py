@@ -1,0 +1,82 @@
+"""`bk-pipeline doctor`: is everything set up, and if not, what is the one thing to do?"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.doctor.checkup import Checkup
+from bk_pipeline.doctor.findings import Finding, Verdict, exit_status
+from bk_pipeline.doctor.installation import Installation
+
+MARKS = {
+    Verdict.FINE: ("✓", "green"),
+    Verdict.REMARK: ("!", "yellow"),
+    Verdict.FAILED: ("✗", "red"),
+    Verdict.UNCHECKED: ("·", "dim"),
+}
+NAME_WIDTH = 16
+
+
+@click.command()
+@click.option(
+    "--days",
+    default=30,
+    show_default=True,
+    type=click.IntRange(1, 366),
+    help="Reckon what a backfill of so many days would cost.",
+)
+def doctor(days: int) -> None:
+    """Check settings, keys, limits and places, in the order in which a run needs them.
+
+    Each check ends in a tick, or in the one thing to do. Asks Buildkite a handful of small
+    questions and each destination one; sends no span, and prints no secret.
+
+    Exit status 0: nothing failed. 2: a setting is missing or malformed. 1: something else
+    failed.
+    """
+    console = Console(highlight=False)
+    findings: list[Finding] = []
+    with console.status("") as status:
+        it = Installation(clock=SystemClock(), days=days, on_wait=status.update)
+        checkup = Checkup(it)
+        with closing(it):
+            for check in checkup.checks():
+                status.update(f"{check.name} …")
+                findings.append(checkup.run(check))
+                _show(findings[-1], console)
+    _sum_up(findings, console)
+    sys.exit(exit_status(findings))
+
+
+def _show(found: Finding, console: Console) -> None:
+    """A line a finding for whoever is no terminal; for a terminal, wrapped in its column."""
+    mark, colour = MARKS[found.verdict]
+    words = Text(found.words, style="dim" if found.verdict is Verdict.UNCHECKED else "")
+    if not console.is_terminal:
+        console.print(f"{mark} {found.check}: {found.words}", markup=False, soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=1)
+    line.add_column(width=max(NAME_WIDTH, len(found.check)))
+    line.add_column(overflow="fold")
+    line.add_row(Text(mark, colour), Text(found.check), words)
+    console.print(line)
+
+
+def _sum_up(findings: list[Finding], console: Console) -> None:
+    failed = sum(one.verdict is Verdict.FAILED for one in findings)
+    console.print()
+    if failed:
+        what = "One thing" if failed == 1 else f"{failed} things, from the top"
+        console.print(f"{what} to mend; then run bk-pipeline doctor again.")
+    else:
+        console.print(
+            "Ready: make dev for the Dagster UI, or bk-pipeline backfill --from DAY --to DAY."
+        )

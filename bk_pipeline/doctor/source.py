@@ -1,0 +1,105 @@
+"""Buildkite: may we read, what, how fast, and what would it cost?"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from bk_pipeline.buildkite.answers import CREATE_TOKEN
+from bk_pipeline.buildkite.records import AccessToken
+from bk_pipeline.doctor.cost import Cost, cost_of
+from bk_pipeline.doctor.findings import Answer, fine, remark
+from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.errors import AccessDenied, NotFound
+from bk_pipeline.window import Window, day_window
+
+NEEDED_SCOPE = "read_builds"
+EXPIRES_SOON = timedelta(days=14)
+# Less than this share left, and others use the organization's quota as well.
+SCARCE = 0.5
+
+
+def token(it: Installation) -> Answer:
+    """Whether Buildkite knows the token, and it has the scope that we need."""
+    found = it.buildkite.access_token()
+    if NEEDED_SCOPE not in found.scopes:
+        has = ", ".join(sorted(found.scopes)) or "none"
+        raise AccessDenied(
+            f"The token in BUILDKITE_API_TOKEN lacks the scope {NEEDED_SCOPE}; it has: {has}. "
+            f"Edit it, or create another, under {CREATE_TOKEN}."
+        )
+    whose = f'"{found.description}"' if found.description else "a token"
+    whose += f" of {found.user.name}" if found.user and found.user.name else ""
+    return _with_expiry(found, f"{whose}; {_scopes(found.scopes)}", it)
+
+
+def _scopes(scopes: list[str]) -> str:
+    writing = sorted(one for one in scopes if not one.startswith("read_"))
+    if writing:
+        return f"it may also {', '.join(writing)}, where {NEEDED_SCOPE} alone would do."
+    more = len(scopes) - 1
+    return f"it has the scope {NEEDED_SCOPE}" + (f" and {more} more." if more else ".")
+
+
+def _with_expiry(found: AccessToken, words: str, it: Installation) -> Answer:
+    if found.expires_at is None:
+        return fine(words)
+    day = f"{found.expires_at:%Y-%m-%d}"
+    if found.expires_at - it.clock.now() < EXPIRES_SOON:
+        return remark(f"{words} It expires on {day}: create the next one under {CREATE_TOKEN}.")
+    return fine(f"{words} It expires on {day}.")
+
+
+def organization(it: Installation) -> Answer:
+    """Whether the token may list the organization's builds."""
+    slug = it.buildkite.organization
+    if not it.buildkite.organization_visible():
+        raise NotFound(
+            f"Buildkite has no organization {slug}, or the token has no access to it (404). "
+            "BUILDKITE_ORGANIZATION_SLUG is its name in URLs: acme in https://buildkite.com/acme. "
+            f"The organizations that a token may see are chosen under {CREATE_TOKEN}."
+        )
+    return fine(f"{slug}; its builds can be listed.")
+
+
+def rate_limits(it: Installation) -> Answer:
+    """How both quotas stand, as the answers so far tell."""
+    standings = it.quota.standings(it.clock.monotonic())
+    if not standings:
+        return remark("the answers carry no RateLimit headers: is a proxy in between?")
+    words = "; ".join(
+        f"{one.name} {one.left} of {one.limit} requests a minute left, of which runs take {one.ours}"
+        for one in standings
+    )
+    if any(one.left < one.limit * SCARCE for one in standings):
+        return remark(f"{words}. Others are using them now: runs wait for their turn.")
+    return fine(f"{words}.")
+
+
+def backfill_cost(it: Installation) -> Answer:
+    """What a backfill of the last days would cost, from a page or two of each listing."""
+    now, zone = it.clock.now(), it.settings.timezone
+    first = day_window(it.settings.start_date.isoformat(), zone).start
+    start = max(now - timedelta(days=it.days), first)
+    days = max((now - start).days, 1)
+    if start >= now:
+        return remark("BK_PIPELINE_START_DATE lies ahead: there is no day yet.")
+    standings = it.quota.standings(it.clock.monotonic())
+    a_minute = min((one.ours for one in standings), default=None)
+    found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
+    if not found.builds:
+        return remark(
+            f"no builds in the last {days} days. Check BUILDKITE_ORGANIZATION_SLUG and "
+            "BK_PIPELINE_PIPELINES if there should be."
+        )
+    return fine(_told(found, days))
+
+
+def _told(found: Cost, days: int) -> str:
+    about = "" if found.exact else "about "
+    spans = f", about {found.spans:,} spans" if found.spans else ""
+    events = f" ({found.events:,} events at Honeycomb)" if found.events else ""
+    minutes = f"{found.minutes:,.0f} minutes" if found.minutes >= 2 else "a minute or two"  # noqa: PLR2004  # words
+    return (
+        f"the last {days} days: {about}{found.builds:,} builds{spans}{events}; about "
+        f"{found.requests:,} requests to Buildkite, {minutes}."
+    )

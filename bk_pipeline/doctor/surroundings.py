@@ -1,0 +1,93 @@
+"""What is around the program: environment and `.env`, Dagster's home, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from difflib import get_close_matches
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from bk_pipeline import __version__
+from bk_pipeline.doctor.findings import Answer, fine, remark
+from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.settings import Settings
+
+ENV_FILE = ".env"
+HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
+OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_")
+# `BK_PIPELINE_DESTINATIONS` may add variables of other names.
+DESTINATIONS = "BK_PIPELINE_DESTINATIONS"
+
+
+def settings(it: Installation) -> Answer:
+    """Whether all values are well-formed, and nothing in `.env` is in vain."""
+    _ = it.settings
+    known = {str(field.alias) for field in Settings.model_fields.values()}
+    file = {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
+    exported = sum(bool(os.environ.get(name)) for name in known)
+    path = Path(ENV_FILE).absolute()
+    place = f"{len(known & file.keys())} in {path}" if path.exists() else f"there is no {path}"
+    words = f"{exported} set in the environment, {place}."
+    remarks = [*_misspelt(file, known), *_overruled(file, known)]
+    return remark(" ".join([words, *remarks])) if remarks else fine(words)
+
+
+def _misspelt(file: dict[str, str], known: set[str]) -> list[str]:
+    if file.get(DESTINATIONS) or os.environ.get(DESTINATIONS):
+        known = known | {name for name in file if name.startswith("BK_PIPELINE_")}
+    found = []
+    for name in file:
+        if name == HOME:
+            found.append(f"{HOME} in {ENV_FILE} has no effect: export it in the shell.")
+        elif name.startswith(OURS) and name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f": {near[0]} is meant?" if near else "; docs/settings.md lists them all."
+            found.append(f"{name} is no setting{meant}")
+    return found
+
+
+def _overruled(file: dict[str, str], known: set[str]) -> list[str]:
+    return [
+        f"{name} has another value in the environment than in {ENV_FILE}, and the environment "
+        "goes before."
+        for name in sorted(known & file.keys())
+        if os.environ.get(name) not in {None, "", file[name]}
+    ]
+
+
+def dagster_home(_: Installation) -> Answer:
+    """Whether Dagster's records have a place that stays, with a configuration."""
+    named = os.environ.get(HOME)
+    if not named:
+        here = Path(".dagster").absolute()
+        return fine(f"is not set; `make dev` and `bk-pipeline backfill` use {here}.")
+    home = Path(named).expanduser()
+    if not home.is_absolute():
+        raise ConfigError(
+            f"DAGSTER_HOME is {named}, and Dagster wants an absolute path. Set it to "
+            f"{home.absolute()}."
+        )
+    if not home.exists():
+        return remark(f"{home} does not exist yet; `make dev` and `bk-pipeline backfill` make it.")
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise ConfigError(
+            f"DAGSTER_HOME is {home}, and that is no folder that can be written. Set it to one."
+        )
+    if not (home / HOME_FILE).exists():
+        return remark(
+            f"{home} holds no {HOME_FILE}: copy ours there (`make dev` does so), or Dagster runs "
+            "a whole backfill at once."
+        )
+    return fine(f"{home}, with a {HOME_FILE}.")
+
+
+def version(_: Installation) -> Answer:
+    """Which versions are at work; what to quote in a report."""
+    return fine(
+        f"bk_pipeline {__version__}, Dagster {version_of('dagster')}, "
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}."
+    )

@@ -1,0 +1,39 @@
+"""Destinations: do they answer, and would they take our spans?"""
+
+from __future__ import annotations
+
+from bk_pipeline.deliver.destinations import Configured
+from bk_pipeline.deliver.honeycomb.account import INGEST
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
+from bk_pipeline.deliver.otlp.destination import Otlp
+from bk_pipeline.doctor.findings import Answer, fine, remark
+from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.http.retry import retry
+
+
+def destination(configured: Configured, it: Installation) -> Answer:
+    """Whether a destination answers us, and what our key may do there. Sends no span."""
+    opened = configured.open(it.clock)
+    match opened:
+        case Honeycomb():
+            return _honeycomb(opened)
+        case Otlp():
+            # An export without spans is a valid request, and stores nothing.
+            answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
+            words = f"{opened.name} takes exports."
+            return remark(f"{words} {answer.remark}") if answer.remark else fine(words)
+        case _:
+            return fine(f"{opened.name} answers.")
+
+
+def _honeycomb(opened: Honeycomb) -> Answer:
+    name = opened.name
+    account = opened.describe()
+    kind = "an ingest key" if account.key_kind == INGEST else f"a {account.key_kind} key"
+    if not account.may_create_datasets:
+        return remark(
+            f"{kind} of {name}. It may not create datasets: create that one in Honeycomb first, "
+            "unless it is there, or give the key the permission Create Datasets."
+        )
+    markers = "" if account.may_place_markers else ", and not place markers"
+    return fine(f"{kind} of {name}; it may send events and create datasets{markers}.")

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bk_pipeline.doctor.findings import Finding, Verdict, exit_status
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline_tests.doctor.conftest import checkup
+from bk_pipeline_tests.http.scripted import Answer, as_json, scripted_server
+from bk_pipeline_tests.worlds import free_port
+
+FINE, REMARK, FAILED, UNCHECKED = Verdict
+
+
+def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
+    sandbox = serve()
+    found = checkup()
+    assert list(found) == [
+        "settings",
+        "token",
+        "organization",
+        "rate limits",
+        "backfill",
+        "honeycomb_events",
+        "storage",
+        "ledger",
+        "DAGSTER_HOME",
+        "version",
+    ]
+    assert {one.verdict for one in found.values()} == {FINE}
+    assert exit_status(list(found.values())) == 0
+    assert sandbox.honeycomb.event_count == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "check", "says", "unchecked"),
+    [
+        ("BUILDKITE_API_TOKEN", "", "token", "BUILDKITE_API_TOKEN is not set.", 3),
+        ("BUILDKITE_API_TOKEN", "bkua_wrong", "token", "does not know the token", 3),
+        ("BUILDKITE_ORGANIZATION_SLUG", "", "token", "BUILDKITE_ORGANIZATION_SLUG is not set.", 3),
+        ("BUILDKITE_ORGANIZATION_SLUG", "acne", "organization", "no organization acne", 2),
+        ("BK_PIPELINE_PIPELINES", "wbe", "backfill", "has no pipeline wbe", 0),
+        ("BK_PIPELINE_TIMEZONE", "Mars", "settings", "like UTC or Europe/Berlin", 7),
+        ("BK_PIPELINE_DESTINATIONS", "jaeger", "destinations", "honeycomb,otlp:tempo", 0),
+        ("HONEYCOMB_API_KEY", "wrong", "honeycomb_events", "does not know the key", 0),
+        ("BK_PIPELINE_DATA_DIR", "file/data", "storage", "is no folder that", 1),
+        ("BK_PIPELINE_LEDGER_URL", "sqlite:///file", "ledger", "it is no SQLite database", 0),
+        ("BK_PIPELINE_LEDGER_URL", "sqlite:///file/x", "ledger", "is no folder that", 0),
+        ("DAGSTER_HOME", "here", "DAGSTER_HOME", "an absolute path", 0),
+        ("DAGSTER_HOME", "/dev/null", "DAGSTER_HOME", "no folder that can be written", 0),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_once_and_what_depends_on_it_is_not_asked(
+    *, serve, monkeypatch, tmp_path, variable, value, check, says, unchecked
+):
+    serve()
+    (tmp_path / "file").write_text("no database " * 99)
+    monkeypatch.setenv(variable, value)
+    found = checkup()
+    failed = [name for name, one in found.items() if one.verdict is FAILED]
+    assert failed == [check]
+    assert says in found[check].words
+    left_out = [one for one in found.values() if one.verdict is UNCHECKED]
+    assert len(left_out) == unchecked
+    assert {one.words for one in left_out} <= {f"not checked because of {check}"}
+
+
+def test_a_token_without_the_scope_is_told_what_it_has(serve, monkeypatch):
+    sandbox = serve()
+    monkeypatch.setenv("BUILDKITE_API_TOKEN", sandbox.add_token(["read_artifacts"]))
+    found = checkup()["token"]
+    assert found.verdict is FAILED
+    assert "lacks the scope read_builds; it has: read_artifacts." in found.words
+
+
+def test_a_token_that_may_do_more_or_expires_soon_is_remarked_upon(monkeypatch):
+    told = {
+        "uuid": "a",
+        "scopes": ["read_builds", "write_builds"],
+        "description": "CI",
+        "expires_at": "2026-08-10T00:00:00Z",
+        "user": {"name": "Ada"},
+    }
+    with scripted_server() as server:
+        server.otherwise = as_json(told)
+        monkeypatch.setenv("BUILDKITE_API_URL", server.url)
+        monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
+        monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
+        found = checkup()["token"]
+    assert found.verdict is REMARK
+    assert found.words.startswith('"CI" of Ada; it may also write_builds, where read_builds alone')
+    assert "expires on 2026-08-10" in found.words
+
+
+def test_quotas_that_others_use_up_are_remarked_upon(serve):
+    sandbox = serve()
+    sandbox.limits.consume(count=120)
+    found = checkup()["rate limits"]
+    assert found.verdict is REMARK
+    assert "organization 78 of 200 requests a minute left, of which runs take 180" in found.words
+
+
+def test_answers_without_quotas_are_remarked_upon(monkeypatch):
+    with scripted_server() as server:
+        server.replies.append(as_json({"uuid": "a", "scopes": ["read_builds"]}))
+        monkeypatch.setenv("BUILDKITE_API_URL", server.url)
+        monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
+        monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
+        found = checkup()
+    assert "no RateLimit headers" in found["rate limits"].words
+    assert found["backfill"].verdict is REMARK
+    assert "no builds in the last 30 days" in found["backfill"].words
+
+
+def test_nobody_there_is_said_with_what_to_look_at(serve, monkeypatch):
+    serve()
+    monkeypatch.setenv("BUILDKITE_API_URL", f"http://127.0.0.1:{free_port()}")
+    found = checkup()["token"]
+    assert found.verdict is FAILED
+    assert found.words.startswith("Buildkite cannot be reached.")
+    assert "BUILDKITE_API_URL" in found.words
+
+
+@pytest.mark.parametrize(
+    ("key", "verdict", "says"),
+    [
+        ({"kind": "ingest"}, FINE, "an ingest key of honeycomb:"),
+        ({"kind": "ingest"}, FINE, "and not place markers"),
+        ({"kind": "ingest", "create_datasets": False}, REMARK, "permission Create Datasets"),
+        ({"kind": "configuration", "events": False}, FAILED, "may not send events"),
+    ],
+    ids=["kind", "markers", "no datasets", "no events"],
+)
+def test_a_honeycomb_key_is_told_by_its_kind_and_permissions(
+    serve, monkeypatch, key, verdict, says
+):
+    sandbox = serve()
+    monkeypatch.setenv("HONEYCOMB_API_KEY", sandbox.add_honeycomb_key(**key))
+    found = checkup()["honeycomb_events"]
+    assert found.verdict is verdict
+    assert says in found.words
+
+
+def test_an_otlp_endpoint_is_sent_an_empty_export(serve, monkeypatch):
+    sandbox = serve()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
+    found = checkup()
+    assert found["otlp_traces"].verdict is FINE
+    assert sandbox.otlp.span_count == 0
+    assert sandbox.otlp.request_count == 1
+
+
+def test_a_wrong_otlp_path_is_told(serve, monkeypatch):
+    sandbox = serve()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", sandbox.url + "/v2/nothing")
+    found = checkup()["otlp_traces"]
+    assert found.verdict is FAILED
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.words
+
+
+def test_without_a_destination_that_is_a_remark(serve, monkeypatch):
+    serve()
+    monkeypatch.delenv("HONEYCOMB_API_KEY")
+    found = checkup()
+    assert found["destinations"].verdict is REMARK
+    assert exit_status(list(found.values())) == 0
+
+
+def test_an_object_store_is_written_to_and_its_credentials_are_not_shown(
+    serve, monkeypatch, tmp_path
+):
+    serve()
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", f"file://{tmp_path}/bucket")
+    assert checkup()["storage"].verdict is FINE
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://key:hush@bucket/data?region=hush&what=hush")
+    found = checkup()["storage"]
+    assert found.verdict is FAILED
+    assert "s3://bucket/data" in found.words
+    assert "hush" not in found.words
+
+
+def test_a_ledger_that_is_there_is_opened(serve, clock, tmp_path):
+    serve()
+    Ledger.open(tmp_path / ".bk_pipeline" / "ledger.sqlite", clock=clock).close()
+    assert "it knows of 0 destinations" in checkup()["ledger"].words
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("BUILDKITE_ORGANISATION_SLUG=acme\n", ": BUILDKITE_ORGANIZATION_SLUG is meant?"),
+        ("HONEYCOMB_DATASET=other\n", "HONEYCOMB_DATASET has another value in the environment"),
+        ("DAGSTER_HOME=/somewhere\n", "DAGSTER_HOME in .env has no effect"),
+        ("BK_PIPELINE_NONSENSE=1\n", "BK_PIPELINE_NONSENSE is no setting"),
+    ],
+    ids=["misspelt", "overruled", "too late", "unknown"],
+)
+def test_what_is_in_vain_in_the_file_is_remarked_upon(serve, monkeypatch, content, says):
+    serve()
+    monkeypatch.setenv("HONEYCOMB_DATASET", "ours")
+    Path(".env").write_text(content)
+    found = checkup()["settings"]
+    assert found.verdict is REMARK
+    assert says in found.words
+
+
+def test_variables_of_named_destinations_are_no_misspelt_ones(serve, monkeypatch):
+    sandbox = serve()
+    Path(".env").write_text(
+        "BK_PIPELINE_DESTINATIONS=otlp:tempo\n"
+        f"BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT={sandbox.url}\n"
+    )
+    found = checkup()
+    assert found["settings"].verdict is FINE
+    assert found["otlp_traces_tempo"].verdict is FINE
+
+
+def test_a_home_of_dagsters_is_looked_into(serve, monkeypatch, tmp_path):
+    serve()
+    home = tmp_path / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    assert "does not exist yet" in checkup()["DAGSTER_HOME"].words
+    home.mkdir()
+    assert "holds no dagster.yaml" in checkup()["DAGSTER_HOME"].words
+    (home / "dagster.yaml").touch()
+    assert checkup()["DAGSTER_HOME"].verdict is FINE
+
+
+def test_no_secret_is_in_what_is_found(serve, monkeypatch):
+    sandbox = serve()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20aHVzaA")
+    monkeypatch.setenv("BK_PIPELINE_LEDGER_URL", "postgresql://u:hush@127.0.0.1:9/db")
+    said = " ".join(one.words for one in checkup().values())
+    for secret in (sandbox.buildkite_token, sandbox.honeycomb_key, "aHVzaA", "hush"):
+        assert secret not in said
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        ([(FINE, False), (REMARK, False)], 0),
+        ([(FAILED, False), (UNCHECKED, False)], 1),
+        ([(FAILED, False), (FAILED, True)], 2),
+    ],
+    ids=["well", "something", "a setting"],
+)
+def test_exit_status_tells_whether_a_setting_is_to_blame(verdicts, status):
+    found = [Finding("x", verdict, "", setting=setting) for verdict, setting in verdicts]
+    assert exit_status(found) == status
+
+
+def test_a_proxys_page_is_no_buildkite(monkeypatch):
+    with scripted_server() as server:
+        server.otherwise = Answer(200, b"<html>log in</html>", {"Content-Type": "text/html"})
+        monkeypatch.setenv("BUILDKITE_API_URL", server.url)
+        monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
+        monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
+        assert "BUILDKITE_API_URL" in checkup()["token"].words

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.doctor.cost import cost_of
+from bk_pipeline.sandbox.world import World
+from bk_pipeline.window import Window
+from bk_pipeline_tests.doctor.conftest import NOON, TODAY
+
+WEEK = Window(NOON - timedelta(days=7), NOON)
+
+
+@pytest.fixture
+def reckon(serve):
+    """The estimate, and the builds that there really are."""
+
+    def reckoned(world, globs=(), window=WEEK, **options):
+        sandbox = serve(world=world, limits=False, **options)
+        with BuildkiteClient(
+            world.organization.slug,
+            sandbox.buildkite_token,
+            api_url=sandbox.url,
+            choice=PipelineChoice(globs),
+        ) as client:
+            cost = cost_of(client, window, clock=SystemClock(), requests_a_minute=48)
+            every = [build for page in client.iter_builds(window) for build in page.builds]
+        return cost, every
+
+    return reckoned
+
+
+def test_a_short_listing_is_counted(reckon):
+    cost, builds = reckon(World(today=TODAY, days=2, builds_per_day=20))
+    assert cost.exact
+    assert cost.builds == len(builds)
+    assert cost.requests >= 7
+    assert cost.events > cost.spans > 5 * cost.builds
+
+
+def test_of_a_longer_listing_the_pages_are_counted(reckon):
+    cost, builds = reckon(World(today=TODAY, days=8, builds_per_day=100))
+    assert not cost.exact
+    assert cost.builds == pytest.approx(len(builds), abs=51)
+    assert cost.requests == pytest.approx(len(builds) / 100 + 3.5, abs=2)
+    assert cost.minutes >= cost.requests / 48
+
+
+def test_a_listing_too_long_to_be_counted_is_looked_into_here_and_there(reckon):
+    world = World(today=TODAY, days=8, builds_per_day=300)
+    cost, builds = reckon(world, max_depth=200)
+    assert not cost.exact
+    assert len(builds) / 2 < cost.builds < len(builds) * 2
+
+
+def test_pipelines_chosen_by_name_are_asked_for_one_by_one(reckon):
+    world = World(today=TODAY, days=2, builds_per_day=20)
+    names = tuple(world.organization.pipelines)[:2]
+    cost, builds = reckon(world, names)
+    assert cost.exact
+    assert cost.builds == len(builds)
+    assert cost.requests == 14
+
+
+def test_of_pipelines_chosen_by_pattern_the_share_is_reckoned(reckon):
+    world = World(today=TODAY, days=2, builds_per_day=20)
+    first, *_ = world.organization.pipelines
+    cost, builds = reckon(world, (f"!{first}",))
+    assert cost.builds == pytest.approx(len(builds), rel=0.3)
+
+
+def test_no_builds_cost_a_request_a_day(reckon):
+    before = Window(WEEK.start - timedelta(days=300), WEEK.start - timedelta(days=290))
+    cost, builds = reckon(World(today=TODAY, days=1), window=before)
+    assert (cost.builds, cost.spans, cost.requests) == (len(builds), 0, 10)

@@ -19,7 +19,7 @@ from bk_pipeline.cli.sandbox import environment
 from bk_pipeline_tests.worlds import free_port, stage
 
 PROJECT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 MATERIALIZE = """
 mutation($params: ExecutionParams!) {
@@ -80,9 +80,9 @@ class Dagster:
         return {one["partition"] for one in node["assetMaterializations"]}
 
 
-def wait_for(what: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
+def wait_for(what: Callable[[], bool]) -> None:
     """Ask until it is so: nothing else tells a process outside that another has come so far."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < deadline, "it did not come to that in time"
         time.sleep(0.25)
@@ -120,9 +120,11 @@ def dagster(scene, tmp_path) -> Iterator[Dagster]:
             yield running
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE_S)
 
 
+# On a quiet machine it takes 100 s, and most of that is the backfill daemon's fixed tick.
+@pytest.mark.timeout(1_200)
 def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster):
     honeycomb = scene.sandbox.honeycomb
 
@@ -168,7 +170,7 @@ def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster):
         events = [one.data for one in honeycomb.events]
         return [one["trace.span_id"] for one in events if one["trace.trace_id"] == trace]
 
-    wait_for(lambda: bool(delivered()), patience_s=60)
+    wait_for(lambda: bool(delivered()))
     ticked_again = scene.sandbox.buildkite.request_count + 3
     wait_for(lambda: scene.sandbox.buildkite.request_count >= ticked_again)
     assert len(delivered()) == len(set(delivered())) > 1

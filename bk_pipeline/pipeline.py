@@ -79,14 +79,20 @@ def extract_day(
     client: BuildkiteClient,
     raw: RawStore,
     clock: Clock,
+    reread: bool = False,
     full_refresh: bool = False,
     progress: Progress = _silent,
 ) -> Extraction:
     """Store the day's builds that are not stored yet.
 
     The first time the whole day is listed, later only what has finished since the day's
-    watermark (less an overlap), unless `full_refresh`. Pages are stored as they come: what
-    a killed run had stored is not fetched in vain. A day that lies ahead is empty.
+    watermark (less an overlap). Pages are stored as they come: what a killed run had stored
+    is not fetched in vain. A day that lies ahead is empty.
+
+    Args:
+        reread: List the whole day again, and store what is missing: it mends whatever was
+            missed or lost.
+        full_refresh: List the whole day again, and store all of it once more.
 
     Raises:
         PipelineError: From the client or the store; the watermark is where it was.
@@ -94,7 +100,7 @@ def extract_day(
     asked_at = clock.now()
     if day.window.start >= asked_at:
         return Extraction(listed=0, stored=0, parts=0, full=True, watermark=None)
-    watermark = None if full_refresh else raw.watermark(day.key)
+    watermark = None if reread or full_refresh else raw.watermark(day.key)
     since = watermark - OVERLAP if watermark else None
     known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
     # Bounded by now, so that builds made while we read do not shift the pages.

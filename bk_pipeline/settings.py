@@ -273,6 +273,12 @@ class Settings(BaseSettings):
         alias="BK_PIPELINE_SENSOR_INTERVAL_S",
         description="Seconds between two looks of the sensor; each costs a request.",
     )
+    nightly_days: Annotated[int, Field(ge=1, le=366)] = Field(
+        3,
+        alias="BK_PIPELINE_NIGHTLY_DAYS",
+        description="How many of the last complete days the schedule `nightly_reread` lists "
+        "again; each costs a request for 100 builds.",
+    )
     http_deadline_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
         300.0,
         alias="BK_PIPELINE_HTTP_DEADLINE_S",

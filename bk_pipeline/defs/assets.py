@@ -26,6 +26,9 @@ from bk_pipeline.deliver.destinations import Configured, destinations
 from bk_pipeline.pipeline import Day, deliver_day, extract_day, set_aside_builds, transform_day
 from bk_pipeline.settings import Settings
 
+# Who reads from Buildkite shares one token's quota: dagster.yaml says how many may at once.
+BUILDKITE_POOL = "buildkite_api"
+
 
 def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
     """The assets that these settings make possible: a loader for each destination they name."""
@@ -37,14 +40,15 @@ def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
 
 
 def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
-    @daily_asset(settings, kinds={"buildkite", "parquet"})
+    @daily_asset(settings, kinds={"buildkite", "parquet"}, pool=BUILDKITE_POOL)
     def raw_builds(
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
     ) -> Result:
         """The day's builds as Buildkite sent them.
 
         The first run of a day lists all of it; later ones ask only for what has finished
-        since. `full_refresh` lists the whole day again.
+        since. `reread` lists the whole day again and stores what is missing, `full_refresh`
+        stores all of it once more.
         """
         progress = log_lines(context)
 
@@ -55,6 +59,7 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                     client=client,
                     raw=services.raw(),
                     clock=services.clock,
+                    reread=config.reread,
                     full_refresh=config.full_refresh,
                     progress=progress,
                 )

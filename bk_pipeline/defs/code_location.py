@@ -4,6 +4,7 @@ import dagster as dg
 
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.schedules import nightly_reread
 from bk_pipeline.defs.sensors import builds_sensor
 from bk_pipeline.settings import Settings
 
@@ -25,6 +26,7 @@ def code_location(settings: Settings, services: Services | None = None) -> dg.De
         assets=assets,
         jobs=[sync],
         sensors=[builds_sensor(services, sync)],
+        schedules=[nightly_reread(services, sync)],
         resources={"services": services},
         executor=EXECUTOR,
     )

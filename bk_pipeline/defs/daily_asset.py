@@ -34,6 +34,7 @@ LOG_EVERY_S = 5.0
 class DayConfig(dg.Config):
     """What a person may ask of a run."""
 
+    reread: bool = False
     full_refresh: bool = False
 
 
@@ -44,6 +45,7 @@ def daily_asset(
     name: str | None = None,
     description: str | None = None,
     deps: Sequence[str] = (),
+    pool: str | None = None,
     check: dg.AssetCheckSpec | None = None,
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     """`dg.asset` with what all of ours have in common."""
@@ -51,6 +53,7 @@ def daily_asset(
         name=name,
         description=description,
         deps=deps,
+        pool=pool,
         check_specs=[check] if check else None,
         kinds=kinds,
         partitions_def=daily(settings),

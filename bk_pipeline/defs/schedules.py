@@ -1,0 +1,49 @@
+"""The schedule: the last days are read again each night, so that whatever was missed is mended."""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.window import day_keys
+
+# A quarter past four: past the hours that summer time takes or repeats, and past midnight's
+# crowd of other people's jobs.
+CRON = "15 4 * * *"
+# After the runs of the sensor, which somebody may be waiting for.
+RUN_TAGS = {"dagster/priority": "-10"}
+RUN_CONFIG = {"ops": {"raw_builds": {"config": {"reread": True}}}}
+
+
+def nightly_reread(services: Services, job: Any) -> dg.ScheduleDefinition:
+    """The schedule of `job`. Off until it is switched on: it spends the token's quota."""
+    settings = services.settings
+
+    # By hand: Dagster's schedule for partitioned jobs would take today, which is not over.
+    @dg.schedule(
+        name="nightly_reread",
+        job=job,
+        cron_schedule=CRON,
+        execution_timezone=settings.timezone.key,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Lists the last {settings.nightly_days} complete days again "
+        "(BK_PIPELINE_NIGHTLY_DAYS), stores and delivers what is missing. Where nothing is, it "
+        "costs the listing alone.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext,
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        night = context.scheduled_execution_time.astimezone(settings.timezone).date()
+        first = max(night - timedelta(days=settings.nightly_days), settings.start_date)
+        days = day_keys(first, night - timedelta(days=1))
+        if not days:
+            return dg.SkipReason(
+                f"No day from BK_PIPELINE_START_DATE ({settings.start_date}) on is complete yet."
+            )
+        return [
+            dg.RunRequest(f"{day} {night}", partition_key=day, run_config=RUN_CONFIG, tags=RUN_TAGS)
+            for day in reversed(days)
+        ]
+
+    return schedule

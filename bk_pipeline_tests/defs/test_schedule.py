@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.settings import Settings
+from bk_pipeline_tests.worlds import stage
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def night(definitions, moment, instance):
+    """What the schedule asks for at `moment`."""
+    context = dg.build_schedule_context(
+        instance, scheduled_execution_time=moment, repository_def=definitions.get_repository_def()
+    )
+    return definitions.resolve_schedule_def("nightly_reread").evaluate_tick(context)
+
+
+def requests_at(moment, instance, **settings):
+    definitions = code_location(Settings.of(BK_PIPELINE_START_DATE="2026-01-01", **settings))
+    return night(definitions, moment, instance).run_requests
+
+
+def days(requests) -> list[str]:
+    return [request.partition_key for request in requests]
+
+
+def test_the_last_complete_days_are_asked_for_newest_first(instance):
+    moment = datetime(2026, 11, 20, 4, 15, tzinfo=UTC)
+    assert days(requests_at(moment, instance)) == ["2026-11-19", "2026-11-18", "2026-11-17"]
+    one = requests_at(moment, instance, BK_PIPELINE_NIGHTLY_DAYS="1")
+    assert days(one) == ["2026-11-19"]
+
+
+def test_days_are_those_of_the_time_zone(instance):
+    zone = ZoneInfo("Pacific/Auckland")
+    moment = datetime(2026, 11, 20, 4, 15, tzinfo=zone).astimezone(UTC)
+    assert moment.day == 19
+    found = requests_at(moment, instance, BK_PIPELINE_TIMEZONE="Pacific/Auckland")
+    assert days(found) == ["2026-11-19", "2026-11-18", "2026-11-17"]
+
+
+def test_days_before_the_first_are_left_out(instance):
+    moment = datetime(2026, 1, 3, 4, 15, tzinfo=UTC)
+    assert days(requests_at(moment, instance)) == ["2026-01-02", "2026-01-01"]
+
+
+def test_with_no_complete_day_the_night_is_skipped_and_says_why(instance):
+    definitions = code_location(Settings.of(BK_PIPELINE_START_DATE="2026-11-20"))
+    found = night(definitions, datetime(2026, 11, 20, 4, 15, tzinfo=UTC), instance)
+    assert found.run_requests == []
+    assert "BK_PIPELINE_START_DATE (2026-11-20)" in found.skip_message
+
+
+def test_it_is_off_until_it_is_switched_on():
+    schedule = code_location(Settings.of()).resolve_schedule_def("nightly_reread")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+@pytest.fixture
+def scene(tmp_path):
+    with stage(tmp_path, days=2, builds_per_day=30) as made:
+        yield made
+
+
+@pytest.fixture
+def nightly(scene, instance):
+    """Runs what the schedule asks for, as the daemon would; the rows of new parts by asset."""
+
+    def run() -> dict[str, int]:
+        definitions = code_location(scene.services.settings, scene.services)
+        found = night(definitions, datetime.now(UTC) + timedelta(minutes=1), instance)
+        job = definitions.resolve_job_def("sync_day")
+        counts = {"builds stored": 0, "new parts": 0, "accepted": 0, "requests": 0}
+        assert sorted(days(found.run_requests)) == scene.days
+        for request in found.run_requests:
+            done = job.execute_in_process(
+                run_config=request.run_config,
+                partition_key=request.partition_key,
+                instance=instance,
+            )
+            for event in done.get_asset_materialization_events():
+                for label, value in event.materialization.metadata.items():
+                    if label in counts:
+                        counts[label] += value.value
+        return counts
+
+    return run
+
+
+def test_a_night_with_nothing_to_mend_writes_and_sends_nothing(scene, nightly):
+    assert nightly()["accepted"] == scene.sandbox.honeycomb.event_count > 0
+    before = scene.sandbox.buildkite.request_count
+    assert set(nightly().values()) == {0}
+    assert scene.sandbox.buildkite.request_count == before + len(scene.days)
+
+
+def one_of(folder: Path) -> Path:
+    return next(folder.rglob("*.parquet"))
+
+
+def test_a_build_that_was_missed_is_fetched_and_delivered(scene, nightly):
+    nightly()
+    day = scene.days[0]
+    # Finished before the watermark, with less than no overlap, and seen by nobody.
+    build = scene.sandbox.world.finish_build_now() | {
+        "id": "0199b0b0-0000-4000-8000-000000000001",
+        "number": 77,
+        "created_at": f"{day}T12:00:00.000Z",
+        "finished_at": f"{day}T12:00:09.000Z",
+    }
+    scene.sandbox.world.add_build(build)
+    again = nightly()
+    assert again["builds stored"] == 1
+    assert again["accepted"] > 0
+    assert scene.sandbox.honeycomb.duplicate_count == 0
+
+
+@pytest.mark.parametrize("store", ["raw", "spans"])
+def test_a_part_that_was_deleted_is_made_again_and_not_sent_again(scene, nightly, store):
+    nightly()
+    sent = scene.sandbox.honeycomb.event_count
+    one_of(Path(scene.services.settings.storage) / store / scene.days[0]).unlink()
+    again = nightly()
+    assert (again["builds stored"] > 0) is (store == "raw")
+    assert again["new parts"] > 0
+    assert again["accepted"] == 0
+    assert scene.sandbox.honeycomb.event_count == sent
+    assert set(nightly().values()) == {0}
+
+
+def test_a_span_that_was_not_delivered_is_delivered(scene, nightly, instance):
+    scene.sandbox.faults.order("honeycomb", "status", status=400, count=100)
+    job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+    for day in scene.days:
+        job.execute_in_process(partition_key=day, instance=instance, raise_on_error=False)
+    scene.sandbox.faults.clear()
+    assert scene.sandbox.honeycomb.event_count == 0
+    again = nightly()
+    assert again["builds stored"] == 0
+    assert again["accepted"] == scene.sandbox.honeycomb.event_count > 0

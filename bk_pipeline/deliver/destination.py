@@ -150,3 +150,16 @@ class Destination(Protocol):
             ConfigError: It cannot be sent at all.
         """
         ...
+
+    def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> str | None:
+        """The page where people see a trace; None if nobody knows where that is.
+
+        Args:
+            trace_id: 32 hex digits, as in the span table.
+            start_ns: The root span's start, since 1970.
+            end_ns: Its end.
+
+        Raises:
+            PipelineError: The destination had to be asked who we are, as for `name`.
+        """
+        ...

@@ -49,6 +49,17 @@ def test_its_name_stays_the_same_and_holds_no_secret(stand_in):
     assert stand_in.secret not in name
 
 
+def test_the_link_of_a_trace_names_it_or_there_is_none(stand_in, destination):
+    trace_id = "01970f2e5a7b7c3d8e9f0a1b2c3d4e5f"
+
+    link = destination.trace_link(
+        trace_id, start_ns=1_700_000_000_000_000_000, end_ns=1_700_000_060_000_000_000
+    )
+
+    assert link is None or trace_id in link
+    assert stand_in.secret not in (link or "")
+
+
 def test_encoding_gives_each_span_with_its_own_ids_and_start(destination):
     one = table(payload(1), payload(2))
 

@@ -56,6 +56,9 @@ class ScriptedDestination:
                 raise reply
             return reply(items)
 
+    def trace_link(self, trace_id, *, start_ns, end_ns):
+        return None
+
     def accept(self, items):
         self.stored.extend(items)
         return Answer([ACCEPTED] * len(items), 1)

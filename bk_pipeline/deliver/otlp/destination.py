@@ -69,6 +69,9 @@ class Otlp:
             taken.response, len(items), sent_bytes=taken.sent_bytes, words=self._endpoint.words
         )
 
+    def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:
+        """None: OTLP does not tell where its traces are looked at."""
+
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""
         self._endpoint.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bk_pipeline.deliver.destinations import Configured
-from bk_pipeline.deliver.honeycomb.account import INGEST
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.otlp.destination import Otlp
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.http.honeycomb import INGEST
 from bk_pipeline.http.retry import retry
 
 

@@ -6,9 +6,7 @@ are quoted, cut and free of our key. Source: Honeycomb's API description, `creat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -24,10 +22,9 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
+from bk_pipeline.http.honeycomb import Quote, said_in, shown
 from bk_pipeline.http.retry_after import retry_after_s
 from bk_pipeline.http.session import Response
-
-Quote = Callable[[str], str]
 
 TAKEN = 202
 BAD_REQUEST = 400
@@ -47,7 +44,6 @@ class _Element(msgspec.Struct):
 
 
 _elements = msgspec.json.Decoder(list[_Element])
-_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> list[Outcome]:
@@ -165,31 +161,3 @@ def _refused(status: int, said: str, place: str) -> RequestRefused:
 
 def _is_denylist(words: str) -> bool:
     return "denylist" in words.lower()
-
-
-def said_in(response: Response, quote: Quote) -> str:
-    """Honeycomb's own words on a failure, on one line, else what kind of body came."""
-    try:
-        fields = _object.decode(response.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return shown(response, quote)
-    return next((quote(words) for words in _words(fields)), None) or shown(response, quote)
-
-
-def _words(fields: dict[str, Any]) -> Iterator[str]:
-    """From each of the three shapes that its error bodies have, the plainest first."""
-    errors = fields.get("errors")
-    inner = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
-    for one in (fields, *inner):
-        for name in ("error", "detail", "title"):
-            words = one.get(name)
-            if isinstance(words, str) and words.strip():
-                yield words
-
-
-def shown(response: Response, quote: Quote) -> str:
-    """`text/html beginning with "<html>..."`, for a body that is not what it should be."""
-    if not response.body:
-        return "an empty body"
-    kind = quote(response.headers.get("Content-Type", "")) or "a body of no declared type"
-    return f'{kind} beginning with "{quote(response.body[:400].decode(errors="replace"))}"'

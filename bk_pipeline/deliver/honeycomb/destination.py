@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from threading import Lock, local
 from typing import Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pyarrow as pa
 import zstandard
@@ -14,10 +14,11 @@ import zstandard
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
 from bk_pipeline.deliver.honeycomb import columns
-from bk_pipeline.deliver.honeycomb.account import Account, account_in, dataset_slug, trace_link
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
+from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
+from bk_pipeline.http.honeycomb import Account, account_in, dataset_slug, host_shown
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
@@ -31,7 +32,6 @@ ZSTD_LEVEL = 1
 WORDS_LIMIT = 200
 # Here there is a `/1/auth`, whatever a 404 says.
 OWN_HOSTS = ".honeycomb.io"
-DEFAULT_PORTS = {"https": 443, "http": 80}
 HEADERS = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
 LIMITS = Limits(BATCH_BYTES, BATCH_EVENTS, framing_bytes=2, separator_bytes=1)
 
@@ -78,7 +78,7 @@ class Honeycomb:
             clock=clock,
         )
         self._endpoint = endpoint
-        self._host = _host(endpoint)
+        self._host = host_shown(endpoint)
         self._place = f"Honeycomb (dataset {dataset} at {self._host})"
         self._path = f"/1/batch/{quote(dataset, safe='')}"
         self._own = local()
@@ -214,10 +214,3 @@ class Honeycomb:
 
     def _quote(self, text: str) -> str:
         return self._session.quote(text, limit=WORDS_LIMIT)
-
-
-def _host(endpoint: str) -> str:
-    """Host and, unless it is the usual one, port: the same for all spellings of a URL."""
-    parts = urlsplit(endpoint)
-    port = parts.port if parts.port != DEFAULT_PORTS.get(parts.scheme) else None
-    return f"{parts.hostname}:{port}" if port else f"{parts.hostname}"

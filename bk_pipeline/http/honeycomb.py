@@ -1,25 +1,27 @@
-"""Whose key it is: team, environment and what it may do; and links into Honeycomb's pages.
+"""What the loader and the markers both know of Honeycomb: whose a key is, and its error bodies.
 
-Sources: Honeycomb's API description, `/1/auth`; buildevents, for the links' form.
+Sources: Honeycomb's API description, `/1/auth` and its three shapes of errors.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from urllib.parse import quote as percent_encoded
-from urllib.parse import urlencode, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
-from bk_pipeline.deliver.honeycomb.answers import Quote, shown
 from bk_pipeline.errors import UnexpectedAnswer
 from bk_pipeline.http.session import Response
 
-# Around a trace in its link; without times a trace must be of the last two hours.
-LINK_MARGIN_S = 60
-NS_PER_S = 1_000_000_000
 INGEST = "ingest"
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+Quote = Callable[[str], str]
+
+_object = msgspec.json.Decoder(dict[str, Any])
 
 
 class _Named(msgspec.Struct):
@@ -80,33 +82,39 @@ def dataset_slug(name: str) -> str:
     return re.sub(r"[^a-z0-9_~.-]", "-", name.strip().lower())
 
 
-def trace_link(
-    account: Account, *, endpoint: str, dataset: str, trace_text: str, start_ns: int, end_ns: int
-) -> str:
-    """The page that shows a trace.
-
-    Args:
-        account: Whose it is.
-        endpoint: The API's URL, US or EU.
-        dataset: Its name.
-        trace_text: The trace's id as the events have it.
-        start_ns: The root's start.
-        end_ns: The root's end.
-    """
+def host_shown(endpoint: str) -> str:
+    """Host and, unless it is the usual one, port: the same for all spellings of a URL."""
     parts = urlsplit(endpoint)
-    host = parts.netloc.replace("api", "ui", 1)
-    environment = (
-        f"/environments/{percent_encoded(account.environment)}" if account.environment else ""
-    )
-    query = urlencode(
-        {
-            "trace_id": trace_text,
-            "trace_start_ts": start_ns // NS_PER_S - LINK_MARGIN_S,
-            "trace_end_ts": -(-end_ns // NS_PER_S) + LINK_MARGIN_S,
-        }
-    )
-    page = f"{percent_encoded(account.team)}{environment}/datasets/{percent_encoded(dataset_slug(dataset))}/trace"
-    return f"{parts.scheme}://{host}/{page}?{query}"
+    port = parts.port if parts.port != DEFAULT_PORTS.get(parts.scheme) else None
+    return f"{parts.hostname}:{port}" if port else f"{parts.hostname}"
+
+
+def said_in(response: Response, quote: Quote) -> str:
+    """Honeycomb's own words on a failure, on one line, else what kind of body came."""
+    try:
+        fields = _object.decode(response.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return shown(response, quote)
+    return next((quote(words) for words in _words(fields)), None) or shown(response, quote)
+
+
+def shown(response: Response, quote: Quote) -> str:
+    """`text/html beginning with "<html>..."`, for a body that is not what it should be."""
+    if not response.body:
+        return "an empty body"
+    kind = quote(response.headers.get("Content-Type", "")) or "a body of no declared type"
+    return f'{kind} beginning with "{quote(response.body[:400].decode(errors="replace"))}"'
+
+
+def _words(fields: dict[str, Any]) -> Iterator[str]:
+    """From each of the three shapes that its error bodies have, the plainest first."""
+    errors = fields.get("errors")
+    inner = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+    for one in (fields, *inner):
+        for name in ("error", "detail", "title"):
+            words = one.get(name)
+            if isinstance(words, str) and words.strip():
+                yield words
 
 
 def _unexpected(response: Response, place: str, quote: Quote) -> UnexpectedAnswer:

@@ -255,7 +255,7 @@ def deliver_day(
         waiting = [part for part in spans.parts(day) if part.name not in settled]
         for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
             delivery = deliver(
-                spans.tables(day, part),
+                spans.tables(day, part, columns=destination.columns),
                 day=day,
                 destination=destination,
                 ledger=ledger,

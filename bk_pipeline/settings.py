@@ -188,10 +188,10 @@ class Settings(BaseSettings):
     destinations: Globs = Field(
         (),
         alias="BK_PIPELINE_DESTINATIONS",
-        description="Where spans go: `honeycomb`, `otlp`, or several of a kind with names of your "
-        "own, like `honeycomb,otlp,otlp:tempo`. The variables of `otlp:tempo` begin with "
-        "`BK_PIPELINE_TEMPO_`, like `BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT`. Default: "
-        "`honeycomb` if its key is set, `otlp` if its endpoint is.",
+        description="Where spans go: `honeycomb`, `otlp`, `otlp_metrics`, or several of a kind with "
+        "names of your own, like `honeycomb,otlp,otlp:tempo`. The variables of `otlp:tempo` begin "
+        "with `BK_PIPELINE_TEMPO_`, like `BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT`. Default: "
+        "`honeycomb` if its key is set, `otlp` and `otlp_metrics` if their endpoint is.",
     )
     honeycomb_max_age_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         60,

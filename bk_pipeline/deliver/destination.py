@@ -55,6 +55,7 @@ class Limits:
         framing_bytes: What a body has besides its items.
         separator_bytes: What stands between two items.
         shared_framing_bytes: What frames what items have in common, at most, each time.
+        requests_at_once: At most, whatever the policy allows; None: as many as it does.
     """
 
     batch_bytes: int
@@ -62,6 +63,7 @@ class Limits:
     framing_bytes: int = 0
     separator_bytes: int = 0
     shared_framing_bytes: int = 0
+    requests_at_once: int | None = None
 
 
 class Verdict(Enum):
@@ -116,6 +118,11 @@ class Destination(Protocol):
     def limits(self) -> Limits: ...
 
     @property
+    def columns(self) -> Sequence[str] | None:
+        """Of the span table, what has to be read for `encode` and `selection`; None: all."""
+        ...
+
+    @property
     def max_age(self) -> timedelta | None:
         """Spans that began longer ago are not sent; None: no span is too old."""
         ...
@@ -131,7 +138,7 @@ class Destination(Protocol):
         ...
 
     def encode(self, table: pa.Table) -> Sequence[Item]:
-        """The items of the rows of `table`, a slice of the span table with contiguous builds.
+        """The items of the rows of `table`: some of the span table's, with contiguous builds.
 
         Pure. None is larger than a request may be.
         """

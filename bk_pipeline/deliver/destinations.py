@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
+from bk_pipeline.deliver.metrics.destination import OtlpMetrics
 from bk_pipeline.deliver.otlp.destination import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.deliver.otlp.signals import METRICS
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
 
-ENTRY = re.compile(r"([a-z]+)(?::([a-z][a-z0-9_]*))?")
+ENTRY = re.compile(r"([a-z_]+)(?::([a-z][a-z0-9_]*))?")
 VARIABLE = "BK_PIPELINE_DESTINATIONS"
 
 Open = Callable[[Clock], Destination]
@@ -66,6 +68,14 @@ def _otlp(settings: Settings) -> Open | None:
     return lambda clock: Otlp(given, clock=clock, retry_policy=policy)
 
 
+def _otlp_metrics(settings: Settings) -> Open | None:
+    given = OtlpSettings.from_environment(settings.environment, signal=METRICS)
+    if given is None:
+        return None
+    policy = RetryPolicy(deadline_s=settings.http_deadline_s)
+    return lambda clock: OtlpMetrics(given, clock=clock, retry_policy=policy)
+
+
 KINDS: Mapping[str, Kind] = {
     "honeycomb": Kind(
         "honeycomb_events",
@@ -78,6 +88,12 @@ KINDS: Mapping[str, Kind] = {
         "The day's spans at an OTLP/HTTP endpoint, each sent once.",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         _otlp,
+    ),
+    "otlp_metrics": Kind(
+        "otlp_metrics",
+        "The day's builds and jobs as metrics at an OTLP/HTTP endpoint, each counted once.",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        _otlp_metrics,
     ),
 }
 

@@ -80,6 +80,9 @@ class _Loop:
         self._clock = clock
         self._policy = policy
         self._on_progress = on_progress
+        self._in_flight = min(
+            policy.in_flight, destination.limits.requests_at_once or policy.in_flight
+        )
         self._total = Delivery()
         self._doubts: ItemIds = {}
         self._stop = Event()
@@ -107,10 +110,10 @@ class _Loop:
             policy=self._policy,
             stop=self._stop,
         )
-        with ThreadPoolExecutor(self._policy.in_flight, "bk-deliver") as pool:
+        with ThreadPoolExecutor(self._in_flight, "bk-deliver") as pool:
             try:
                 for batch in batches(self._items(tables), self._destination.limits):
-                    self._collect(leaving=self._policy.in_flight + BATCHES_READY - 1)
+                    self._collect(leaving=self._in_flight + BATCHES_READY - 1)
                     self._under_way[pool.submit(sender.deliver, batch)] = batch
                 self._collect(leaving=0)
             except BaseException:

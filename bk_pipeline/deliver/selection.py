@@ -15,6 +15,8 @@ from bk_pipeline.deliver.receipts import ItemIds
 from bk_pipeline.spans.timing import to_ns
 
 NOTHING: frozenset[bytes] = frozenset()
+# What is read here, besides what a destination reads.
+COLUMNS = ("trace_id", "span_id", "start", "links")
 
 
 @dataclass(frozen=True, slots=True)

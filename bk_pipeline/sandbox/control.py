@@ -31,7 +31,7 @@ Nothing here is real; no account is touched.
 
   Buildkite   /v2/organizations/{organization}/builds
   Honeycomb   /1/batch/{{dataset}}  /1/events/{{dataset}}  /1/auth
-  OTLP        /v1/traces
+  OTLP        /v1/traces  /v1/metrics
   Control     /_sandbox/stored  /_sandbox/events  /_sandbox/faults  /_sandbox/builds  /_sandbox/reset
 """
 
@@ -78,6 +78,9 @@ class Control:
             "otlp_span_count": self._otlp.span_count,
             "otlp_duplicate_count": self._otlp.duplicate_count,
             "otlp_requests": self._otlp.request_count,
+            "otlp_metrics": dict(self._otlp.metrics.totals),
+            "otlp_point_count": len(self._otlp.metrics.points),
+            "otlp_point_duplicate_count": self._otlp.metrics.duplicate_count,
             "remark_count": store.remark_count,
             "remarks": store.remarks[:_REMARKS_SHOWN],
         }

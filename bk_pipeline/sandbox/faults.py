@@ -33,7 +33,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "short_answer": {"missing": 1},
     # Honeycomb batches: events at `indexes`, or those named `where`, are refused singly.
     "event_status": {"status": 429, "error": "Request dropped due to rate limiting.", "indexes": (), "where": None},
-    # OTLP: the last spans are rejected, the others stored; with 0 the message is a warning.
+    # OTLP: the last spans, or points, are rejected, the others stored; with 0 the message is a warning.
     "partial": {"rejected_spans": 1, "message": "Ordered fault: rejected"},
 }  # fmt: skip
 EVENT_KINDS = frozenset({"short_answer", "event_status", "partial"})

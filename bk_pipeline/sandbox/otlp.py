@@ -1,20 +1,25 @@
-"""The OTLP side: `POST /v1/traces` as a collector's OTLP/HTTP receiver has it, for protobuf.
+"""The OTLP side: `/v1/traces` and `/v1/metrics` as a collector's OTLP/HTTP receiver has them.
 
-Read with OpenTelemetry's own protobuf classes. A span whose ids are none is rejected and the
-others are taken: a partial success. Guesses: the words of refusals, which the protocol
+Read with OpenTelemetry's own protobuf classes. A span whose ids are none, or a data point that
+no backend could use, is rejected and the others are taken: a partial success. Guesses: the words of refusals, which the protocol
 leaves open. JSON bodies, which real receivers take, are refused.
 
-Sources: OTLP specification, "OTLP/HTTP"; `trace.proto` and `trace_service.proto`.
+Sources: OTLP specification, "OTLP/HTTP"; `trace.proto`, `metrics.proto` and their services.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]  # has no stubs
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -25,6 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bk_pipeline.sandbox.faults import Faults
+from bk_pipeline.sandbox.otlp_points import PointStore, points_in
 from bk_pipeline.sandbox.otlp_spans import StoredSpan, spans_in
 from bk_pipeline.sandbox.replies import Refusal
 
@@ -40,10 +46,10 @@ def status_body(message: str) -> bytes:
 
 
 class OtlpSide:
-    """Takes spans in as an OTLP/HTTP receiver would.
+    """Takes spans and data points in as an OTLP/HTTP receiver would.
 
     Args:
-        faults: Asked for trouble that concerns single spans of a request.
+        faults: Asked for trouble that concerns single spans or points of a request.
         keep_spans: False: only count them.
     """
 
@@ -65,14 +71,18 @@ class OtlpSide:
             self.request_count += 1
 
     def reset(self) -> None:
-        """Forgets spans and counts; required headers stay."""
+        """Forgets spans, points and counts; required headers stay."""
         with self._lock:
             self._clear()
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/traces", self._traces, methods=["POST"])]
+        return [
+            Route("/v1/traces", self._traces, methods=["POST"]),
+            Route("/v1/metrics", self._metrics, methods=["POST"]),
+        ]
 
     def _clear(self) -> None:
+        self.metrics = PointStore()
         self.spans: list[StoredSpan] = []
         self.request_count = 0
         self.span_count = 0
@@ -81,14 +91,20 @@ class OtlpSide:
         self._seen: set[int] = set()
 
     async def _traces(self, request: Request) -> Response:
+        return await self._answer(request, self._take)
+
+    async def _metrics(self, request: Request) -> Response:
+        return await self._answer(request, self._take_metrics)
+
+    async def _answer(self, request: Request, take: Callable[[Request, bytes], bytes]) -> Response:
         body = await request.body()
         try:
             self._check(request)
             with self._lock:
-                answer = self._take(request, _decoded(_plain(request, body)))
+                answer = take(request, _plain(request, body))
         except Refusal as refusal:
             return Response(status_body(refusal.message), refusal.status, media_type=PROTOBUF)
-        return Response(answer.SerializeToString(), media_type=PROTOBUF)
+        return Response(answer, media_type=PROTOBUF)
 
     def _check(self, request: Request) -> None:
         """Nothing, if the request may pass.
@@ -103,25 +119,54 @@ class OtlpSide:
         if kind not in CONTENT_TYPES:
             raise Refusal(415, f"unsupported content type: {kind or 'none'}")
 
-    def _take(
-        self, request: Request, asked: ExportTraceServiceRequest
-    ) -> ExportTraceServiceResponse:
+    def _take(self, request: Request, body: bytes) -> bytes:
         """The answer, and the spans that it does not reject stored."""
+        asked = ExportTraceServiceRequest()
+        _decode(body, asked)
         found = list(spans_in(asked))
         sound = [span for span in found if span.sound]
         rejected = len(found) - len(sound)
         message = "invalid trace or span id" if rejected else ""
         names = [span.name for span in sound]
+        ordered, words = self._ordered(request, names)
+        self._store(sound[: len(sound) - ordered])
+        answer = ExportTraceServiceResponse()
+        if rejected or ordered or message or words:
+            answer.partial_success.CopyFrom(
+                ExportTracePartialSuccess(
+                    rejected_spans=rejected + ordered, error_message=words or message
+                )
+            )
+        return _encoded(answer)
+
+    def _take_metrics(self, request: Request, body: bytes) -> bytes:
+        """The answer, and the points that it does not reject stored."""
+        asked = ExportMetricsServiceRequest()
+        _decode(body, asked)
+        try:
+            found = list(points_in(asked))
+        except ValueError as exc:
+            raise Refusal(400, str(exc)) from exc
+        sound = [point for point in found if point.sound]
+        rejected = len(found) - len(sound)
+        message = "invalid data point" if rejected else ""
+        ordered, words = self._ordered(request, [point.metric for point in sound])
+        self.metrics.add(sound[: len(sound) - ordered])
+        answer = ExportMetricsServiceResponse()
+        if rejected or ordered or message or words:
+            answer.partial_success.CopyFrom(
+                ExportMetricsPartialSuccess(
+                    rejected_data_points=rejected + ordered, error_message=words or message
+                )
+            )
+        return _encoded(answer)
+
+    def _ordered(self, request: Request, names: Sequence[str]) -> tuple[int, str]:
+        """How many of the last things of a request an ordered fault rejects, and its words."""
         fault = self._faults.take_for_events("otlp", request.url.path, names)
-        if fault is not None and fault.kind == "partial":
-            ordered = min(int(fault.details["rejected_spans"]), len(sound))
-            sound = sound[: len(sound) - ordered]
-            rejected, message = rejected + ordered, fault.details["message"]
-        self._store(sound)
-        if not rejected and not message:
-            return ExportTraceServiceResponse()
-        partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
-        return ExportTraceServiceResponse(partial_success=partial)
+        if fault is None or fault.kind != "partial":
+            return 0, ""
+        return min(int(fault.details["rejected_spans"]), len(names)), fault.details["message"]
 
     def _store(self, spans: Iterable[StoredSpan]) -> None:
         for span in spans:
@@ -155,10 +200,13 @@ def _plain(request: Request, body: bytes) -> bytes:
     return body
 
 
-def _decoded(body: bytes) -> ExportTraceServiceRequest:
-    asked = ExportTraceServiceRequest()
+def _encoded(message: Message) -> bytes:
+    body: bytes = message.SerializeToString()
+    return body
+
+
+def _decode(body: bytes, into: Message) -> None:
     try:
-        asked.ParseFromString(body)
+        into.ParseFromString(body)
     except DecodeError as exc:
-        raise Refusal(400, "the body is no ExportTraceServiceRequest") from exc
-    return asked
+        raise Refusal(400, f"the body is no {type(into).__name__}") from exc

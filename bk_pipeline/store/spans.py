@@ -8,7 +8,7 @@ came since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -76,11 +76,17 @@ class SpanStore:
                     writer.write_table(table, row_group_size=table.num_rows)
             writer.add_key_value_metadata({SUMMARY: msgspec.json.encode(summary)})
 
-    def tables(self, day: str, part: SpanPart) -> Iterator[pa.Table]:
-        """The part's rows: whole builds, in order of creation, a bounded number at a time."""
+    def tables(
+        self, day: str, part: SpanPart, *, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """The part's rows: whole builds, in order of creation, a bounded number at a time.
+
+        With all columns, or with these.
+        """
+        schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(at) for at in columns])
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group).cast(SCHEMA)
+                yield file.read_row_group(group, schema.names).select(schema.names).cast(schema)
 
     def summary(self, day: str, part: SpanPart) -> PartSummary:
         with self._folder.parquet_file(self._name(day, part)) as file:

@@ -28,6 +28,7 @@ class ScriptedDestination:
         self.limits = Limits(size, items, framing_bytes=2, separator_bytes=1)
         self.max_age = None
         self.future_limit = None
+        self.columns = None
         self.retry = PATIENT
         self.replies = list(replies)
         self.requests: list[list[Item]] = []

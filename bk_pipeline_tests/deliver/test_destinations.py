@@ -23,8 +23,21 @@ def assets(**variables: str) -> list[str]:
 def test_whatever_is_configured_is_a_destination():
     assert assets() == []
     assert assets(**KEY) == ["honeycomb_events"]
-    assert assets(**ENDPOINT) == ["otlp_traces"]
-    assert assets(**KEY, **ENDPOINT) == ["honeycomb_events", "otlp_traces"]
+    assert assets(**ENDPOINT) == ["otlp_traces", "otlp_metrics"]
+    assert assets(**KEY, **ENDPOINT) == ["honeycomb_events", "otlp_traces", "otlp_metrics"]
+
+
+def test_a_signal_without_endpoint_or_exporter_is_none():
+    traces = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}
+    metrics = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:4318/v1/metrics"}
+    assert assets(**traces) == ["otlp_traces"]
+    assert assets(**metrics) == ["otlp_metrics"]
+    assert assets(**ENDPOINT, OTEL_METRICS_EXPORTER="none") == ["otlp_traces"]
+    assert assets(**ENDPOINT, OTEL_TRACES_EXPORTER="none") == ["otlp_metrics"]
+    assert assets(**ENDPOINT, OTEL_METRICS_EXPORTER="console,otlp") == [
+        "otlp_traces",
+        "otlp_metrics",
+    ]
 
 
 def test_several_of_a_kind_have_variables_and_assets_of_their_own():
@@ -32,6 +45,7 @@ def test_several_of_a_kind_have_variables_and_assets_of_their_own():
         **KEY, **EU, **TEMPO, BK_PIPELINE_DESTINATIONS="honeycomb,honeycomb:eu,otlp:tempo"
     )
     assert names == ["honeycomb_events", "honeycomb_events_eu", "otlp_traces_tempo"]
+    assert assets(**TEMPO, BK_PIPELINE_DESTINATIONS="otlp_metrics:tempo") == ["otlp_metrics_tempo"]
 
 
 def test_what_is_not_named_is_none():
@@ -67,6 +81,7 @@ def test_an_unknown_entry_is_refused_with_what_to_put_there(entry):
 
 def test_the_environment_and_its_file_count_alike(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318\n")
-    assert [one.asset for one in destinations(Settings.load())] == ["otlp_traces"]
+    both = ["otlp_traces", "otlp_metrics"]
+    assert [one.asset for one in destinations(Settings.load())] == both
     monkeypatch.setenv("HONEYCOMB_API_KEY", KEY["HONEYCOMB_API_KEY"])
-    assert len(destinations(Settings.load())) == 2
+    assert len(destinations(Settings.load())) == 3

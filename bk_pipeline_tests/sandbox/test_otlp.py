@@ -243,7 +243,14 @@ def test_what_was_stored_is_told_and_forgotten_on_request(client, otlp, post):
 
     stored = client.get("/_sandbox/stored").json()
     told = {name: stored[name] for name in stored if name.startswith("otlp")}
-    assert told == {"otlp_span_count": 2, "otlp_duplicate_count": 1, "otlp_requests": 1}
+    assert told == {
+        "otlp_span_count": 2,
+        "otlp_duplicate_count": 1,
+        "otlp_requests": 1,
+        "otlp_metrics": {},
+        "otlp_point_count": 0,
+        "otlp_point_duplicate_count": 0,
+    }
 
     client.post("/_sandbox/reset")
     assert (otlp.span_count, otlp.spans, otlp.request_count) == (0, [], 0)

@@ -52,6 +52,7 @@ class Honeycomb:
 
     limits = LIMITS
     future_limit = FUTURE_LIMIT
+    columns = None
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class Otlp:
     """
 
     limits = LIMITS
+    columns = None
     # What backends keep, and for how long, OTLP does not tell.
     max_age = None
     future_limit = None

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from bk_pipeline.deliver.otlp import pairs
 from bk_pipeline.deliver.otlp.naming import destination_name, place_shown
 from bk_pipeline.deliver.otlp.shape import SERVICE_NAME
-from bk_pipeline.deliver.otlp.signals import TRACES, Signal
+from bk_pipeline.deliver.otlp.signals import METRICS, TRACES, Signal
 from bk_pipeline.deliver.otlp.variables import (
     DEFAULT_TIMEOUT_MS,
     GENERAL,
@@ -91,6 +91,8 @@ class OtlpSettings:
         if not endpoint or variables.switched_off:
             return None
         variables.refuse_other_protocols()
+        if signal is METRICS:
+            variables.refuse_other_metrics()
         headers_variable, headers = variables.get("HEADERS")
         return cls(
             url=_url(endpoint_variable, endpoint, signal),

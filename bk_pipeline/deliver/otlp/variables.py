@@ -13,6 +13,9 @@ from bk_pipeline.http.session import Timeouts
 
 GENERAL = "OTEL_EXPORTER_OTLP_"
 PROTOCOL = "http/protobuf"
+# What metrics of builds that are over can be, and how their durations leave.
+TEMPORALITIES = ("delta", "lowmemory")
+AGGREGATION = "base2_exponential_bucket_histogram"
 DEFAULT_TIMEOUT_MS = 10_000
 # The specification's 0, "indefinite".
 LONGEST_TIMEOUT_S = 3_600.0
@@ -58,6 +61,21 @@ class Variables:
             raise ConfigError(
                 f"{variable} asks for a protocol that is not spoken here. Only {PROTOCOL} is: "
                 "put that there (its port is 4318 by custom, gRPC's 4317), or unset it."
+            )
+
+    def refuse_other_metrics(self) -> None:
+        """Metrics are deltas and exponential histograms, whatever a program's own would be."""
+        variable, value = self.get("TEMPORALITY_PREFERENCE")
+        if value and value.lower() not in TEMPORALITIES:
+            raise ConfigError(
+                f"{variable} asks for running totals, which nobody has of builds that are over. "
+                "Put delta there, or unset it; deltatocumulative in a Collector adds them up."
+            )
+        variable, value = self.get("DEFAULT_HISTOGRAM_AGGREGATION")
+        if value and value.lower() != AGGREGATION:
+            raise ConfigError(
+                f"{variable} asks for other histograms than durations leave as. Put {AGGREGATION} "
+                "there, or unset it."
             )
 
     def timeouts(self) -> Timeouts:

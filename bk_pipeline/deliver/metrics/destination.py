@@ -1,0 +1,90 @@
+"""An OTLP/HTTP endpoint as a destination of metrics: each build and each job, counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.destination import Answer, Item, Limits
+from bk_pipeline.deliver.metrics import measurements
+from bk_pipeline.deliver.metrics.points import points_of
+from bk_pipeline.deliver.metrics.request import body_of
+from bk_pipeline.deliver.otlp.answers import answer
+from bk_pipeline.deliver.otlp.endpoint import Endpoint
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.session import Timeouts
+
+# Many points stand for few bytes of items: a series makes two points, of which each has its
+# attributes' names and up to 160 buckets besides the values. Half of what a request of spans may
+# hold leaves room for the values' standing there twice.
+LIMITS = Limits(
+    batch_bytes=2 * 1024 * 1024,
+    batch_items=50_000,
+    shared_framing_bytes=1_000,
+    # In time order: what adds deltas up to running totals drops a point that is older than the
+    # last.
+    requests_at_once=1,
+)
+
+
+class OtlpMetrics:
+    """Sends metrics of builds and jobs to an OTLP/HTTP endpoint. For several threads at once.
+
+    Args:
+        settings: Where and how; of the signal `METRICS`.
+        clock: For what the service says about time.
+        retry_policy: How long to try one batch.
+        timeouts: Of each request, instead of the settings'.
+    """
+
+    limits = LIMITS
+    columns = measurements.COLUMNS
+    # How far back a backend takes points OTLP does not tell.
+    max_age = None
+    future_limit = None
+
+    def __init__(
+        self,
+        settings: OtlpSettings,
+        *,
+        clock: Clock,
+        retry_policy: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.retry = retry_policy or RetryPolicy()
+        self._settings = settings
+        self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)
+
+    @property
+    def name(self) -> str:
+        """`otlp_metrics:<host>[:port]/<path>`, and a tenant's mark where one is known."""
+        return self._settings.name
+
+    def encode(self, table: pa.Table) -> list[Item]:
+        """The builds and jobs in the table. Pure."""
+        return measurements.items(table)
+
+    def send(self, items: Sequence[Item]) -> Answer:
+        """What the endpoint says to `items`; errors as `Destination.send` has them.
+
+        It answers for data points. A build or job is rejected if all points were.
+        """
+        points = list(points_of(items))
+        taken = self._endpoint.post(body_of(points, self._settings.resource))
+        return answer(
+            taken.response,
+            len(items),
+            sent_bytes=taken.sent_bytes,
+            words=self._endpoint.words,
+            things=len(points),
+        )
+
+    def close(self) -> None:
+        """Close the idle connections. Sending again opens new ones."""
+        self._endpoint.close()
+
+    def __repr__(self) -> str:
+        return f"OtlpMetrics({self._settings.place!r})"

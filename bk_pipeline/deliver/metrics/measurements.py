@@ -1,0 +1,114 @@
+"""Rows of the span table to measurements: an item for each build and each job. Pure.
+
+A block step's job is none: it is a person's wait, and would be a day among minutes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bk_pipeline.deliver import selection
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.metrics.instruments import DIMENSIONS
+from bk_pipeline.deliver.selection import builds_of, column, one_chunk, span_ids_of, start_ns_of
+from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.spans.timing import NS_PER_MS
+
+HOUR_NS = 3_600 * 1_000_000_000
+JOB_TYPE, STARTED, WAIT_MS = (
+    "buildkite.job.type",
+    "buildkite.job.started",
+    "buildkite.job.wait_time_ms",
+)
+# What is read of the span table.
+COLUMNS = (*selection.COLUMNS, "name", "end", JOB_TYPE, STARTED, WAIT_MS, *DIMENSIONS)
+MANUAL = "manual"
+# Stands for a measure that there is none of.
+NONE = -1
+# An item's body: end in nanoseconds, duration and wait in milliseconds.
+BODY = np.dtype("<i8")
+NUMBERS = 3
+
+
+class Series(msgspec.Struct, array_like=True, frozen=True):
+    """What measurements have in common that are added up: an item's `shared`.
+
+    Attributes:
+        hour: The hour in which they ended, since 1970.
+        kind: The span's.
+        values: Of `DIMENSIONS`, in their order.
+    """
+
+    hour: int
+    kind: str
+    values: tuple[str | int | bool | None, ...]
+
+
+def items(table: pa.Table) -> list[Item]:
+    """The builds and jobs in `table`, by row, each with its series and its numbers."""
+    chosen = one_chunk(table.filter(_counted(table)))
+    if not chosen.num_rows:
+        return []
+    builds = builds_of(chosen)
+    starts = start_ns_of(chosen)
+    ends = np.asarray(column(chosen, "end").cast(pa.int64()))
+    bodies = np.column_stack((ends, _durations_ms(chosen, starts, ends), _waits_ms(chosen)))
+    content = bodies.astype(BODY).tobytes()
+    size = NUMBERS * BODY.itemsize
+    return [
+        Item(
+            builds.trace_ids[build],
+            span_id,
+            start_ns,
+            name,
+            content[at * size : (at + 1) * size],
+            shared=shared,
+        )
+        for at, (build, span_id, start_ns, name, shared) in enumerate(
+            zip(
+                builds.of_row.tolist(),
+                span_ids_of(chosen),
+                starts.tolist(),
+                chosen["name"].to_pylist(),
+                _series(chosen, ends),
+                strict=True,
+            )
+        )
+    ]
+
+
+def _counted(table: pa.Table) -> Any:
+    """Which rows are builds, or jobs that no person is."""
+    kinds = pa.array([SpanKind.BUILD, SpanKind.JOB], pa.string())
+    manual = pc.fill_null(pc.equal(table[JOB_TYPE].cast(pa.string()), MANUAL), fill_value=False)
+    return pc.and_(pc.is_in(table["name"].cast(pa.string()), kinds), pc.invert(manual))
+
+
+def _durations_ms(table: pa.Table, starts: Any, ends: Any) -> Any:
+    """A job that ended without having started has no duration: its span is its wait."""
+    started = np.asarray(pc.fill_null(column(table, STARTED), fill_value=True))
+    return np.where(started, (ends - starts) // NS_PER_MS, NONE)
+
+
+def _waits_ms(table: pa.Table) -> Any:
+    return np.asarray(pc.fill_null(column(table, WAIT_MS), NONE))
+
+
+def _series(table: pa.Table, ends: Any) -> list[bytes]:
+    """The encoded series of each row, the same object for equal ones."""
+    keys = ["hour", "name", *DIMENSIONS]
+    rows = table.select(keys[1:]).append_column("hour", pa.array(ends // HOUR_NS))
+    rows = rows.append_column("row", pa.array(np.arange(len(rows))))
+    grouped = rows.group_by(keys, use_threads=False).aggregate([("row", "list")])
+    found = [b""] * len(rows)
+    *columns, members = (grouped[name].to_pylist() for name in (*keys, "row_list"))
+    for hour, kind, *values, of_series in zip(*columns, members, strict=True):
+        encoded = msgspec.msgpack.encode(Series(hour, kind, tuple(values)))
+        for row in of_series:
+            found[row] = encoded
+    return found

@@ -1,0 +1,98 @@
+"""Measurements to data points: one for each metric, hour and set of attributes. Pure.
+
+A point is a delta: it says what came, and is never taken back. Its window begins with its
+hour and ends with the last of its measurements, to which a fraction of a millisecond is
+added that follows from which builds and jobs they are. So
+
+- points of one hour that are sent at different times (the hour's builds come in several
+  batches, or one of them came late) have different times, and no backend that keeps a value
+  for a series and a moment loses one to another;
+- the same measurements sent twice make the same points, and such a backend has them once;
+- none has its time at the full hour, where a backend would count it to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.metrics.histogram import Histogram, histogram
+from bk_pipeline.deliver.metrics.instruments import DIMENSIONS, INSTRUMENTS, Instrument, Measure
+from bk_pipeline.deliver.metrics.measurements import BODY, HOUR_NS, NUMBERS, Series
+from bk_pipeline.spans.timing import NS_PER_MS
+
+Attributes = tuple[tuple[str, str | int | bool], ...]
+ENDS = 0
+_series = msgspec.msgpack.Decoder(Series)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A data point. Without a `histogram` its value is its count."""
+
+    instrument: Instrument
+    attributes: Attributes
+    start_ns: int
+    time_ns: int
+    count: int
+    histogram: Histogram | None
+
+
+def points_of(items: Sequence[Item]) -> Iterator[Point]:
+    """What `items`, made by `measurements.items`, come to: by metric, then by hour."""
+    codes: dict[bytes, int] = {}
+    of_item = [codes.setdefault(item.shared, len(codes)) for item in items]
+    series = [_series.decode(one) for one in codes]
+    numbers = np.frombuffer(b"".join(item.body for item in items), BODY).reshape(-1, NUMBERS)
+    ids = np.frombuffer(b"".join(item.item_id for item in items), ">u8").astype(np.uint64)
+    for instrument in INSTRUMENTS:
+        yield from _points(instrument, series, np.array(of_item), numbers, ids)
+
+
+def _points(
+    instrument: Instrument, series: Sequence[Series], of_item: Any, numbers: Any, ids: Any
+) -> Iterator[Point]:
+    streams = [(one.hour, _attributes(one, instrument)) for one in series]
+    order = {one: n for n, one in enumerate(sorted(set(streams), key=lambda one: one[0]))}
+    ours = [one.kind == instrument.kind for one in series]
+    places = np.array([order[one] for one in streams])[of_item]
+    measured = numbers[:, instrument.measure] >= 0
+    rows = np.flatnonzero(np.array(ours)[of_item] & measured)
+    rows = rows[np.argsort(places[rows], kind="stable")]
+    if not len(rows):
+        return
+    firsts = np.flatnonzero(np.diff(places[rows], prepend=-1))
+    times = _times(
+        np.maximum.reduceat(numbers[rows, ENDS], firsts), np.add.reduceat(ids[rows], firsts)
+    )
+    named = list(order)
+    for group, time_ns in zip(np.split(rows, firsts[1:]), times.tolist(), strict=True):
+        hour, attributes = named[places[group[0]]]
+        values = numbers[group, instrument.measure]
+        counts = instrument.measure is Measure.COUNT
+        yield Point(
+            instrument,
+            attributes,
+            hour * HOUR_NS,
+            time_ns,
+            len(group),
+            None if counts else histogram(values),
+        )
+
+
+def _attributes(series: Series, instrument: Instrument) -> Attributes:
+    """Names and values, without those that have none."""
+    values = dict(zip(DIMENSIONS, series.values, strict=True))
+    found = ((name, values[name]) for name in instrument.attributes)
+    return tuple((name, value) for name, value in found if value is not None)
+
+
+def _times(latest: Any, mixed: Any) -> Any:
+    """The ends of windows whose last measurement is `latest`; `mixed` stands for which they are."""
+    fractions = (mixed % np.uint64(NS_PER_MS - 1)).astype(np.int64) + 1
+    return latest // NS_PER_MS * NS_PER_MS + fractions

@@ -1,0 +1,45 @@
+"""An endpoint for metrics at the sandbox, tried for a minute of the fake clock."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from bk_pipeline.deliver.metrics import OtlpMetrics
+from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.session import Timeouts
+
+numbers = count()
+
+
+@pytest.fixture
+def connect(clock):
+    """Makes the destination that variables describe."""
+    made = []
+
+    def connect(**variables):
+        environment = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
+        # Lest tests that speak to one server share the pace at which it wants to be spoken to.
+        environment["BK_PIPELINE_OTLP_ACCOUNT"] = f"test-{next(numbers)}"
+        settings = OtlpSettings.from_environment(environment, signal=METRICS)
+        made.append(
+            OtlpMetrics(
+                settings,
+                clock=clock,
+                retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
+                timeouts=Timeouts(connect_s=30, silence_s=3, answer_s=10**6),
+            )
+        )
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def metrics(connect, url):
+    return connect(ENDPOINT=url)

@@ -1,0 +1,218 @@
+"""Delivering metrics to the sandbox's OTLP endpoint, asserting on what it stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
+from bk_pipeline.deliver.metrics.measurements import COLUMNS
+from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.errors import AccessDenied, NotFound, RetryableError, TokenRefused
+from bk_pipeline_tests.builders import make_block, make_build, make_job, uid
+from bk_pipeline_tests.deliver.tables import table, tables, uuid
+
+BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
+
+
+@pytest.fixture
+def fails(metrics, send, ledger):
+    """A delivery ends in this error, and nothing counts as delivered."""
+
+    def fails(error, said):
+        with pytest.raises(error, match=said):
+            send(tables(1), destination=metrics)
+        assert ledger.summary(metrics.name).accepted == 0
+
+    return fails
+
+
+def moments(sandbox):
+    """What a backend has that keeps one value for each series and moment."""
+    return {(one.series, one.time_ns): one.count for one in sandbox.otlp.metrics.points}
+
+
+def test_each_build_and_job_is_counted_once_however_often_it_is_delivered(sandbox, metrics, send):
+    made = tables(20, jobs=3)
+
+    first, second = send(made, destination=metrics), send(made, destination=metrics)
+
+    assert (first.accepted, second.accepted, second.already_settled) == (80, 0, 80)
+    assert sandbox.otlp.metrics.totals[BUILDS] == 20
+    assert sandbox.otlp.metrics.totals[JOBS] == 60
+    assert sandbox.otlp.request_count == first.batches == 1
+
+
+def test_the_columns_it_asks_for_are_all_it_needs(sandbox, metrics, send):
+    send([one.select(COLUMNS) for one in tables(3)], destination=metrics)
+
+    assert sandbox.otlp.metrics.totals[BUILDS] == 3
+
+
+def test_points_are_monotonic_deltas_with_the_services_resource(sandbox, metrics, send):
+    send(tables(3), destination=metrics)
+
+    for point in sandbox.otlp.metrics.points:
+        assert (point.temporality, point.monotonic) == ("delta", True)
+        assert point.resource == {"service.name": "buildkite"}
+        assert point.unit == {BUILDS: "{build}", JOBS: "{job}"}.get(point.metric, "ms")
+
+
+def test_builds_that_come_later_in_the_hour_add_points_and_repeat_none(sandbox, metrics, send):
+    for number in range(1, 6):
+        send(tables(number), destination=metrics)
+
+    found = [one for one in sandbox.otlp.metrics.points if one.metric == BUILDS]
+    assert [one.count for one in found] == [1] * 5
+    assert len({one.start_ns for one in found}) == 1
+    assert len({one.time_ns for one in found}) == 5
+    assert sorted(one.time_ns for one in found) == [one.time_ns for one in found]
+
+
+def test_a_build_that_goes_on_is_still_one_build_and_its_new_jobs_are_added(sandbox, metrics, send):
+    first, block = make_job("test"), make_block()
+    blocked = make_build([first, block], blocked=True, blocked_state="passed")
+    deploy = make_job("deploy", id=uid("deploy"), runnable_s=7_200)
+    resumed = make_build([first, make_block(unblocked_s=7_199), deploy], state="failed")
+
+    send([table(blocked)], destination=metrics)
+    before = list(sandbox.otlp.metrics.points)
+    again = send([table(resumed)], destination=metrics)
+
+    assert again.accepted == 1
+    assert sandbox.otlp.metrics.totals[BUILDS] == 1
+    added = sandbox.otlp.metrics.points[len(before) :]
+    assert {one.metric for one in added} == {
+        JOBS,
+        "buildkite.jobs.duration",
+        "buildkite.jobs.wait_time",
+    }
+    assert sandbox.otlp.metrics.totals[JOBS] == 2
+
+
+def test_spans_at_the_same_url_are_other_items(clock, url, connect):
+    same = f"{url}/v1/metrics"
+    settings = OtlpSettings.from_environment({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": same})
+    metrics = connect(METRICS_ENDPOINT=same)
+
+    assert Otlp(settings, clock=clock).name != metrics.name
+    assert metrics.name.startswith("otlp_metrics:127.0.0.1:")
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "cut_body", "hang"])
+def test_points_whose_answer_is_lost_are_sent_again_the_same(sandbox, metrics, send, kind):
+    details = {"processed": True} if kind == "hang" else {}
+    sandbox.faults.order("otlp", kind, path="/v1/metrics", **details)
+
+    done = send(tables(5), destination=metrics)
+
+    assert done.accepted == 20
+    assert sandbox.otlp.metrics.totals[BUILDS] == 10
+    assert sum(count for (series, _), count in moments(sandbox).items() if series[0] == BUILDS) == 5
+
+
+def test_a_run_that_dies_in_doubt_is_made_good_by_the_next(sandbox, metrics, send, ledger):
+    sandbox.faults.order("otlp", "reset_after", count=10, path="/v1/metrics")
+    with pytest.raises(RetryableError):
+        send(tables(5), destination=metrics)
+    assert ledger.summary(metrics.name).in_doubt == 20
+    sandbox.faults.clear()
+
+    done = send(tables(5), destination=metrics)
+
+    assert (done.accepted, done.in_doubt_resent) == (20, 20)
+    assert ledger.summary(metrics.name).in_doubt == 0
+    assert sum(count for (series, _), count in moments(sandbox).items() if series[0] == BUILDS) == 5
+
+
+def test_at_most_once_takes_what_is_in_doubt_for_sent(sandbox, metrics, send):
+    policy = DeliveryPolicy(guarantee=Guarantee.AT_MOST_ONCE)
+    sandbox.faults.order("otlp", "reset_after", path="/v1/metrics")
+    with pytest.raises(RetryableError):
+        send(tables(5), destination=metrics, policy=policy)
+
+    done = send(tables(5), destination=metrics, policy=policy)
+
+    assert (done.accepted, done.presumed_sent) == (0, 20)
+    assert sandbox.otlp.metrics.totals[BUILDS] == 5
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_may_pass_is_tried_again_and_counted_once(sandbox, metrics, send, clock, status):
+    sandbox.faults.order("otlp", "status", status=status, count=2, headers={"Retry-After": "2"})
+
+    send(tables(5), destination=metrics)
+
+    assert sandbox.otlp.metrics.totals[BUILDS] == 5
+    assert sum(clock.slept) >= 4
+
+
+def test_a_request_that_is_too_large_is_sent_in_halves(sandbox, metrics, send):
+    sandbox.faults.order("otlp", "status", status=413)
+
+    done = send(tables(6), destination=metrics)
+
+    assert (done.batches, done.accepted) == (2, 24)
+    assert sandbox.otlp.metrics.totals[BUILDS] == 6
+
+
+def test_an_unknown_key_is_told_with_the_variable(sandbox, fails):
+    sandbox.otlp.require("x-key", "wanted")
+
+    fails(TokenRefused, r"401: missing or invalid header.*OTEL_EXPORTER_OTLP_HEADERS")
+
+
+def test_a_key_that_may_not_write_metrics_is_told_so(sandbox, fails):
+    sandbox.faults.order("otlp", "status", status=403)
+
+    fails(AccessDenied, r"does not let us send data points.*permission to write metrics")
+
+
+def test_a_backend_without_metrics_is_told_how_to_go_without(sandbox, fails):
+    sandbox.faults.order("otlp", "status", status=404)
+
+    fails(NotFound, r"/v1/metrics is added to .*OTEL_METRICS_EXPORTER=none")
+
+
+def test_a_few_rejected_points_are_told_and_not_sent_again(sandbox, metrics, send):
+    sandbox.faults.order("otlp", "partial", rejected_spans=2, message="too old")
+
+    done = send(tables(2), destination=metrics)
+
+    assert (done.accepted, done.rejected_unnamed) == (8, 2)
+    assert "rejected 2 of 9 data points and did not say which: too old" in done.remarks[0]
+    assert send(tables(2), destination=metrics).accepted == 0
+
+
+def test_if_all_points_are_rejected_so_are_their_builds_and_jobs(sandbox, metrics, send, ledger):
+    sandbox.faults.order("otlp", "partial", rejected_spans=11, message="too old")
+
+    done = send(tables(2), destination=metrics)
+
+    assert (done.accepted, done.rejected) == (0, 8)
+    assert {one.reason for one in ledger.rejections(metrics.name)} == {"too old"}
+    assert ledger.requeue(metrics.name) == 8
+    assert send(tables(2), destination=metrics).accepted == 8
+
+
+def test_no_request_is_larger_than_a_collector_takes(sandbox, metrics, send):
+    """Each job under attributes of its own: as many points as there can be."""
+    made = [
+        table(
+            make_build(
+                [
+                    make_job(f"step-{n}-{at}-" + "x" * 60, id=uuid("j", n, at), run_s=1 + at % 7)
+                    for at in range(200)
+                ],
+                id=uuid("b", n),
+                number=n,
+            )
+        )
+        for n in range(25)
+    ]
+
+    done = send(made, destination=metrics)
+
+    assert done.accepted == 25 * 201
+    assert done.batches > 1
+    assert done.sent_bytes / done.batches < 4 * 1024 * 1024
+    assert sandbox.otlp.metrics.totals[JOBS] == 5_000

@@ -1,0 +1,190 @@
+"""What is measured of builds and jobs, and what that comes to."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from bk_pipeline.deliver.metrics import measurements
+from bk_pipeline.deliver.metrics.instruments import DIMENSIONS, INSTRUMENTS
+from bk_pipeline.deliver.metrics.measurements import HOUR_NS
+from bk_pipeline.deliver.metrics.points import points_of
+from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline_tests.builders import (
+    BEGAN,
+    make_agent,
+    make_block,
+    make_build,
+    make_job,
+    make_pipeline,
+    make_trigger,
+    ns_at,
+    uid,
+)
+from bk_pipeline_tests.deliver.tables import table
+
+BUILDS, BUILD_TIMES, JOBS, JOB_TIMES, WAITS = (one.name for one in INSTRUMENTS)
+
+
+def points(*builds):
+    """The points of a table of these builds, by metric."""
+    found = {one.name: [] for one in INSTRUMENTS}
+    for point in points_of(measurements.items(table(*builds))):
+        found[point.instrument.name].append(point)
+    return found
+
+
+def only(*builds, metric):
+    [point] = points(*builds)[metric]
+    return point
+
+
+def numbered(n: int, jobs=None, **fields):
+    jobs = [make_job("test", id=uid(f"job {n}"))] if jobs is None else jobs
+    return make_build(jobs, id=uid(f"build {n}"), number=n, **fields)
+
+
+def test_a_build_is_counted_under_the_attributes_of_buildkites_example():
+    point = only(make_build(source="schedule"), metric=BUILDS)
+
+    assert point.count == 1
+    assert dict(point.attributes) == {
+        "buildkite.organization.slug": "acme",
+        "buildkite.pipeline.slug": "shop",
+        "buildkite.build.source": "schedule",
+        "buildkite.build.state": "passed",
+    }
+
+
+def test_a_job_is_counted_under_the_attributes_of_buildkites_example():
+    point = only(make_build([make_job("lint", state="failed")], state="failed"), metric=JOBS)
+
+    assert dict(point.attributes) == {
+        "buildkite.organization.slug": "acme",
+        "buildkite.pipeline.slug": "shop",
+        "buildkite.build.source": "webhook",
+        "buildkite.step.key": "lint",
+        "buildkite.job.exit_status": 1,
+        "buildkite.job.passed": False,
+    }
+
+
+def test_durations_are_those_of_the_spans_in_milliseconds():
+    build = make_build([make_job(runnable_s=1, wait_s=2.5, run_s=10.25)])
+
+    found = points(build)
+
+    assert found[BUILD_TIMES][0].histogram.sum == 13_950
+    assert found[JOB_TIMES][0].histogram.sum == 10_250
+    assert found[WAITS][0].histogram.sum == 2_500
+
+
+def test_waits_are_told_apart_by_queue_alone():
+    agent = make_agent("mac-1", meta_data=["queue=mac"])
+    jobs = [
+        make_job("a", wait_s=1),
+        make_job("b", wait_s=3),
+        make_job("c", wait_s=9, agent=agent, agent_query_rules=["queue=mac"]),
+    ]
+
+    found = points(make_build(jobs))[WAITS]
+
+    assert {dict(one.attributes)["buildkite.agent.queue"]: one.histogram.sum for one in found} == {
+        "default": 4_000,
+        "mac": 9_000,
+    }
+    assert len(found[0].attributes) == 2
+
+
+def test_a_block_step_is_no_job():
+    build = make_build([make_job(), make_block(unblocked_s=9_000), make_trigger(runnable_s=9_001)])
+
+    assert sum(one.count for one in points(build)[JOBS]) == 2
+
+
+def test_a_job_that_never_started_counts_and_has_neither_duration_nor_wait():
+    waited = make_job(
+        "deploy", run_s=None, state="canceled", finished_at="2026-03-02T09:05:00.000Z"
+    )
+
+    found = points(make_build([waited], state="canceled"))
+
+    assert [one.count for one in found[JOBS]] == [1]
+    assert found[JOB_TIMES] == found[WAITS] == []
+    assert "buildkite.job.exit_status" not in dict(found[JOBS][0].attributes)
+
+
+def test_an_hours_builds_make_one_point_and_another_hours_another():
+    later = [make_job("test", id=uid("late"), runnable_s=3_600)]
+
+    first, second = points(numbered(1), numbered(2), numbered(3, later))[BUILDS]
+
+    assert (first.count, second.count) == (2, 1)
+    assert first.start_ns == int(BEGAN.timestamp()) * 10**9
+    assert second.start_ns == first.start_ns + HOUR_NS
+
+
+def test_a_build_belongs_to_the_hour_in_which_it_ended():
+    overnight = [make_job("test", runnable_s=1, run_s=15 * 3_600)]
+
+    point = only(make_build(overnight), metric=BUILDS)
+
+    assert datetime.fromtimestamp(point.start_ns / 1e9, BEGAN.tzinfo) == BEGAN + timedelta(hours=15)
+
+
+def test_a_window_ends_less_than_a_millisecond_after_its_last_measurement():
+    for point in points(numbered(1), numbered(2))[BUILDS]:
+        assert 0 < point.time_ns - ns_at(13.2) < 10**6
+
+
+def test_what_ends_on_the_hour_is_measured_in_the_hour_that_begins():
+    point = only(make_build([make_job(runnable_s=1, wait_s=1, run_s=3_598)]), metric=JOBS)
+
+    assert point.start_ns == ns_at(3_600)
+    assert point.start_ns < point.time_ns < point.start_ns + 10**6
+
+
+def test_the_same_measurements_make_the_same_points_in_whatever_order():
+    items = measurements.items(table(numbered(1), numbered(2), numbered(3)))
+
+    assert list(points_of(items)) == list(points_of(items[::-1]))
+
+
+def test_other_measurements_of_the_same_moment_make_a_point_of_another():
+    one, other = only(numbered(1), metric=BUILDS), only(numbered(2), metric=BUILDS)
+
+    assert (one.attributes, one.start_ns, one.count) == (
+        other.attributes,
+        other.start_ns,
+        other.count,
+    )
+    assert one.time_ns != other.time_ns
+
+
+def test_points_of_pipelines_stay_apart():
+    tools = make_pipeline("tools")
+
+    found = points(numbered(1), numbered(2, pipeline=tools))
+
+    for metric in (BUILDS, JOBS):
+        slugs = [dict(one.attributes)["buildkite.pipeline.slug"] for one in found[metric]]
+        assert sorted(slugs) == ["shop", "tools"]
+
+
+def test_counts_and_distributions_agree():
+    build = make_build([make_job(f"job-{n}", run_s=n * 7) for n in range(1, 20)])
+
+    found = points(build)
+
+    counted = {one.attributes: one.count for one in found[JOBS]}
+    assert counted == {one.attributes: one.histogram.count for one in found[JOB_TIMES]}
+
+
+def test_an_empty_table_measures_nothing():
+    assert measurements.items(table(make_build()).slice(0, 0)) == []
+
+
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_every_attribute_is_a_field_of_the_span_table(name):
+    assert name in {field.name for field in FIELDS}

@@ -1,0 +1,81 @@
+"""The exporter's variables where metrics are concerned."""
+
+from __future__ import annotations
+
+import pytest
+
+from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.deliver.otlp.variables import Compression
+from bk_pipeline.errors import ConfigError
+
+
+def read(**variables):
+    environment = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
+    return OtlpSettings.from_environment(environment, signal=METRICS)
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({"ENDPOINT": "http://h:4318"}, "http://h:4318/v1/metrics"),
+        ({"ENDPOINT": "https://h/otlp/"}, "https://h/otlp/v1/metrics"),
+        ({"METRICS_ENDPOINT": "http://h:4318/mine"}, "http://h:4318/mine"),
+        ({"ENDPOINT": "http://a", "METRICS_ENDPOINT": "http://b/c"}, "http://b/c"),
+    ],
+)
+def test_metrics_go_to_their_own_endpoint_or_to_the_general_one(variables, url):
+    assert read(**variables).url == url
+
+
+def test_an_endpoint_of_traces_is_none_of_metrics():
+    assert read(TRACES_ENDPOINT="http://h:4318/v1/traces") is None
+
+
+def test_what_is_said_of_metrics_goes_before_what_is_said_in_general():
+    found = read(
+        ENDPOINT="http://h",
+        HEADERS="a=1",
+        METRICS_HEADERS="b=2",
+        TRACES_HEADERS="c=3",
+        TIMEOUT="20000",
+        METRICS_TIMEOUT="5000",
+        METRICS_COMPRESSION="gzip",
+    )
+
+    assert found.headers == {"b": "2"}
+    assert found.timeouts.answer_s == 5.0
+    assert found.compression is Compression.GZIP
+    assert found.headers_variable == "OTEL_EXPORTER_OTLP_METRICS_HEADERS"
+
+
+@pytest.mark.parametrize("value", ["", "delta", "Delta", "lowmemory"])
+def test_deltas_may_be_asked_for(value):
+    assert read(ENDPOINT="http://h", METRICS_TEMPORALITY_PREFERENCE=value) is not None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("METRICS_TEMPORALITY_PREFERENCE", "cumulative", "running totals.*Put delta there"),
+        (
+            "METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "explicit_bucket_histogram",
+            "Put base2_exponential_bucket_histogram there",
+        ),
+        ("METRICS_PROTOCOL", "grpc", "Only http/protobuf is"),
+        ("METRICS_TIMEOUT", "10", "Give 10000 for 10 seconds"),
+    ],
+)
+def test_what_metrics_cannot_be_is_refused_with_the_variable(variable, value, said):
+    with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{variable}.*{said}"):
+        read(ENDPOINT="http://h", **{variable: value})
+
+
+def test_of_traces_nothing_is_asked_that_concerns_metrics():
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
+    }
+
+    assert OtlpSettings.from_environment(environment) is not None

@@ -26,6 +26,9 @@ def test_stored_sums_up_what_has_arrived(client, event):
         "otlp_span_count": 0,
         "otlp_duplicate_count": 0,
         "otlp_requests": 0,
+        "otlp_metrics": {},
+        "otlp_point_count": 0,
+        "otlp_point_duplicate_count": 0,
         "remark_count": 1,
         "remarks": [{"dataset": "one", "column": "odd", "text": "null is no column value"}],
     }

@@ -46,7 +46,8 @@ def body(*metrics):
 
 @pytest.fixture
 def post(client):
-    return lambda content: client.post("/v1/metrics", content=content, headers=HEADERS)
+    client.sandbox.otlp.reset()
+    return lambda content: client.post("/v1/metrics", data=content, headers=HEADERS)
 
 
 def rejected(answer):

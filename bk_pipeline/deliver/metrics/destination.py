@@ -22,7 +22,7 @@ from bk_pipeline.http.session import Timeouts
 # hold leaves room for the values' standing there twice.
 LIMITS = Limits(
     batch_bytes=2 * 1024 * 1024,
-    batch_items=50_000,
+    batch_items=20_000,
     shared_framing_bytes=1_000,
     # In time order: what adds deltas up to running totals drops a point that is older than the
     # last.

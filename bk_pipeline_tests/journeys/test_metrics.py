@@ -1,0 +1,104 @@
+"""A backfilled month of metrics, and what comes after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from bk_pipeline.defs.partitions import day_of
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.deliver.metrics import OtlpMetrics
+from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.pipeline import deliver_day, extract_day, transform_day
+from bk_pipeline_tests.worlds import stage
+
+BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
+# By hand, as somebody would who has nothing but the span table.
+ROOT = "buildkite.build"
+JOB = "buildkite.job"
+
+
+@pytest.fixture
+def scene(tmp_path):
+    with stage(tmp_path / "data", days=30, builds_per_day=15, otlp=True) as made:
+        yield made
+
+
+def materialize(scene, *, full_refresh=False):
+    """All days, without Dagster; how many builds and jobs were counted."""
+    services = scene.services
+    settings = OtlpSettings.from_environment(services.settings.environment, signal=METRICS)
+    counted = 0
+    with (
+        services.buildkite(on_wait=print) as client,
+        services.ledger() as ledger,
+        closing(OtlpMetrics(settings, clock=services.clock)) as metrics,
+    ):
+        for key in scene.days:
+            extract_day(
+                day_of(key, services.settings),
+                client=client,
+                raw=services.raw(),
+                clock=services.clock,
+                full_refresh=full_refresh,
+            )
+            transform_day(key, raw=services.raw(), spans=services.spans())
+            counted += deliver_day(
+                key,
+                spans=services.spans(),
+                destination=metrics,
+                ledger=ledger,
+                clock=services.clock,
+            ).accepted
+    return counted
+
+
+def in_the_span_table(scene) -> Counter:
+    """Builds and jobs, each once, block steps left out."""
+    store = scene.services.spans()
+    seen = set()
+    for day in scene.days:
+        for part in store.parts(day):
+            wanted = ["span_id", "trace_id", "name", "buildkite.job.type"]
+            for table in store.tables(day, part, columns=wanted):
+                assert isinstance(table, pa.Table)
+                seen |= {tuple(row.values()) for row in table.to_pylist()}
+    return Counter(name for _, _, name, kind in seen if name in {ROOT, JOB} and kind != "manual")
+
+
+def test_a_month_materialized_twice_is_counted_once(scene):
+    first = materialize(scene)
+    stored = Counter(scene.sandbox.otlp.metrics.totals)
+    points = len(scene.sandbox.otlp.metrics.points)
+
+    second = materialize(scene)
+    third = materialize(scene, full_refresh=True)
+
+    wanted = in_the_span_table(scene)
+    assert first == wanted[ROOT] + wanted[JOB] > 1_000
+    assert (stored[BUILDS], stored[JOBS]) == (wanted[ROOT], wanted[JOB])
+    assert (second, third) == (0, 0)
+    assert scene.sandbox.otlp.metrics.totals == stored
+    assert len(scene.sandbox.otlp.metrics.points) == points
+    assert scene.sandbox.otlp.metrics.duplicate_count == 0
+
+
+def test_the_asset_counts_beside_the_one_of_traces_and_late_builds_are_added(tmp_path):
+    with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
+        [key] = scene.days
+        [first] = materialize_days(scene.services, [key], instance=instance)
+        before = scene.sandbox.otlp.metrics.totals[BUILDS]
+        late = scene.sandbox.world.finish_build_now()
+        moved = {"id": "late", "number": 9_000_001, "created_at": f"{key}T12:00:00.000Z"}
+        scene.sandbox.world.add_build(late | moved)
+        [second] = materialize_days(scene.services, [key], instance=instance)
+
+        assert (first.error, second.error) == (None, None)
+        assert first.count("otlp_metrics", "accepted") < first.count("otlp_traces", "accepted")
+        assert scene.sandbox.otlp.metrics.totals[BUILDS] == before + 1
+        assert second.count("otlp_metrics", "requests") == 1

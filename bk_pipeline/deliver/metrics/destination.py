@@ -82,6 +82,9 @@ class OtlpMetrics:
             things=len(points),
         )
 
+    def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:
+        """None: metrics have no traces."""
+
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""
         self._endpoint.close()

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bk_pipeline.cli.sandbox import environment
-from bk_pipeline.cli.waterfall import waterfall
+from bk_pipeline.cli.waterfall import LEGEND, waterfall
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.runs import DayRun, materialize_days
 from bk_pipeline.errors import FatalError
@@ -115,7 +115,7 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
     console = Console()
     links = numbers.events_accepted - numbers.spans
     console.print(
-        f"{numbers.days} days, {numbers.builds:,} builds with {numbers.jobs:,} jobs became "
+        f"{numbers.days} day{'' if numbers.days == 1 else 's'}, {numbers.builds:,} builds with {numbers.jobs:,} jobs became "
         f"{numbers.spans:,} spans in {numbers.seconds:.1f} s.\n"
         f"Honeycomb's stand-in accepted {numbers.events_accepted:,} events ({links:,} of them "
         f"links between traces), rejected {numbers.events_rejected:,}, and holds "
@@ -126,9 +126,9 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
         console.print("One of the builds:\n")
         console.print(waterfall(spans, width=console.width))
         console.print(
-            "\n░ waited for an agent  █ ran\n\n"
+            f"\n{LEGEND}\n\n"
             "Your own builds: put a Buildkite token and a Honeycomb key into .env "
-            "(see .env.example), then make dev.",
+            "(see .env.example);\nbk-pipeline doctor says what is missing, make dev begins.",
             highlight=False,
         )
 

@@ -17,6 +17,7 @@ VERBS = {
     "sandbox": "bk_pipeline.cli.sandbox:sandbox",
     "doctor": "bk_pipeline.cli.doctor:doctor",
     "backfill": "bk_pipeline.cli.backfill:backfill",
+    "trace": "bk_pipeline.cli.trace:trace",
     "spans": "bk_pipeline.cli.spans:spans",
     "ledger": "bk_pipeline.cli.ledger:ledger",
     "set-aside": "bk_pipeline.cli.set_aside:set_aside",
@@ -48,6 +49,7 @@ def cli() -> None:
     Try it first, without any account:    bk-pipeline demo
     Look at the spans of an API answer:   bk-pipeline spans builds.json
     Is everything set up?                 bk-pipeline doctor
+    One build, as a waterfall:            bk-pipeline trace web#4182
     Your own builds, day by day:          bk-pipeline backfill --from 2026-11-01 --to 2026-11-07
 
     Settings come from the environment or from a file .env in the working directory;

@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
+
+from bk_pipeline.cli.labels import readable
+from bk_pipeline.cli.outline import Line, outline
+from bk_pipeline.cli.timescale import Timescale
+from bk_pipeline.spans.model import SpanKind
 
 Span = dict[str, Any]
 
 COLOURS = {"ok": "green", "error": "red", "unset": "yellow"}
-LABEL_SHARE = 0.42
-LONGEST_LABEL = 52
+PERSON = "blue"
 NS_PER_MS = 1_000_000
-RAN, WAITED = "█", "░"
+RAN, WAITED, PAUSED, FOLDED = "█", "░", "╌", "▒"
+LEGEND = "░ waited for an agent  █ ran  ╌ waited for a person"
+
+LABEL_SHARE, LONGEST_LABEL, SHORTEST_LABEL = 0.5, 60, 8
+LONGEST_DURATION = 9
+# With fewer columns than these left, bars say nothing.
+LEAST_BARS = 8
+# What fits a few screens.
+MOST_LINES = 150
 
 
-def waterfall(spans: Sequence[Span], *, width: int) -> Table:
-    """The spans of one trace (rows of `spans.table.rows`), a line each, `width` columns wide.
+def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOST_LINES) -> Table:
+    """The spans of one trace (rows of `spans.table.rows`), `width` columns wide.
 
-    A step with one job is shown as that job. `░` is a job's wait for an agent, `█` its run.
+    A line each, but that a step with one job is shown as that job, and that children of one
+    parent beyond what `most_lines` leaves room for are folded into a line that counts them.
+    Where there is no room for bars there are none, and long pauses are drawn shortened.
     """
-    labels = min(int(width * LABEL_SHARE), LONGEST_LABEL)
-    lines = list(_tree(spans))
-    root = lines[0][1]
-    bars = max(width - labels - 12, 10)
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), width=width)
-    table.add_column(width=labels, no_wrap=True, overflow="ellipsis")
-    table.add_column(width=bars, no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    for depth, span in lines:
-        colour = COLOURS[span["status"]]
-        length_ms = (span["end_unix_nano"] - span["start_unix_nano"]) // NS_PER_MS
-        table.add_row(
-            Text("  " * depth + _label(span), style=colour if span["status"] == "error" else ""),
-            _bar(span, root, bars, colour),
-            Text(duration(length_ms)),
-        )
+    lines = outline(spans, most_lines=most_lines)
+    labels = [_label(line) for line in lines]
+    room = width - LONGEST_DURATION - 2
+    longest = max(cell_len(label.plain) for label in labels)
+    label_width = min(longest, LONGEST_LABEL, max(int(room * LABEL_SHARE), SHORTEST_LABEL))
+    bars = room - label_width - 1
+    if bars < LEAST_BARS:
+        label_width, bars = max(min(longest, room), SHORTEST_LABEL), 0
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=label_width, no_wrap=True, overflow="ellipsis")
+    if bars:
+        table.add_column(width=bars, no_wrap=True)
+    table.add_column(width=LONGEST_DURATION, justify="right", no_wrap=True)
+    scale = _scale(spans, max(bars, 1))
+    for line, label in zip(lines, labels, strict=True):
+        bar = [_bar(line, scale, bars)] if bars else []
+        length = duration((line.end_ns - line.start_ns) // NS_PER_MS)
+        table.add_row(label, *bar, Text(length))
+    if bars and scale.shortened:
+        table.caption = Text("long pauses are drawn shortened", "dim")
+        table.caption_justify = "left"
     return table
 
 
@@ -57,59 +76,96 @@ def duration(length_ms: int) -> str:
     return f"{length_ms / 1_000:.1f} s" if seconds else f"{milliseconds} ms"
 
 
-def _tree(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
-    """Depth and span, each parent before its children, which are in order of start."""
-    children: dict[str | None, list[Span]] = defaultdict(list)
-    for span in spans:
-        children[span.get("parent_span_id")].append(span)
-
-    def below(parent: str | None, depth: int) -> Iterator[tuple[int, Span]]:
-        for span in sorted(children[parent], key=lambda one: one["start_unix_nano"]):
-            inside = children[span["span_id"]]
-            if span["name"] == "buildkite.step" and len(inside) == 1:
-                yield depth, inside[0]
-            else:
-                yield depth, span
-                yield from below(span["span_id"], depth + 1)
-
-    return below(None, 0)
-
-
-def _label(span: Span) -> str:
+def name_of(span: Span) -> str:
+    """What a person calls it."""
     attributes = span["attributes"]
-    if span["name"] == "buildkite.build":
-        slug = span["resource"].get("buildkite.pipeline.slug", "")
-        state = attributes.get("buildkite.build.state", "")
-        return f"{slug} #{attributes['buildkite.build.number']} {state}"
-    if span["name"] == "buildkite.build.stage":
-        return f"stage {attributes['buildkite.build.stage']}"
-    if span["name"] == "buildkite.step.group":
-        return f"group {attributes['buildkite.step.group.key']}"
-    name = attributes.get("buildkite.job.label") or attributes.get("buildkite.step.label")
-    name = name or attributes.get("buildkite.step.key") or attributes.get("buildkite.job.type", "")
-    index = attributes.get("buildkite.job.parallel.index")
-    notes = [] if index is None else [f"{index + 1}/{attributes['buildkite.job.parallel.total']}"]
-    if attributes.get("buildkite.job.retried"):
-        notes.append("retried")
-    if attributes.get("buildkite.job.soft_failed"):
-        notes.append("soft failed")
-    state = attributes.get("buildkite.job.state")
-    if state not in {None, "passed", "failed"}:
-        notes.append(str(state))
-    return f"{name} ({', '.join(notes)})" if notes else str(name)
+    match span["name"]:
+        case SpanKind.BUILD:
+            slug = span["resource"].get("buildkite.pipeline.slug", "")
+            return f"{slug} #{attributes.get('buildkite.build.number', '')}"
+        case SpanKind.STAGE:
+            return f"stage {attributes.get('buildkite.build.stage', '')}"
+        case SpanKind.GROUP:
+            return f"group {readable(attributes.get('buildkite.step.group.key', ''))}"
+        case _:
+            names = ("job.label", "step.label", "step.key", "job.type", "step.type")
+            found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
+            return next((name for name in found if name), "step")
 
 
-def _bar(span: Span, root: Span, columns: int, colour: str) -> Text:
-    began: int = root["start_unix_nano"]
-    length: int = max(root["end_unix_nano"] - began, 1)
+def _label(line: Line) -> Text:
+    indent = "  " * line.depth
+    if line.span is None:
+        return Text(f"{indent}{line.folded_words}", style="dim")
+    failed = line.span["status"] == "error"
+    notes = _notes(line.span)
+    text = f"{'✗ ' if failed else ''}{name_of(line.span)}{f' ({notes})' if notes else ''}"
+    return Text(indent + text, style=COLOURS["error"] if failed else "")
 
-    def column(moment_ns: int) -> int:
-        return min(max((moment_ns - began) * columns // length, 0), columns)
 
-    start = min(column(span["start_unix_nano"]), columns - 1)
-    end = max(column(span["end_unix_nano"]), start + 1)
-    wait_ns = span["attributes"].get("buildkite.job.wait_time_ms", 0) * NS_PER_MS
-    waiting = column(span["start_unix_nano"] - wait_ns)
+def _notes(span: Span) -> str:
+    """What is worth knowing of a span besides its name, separated by commas."""
+    own = {name.removeprefix("buildkite."): value for name, value in span["attributes"].items()}
+    if span["name"] == SpanKind.BUILD:
+        blocked = own.get("build.blocked_state")
+        return f"{own.get('build.state', '')}{', blocked' if blocked else ''}"
+    if span["name"] not in {SpanKind.JOB, SpanKind.WAIT}:
+        return ""
+    index, retries = own.get("job.parallel.index"), own.get("job.retries_count")
+    notes = (
+        "" if index is None else f"{index + 1}/{own.get('job.parallel.total', '?')}",
+        f"attempt {retries + 1}" if retries else "",
+        "retried" if own.get("job.retried") else "",
+        "soft failed" if own.get("job.soft_failed") else "",
+        _ending(own),
+        "never started" if own.get("job.started") is False else "",
+    )
+    return ", ".join(note for note in notes if note)
+
+
+def _ending(job: dict[str, Any]) -> str:
+    """How a job ended, unless it passed: `exit 1`, `timed out`, `agent lost`."""
+    if job.get("error.type") == "agent_lost":
+        return "agent lost"
+    state, exit_status = job.get("job.state"), job.get("job.exit_status")
+    if state == "failed":
+        return "" if exit_status is None else f"exit {exit_status}"
+    return "" if state in {None, "passed", "finished"} else str(state).replace("_", " ")
+
+
+def _scale(spans: Sequence[Span], columns: int) -> Timescale:
+    busy = [
+        (_waiting_since(span), span["end_unix_nano"])
+        for span in spans
+        if span["name"] == SpanKind.JOB and not _is_manual(span)
+    ]
+    began = min(one["start_unix_nano"] for one in spans)
+    ended = max(one["end_unix_nano"] for one in spans)
+    inside = [(max(start, began), min(end, ended)) for start, end in busy]
+    return Timescale(began, ended, inside, columns=columns)
+
+
+def _waiting_since(span: Span) -> int:
+    wait_ms = span["attributes"].get("buildkite.job.wait_time_ms") or 0
+    return int(span["start_unix_nano"]) - wait_ms * NS_PER_MS
+
+
+def _is_manual(span: Span) -> bool:
+    return bool(span["attributes"].get("buildkite.job.type") == "manual")
+
+
+def _bar(line: Line, scale: Timescale, columns: int) -> Text:
+    start = min(scale.column(line.start_ns), columns - 1)
+    end = max(scale.column(line.end_ns), start + 1)
+    if line.span is None:
+        return Text.assemble(" " * start, (FOLDED * (end - start), "dim"))
+    attributes = line.span["attributes"]
+    colour = COLOURS[line.span["status"]]
+    if _is_manual(line.span):
+        return Text.assemble(" " * start, (PAUSED * (end - start), PERSON))
+    if attributes.get("buildkite.job.started") is False or line.span["name"] == SpanKind.WAIT:
+        return Text.assemble(" " * start, (WAITED * (end - start), colour))
+    waiting = min(scale.column(_waiting_since(line.span)), start)
     return Text.assemble(
         " " * waiting, (WAITED * (start - waiting), "dim"), (RAN * (end - start), colour)
     )

@@ -6,18 +6,22 @@ to its own, so that a reader never meets half a file and a killed run leaves non
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from bk_pipeline.errors import StorageError
 
 TEMPORARY = ".tmp"
+# What pyarrow names the column of a row's path.
+PATH = "__filename"
 
 
 class Folder:
@@ -25,6 +29,9 @@ class Folder:
 
     `shown` is the same without what may be a secret in it.
     """
+
+    # What `scan` names the column in which a row's file stands.
+    FILE = "file"
 
     def __init__(self, location: str) -> None:
         self.shown, self._secrets = _shown(location)
@@ -82,6 +89,19 @@ class Folder:
             pq.ParquetFile(self._path(name), filesystem=self._fs) as file,
         ):
             yield file
+
+    def scan(self, names: Sequence[str], schema: pa.Schema, wanted: pc.Expression) -> pa.Table:
+        """The rows of the Parquet files `names` that are `wanted`, and in `FILE` their file's.
+
+        Row groups that cannot hold any are passed over; a column of `schema` is null where
+        a file lacks it.
+        """
+        with self._explained("read", ""):
+            paths = {self._path(name): name for name in names}
+            files = ds.dataset(list(paths), schema=schema, format="parquet", filesystem=self._fs)
+            table = files.to_table(columns=[*schema.names, PATH], filter=wanted)
+        of_rows = pa.array([paths[path] for path in table[PATH].to_pylist()], pa.string())
+        return table.drop_columns(PATH).append_column(self.FILE, of_rows)
 
     def read(self, name: str) -> bytes | None:
         """The bytes of `name`; None if there is no such file."""

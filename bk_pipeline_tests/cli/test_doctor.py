@@ -3,13 +3,12 @@ from __future__ import annotations
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
-from bk_pipeline_tests.cli.program import run
 
 
-def test_a_line_a_check_and_exit_status_0_if_nothing_failed(tmp_path):
+def test_a_line_a_check_and_exit_status_0_if_nothing_failed(call):
     sandbox = Sandbox(World(days=1, builds_per_day=10))
     with running(sandbox) as url:
-        done = run("doctor", "--days", "2", cwd=tmp_path, **environment(sandbox, url))
+        done = call("doctor", "--days", "2", **environment(sandbox, url))
     assert done.returncode == 0, done.stdout
     *lines, empty, last = done.stdout.splitlines()
     assert len(lines) == 10
@@ -22,8 +21,8 @@ def test_a_line_a_check_and_exit_status_0_if_nothing_failed(tmp_path):
     assert not any(secret in done.stdout + done.stderr for secret in secrets)
 
 
-def test_exit_status_2_names_the_setting(tmp_path):
-    done = run("doctor", cwd=tmp_path, BUILDKITE_API_TOKEN="bkua_1")
+def test_exit_status_2_names_the_setting(call):
+    done = call("doctor", BUILDKITE_API_TOKEN="bkua_1")
     assert done.returncode == 2
     assert "✗ token: BUILDKITE_ORGANIZATION_SLUG is not set." in done.stdout
     assert "· organization: not checked because of token" in done.stdout

@@ -1,0 +1,177 @@
+"""One build by what a person has at hand: a URL, a number, a UUID.
+
+Looked for in the span table first. What is not there is asked of Buildkite, as far as the
+API can be asked for it: by pipeline and number, or by a UUID that tells when it was made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, unquote, urlsplit
+from zoneinfo import ZoneInfo
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.records import BuildRecord
+from bk_pipeline.errors import ConfigError, NotFound
+from bk_pipeline.store.search import FoundBuild, SpanSearch
+from bk_pipeline.window import Window, day_key
+
+UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}")
+NUMBER = re.compile(r"#?([0-9]{1,18})")
+NAMED = re.compile(r"(?:([^/#\s]+)/)?([^/#\s]+)[/#]([0-9]{1,18})")
+IN_PATH = re.compile(
+    r"(?:/v2)?(?:/organizations)?/([^/]+)(?:/pipelines)?/([^/]+)/builds/([0-9]{1,18})(?:/.*)?"
+)
+# How far a build's creation may be from the time in its UUID.
+UUID_SLACK = timedelta(seconds=5)
+TIMED = "7"  # the version of UUIDs that begin with a time
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Which build is meant: `trace_id`, or `number` and perhaps whose."""
+
+    number: int | None = None
+    pipeline: str | None = None
+    organization: str | None = None
+    trace_id: str | None = None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the build was made, if its UUID tells."""
+        if self.trace_id is None or self.trace_id[12] != TIMED:
+            return None
+        moment = timedelta(milliseconds=int(self.trace_id[:12], 16))
+        return (
+            datetime(1970, 1, 1, tzinfo=UTC) + moment if moment < timedelta(days=80_000) else None
+        )
+
+    def __str__(self) -> str:
+        if self.trace_id is not None:
+            parts = (self.trace_id[a:b] for a, b in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32)))
+            return "-".join(parts)
+        return f"{self.pipeline}#{self.number}" if self.pipeline else f"{self.number}"
+
+
+def read_reference(text: str) -> Reference:
+    """What `text` names: a build's page or API address, a trace's page at Honeycomb,
+    pipeline#number, a number, or a UUID with or without dashes.
+
+    Raises:
+        ConfigError: It names no build.
+    """
+    text = text.strip()
+    if UUID.fullmatch(text.lower()):
+        return Reference(trace_id=text.lower().replace("-", ""))
+    if found := NUMBER.fullmatch(text):
+        return Reference(number=int(found[1]))
+    if "://" in text or text.startswith("buildkite.com/"):
+        return _in_url(text)
+    if found := NAMED.fullmatch(text):
+        return Reference(int(found[3]), found[2], found[1])
+    raise _no_build(text)
+
+
+def _in_url(text: str) -> Reference:
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError as exc:
+        raise _no_build(text) from exc
+    if found := IN_PATH.fullmatch(parts.path):
+        return Reference(int(found[3]), unquote(found[2]), unquote(found[1]))
+    [trace_id] = parse_qs(parts.query).get("trace_id", [""])[:1]
+    if UUID.fullmatch(trace_id):
+        return Reference(trace_id=trace_id.replace("-", ""))
+    raise _no_build(text)
+
+
+def _no_build(text: str) -> ConfigError:
+    return ConfigError(
+        f"{text} names no build. Give its URL, like https://buildkite.com/acme/web/builds/4182, "
+        "or web#4182, its number, or its UUID."
+    )
+
+
+def in_table(reference: Reference, search: SpanSearch, zone: ZoneInfo) -> FoundBuild | None:
+    """The build in the span table; None if it is not there.
+
+    Raises:
+        ConfigError: It is several; they are listed.
+    """
+    days = search.days()
+    if reference.trace_id is not None:
+        found = search.by_trace(reference.trace_id, _likely(reference, days, zone))
+        return found[0] if found else None
+    assert reference.number is not None
+    found = search.by_number(reference.number, reference.pipeline, days)
+    if len(found) > 1:
+        raise ConfigError(_several(reference, found))
+    return found[0] if found else None
+
+
+def _likely(reference: Reference, days: list[str], zone: ZoneInfo) -> list[str]:
+    """The days that may hold it: those around its creation, if its UUID tells when that was."""
+    moment = reference.created_at
+    if moment is None:
+        return days
+    around = {day_key(moment + slack, zone) for slack in (-UUID_SLACK, UUID_SLACK)}
+    return [day for day in days if day in around]
+
+
+def _several(reference: Reference, found: list[FoundBuild]) -> str:
+    lines = [
+        f"  {one.pipeline}#{one.number}  {one.state}, created {one.created_at}" for one in found
+    ]
+    return (
+        f"{len(found)} builds have the number {reference.number}. Name the pipeline too, like "
+        f"{found[0].pipeline}#{found[0].number}:\n" + "\n".join(lines)
+    )
+
+
+def at_buildkite(
+    reference: Reference, connect: Callable[[], BuildkiteClient], *, where: str
+) -> BuildRecord:
+    """The build as Buildkite has it now.
+
+    Args:
+        reference: Which.
+        connect: Makes the client, once it is clear that it can be asked.
+        where: The data directory, for messages.
+
+    Raises:
+        NotFound: It is not there, or cannot be asked for.
+        ConfigError: It is another organization's than the token's.
+        PipelineError: From the client.
+    """
+    if reference.number is not None and reference.pipeline is None:
+        raise NotFound(
+            f"There is no build {reference} in the span table of {where}. Name its pipeline, like "
+            f"web#{reference}, or give its URL, and Buildkite is asked for it."
+        )
+    moment = reference.created_at
+    if reference.number is None and moment is None:
+        raise NotFound(
+            f"There is no build {reference} in the span table of {where}, and Buildkite cannot be "
+            "asked by this UUID. Give the build's URL."
+        )
+    with connect() as client:
+        if reference.organization not in {None, client.organization}:
+            raise ConfigError(
+                f"The build is one of {reference.organization}, and BUILDKITE_ORGANIZATION_SLUG is "
+                f"{client.organization}. Set it, and a token that may read there."
+            )
+        if reference.number is not None:
+            return client.build(reference.pipeline or "", reference.number)
+        assert moment is not None
+        window = Window(moment - UUID_SLACK, moment + UUID_SLACK)
+        for page in client.iter_builds(window):
+            for build in page.builds:
+                if build.id.replace("-", "").lower() == reference.trace_id:
+                    return build
+    raise NotFound(
+        f"Buildkite lists no build {reference} in {client.organization}. Is it the UUID of a "
+        "build, and not of a job? Else give the build's URL."
+    )

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from bk_pipeline.cli.labels import readable
+from bk_pipeline.cli.outline import outline
+from bk_pipeline.cli.timescale import Timescale
+from bk_pipeline.cli.waterfall import duration, waterfall
+from bk_pipeline_tests.builders import make_build, make_job, make_spans
+
+
+def spans_of(*jobs, **fields):
+    return make_spans(make_build(list(jobs), **fields))
+
+
+def drawn(spans, width=100, **options):
+    out = io.StringIO()
+    Console(file=out, width=width).print(waterfall(spans, width=width, **options))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("length_ms", "text"),
+    [
+        (0, "0 ms"),
+        (840, "840 ms"),
+        (12_300, "12.3 s"),
+        (245_000, "4 m 05 s"),
+        (7_800_000, "2 h 10 m"),
+        (788_400_000, "9 d 3 h"),
+    ],
+)
+def test_durations_have_two_units_at_most(length_ms, text):
+    assert duration(length_ms) == text
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (":rocket: Deploy", "🚀 Deploy"),
+        (":jest: Unit tests", "Unit tests"),
+        (":pipeline:", "pipeline"),
+        (":docker: :buildkite:", "docker buildkite"),
+        ("12:30:00 backup", "12:30:00 backup"),
+        ("two\nlines\tand \x1b[2J\x07", "two lines and [2J"),
+        ("left\u202eright", "left right"),
+        ("", ""),
+    ],
+)
+def test_labels_are_made_fit_for_a_terminal(label, text):
+    assert readable(label) == text
+
+
+def test_a_line_a_span_and_a_step_with_one_job_is_the_job():
+    lines = drawn(spans_of(make_job("lint"), make_job("test", run_s=30)))
+    assert [line.split("█")[0].split("░")[0].strip() for line in lines] == [
+        "shop #7 (passed)",
+        "stage 1",
+        "lint",
+        "test",
+    ]
+    assert "░" in lines[2]
+    assert lines[3].endswith("30.0 s")
+
+
+def test_failures_retries_and_waits_are_told_in_words_too():
+    lost = make_job("lost", state="failed", exit_status=-1)
+    late = make_job("late", state="timed_out", run_s=60)
+    never = make_job("never", state="expired", run_s=None, finished_at="2026-03-02T09:01:00.000Z")
+    soft = make_job("soft", state="failed", soft_failed=True)
+    hard = make_job("hard", state="failed", exit_status=2)
+    text = "\n".join(drawn(spans_of(lost, late, never, soft, hard, state="failed")))
+    for words in (
+        "✗ shop #7 (failed)",
+        "✗ lost (agent lost)",
+        "✗ late (timed out)",
+        "✗ never (expired, never started)",
+        "  soft (soft failed, exit 1)",
+        "✗ hard (exit 2)",
+    ):
+        assert words in text
+    assert "✗ soft" not in text
+
+
+@pytest.mark.parametrize("width", [12, 20, 40, 60, 100, 250])
+def test_no_line_is_wider_than_the_terminal(width):
+    name = "統合テスト :rocket: " * 9
+    lines = drawn(spans_of(make_job(name), make_job("b")), width=width)
+    assert len(lines) == 4
+    assert max(map(cell_len, lines)) <= max(width, 20)
+
+
+def test_a_narrow_terminal_has_names_and_times_and_no_bars():
+    lines = drawn(spans_of(make_job("lint"), make_job("test")), width=26)
+    assert not any(bar in line for line in lines for bar in "█░")
+    assert lines[2].strip().startswith("lint")
+    assert lines[2].endswith("10.0 s")
+
+
+def test_thousands_of_jobs_are_folded_into_a_line_that_counts_them():
+    jobs = [make_job(f"test {n}", run_s=n % 50, state="passed") for n in range(2_000)]
+    jobs[1_234] = make_job("the bad one", state="failed", run_s=1)
+    spans = spans_of(*jobs, state="failed")
+    lines = drawn(spans, most_lines=150)
+    assert len(lines) <= 150
+    assert any("the bad one" in line for line in lines)
+    assert any("… 1,901 more: 1,901 passed" in line for line in lines)
+    assert len(outline(spans)) == 2_002
+
+
+def test_parallel_jobs_of_one_step_are_folded_below_it():
+    step = {"id": "0192aaaa-0000-4000-8000-000000000001"}
+    jobs = [
+        make_job(f"unit {n}", step=step, parallel_group_index=n, parallel_group_total=400)
+        for n in range(400)
+    ]
+    lines = drawn(spans_of(*jobs), most_lines=60)
+    assert len(lines) <= 60
+    assert "… 351 more: 351 passed" in "\n".join(lines)
+
+
+def test_a_span_whose_parent_is_missing_is_shown_all_the_same():
+    spans = [one for one in spans_of(make_job("lint")) if one["name"] != "buildkite.build.stage"]
+    assert any("lint" in line for line in drawn(spans))
+
+
+def test_a_long_pause_is_shortened_and_what_happened_keeps_its_proportions():
+    scale = Timescale(0, 1_000_000, [(0, 100), (999_700, 1_000_000)], columns=104)
+    assert scale.shortened
+    assert scale.column(0) == 0
+    assert scale.column(100) == 20
+    assert scale.column(999_700) == 44
+    assert scale.column(1_000_000) == 104
+
+
+def test_without_long_pauses_time_runs_evenly():
+    scale = Timescale(0, 100, [(0, 30), (60, 100), (10, 20)], columns=100)
+    assert not scale.shortened
+    assert [scale.column(moment) for moment in (-5, 0, 45, 99, 100, 200)] == [
+        0,
+        0,
+        45,
+        99,
+        100,
+        100,
+    ]
+
+
+def test_nothing_happened_at_all():
+    scale = Timescale(5, 5, [], columns=10)
+    assert scale.column(5) in range(11)
+    assert not scale.shortened

@@ -7,7 +7,7 @@ function can be run again at any time: it costs what has come since, and repeats
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from bk_pipeline import __version__
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
 from bk_pipeline.deliver.destination import Destination
@@ -32,8 +33,7 @@ from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
 from bk_pipeline.window import Window
 
-# How far behind the watermark a listing begins again: what Buildkite's clock may be off
-# against ours, and how late a build may show up in its own listing.
+# How far behind the watermark a listing begins again: how late a build may show up in it.
 OVERLAP = timedelta(minutes=10)
 
 EVERYDAY = Privacy()
@@ -55,13 +55,26 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What an extraction found. `stored` leaves out what the store had already."""
+    """What an extraction found, and what it cost.
 
-    listed: int
-    stored: int
-    parts: int
-    full: bool
-    watermark: datetime | None
+    Attributes:
+        listed: Builds that Buildkite told of.
+        stored: Those that the store did not have already.
+        parts: New files.
+        full: The whole day was listed.
+        watermark: What is known from now on; None for a day that lies ahead.
+        usage: Requests made and seconds waited.
+        clock_ahead: By how much our clock is ahead of Buildkite's, at most.
+        set_aside: Why builds had to be left out.
+    """
+
+    listed: int = 0
+    stored: int = 0
+    parts: int = 0
+    full: bool = True
+    watermark: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    clock_ahead: timedelta = timedelta()
     set_aside: list[str] = field(default_factory=list)
 
 
@@ -99,16 +112,15 @@ def extract_day(
     """
     asked_at = clock.now()
     if day.window.start >= asked_at:
-        return Extraction(listed=0, stored=0, parts=0, full=True, watermark=None)
+        return Extraction()
     watermark = None if reread or full_refresh else raw.watermark(day.key)
     since = watermark - OVERLAP if watermark else None
     known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
-    # Bounded by now, so that builds made while we read do not shift the pages.
-    window = replace(day.window, end=min(day.window.end, asked_at))
+    before = client.usage
     writer = PartWriter(raw, day.key, fetched_at=asked_at)
     listed = 0
     set_aside: list[str] = []
-    for page in client.iter_builds(window, finished_from=since):
+    for page in client.iter_builds(day.window, finished_from=since):
         listed += len(page.builds)
         set_aside += page.set_aside
         writer.add(
@@ -120,8 +132,19 @@ def extract_day(
         )
         progress(f"{day.key}: {listed:,} builds listed, {writer.builds:,} of them new")
     writer.flush()
-    raw.set_watermark(day.key, asked_at)
-    return Extraction(listed, writer.builds, len(writer.parts), since is None, asked_at, set_aside)
+    # In Buildkite's time, which its filters compare with. Were our clock slow, ours is earlier.
+    watermark = asked_at - client.ahead
+    raw.set_watermark(day.key, watermark)
+    return Extraction(
+        listed=listed,
+        stored=writer.builds,
+        parts=len(writer.parts),
+        full=since is None,
+        watermark=watermark,
+        usage=client.usage - before,
+        clock_ahead=client.ahead,
+        set_aside=set_aside,
+    )
 
 
 def recipe(privacy: Privacy) -> str:

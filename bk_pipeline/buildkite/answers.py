@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -101,6 +102,15 @@ def _not_found(subject: Subject) -> NotFound:
         f"Buildkite has no organization {subject.organization}, or the token may not see it (404). "
         "Check BUILDKITE_ORGANIZATION_SLUG, and BUILDKITE_API_URL if it is set."
     )
+
+
+def sent_at(response: Response) -> datetime | None:
+    """The moment at which Buildkite says it answered, on its own clock; None if it does not say."""
+    try:
+        moment = parsedate_to_datetime(response.headers.get("Date", ""))
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 def said_in(response: Response, quote: Quote) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import TypeVar
 
-from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, spent_shown
+from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, sent_at, spent_shown
 from bk_pipeline.buildkite.gate import Gate
 from bk_pipeline.buildkite.quota import Quota, Ticket
+from bk_pipeline.buildkite.tally import Tally
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent, ServiceUnavailable
 from bk_pipeline.http.retry import Pause, RetryPolicy, retry
@@ -37,10 +39,12 @@ class Api:
     ) -> None:
         self.session = session
         self._quota = quota
-        self._clock = clock
+        self._clock = self.tally = Tally(clock)
         self._policy = policy
         self._on_wait = on_wait
-        self._gate = Gate(quota, clock=clock, on_wait=on_wait, patience_s=patience_s)
+        self._gate = Gate(quota, clock=self.tally, on_wait=on_wait, patience_s=patience_s)
+        # Each answer bounds it from above, since it was under way for a while.
+        self._ahead = timedelta.max
 
     def get(
         self,
@@ -74,15 +78,23 @@ class Api:
 
         return retry(attempt, policy=self._policy, clock=self._clock, on_pause=self._announce)
 
+    @property
+    def ahead(self) -> timedelta:
+        """By how much our clock is ahead of Buildkite's, at most; 0 if it is not, or unknown."""
+        return max(self._ahead, timedelta()) if self._ahead < timedelta.max else timedelta()
+
     def _ask(
         self, path_or_url: str, params: Mapping[str, str] | None, ticket: Ticket, subject: Subject
     ) -> Response:
         """The answer, if it is a success. Gives the ticket back whatever happens."""
         headers: Mapping[str, str] | None = None
         complete = False
+        self.tally.count_request()
         try:
             response = self._send(path_or_url, params)
             headers, complete = response.headers, response.ok
+            if (date := sent_at(response)) is not None:
+                self._ahead = min(self._ahead, self._clock.now() - date)
             if response.status == TOO_MANY_REQUESTS:
                 raise self._spent(response)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -28,6 +28,7 @@ from bk_pipeline.buildkite.records import (
     read_build,
 )
 from bk_pipeline.buildkite.sample import sample_in
+from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import NotFound
 from bk_pipeline.http.retry import RetryPolicy
@@ -218,6 +219,19 @@ class BuildkiteClient:
             params=params,
             subject=subject,
         )
+
+    @property
+    def ahead(self) -> timedelta:
+        """By how much our clock is ahead of Buildkite's, at most; 0 if it is not, or unknown.
+
+        Known from the `Date` of the answers so far; their time under way is in it.
+        """
+        return self._api.ahead
+
+    @property
+    def usage(self) -> Usage:
+        """What this client's questions have cost so far."""
+        return self._api.tally.usage
 
     def access_token(self) -> AccessToken:
         """What the token may do; needs no scope.

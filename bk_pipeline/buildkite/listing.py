@@ -1,27 +1,32 @@
-"""All builds of a window, each once, however deep Buildkite is willing to list.
+"""All builds of a window, each once, whatever happens to the listing while it is read.
 
-Newest first, as the API lists. Where it says "too deep", what has been read reaches from
-the window's end down to the oldest build seen; so the same question is asked again for
-what lies below, and only if nothing was gained is the window halved, later half first.
-Pages that have been handed out are not handed out again; a build that turns up twice,
-since builds shift between pages while one reads, is dropped by its id.
+Newest first, as the API lists. From page to page we go by time: the next question is for
+what was created before the end of the oldest listed second. Page numbers count from the
+listing's head, so a build that leaves it (it went on running, it was deleted) would pull an
+unread one onto a page that has been read; and deep pages are refused. Only within one
+second, where time leads no further, the `Link` header does. Where that ends in "too deep",
+or the order is not as documented, the window is halved, later half first. A build that is
+listed twice is dropped by its id.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from bk_pipeline.buildkite.paging import Sheet
 from bk_pipeline.buildkite.records import BuildRecord, Page, read_build
-from bk_pipeline.errors import RecordError, RequestRefused
-from bk_pipeline.spans.timing import from_ns
+from bk_pipeline.errors import ListingTooDeep, RecordError, RequestRefused
+from bk_pipeline.spans.timing import from_ns, to_ns
 from bk_pipeline.window import Window, halve
 
 BAD_REQUEST = 400
+# In the message of a second that holds too many builds.
+PIPELINES_SHOWN = 5
 OF_DEPTH = re.compile(r"\b(this|too) deep\b|\bdepth\b", re.IGNORECASE)
 
 
@@ -41,11 +46,13 @@ class Sieve:
 
     Attributes:
         wanted: The pipelines to keep, by slug.
-        seen: Ids of builds, and digests of what has none, over the whole listing.
+        seen: When the builds were created that may be listed again, by id.
+        unusable: Digests of what has been set aside.
     """
 
     wanted: Container[str]
-    seen: set[str | bytes] = field(default_factory=set)
+    seen: dict[str, int] = field(default_factory=dict)
+    unusable: set[bytes] = field(default_factory=set)
 
     def sort(self, elements: list[bytes]) -> tuple[Page, list[BuildRecord]]:
         """The page to hand out, and all its readable builds, known and unwanted ones too."""
@@ -56,48 +63,65 @@ class Sieve:
             try:
                 build = read_build(element)
             except RecordError as error:
-                if self._is_new(hashlib.sha256(element).digest()):
+                digest = hashlib.sha256(element).digest()
+                if digest not in self.unusable:
+                    self.unusable.add(digest)
                     set_aside.append(str(error))
             else:
                 listed.append(build)
-                if self._is_new(build.id):
+                if build.id not in self.seen:
+                    self.seen[build.id] = build.created_ns
                     new.append(build)
         return Page([build for build in new if build.pipeline in self.wanted], set_aside), listed
 
-    def _is_new(self, key: str | bytes) -> bool:
-        known = key in self.seen
-        self.seen.add(key)
-        return not known
+    def forget_from(self, moment: datetime) -> None:
+        """Nothing that was created at `moment` or later is listed again."""
+        before = to_ns(moment)
+        self.seen = {key: created for key, created in self.seen.items() if created < before}
 
 
 @dataclass
 class Reach:
-    """How far down one listing has come."""
+    """How far down one listing has come, and whose builds it consists of."""
 
     pages: int = 0
     oldest_ns: int | None = None
     in_order: bool = True
+    pipelines: Counter[str] = field(default_factory=Counter)
 
     def add(self, listed: list[BuildRecord]) -> None:
         self.pages += 1
         for build in listed:
+            self.pipelines[build.pipeline] += 1
             if self.oldest_ns is not None and build.created_ns > self.oldest_ns:
                 self.in_order = False
             else:
                 self.oldest_ns = build.created_ns
 
-    def below(self, window: Window) -> list[Window]:
-        """The windows still to be listed, the one to begin with last.
+    def rest(self, window: Window) -> Window | None:
+        """The part of `window` that is still to be listed; None if time leads no further.
+
+        It begins with the second of the oldest build: others of it may be missing.
+        """
+        if self.oldest_ns is None or not self.in_order:
+            return None
+        end = from_ns(self.oldest_ns).replace(microsecond=0) + timedelta(seconds=1)
+        return Window(window.start, end) if window.start < end < window.end else None
+
+    def halves(self, window: Window) -> tuple[Window, Window]:
+        """Both halves of `window`, which is listed no further, earlier first.
 
         Raises:
-            ListingTooDeep: Nothing was gained, and `window` cannot be cut.
+            ListingTooDeep: It cannot be cut; the message names the pipelines that fill it.
         """
-        if self.oldest_ns is not None and self.in_order:
-            # The second of the oldest build is read again: others of it may be missing.
-            end = from_ns(self.oldest_ns).replace(microsecond=0) + timedelta(seconds=1)
-            if window.start < end < window.end:
-                return [Window(window.start, end)]
-        return list(halve(window))
+        try:
+            return halve(window)
+        except ListingTooDeep as exc:
+            if not self.pipelines:
+                raise
+            most = self.pipelines.most_common(PIPELINES_SHOWN)
+            shown = ", ".join(f"{slug} ({count:,})" for slug, count in most)
+            raise ListingTooDeep(f"{exc} Most of them are of: {shown}.") from None
 
 
 def iter_pages(
@@ -106,7 +130,7 @@ def iter_pages(
     """The pages of `window`, without those on which nothing is new.
 
     Args:
-        read: The pages of a window's listing, newest first.
+        read: The pages of a window's listing, newest first; each is asked for when wanted.
         window: Half-open, by `created_at`.
         sieve: Knows what was seen before and what is wanted.
 
@@ -117,6 +141,7 @@ def iter_pages(
     waiting = [window]
     while waiting:
         part = waiting.pop()
+        sieve.forget_from(part.end)
         reach = Reach()
         try:
             for sheet in read(part):
@@ -124,10 +149,14 @@ def iter_pages(
                 reach.add(listed)
                 if page.builds or page.set_aside:
                     yield page
+                rest = reach.rest(part) if sheet.more else None
+                if rest is not None:
+                    waiting.append(rest)
+                    break
         except RequestRefused as refused:
             if not too_deep(refused, pages=reach.pages):
                 raise
-            waiting += reach.below(part)
+            waiting += reach.halves(part)
 
 
 def too_deep(refused: RequestRefused, *, pages: int) -> bool:

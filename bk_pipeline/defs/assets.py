@@ -68,6 +68,9 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                 "builds stored": found.stored,
                 "new parts": found.parts,
                 "whole day": found.full,
+                "requests": found.usage.requests,
+                "seconds waited": round(found.usage.waited_s),
+                "seconds our clock is ahead": round(found.clock_ahead.total_seconds()),
                 "set aside": found.set_aside,
                 "dagster/partition_row_count": found.stored,
             }

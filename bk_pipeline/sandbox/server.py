@@ -6,12 +6,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from email.utils import formatdate
 from threading import Event, Thread
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteSide
 from bk_pipeline.sandbox.control import Control
@@ -57,6 +59,7 @@ class Sandbox:
         max_depth: int = 10_000,
     ) -> None:
         world.clock = clock
+        self._clock = clock
         self.world = world
         self.faults = Faults()
         self.limits = RateLimits(
@@ -96,7 +99,22 @@ class Sandbox:
             "honeycomb": self.honeycomb,
             "otlp": self.otlp,
         }
-        return Trouble(starlette, self.faults, sides, _PREFIXES)
+        return Trouble(_dated(starlette, self._clock), self.faults, sides, _PREFIXES)
+
+
+def _dated(app: ASGIApp, clock: Callable[[], float]) -> ASGIApp:
+    """`app`, whose answers carry the time of `clock` as their `Date`."""
+
+    async def dated(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                date = formatdate(clock(), usegmt=True).encode()
+                message = {**message, "headers": [*message["headers"], (b"date", date)]}
+            await send(message)
+
+        await app(scope, receive, send_dated)
+
+    return dated
 
 
 @contextmanager

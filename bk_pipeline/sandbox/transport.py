@@ -77,6 +77,7 @@ class SandboxServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                date_header=False,  # the sandbox has a clock of its own
                 # Longer than clients pause, so that no test meets a connection closed for idleness.
                 timeout_keep_alive=120,
                 timeout_graceful_shutdown=5,

@@ -58,6 +58,7 @@ class World:
         self._made: OrderedDict[date, list[Build]] = OrderedDict()
         self._added: dict[date, list[Recorded]] = {}
         self._added_pipelines: dict[str, dict[str, Any]] = {}
+        self._deleted: set[str] = set()
         self._small_builds = 0
 
     def now(self) -> int:
@@ -129,6 +130,11 @@ class World:
             day.append(entry)
             self._added_pipelines.setdefault(entry.slug, payload["pipeline"])
 
+    def delete_build(self, build_id: str) -> None:
+        """Serves the build no more, one that was added or one that was made."""
+        with self._lock:
+            self._deleted.add(build_id)
+
     def finish_build_now(self) -> dict[str, Any]:
         """The API's object of a new small build that has finished just now; it is served as well."""
         with self._lock:
@@ -167,10 +173,11 @@ class World:
         first, last = self.first_and_last_day()
         made: Sequence[Build] = self.builds(day) if first <= day <= last else ()
         with self._lock:
-            added = list(self._added.get(day, ()))
-        if not added:
+            deleted = set(self._deleted)
+            added = [e for e in self._added.get(day, ()) if e.payload.get("id") not in deleted]
+        if not added and not deleted:
             return made
-        hidden = {entry.payload.get("id") for entry in added}
+        hidden = deleted | {entry.payload.get("id") for entry in added}
         shown = [build for build in made if build.ref.id not in hidden]
         return sorted([*shown, *added], key=_created)
 

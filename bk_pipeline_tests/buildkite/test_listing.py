@@ -116,12 +116,14 @@ def test_other_refusals_of_the_first_page_are_not_depth(status, words):
 
 def test_second_that_holds_too_many_is_too_deep_and_names_the_setting():
     shelf = Shelf([build(n, 100.5) for n in range(1, 9)], per_page=2, depth=2)
-    with pytest.raises(ListingTooDeep, match="BK_PIPELINE_PIPELINES"):
+    with pytest.raises(ListingTooDeep, match=r"BK_PIPELINE_PIPELINES.* Most .* of: web \(4\)"):
         shelf.pages()
 
 
 def test_builds_that_shift_between_pages_are_listed_once():
-    first, second = [build(3, 30), build(2, 20)], [build(2, 20), build(1, 10)]
+    """Within a second, where the `Link` header leads on."""
+    first = [build(3, 3599.3), build(2, 3599.2)]
+    second = [build(2, 3599.2), build(1, 3599.1)]
     sheets = [Sheet([json.dumps(b).encode() for b in page], more=True) for page in (first, second)]
 
     pages = list(iter_pages(lambda _: iter(sheets), HOUR, Sieve(PipelineChoice())))

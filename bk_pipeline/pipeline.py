@@ -23,12 +23,11 @@ from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.errors import RecordError
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind, Trace
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
-from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
 from bk_pipeline.window import Window
@@ -203,11 +202,9 @@ def set_aside_builds(day: str, *, spans: SpanStore) -> list[SetAside]:
 def _span_tables(payloads: Iterator[list[bytes]], summary: PartSummary) -> Iterator[pa.Table]:
     for group in payloads:
         traces = []
-        for payload in group:
-            try:
-                trace = spans_for_build(decode_build(payload))
-            except RecordError as exc:
-                summary.set_aside.append(SetAside(exc.record_id, exc.reason))
+        for trace in traces_of(group):
+            if isinstance(trace, RecordError):
+                summary.set_aside.append(SetAside(trace.record_id, trace.reason))
                 continue
             summary.builds += 1
             if trace is None:

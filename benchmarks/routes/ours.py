@@ -7,14 +7,15 @@ came, spans, a table; the groups' tables are put in a row without a copy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import msgspec
 import pyarrow as pa
 
+from bk_pipeline.spans.batch import traces_of
+from bk_pipeline.spans.model import Trace
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
-from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.raw import ROW_GROUP_BYTES
 
 _payloads_in = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -36,13 +37,8 @@ def private_table_of_pages(pages: Iterable[bytes]) -> pa.Table:
 
 
 def _table(pages: list[bytes]) -> pa.Table:
-    traces = []
-    for page in pages:
-        for payload in _payloads_in(page):
-            trace = spans_for_build(decode_build(payload))
-            if trace is not None:
-                traces.append(trace)
-    return table_of(traces)
+    payloads = chain.from_iterable(map(_payloads_in, pages))
+    return table_of([one for one in traces_of(payloads) if isinstance(one, Trace)])
 
 
 def _groups(pages: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -9,8 +9,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from bk_pipeline.spans.kinds.job import agent_was_lost
-from bk_pipeline.spans.model import Span, Trace
+from bk_pipeline.spans.records import Build, Job, Pipeline, PullRequest
+from bk_pipeline.spans.status import agent_was_lost
 
 # `cicd.pipeline.result` and `cicd.pipeline.task.run.result`, by Buildkite's states.
 RESULTS = {
@@ -55,65 +55,57 @@ def _repository(address: str) -> Repository | None:
     return Repository(f"{base}/{path}", owner or None, name)
 
 
-def _repository_of(trace: Trace) -> Repository | None:
-    pipeline = trace.build.pipeline
-    return _repository(pipeline.repository) if pipeline and pipeline.repository else None
+def _repository_of(pipeline: Pipeline) -> Repository | None:
+    return _repository(pipeline.repository) if pipeline.repository else None
 
 
-def repository_url(trace: Trace) -> str | None:
+def repository_url(pipeline: Pipeline) -> str | None:
     """The address for a browser: HTTPS, no `.git`, no credentials."""
-    repository = _repository_of(trace)
+    repository = _repository_of(pipeline)
     return repository.url if repository else None
 
 
-def repository_name(trace: Trace) -> str | None:
-    repository = _repository_of(trace)
+def repository_name(pipeline: Pipeline) -> str | None:
+    repository = _repository_of(pipeline)
     return repository.name if repository else None
 
 
-def repository_owner(trace: Trace) -> str | None:
-    repository = _repository_of(trace)
+def repository_owner(pipeline: Pipeline) -> str | None:
+    repository = _repository_of(pipeline)
     return repository.owner if repository else None
 
 
-def provider(trace: Trace) -> str | None:
-    pipeline = trace.build.pipeline
-    known = pipeline.provider.id if pipeline and pipeline.provider else None
-    return next((name for name in PROVIDERS if (known or "").startswith(name)), None)
+def provider(pipeline: Pipeline) -> str | None:
+    known = (pipeline.provider.id if pipeline.provider else None) or ""
+    return next((name for name in PROVIDERS if known.startswith(name)), None)
 
 
-def pipeline_name(trace: Trace) -> str | None:
-    pipeline = trace.build.pipeline
-    return pipeline.name or pipeline.slug if pipeline else None
+def pipeline_name(pipeline: Pipeline) -> str | None:
+    return pipeline.name or pipeline.slug
 
 
-def pipeline_result(trace: Trace) -> str | None:
-    return RESULTS.get(trace.build.state or "")
+def pipeline_result(build: Build) -> str | None:
+    return RESULTS.get(build.state or "")
 
 
-def head_type(trace: Trace) -> str | None:
-    build = trace.build
+def head_type(build: Build) -> str | None:
     return "tag" if build.tag else "branch" if build.branch else None
 
 
-def head_name(trace: Trace) -> str | None:
-    return trace.build.tag or trace.build.branch
+def head_name(build: Build) -> str | None:
+    return build.tag or build.branch
 
 
-def base_type(trace: Trace) -> str | None:
-    request = trace.build.pull_request
-    return "branch" if request and request.base else None
+def base_type(request: PullRequest) -> str | None:
+    return "branch" if request.base else None
 
 
-def task_name(span: Span) -> str | None:
-    assert span.job is not None
-    return span.job.label or span.job.name or span.job.step_key
+def task_name(job: Job) -> str | None:
+    return job.label or job.name or job.step_key
 
 
-def task_result(span: Span) -> str | None:
+def task_result(job: Job) -> str | None:
     """`error` where the CI system failed and not the command: the agent was lost."""
-    job = span.job
-    assert job is not None
     if agent_was_lost(job):
         return "error"
     if job.state == "finished":

@@ -2,9 +2,9 @@
 
 The schema of the span table, the documentation and the encoders follow from these rows. To
 add a field, add its row (and its key in `records.py`). `source` is where the value stands
-in the API's answer; it begins with the object that it belongs to: what begins with `build`
-is read once a build, all else once a span. A row whose value has to be worked out names
-the function that does it, and its source says from what.
+in the API's answer, and so whose value it is: what begins with `build` is read once a
+build, with `job.agent` once an agent. A row whose value has to be worked out names the
+function that does it, and its source says from what.
 
 Names and kinds are those of Buildkite's OpenTelemetry notification service where it has
 the attribute (what it has and the REST API cannot fill: `unavailable.py`); `cicd.*` and
@@ -36,7 +36,13 @@ class FieldType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One row: an attribute, where it comes from, and on which spans it stands."""
+    """One row: an attribute, where it comes from, and on which spans it stands.
+
+    Attributes:
+        value: The function that works the value out; None if it is just read.
+        of: What `value` is given, where it is not what `source` begins with.
+        distinct: Nearly every row has a value of its own.
+    """
 
     name: str
     type: FieldType
@@ -45,8 +51,9 @@ class Field:
     meaning: str
     unit: str = ""
     value: Callable[[Any], Any] | None = None
+    of: str = ""
     resource: bool = False
-    distinct: bool = False  # nearly every row has a value of its own
+    distinct: bool = False
 
     @property
     def per_build(self) -> bool:
@@ -54,9 +61,16 @@ class Field:
         return self.source.startswith("build")
 
     @property
+    def owner(self) -> str:
+        """What has the value: the path of an object, `job.agent` for `job.agent.id`."""
+        if self.value is None:
+            return self.source.rpartition(".")[0]
+        return self.of or self.source.partition(".")[0]
+
+    @property
     def getter(self) -> Callable[[Any], Any]:
-        """What reads the value: of a `Trace` if `per_build`, else of a `Span`."""
-        return self.value or attrgetter(self.source.removeprefix("span."))
+        """What reads the value of its owner."""
+        return self.value or attrgetter(self.source.rpartition(".")[2])
 
 
 STRING, INT, BOOL, STRINGS, JSON, MAP = FieldType
@@ -100,10 +114,10 @@ BUILD_FIELDS = (
     _F("buildkite.build.finished_at", STRING, BUILD, "build.finished_at", "When it finished, as sent."),
     _F("buildkite.build.blocked", BOOL, BUILD, "build.blocked", "Whether it waits at a block step."),
     _F("buildkite.build.jobs.*", MAP, BUILD, "build.jobs[].state", "How many jobs are in each state.", value=derived.job_counts),
-    _F("buildkite.build.queue_ms", INT, BUILD, "build.jobs[].started_at", "From the build's creation to its first job's start.", unit="ms", value=attrgetter("queue_ms")),
-    _F("buildkite.build.run_ms", INT, BUILD, "build.jobs[]", "How long it was active: its stages together, without pauses.", unit="ms", value=attrgetter("run_ms")),
+    _F("buildkite.build.queue_ms", INT, BUILD, "build.jobs[].started_at", "From the build's creation to its first job's start.", unit="ms", value=attrgetter("queue_ms"), of="trace"),
+    _F("buildkite.build.run_ms", INT, BUILD, "build.jobs[]", "How long it was active: its stages together, without pauses.", unit="ms", value=attrgetter("run_ms"), of="trace"),
     _F("buildkite.build.meta_data.*", MAP, BUILD, "build.meta_data", "The build's meta-data, one attribute a key.", value=derived.build_meta_data),
-    _F("buildkite.build.pull_request.id", STRING, ALL, "build.pull_request.id", "The pull request's number.", value=derived.pull_request_id),
+    _F("buildkite.build.pull_request.id", STRING, ALL, "build.pull_request.id", "The pull request's number.", value=derived.pull_request_id, of="build.pull_request"),
     _F("buildkite.build.pull_request.base", STRING, BUILD, "build.pull_request.base", "The branch it is to be merged into."),
     _F("buildkite.build.pull_request.repository", STRING, BUILD, "build.pull_request.repository", "The repository it comes from."),
     _F("buildkite.build.merge_queue.*", MAP, BUILD, "build.merge_queue", "The merge queue that asked for it, one attribute a key.", value=derived.merge_queue),
@@ -124,12 +138,12 @@ STATE_FIELDS = (
 STEP_FIELDS = (
     _F("buildkite.build.stage", INT, ALL - BUILD, "stage.number", "Which of the build's periods between pauses, from 1."),
     _F("buildkite.step.id", STRING, STEP | JOB | WAIT, "step.id", "job.step.id: the step's UUID."),
-    _F("buildkite.step.key", STRING, GROUP | STEP | JOB | WAIT, "step.key", "job.step_key, else job.step.key: the step's key; a group's is job.group_key.", value=derived.step_key),
+    _F("buildkite.step.key", STRING, GROUP | STEP | JOB | WAIT, "step.key", "job.step_key, else job.step.key: the step's key; a group's is job.group_key."),
     _F("buildkite.step.label", STRING, STEP | JOB | WAIT, "step.label", "job.step.label, else job.label or job.name; if the step's jobs differ in that, its key."),
-    _F("buildkite.step.type", STRING, GROUP | STEP, "step.type", "By job.type: command, trigger, block (an input step is not told apart); or group.", value=derived.step_type),
+    _F("buildkite.step.type", STRING, GROUP | STEP, "step.type", "By job.type: command, trigger, block (an input step is not told apart); or group."),
     _F("buildkite.step.command", STRING, STEP | JOB, "step.command", "job.command: what the step runs."),
     _F("buildkite.step.matrix", BOOL, STEP, "step.matrix", "True, and else absent, where job.matrix says that it is a matrix step."),
-    _F("buildkite.step.group.key", STRING, GROUP | STEP, "job.group_key", "The group step's key.", value=derived.group_key),
+    _F("buildkite.step.group.key", STRING, GROUP | STEP, "job.group_key", "The group step's key.", value=attrgetter("key"), of="group"),
 )
 
 JOB_FIELDS = (
@@ -139,7 +153,7 @@ JOB_FIELDS = (
     _F("buildkite.job.type", STRING, JOB, "job.type", "script, trigger or manual."),
     _F("buildkite.job.label", STRING, JOB, "job.label, else job.name", "The job's label.", value=derived.job_label),
     _F("buildkite.job.command", STRING, JOB, "job.command", "What the job runs."),
-    _F("buildkite.job.agent_query_rules", STRINGS, JOB | WAIT, "job.agent_query_rules", "Which agents may run it, like queue=default.", value=derived.agent_query_rules),
+    _F("buildkite.job.agent_query_rules", STRINGS, JOB | WAIT, "job.agent_query_rules", "Which agents may run it, like queue=default.", value=derived.agent_query_rules, of="job.agent_query_rules"),
     _F("buildkite.job.state", STRING, JOB, "job.state", "How the job ended."),
     _F("buildkite.job.started", BOOL, JOB, "span.started", "False if it ended without ever starting: expired or canceled while it waited."),
     _F("buildkite.job.passed", BOOL, JOB, "job.state, job.exit_status", "Whether it succeeded.", value=derived.passed),
@@ -165,7 +179,7 @@ JOB_FIELDS = (
     _F("buildkite.job.retry_source.job_id", STRING, JOB, "job.retry_source.job_id", "UUID of the attempt that it replaces."),
     _F("buildkite.job.retry_source.retry_type", STRING, JOB, "job.retry_source.retry_type", "How that one was retried: automatic or manual."),
     _F("buildkite.job.unblocked_by", JSON, JOB, "job.unblocked_by", "Who unblocked a block step.", value=derived.unblocked_by),
-    _F("buildkite.job.async", BOOL, JOB, "job.async", "Whether a trigger job does not wait for the build that it triggers.", value=attrgetter("job.async_")),
+    _F("buildkite.job.async", BOOL, JOB, "job.async", "Whether a trigger job does not wait for the build that it triggers.", value=attrgetter("async_")),
     _F("buildkite.job.triggered_build.id", STRING, JOB, "job.triggered_build.id", "UUID of the build that it triggered."),
     _F("buildkite.job.triggered_build.number", INT, JOB, "job.triggered_build.number", "Its number."),
     _F("buildkite.job.triggered_build.web_url", STRING, JOB, "job.triggered_build.web_url", "Its page."),
@@ -175,12 +189,12 @@ JOB_FIELDS = (
     _F("buildkite.agent.hostname", STRING, JOB, "job.agent.hostname", "The agent's host."),
     _F("buildkite.agent.version", STRING, JOB, "job.agent.version", "The agent's version."),
     _F("buildkite.agent.queue", STRING, JOB | WAIT, "job.agent.meta_data, job.agent_query_rules", "The queue that the agent served.", value=derived.agent_queue),
-    _F("buildkite.agent.meta_data", STRINGS, JOB, "job.agent.meta_data", "The agent's tags, as key=value.", value=derived.agent_tags),
-    _F("buildkite.agent.meta_data.*", MAP, JOB, "job.agent.meta_data", "The agent's tags, one attribute a key.", value=derived.agent_tag_values),
+    _F("buildkite.agent.meta_data", STRINGS, JOB, "job.agent.meta_data", "The agent's tags, as key=value.", value=derived.agent_tags, of="job.agent"),
+    _F("buildkite.agent.meta_data.*", MAP, JOB, "job.agent.meta_data", "The agent's tags, one attribute a key.", value=derived.agent_tag_values, of="job.agent"),
 )
 
 CONVENTION_FIELDS = (
-    _F("cicd.pipeline.name", STRING, ALL, "build.pipeline.name, else build.pipeline.slug", "The pipeline's name.", value=conventions.pipeline_name),
+    _F("cicd.pipeline.name", STRING, ALL, "build.pipeline.name, else build.pipeline.slug", "The pipeline's name.", value=conventions.pipeline_name, of="build.pipeline"),
     _F("cicd.pipeline.run.id", STRING, ALL, "build.id", "The build's UUID."),
     _F("cicd.pipeline.run.url.full", STRING, ALL, "build.web_url", "The build's page."),
     _F("cicd.pipeline.result", STRING, BUILD, "build.state", "success, failure, cancellation or skip.", value=conventions.pipeline_result),
@@ -191,16 +205,16 @@ CONVENTION_FIELDS = (
     _F("cicd.worker.id", STRING, JOB, "job.agent.id", "UUID of the agent."),
     _F("cicd.worker.name", STRING, JOB, "job.agent.name", "The agent's name."),
     _F("cicd.worker.url.full", STRING, JOB, "job.agent.web_url", "The agent's page."),
-    _F("vcs.repository.url.full", STRING, ALL, "build.pipeline.repository", "The repository's address for a browser: HTTPS, without .git.", value=conventions.repository_url),
-    _F("vcs.repository.name", STRING, ALL, "build.pipeline.repository", "The repository's name without its owner.", value=conventions.repository_name),
-    _F("vcs.owner.name", STRING, ALL, "build.pipeline.repository", "The repository's owner.", value=conventions.repository_owner),
-    _F("vcs.provider.name", STRING, ALL, "build.pipeline.provider.id", "github, gitlab, bitbucket or gitea.", value=conventions.provider),
+    _F("vcs.repository.url.full", STRING, ALL, "build.pipeline.repository", "The repository's address for a browser: HTTPS, without .git.", value=conventions.repository_url, of="build.pipeline"),
+    _F("vcs.repository.name", STRING, ALL, "build.pipeline.repository", "The repository's name without its owner.", value=conventions.repository_name, of="build.pipeline"),
+    _F("vcs.owner.name", STRING, ALL, "build.pipeline.repository", "The repository's owner.", value=conventions.repository_owner, of="build.pipeline"),
+    _F("vcs.provider.name", STRING, ALL, "build.pipeline.provider.id", "github, gitlab, bitbucket or gitea.", value=conventions.provider, of="build.pipeline"),
     _F("vcs.ref.head.name", STRING, ALL, "build.tag, else build.branch", "The tag or branch that was built.", value=conventions.head_name),
     _F("vcs.ref.head.type", STRING, ALL, "build.tag, build.branch", "tag or branch.", value=conventions.head_type),
     _F("vcs.ref.head.revision", STRING, ALL, "build.commit", "The commit that was built."),
     _F("vcs.ref.base.name", STRING, ALL, "build.pull_request.base", "The branch that the pull request is to be merged into."),
-    _F("vcs.ref.base.type", STRING, ALL, "build.pull_request.base", "branch, where there is one.", value=conventions.base_type),
-    _F("vcs.change.id", STRING, ALL, "build.pull_request.id", "The pull request's number.", value=derived.pull_request_id),
+    _F("vcs.ref.base.type", STRING, ALL, "build.pull_request.base", "branch, where there is one.", value=conventions.base_type, of="build.pull_request"),
+    _F("vcs.change.id", STRING, ALL, "build.pull_request.id", "The pull request's number.", value=derived.pull_request_id, of="build.pull_request"),
 )
 
 SPAN_FIELDS = (

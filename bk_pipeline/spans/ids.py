@@ -7,7 +7,7 @@ This is a promise to users, who compute the parents of their own in-job spans fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from hashlib import sha256
 
 ROOT_KIND = "buildkite.build"
@@ -75,16 +75,22 @@ class SpanIds:
 
     Args:
         build_id: The build's.
-        job_ids: Those of its jobs, in the order in which they ended.
+        ended: When its jobs ended, by their ids.
     """
 
-    def __init__(self, build_id: str, job_ids: Iterable[str]) -> None:
+    def __init__(self, build_id: str, ended: Mapping[str, int]) -> None:
         self.trace = trace_id(build_id)
         self.root = root_span_id(build_id)
+        self._jobs = {job_id: uuid_span_id(JOB_KIND, job_id) for job_id in ended}
+        self._taken = {self.root, *self._jobs.values()}
+        if len(self._taken) <= len(ended):
+            self._tell_apart(ended)
+
+    def _tell_apart(self, ended: Mapping[str, int]) -> None:
+        """Give each job an id that no earlier one has, nor the root."""
         self._taken = {self.root}
-        self._jobs: dict[str, str] = {}
-        for job_id in job_ids:
-            digits = uuid_span_id(JOB_KIND, job_id)
+        for job_id in sorted(ended, key=lambda job_id: (ended[job_id], job_id)):
+            digits = self._jobs[job_id]
             if digits in self._taken:
                 digits = self.derived(JOB_KIND, job_id)
             self._taken.add(digits)

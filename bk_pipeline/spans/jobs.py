@@ -12,7 +12,8 @@ import msgspec
 from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.records import Build, Job
 from bk_pipeline.spans.retries import Retries, Retry
-from bk_pipeline.spans.timing import NS_PER_MS, NS_PER_S, parse_ns
+from bk_pipeline.spans.status import NEITHER, Outcome, status
+from bk_pipeline.spans.timing import NS_PER_MS, NS_PER_S, Times
 
 NO_SPAN_STATES = frozenset({"broken", "skipped"})
 ENDED_STATES = frozenset({"passed", "failed", "canceled", "timed_out", "expired", "finished"})
@@ -27,6 +28,7 @@ class TimedJob(msgspec.Struct, eq=False, gc=False):
         start_ns: Of a block step, as long as its stage is not known, the same as `end_ns`.
         runnable_ns: From when it waited for an agent; None if the payload does not say.
         active_ns: From when on it was active for certain; None if it never was.
+        outcome: Its status, and its `error.type`.
         resumed_ns: When it set a paused build going again, if it did: a block step by being
             unblocked, a manual retry by being made.
         started: False if it ended without having started.
@@ -40,6 +42,7 @@ class TimedJob(msgspec.Struct, eq=False, gc=False):
     runnable_ns: int | None = None
     active_ns: int | None = None
     resumed_ns: int | None = None
+    outcome: Outcome = NEITHER
     retry: Retry | None = None
     manual: bool = False
     started: bool = True
@@ -66,53 +69,48 @@ class TimedJob(msgspec.Struct, eq=False, gc=False):
             self.resumed_ns = min(max(self.resumed_ns, earliest_ns), self.end_ns)
 
 
-def timed_jobs(build: Build, retries: Retries) -> list[TimedJob]:
+def timed_jobs(build: Build, retries: Retries, times: Times) -> list[TimedJob]:
     """The build's jobs in payload order, without waiters; of equal ids the last one counts.
 
     Raises:
         RecordError: A time cannot be read; names its path.
     """
     jobs = build.jobs or []
-    distinct = {job.id: n for n, job in enumerate(jobs)}
     found = []
-    for job_id, n in distinct.items():
-        if jobs[n].type == "waiter":
+    for job in {job.id: job for job in jobs}.values():
+        if job.type == "waiter":
             continue
         try:
-            found.append(_timed(jobs[n], retries.of(job_id)))
+            found.append(_timed(job, retries.of(job.id), times))
         except (ValueError, OverflowError) as exc:
-            where = _unreadable_time(jobs[n])
-            reason = f"Expected a time - at `$.jobs[{n}].{where}`"
-            raise RecordError(reason, record_id=build.id) from exc
+            where = f"$.jobs[{jobs.index(job)}].{_unreadable_time(job)}"
+            raise RecordError(f"Expected a time - at `{where}`", record_id=build.id) from exc
     return found
 
 
 def _unreadable_time(job: Job) -> str:
     """The name of the first field of `job` that should be a time and is not."""
+    times = Times()
     for name in TIMES:
         try:
-            _time(getattr(job, name))
+            times[getattr(job, name)]
         except (ValueError, OverflowError):
             return name
     return "?"
 
 
-def _time(text: str | None) -> int | None:
-    return parse_ns(text) if text else None
-
-
-def _timed(job: Job, retry: Retry | None) -> TimedJob:
-    created = _time(job.created_at)
+def _timed(job: Job, retry: Retry | None, times: Times) -> TimedJob:
+    created = times[job.created_at]
     if job.state in NO_SPAN_STATES:
         return TimedJob(job, created)
     if job.type == "manual":
-        return _timed_manual(job, created)
-    end = _time(job.finished_at or job.expired_at)
+        return _timed_manual(job, created, times)
+    end = times[job.finished_at or job.expired_at]
     if end is None and job.state not in ENDED_STATES:
         return TimedJob(job, created)
-    runnable = _time(job.runnable_at)
-    started = _time(job.started_at)
-    start = _first(started, runnable, created, end)
+    runnable = times[job.runnable_at]
+    started = times[job.started_at]
+    start = started if started is not None else _first(runnable, created, end)
     if start is None:
         return TimedJob(job, created)
     # A trigger job has a build to show for it, with or without a start.
@@ -130,14 +128,15 @@ def _timed(job: Job, retry: Retry | None) -> TimedJob:
         runnable_ns=runnable,
         active_ns=resumed if resumed is not None else _active(runnable, started, end, ran=ran),
         resumed_ns=resumed,
+        outcome=status(job),
         retry=retry,
         started=ran,
         adjusted=adjusted,
     )
 
 
-def _timed_manual(job: Job, created: int | None) -> TimedJob:
-    unblocked = _time(job.unblocked_at)
+def _timed_manual(job: Job, created: int | None, times: Times) -> TimedJob:
+    unblocked = times[job.unblocked_at]
     if unblocked is None:
         return TimedJob(job, created)
     return TimedJob(
@@ -147,6 +146,7 @@ def _timed_manual(job: Job, created: int | None) -> TimedJob:
         start_ns=unblocked,
         end_ns=unblocked,
         resumed_ns=unblocked,
+        outcome=status(job),
         manual=True,
     )
 
@@ -157,10 +157,11 @@ def _active(runnable: int | None, started: int | None, end: int, *, ran: bool) -
     Until about 2020 these times are whole seconds, rounded down: then it may have been as
     late as the end of that second.
     """
-    known = [time for time in (runnable, started) if time is not None]
-    if not known:
+    active = runnable if started is None else started
+    if active is None:
         return end if ran else None
-    active = min(known)
+    if runnable is not None and runnable < active:
+        active = runnable
     return active + NS_PER_S - 1 if active % NS_PER_S == 0 else active
 
 

@@ -75,16 +75,16 @@ class Step(msgspec.Struct, eq=False, gc=False):
     """One step of the pipeline in one stage: all its attempts, parallel and matrix jobs.
 
     `identity` is what makes it the same step in every build payload: its id, else its key,
-    else its first attempt's id.
+    else its first attempt's id. A group step is one too.
     """
 
     identity: str
-    id: str | None
-    key: str | None
-    label: str | None
     type: str
-    command: str | None
+    key: str | None
     group: Group | None
+    id: str | None = None
+    label: str | None = None
+    command: str | None = None
     matrix: bool | None = None
 
 

@@ -2,16 +2,17 @@
 
 Every field is optional but the ids: waiter jobs have nothing else, and old records lack
 what newer ones have. Unknown fields are passed over, so new ones break nothing. `env` is
-not declared, and so is never read: it can hold secrets. A nested object that is null
-becomes an empty one, so that a path like `job.agent.name` always leads somewhere; objects
-of any shape become their JSON text.
+not declared, and so is never read: it can hold secrets. Objects of any shape become their
+JSON text.
 
 Source: Buildkite REST API, "Builds"; recorded answers from 2015 to 2025.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -72,13 +73,15 @@ class PullRequest(_Record):
 
 
 class Agent(_Record):
+    """Shared by the jobs that it ran: never to be changed."""
+
     id: str | None = None
     graphql_id: str | None = None
     name: str | None = None
     hostname: str | None = None
     version: str | None = None
     web_url: str | None = None
-    meta_data: list[str] | None = None
+    meta_data: tuple[str, ...] | None = None
 
 
 class Provider(_Record):
@@ -95,20 +98,16 @@ class Pipeline(_Record):
     cluster_id: str | None = None
     provider: Provider | None = None
 
-    def __post_init__(self) -> None:
-        self.provider = self.provider or NO_PROVIDER
 
-
-NOBODY = Person()
-NO_AGENT = Agent()
-NO_PRIORITY = Priority()
-NO_STEP = StepRef()
-NO_RETRY = RetrySource()
-NO_BUILD = BuildRef()
-NO_TRIGGER = TriggeredFrom()
-NO_PULL_REQUEST = PullRequest()
-NO_PROVIDER = Provider()
-NO_PIPELINE = Pipeline()
+# What many jobs have alike, and is long, is one object for all that have the same text.
+# msgspec decodes the text; `Job` makes the object.
+if TYPE_CHECKING:
+    SharedAgent = Agent | None
+    SharedRules = tuple[str, ...] | None
+    NULL = None
+else:
+    SharedAgent = SharedRules = msgspec.Raw
+    NULL = msgspec.Raw(b"null")
 
 
 class Job(_Record):
@@ -123,7 +122,7 @@ class Job(_Record):
     group_key: str | None = None
     step: StepRef | None = None
     priority: Priority | None = None
-    agent_query_rules: list[str] | None = None
+    agent_query_rules: SharedRules = NULL
     state: str | None = None
     web_url: str | None = None
     command: str | None = None
@@ -133,7 +132,7 @@ class Job(_Record):
     signal_reason: str | None = None
     broken_reason: str | None = None
     cancel_reason: str | None = None
-    agent: Agent | None = None
+    agent: SharedAgent = NULL
     created_at: str | None = None
     runnable_at: str | None = None
     started_at: str | None = None
@@ -156,13 +155,31 @@ class Job(_Record):
     triggered_build: BuildRef | None = None
 
     def __post_init__(self) -> None:
-        self.agent = self.agent or NO_AGENT
-        self.step = self.step or NO_STEP
-        self.priority = self.priority or NO_PRIORITY
-        self.retry_source = self.retry_source or NO_RETRY
-        self.triggered_build = self.triggered_build or NO_BUILD
+        self.agent = _agent(bytes(self.agent))  # type: ignore[call-overload]  # still text
+        self.agent_query_rules = _rules(bytes(self.agent_query_rules))  # type: ignore[arg-type]
         if self.matrix is not None:
             self.matrix = compact(self.matrix) if self.matrix else None
+
+
+def _shared(type_: Any, name: str) -> Callable[[bytes], Any]:
+    """What makes the object of a text, or finds the one that it made of the same text before."""
+    decode = msgspec.json.Decoder(type_).decode
+
+    @lru_cache(maxsize=4096)
+    def shared(text: bytes) -> Any:
+        try:
+            return decode(text)
+        except msgspec.ValidationError as exc:
+            # msgspec adds the path of the job.
+            raise ValueError(str(exc).replace("`$", f"`{name}")) from exc
+        except UnicodeDecodeError as exc:
+            raise msgspec.DecodeError("not UTF-8") from exc
+
+    return shared
+
+
+_agent = _shared(Agent | None, "agent")
+_rules = _shared(tuple[str, ...] | None, "agent_query_rules")
 
 
 class Build(_Record):
@@ -200,18 +217,12 @@ class Build(_Record):
 
     def __post_init__(self) -> None:
         self.jobs = self.jobs or []
-        self.creator = self.creator or NOBODY
         if isinstance(self.author, str):
             # Old payloads; an address where the commit was made through the API.
             text = self.author
             self.author = Person(email=text) if "@" in text else Person(name=text)
-        self.author = self.author or NOBODY
         self.meta_data = _texts(self.meta_data)
         self.merge_queue = _texts(self.merge_queue)
-        self.pull_request = self.pull_request or NO_PULL_REQUEST
-        self.rebuilt_from = self.rebuilt_from or NO_BUILD
-        self.triggered_from = self.triggered_from or NO_TRIGGER
-        self.pipeline = self.pipeline or NO_PIPELINE
 
 
 def _texts(values: dict[str, Any] | None) -> dict[str, Any]:

@@ -39,6 +39,9 @@ class Retries:
             self._of.setdefault(successor, retry)
         self._origins: dict[str, str] = {}
 
+    def __len__(self) -> int:
+        return len(self._of)
+
     def of(self, job_id: str) -> Retry | None:
         """What the job replaces; None if it is a first attempt."""
         return self._of.get(job_id)

@@ -15,15 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from bk_pipeline.spans.columns import KINDS, REPEATED, Columns, arrow_type
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
-from bk_pipeline.spans.model import Span, SpanKind, Trace
+from bk_pipeline.spans.model import Link, Trace
 from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
 
 __all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "attributes_of", "cut", "rows", "table_of"]
 
-REPEATED = pa.dictionary(pa.int32(), pa.string())
 LINKS = pa.list_(pa.struct([("trace_id", pa.string()), ("span_id", pa.string())]))
 MOMENT = pa.timestamp("ns", tz="UTC")
 
@@ -39,15 +38,7 @@ IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
 )
 
 
-def _arrow_type(field: Field) -> pa.DataType:
-    if field.type is FieldType.INT:
-        return pa.int64()
-    if field.type is FieldType.BOOL:
-        return pa.bool_()
-    return pa.string() if field.distinct else REPEATED
-
-
-SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, _arrow_type(field)) for field in FIELDS)])
+SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for field in FIELDS)])
 
 
 def table_of(traces: Sequence[Trace], *, without: Container[str] = ()) -> pa.Table:
@@ -57,106 +48,35 @@ def table_of(traces: Sequence[Trace], *, without: Container[str] = ()) -> pa.Tab
         traces: What to put into it.
         without: Names of fields whose columns stay null.
     """
-    spans = [span for trace in traces for span in trace.spans]
-    rows = _Rows(traces, spans)
-    columns = list(_identity(traces, spans, rows))
+    columns = Columns(traces)
+    arrays = list(_identity(traces, columns))
     for field in FIELDS:
         left_out = field.name in without
-        columns.append(pa.nulls(len(spans), _arrow_type(field)) if left_out else rows.column(field))
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+        nothing = pa.nulls(len(columns.spans), arrow_type(field)) if left_out else None
+        arrays.append(nothing or columns.column(field))
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-class _Rows:
-    """Which rows belong to which build, and which are of which kinds."""
-
-    def __init__(self, traces: Sequence[Trace], spans: list[Span]) -> None:
-        self.traces = traces
-        self.spans = spans
-        self.builds = np.repeat(
-            np.arange(len(traces), dtype=np.int32), [len(trace.spans) for trace in traces]
-        )
-        codes = {kind: code for code, kind in enumerate(SpanKind)}
-        self.kinds = np.fromiter((codes[span.kind] for span in spans), np.int8, len(spans))
-        self._places: dict[frozenset[SpanKind], tuple[list[Span], pa.Array]] = {}
-        self._made: dict[object, pa.Array] = {}
-
-    def column(self, field: Field) -> pa.Array:
-        """The field's values in all rows; null where a span is not of the field's kinds.
-
-        Made once for all fields that have the same values under several names.
-        """
-        key = (field.source, field.value, field.kinds, field.type, field.distinct)
-        if key not in self._made:
-            self._made[key] = self._make(field)
-        return self._made[key]
-
-    def _make(self, field: Field) -> pa.Array:
-        get = field.getter
-        if field.per_build:
-            values = _array(field, list(map(get, self.traces)))
-            return values.take(self._build_places(field.kinds))
-        spans, places = self._of_kinds(field.kinds)
-        values = _array(field, list(map(get, spans)))
-        return values if spans is self.spans else values.take(places)
-
-    def _build_places(self, kinds: frozenset[SpanKind]) -> pa.Array:
-        return pa.array(self.builds, mask=None if len(kinds) == len(SpanKind) else ~self._is(kinds))
-
-    def _of_kinds(self, kinds: frozenset[SpanKind]) -> tuple[list[Span], pa.Array]:
-        """The spans of `kinds`, and for each row its place among them, null if it is not."""
-        if len(kinds) == len(SpanKind):
-            return self.spans, None
-        if kinds not in self._places:
-            chosen = self._is(kinds)
-            places = np.cumsum(chosen, dtype=np.int32) - 1
-            members = [self.spans[row] for row in np.flatnonzero(chosen)]
-            self._places[kinds] = members, pa.array(places, mask=~chosen)
-        return self._places[kinds]
-
-    def _is(self, kinds: frozenset[SpanKind]) -> Any:
-        return np.isin(self.kinds, [code for code, kind in enumerate(SpanKind) if kind in kinds])
-
-
-def _array(field: Field, values: list[Any]) -> pa.Array:
-    if field.type in {FieldType.INT, FieldType.BOOL}:
-        return pa.array(values, _arrow_type(field))
-    strings = pa.array(values, pa.string())
-    if field.distinct:
-        return _short(strings)
-    encoded = strings.dictionary_encode()
-    if field.type is FieldType.STRING or field.type is FieldType.JSON:
-        words = encoded.dictionary
-        short = _short(words)
-        if short is not words:
-            return pa.DictionaryArray.from_arrays(encoded.indices, short)
-    return encoded
-
-
-def _short(strings: pa.Array) -> pa.Array:
-    """The same strings, those cut that are longer than a backend keeps."""
-    if (pc.max(pc.binary_length(strings)).as_py() or 0) <= VALUE_LIMIT_BYTES:
-        return strings
-    return pa.array([None if one is None else cut(one) for one in strings.to_pylist()], pa.string())
-
-
-def _identity(traces: Sequence[Trace], spans: list[Span], rows: _Rows) -> Iterator[pa.Array]:
+def _identity(traces: Sequence[Trace], columns: Columns) -> Iterator[pa.Array]:
+    spans = columns.spans
     trace_ids = pa.array([trace.trace_id for trace in traces], pa.string())
-    yield pa.DictionaryArray.from_arrays(pa.array(rows.builds), trace_ids)
+    yield pa.DictionaryArray.from_arrays(columns.owners("trace").numbers, trace_ids)
     yield pa.array([span.span_id for span in spans], pa.string())
     yield pa.array([span.parent_id for span in spans], pa.string())
-    yield pa.DictionaryArray.from_arrays(
-        pa.array(rows.kinds, pa.int32()), pa.array([str(kind) for kind in SpanKind])
-    )
+    yield pa.DictionaryArray.from_arrays(columns.kinds, KINDS)
     yield pa.array([span.start_ns for span in spans], pa.int64()).cast(MOMENT)
     yield pa.array([span.end_ns for span in spans], pa.int64()).cast(MOMENT)
     yield pa.array([span.status for span in spans], pa.string()).dictionary_encode()
-    yield pa.array(
-        [
-            [{"trace_id": link.trace_id, "span_id": link.span_id} for link in span.links]
-            for span in spans
-        ],
-        LINKS,
-    )
+    yield _links([span.links for span in spans])
+
+
+def _links(links: Sequence[Sequence[Link]]) -> pa.Array:
+    ends = np.cumsum([0, *map(len, links)], dtype=np.int32)
+    flat = [link for some in links if some for link in some]
+    trace_ids = pa.array([link.trace_id for link in flat], pa.string())
+    span_ids = pa.array([link.span_id for link in flat], pa.string())
+    structs = pa.StructArray.from_arrays([trace_ids, span_ids], type=LINKS.value_type)
+    return pa.ListArray.from_arrays(ends, structs)
 
 
 def rows(table: pa.Table) -> Iterator[dict[str, Any]]:

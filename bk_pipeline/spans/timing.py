@@ -7,15 +7,21 @@ far outside its build) is confined by `jobs.py`, counted and marked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 # What 64 signed bits of nanoseconds hold: 1970 to 2262. Earlier and later moments are
 # brought to the edge, so that no arithmetic of an encoder or a backend wraps.
 EARLIEST_NS = 0
 LATEST_NS = 2**63 - 1
+
+MICROSECONDS = pa.timestamp("us", tz="UTC")
 
 # By how much the clocks of a build and its jobs may disagree. Recorded: a first job is
 # created 9 to 105 ms before its build, and Buildkite's own example of an answer has a job
@@ -38,6 +44,32 @@ def parse_ns(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return to_ns(moment)
+
+
+class Times(dict[str | None, int | None]):
+    """`parse_ns` of the texts that it is asked for; None of no text.
+
+    Asking raises ValueError or OverflowError for what is no time. Texts that are `read`
+    beforehand, a few thousand at once, cost a fifth.
+    """
+
+    def __init__(self) -> None:
+        self[None] = self[""] = None
+
+    def __missing__(self, text: str) -> int:
+        ns = self[text] = parse_ns(text)
+        return ns
+
+    def read(self, texts: Sequence[str | None]) -> None:
+        """Know the times of `texts`, if all of them are as Buildkite writes them now, and can be."""
+        try:
+            moments = pa.array(texts, pa.string()).cast(MICROSECONDS)
+        except (pa.ArrowInvalid, UnicodeEncodeError):
+            return  # Something else is among them: each will be parsed when it is asked for.
+        micros = moments.cast(pa.int64()).fill_null(0).to_numpy()
+        if len(micros) and 0 <= micros.min() <= micros.max() < LATEST_NS // NS_PER_US:
+            self.update(zip(texts, (micros * NS_PER_US).tolist(), strict=True))
+            self[None] = None
 
 
 def to_ns(moment: datetime) -> int:

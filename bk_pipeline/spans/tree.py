@@ -19,16 +19,23 @@ from bk_pipeline.spans.kinds.wait import wait_span
 from bk_pipeline.spans.model import Span, SpanKind, SpanOptions, Stage, Trace
 from bk_pipeline.spans.records import Build
 from bk_pipeline.spans.retries import Retries
-from bk_pipeline.spans.timing import NS_PER_MS
+from bk_pipeline.spans.timing import NS_PER_MS, Times
 
 DEFAULTS = SpanOptions()
 
 
-def spans_for_build(build: Build, *, options: SpanOptions = DEFAULTS) -> Trace | None:
+def spans_for_build(
+    build: Build, *, times: Times | None = None, options: SpanOptions = DEFAULTS
+) -> Trace | None:
     """The build's trace, root first and then by start; None while it has not finished.
 
     Pure: the same payload always gives the same spans. A blocked build counts as finished
     (Buildkite sets `finished_at` where it pauses): what has ended by then gives spans.
+
+    Args:
+        build: What the API says.
+        times: Known times; for one build alone there is no use in them.
+        options: What to leave out.
 
     Raises:
         RecordError: The payload cannot be made into spans; the reason says why.
@@ -36,10 +43,11 @@ def spans_for_build(build: Build, *, options: SpanOptions = DEFAULTS) -> Trace |
     if not build.finished_at:
         return None
     retries = Retries(build.jobs or ())
-    jobs = timed_jobs(build, retries)
+    times = Times() if times is None else times
+    jobs = timed_jobs(build, retries, times)
     timed = [one for one in jobs if one.gives_span]
-    ids = SpanIds(build.id, [one.job.id for one in sorted(timed, key=_end)])
-    root = build_span(build, jobs, ids, links=options.links)
+    ids = SpanIds(build.id, {one.job.id: one.end_ns for one in timed})
+    root = build_span(build, jobs, ids, times, links=options.links)
     for one in timed:
         one.confine(root.start_ns, root.end_ns)
     spans: list[Span] = []
@@ -95,10 +103,6 @@ def _stage_tree(
 def _queue_ms(timed: Sequence[TimedJob], root: Span) -> int | None:
     starts = [one.start_ns for one in timed if one.started and not one.manual]
     return (min(starts) - root.start_ns) // NS_PER_MS if starts else None
-
-
-def _end(one: TimedJob) -> tuple[int, str]:
-    return one.end_ns, one.job.id
 
 
 def _start(span: Span) -> int:

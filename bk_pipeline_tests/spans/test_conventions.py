@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.spans import conventions
-from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, make_trace
+from bk_pipeline.spans.records import Job, Pipeline, Provider
 
 
 @pytest.mark.parametrize(
@@ -28,27 +28,26 @@ from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, make
     ],
 )
 def test_a_repository_is_named_by_its_page(address, url, owner, name):
-    trace = make_trace(make_build(pipeline=make_pipeline(repository=address)))
-    assert conventions.repository_url(trace) == url
-    assert conventions.repository_owner(trace) == owner
-    assert conventions.repository_name(trace) == name
+    pipeline = Pipeline(repository=address)
+    assert conventions.repository_url(pipeline) == url
+    assert conventions.repository_owner(pipeline) == owner
+    assert conventions.repository_name(pipeline) == name
 
 
 @pytest.mark.parametrize(
     ("provider", "name"),
     [
-        ({"id": "github"}, "github"),
-        ({"id": "github_enterprise"}, "github"),
-        ({"id": "gitlab_ee"}, "gitlab"),
-        ({"id": "bitbucket"}, "bitbucket"),
-        ({"id": "unknown"}, None),
-        ({}, None),
+        (Provider("github"), "github"),
+        (Provider("github_enterprise"), "github"),
+        (Provider("gitlab_ee"), "gitlab"),
+        (Provider("bitbucket"), "bitbucket"),
+        (Provider("unknown"), None),
+        (Provider(), None),
         (None, None),
     ],
 )
 def test_a_provider_is_one_that_the_conventions_know(provider, name):
-    trace = make_trace(make_build(pipeline=make_pipeline(provider=provider)))
-    assert conventions.provider(trace) == name
+    assert conventions.provider(Pipeline(provider=provider)) == name
 
 
 @pytest.mark.parametrize(
@@ -67,6 +66,4 @@ def test_a_provider_is_one_that_the_conventions_know(provider, name):
     ],
 )
 def test_a_task_has_a_result_of_the_conventions(fields, result):
-    trace = make_trace(make_build([make_job(**fields)]))
-    (job,) = [span for span in trace.spans if span.job]
-    assert conventions.task_result(job) == result
+    assert conventions.task_result(Job("a", **fields)) == result

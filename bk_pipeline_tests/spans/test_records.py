@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.records import Build, decode_build
-from bk_pipeline_tests.builders import make_build, make_job, make_waiter
+from bk_pipeline.spans.records import Build, Person, decode_build
+from bk_pipeline_tests.builders import make_agent, make_build, make_job, make_spans, make_waiter
 
 
 def decoded(**fields) -> Build:
@@ -25,15 +25,23 @@ def test_env_is_never_read():
     assert "never-exported" not in repr(msgspec.to_builtins(decoded()))
 
 
-@pytest.mark.parametrize("nothing", [None, {}])
-def test_a_null_object_is_an_empty_one(nothing):
-    fields = ("creator", "pull_request", "rebuilt_from", "triggered_from")
-    job = make_job(agent=nothing, step=nothing, priority=nothing, retry_source=nothing)
-    build = decoded(jobs=[job], author=None, pipeline=None, **dict.fromkeys(fields, nothing))
-    (one,) = build.jobs
-    assert one.agent.name is one.step.id is one.priority.number is one.retry_source.job_id is None
-    assert build.creator.name is build.pull_request.id is build.triggered_from.build_id is None
-    assert build.author.name is build.pipeline.slug is None
+def test_a_null_object_says_as_little_as_an_empty_one():
+    def spans(nothing):
+        fields = ("creator", "pull_request", "rebuilt_from", "triggered_from")
+        job = make_job(agent=nothing, step=nothing, priority=nothing, retry_source=nothing)
+        return make_spans(
+            make_build([job], author=None, pipeline=None, **dict.fromkeys(fields, nothing))
+        )
+
+    assert spans(None) == spans({})
+
+
+def test_jobs_share_the_agent_that_they_name():
+    jobs = [make_job(name, agent=make_agent(host)) for name, host in zip("abc", "xyx", strict=True)]
+    one, other, again = decoded(jobs=jobs).jobs
+    assert one.agent is again.agent
+    assert (one.agent.name, other.agent.name) == ("x", "y")
+    assert one.agent_query_rules is other.agent_query_rules
 
 
 def test_a_waiter_needs_no_more_than_id_and_type():
@@ -56,8 +64,8 @@ def test_a_build_without_jobs_has_none():
     ],
 )
 def test_an_author_may_be_a_text(author, name, email):
-    build = decoded(author=author)
-    assert (build.author.name, build.author.email) == (name, email)
+    found = decoded(author=author).author or Person()
+    assert (found.name, found.email) == (name, email)
 
 
 def test_values_of_maps_become_texts():
@@ -84,6 +92,13 @@ def test_what_no_string_can_hold_is_replaced_and_the_build_kept(sent, read):
     assert decode_build(payload).message == read
 
 
+@pytest.mark.parametrize("sent", [rb"cut \ud83d", b"cut \xff"])
+def test_what_no_string_can_hold_is_replaced_in_what_jobs_share(sent):
+    payload = json.dumps(make_build([make_job(agent=make_agent("NAME"))])).encode()
+    (job,) = decode_build(payload.replace(b"NAME", sent)).jobs
+    assert job.agent.name == "cut \ufffd"
+
+
 def test_a_raw_value_of_a_page_can_be_decoded():
     page = json.dumps([make_build(), make_build()]).encode()
     assert [decode_build(one).number for one in msgspec.json.decode(page, type=list[msgspec.Raw])]
@@ -94,6 +109,20 @@ def test_a_refusal_says_where_and_not_what():
         decoded(jobs=[make_job(), make_job(command=["s3cret"])])
     assert caught.value.record_id == make_build()["id"]
     assert caught.value.reason == "Expected `str | null`, got `array` - at `$.jobs[1].command`"
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"agent": {"name": 5}}, "agent.name"),
+        ({"agent_query_rules": [5]}, "agent_query_rules[0]"),
+    ],
+    ids=["agent", "rules"],
+)
+def test_a_refusal_says_where_in_what_jobs_share(fields, where):
+    with pytest.raises(RecordError) as caught:
+        decoded(jobs=[make_job(), make_job(**fields)])
+    assert caught.value.reason.endswith(f", got `int` - at `{where}` - at `$.jobs[1]`")
 
 
 def test_a_truncated_payload_is_refused():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.spans.timing import EARLIEST_NS, LATEST_NS, from_ns, parse_ns, to_ns
+from bk_pipeline.spans.timing import EARLIEST_NS, LATEST_NS, Times, from_ns, parse_ns, to_ns
 from bk_pipeline_tests.spans.wholeness import PATIENT
 
 NOON = 1_769_860_800
@@ -62,3 +62,48 @@ def test_no_millisecond_is_lost(ms):
     assert parse_ns(text) == to_ns(moment) == min(ms * 1_000_000, LATEST_NS)
     if ms * 1_000_000 < LATEST_NS:
         assert from_ns(ms * 1_000_000) == moment
+
+
+WRITTEN = st.builds(
+    "{:%Y-%m-%d}{}{:%H:%M}{}{}{}".format,
+    st.dates(),
+    st.sampled_from("T t"),
+    st.times(),
+    st.sampled_from(["", ":07", ":59", ":60", ":7"]),
+    st.sampled_from(["", ".1", ".12", ".123", ".123456", ".1234567", ",5", "."]),
+    st.sampled_from(["Z", "z", "", "+01:00", "-0330", "+14", " UTC", " Z"]),
+)
+
+
+@PATIENT
+@given(st.lists(WRITTEN | st.text(max_size=30) | st.none(), max_size=3))
+def test_times_read_together_are_what_each_says_alone(texts):
+    together, alone = Times(), Times()
+    together.read(texts)
+    for text in texts:
+        assert time_or_error(together, text) == time_or_error(alone, text)
+
+
+def time_or_error(times, text):
+    try:
+        return times[text]
+    except (ValueError, OverflowError):
+        return "no time"
+
+
+@pytest.mark.parametrize(
+    "odd", ["0000-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z", "2262-04-11T23:47:17Z", "soon", ""]
+)
+def test_an_odd_time_is_read_alone(odd):
+    usual = "2026-01-31T12:00:00.123Z"
+    times = Times()
+    times.read([usual, odd, None])
+    assert times == {None: None, "": None}
+    assert times[usual] == parse_ns(usual)
+
+
+def test_no_times_are_read():
+    times = Times()
+    times.read([])
+    times.read([None, None])
+    assert times == {None: None, "": None}

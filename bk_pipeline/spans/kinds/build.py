@@ -9,13 +9,15 @@ from bk_pipeline.spans.ids import SpanIds, root_span_id, trace_id
 from bk_pipeline.spans.jobs import TimedJob
 from bk_pipeline.spans.model import Link, Span, SpanKind, SpanStatus
 from bk_pipeline.spans.records import Build
-from bk_pipeline.spans.timing import DISAGREEMENT_NS, EARLIEST_NS, LATEST_NS, parse_ns
+from bk_pipeline.spans.timing import DISAGREEMENT_NS, EARLIEST_NS, LATEST_NS, Times
 
 STATUSES = {"passed": SpanStatus.OK, "failed": SpanStatus.ERROR}
 EDGES = (EARLIEST_NS, LATEST_NS)
 
 
-def build_span(build: Build, jobs: Sequence[TimedJob], ids: SpanIds, *, links: bool) -> Span:
+def build_span(
+    build: Build, jobs: Sequence[TimedJob], ids: SpanIds, times: Times, *, links: bool
+) -> Span:
     """The root span, without a parent.
 
     From `created_at` to `finished_at` (`started_at` moves when a job is retried, and is not
@@ -27,12 +29,13 @@ def build_span(build: Build, jobs: Sequence[TimedJob], ids: SpanIds, *, links: b
         jobs: All its jobs, those without spans as well: what is there at the first finish
             already must not move the start at a later one.
         ids: The trace's.
+        times: What texts say.
         links: Whether to link.
 
     Raises:
         RecordError: A time of the build cannot be read.
     """
-    created, finished = _time(build, "created_at"), _time(build, "finished_at")
+    created, finished = _time(build, "created_at", times), _time(build, "finished_at", times)
     start, end = _extent(created, max(created, finished), jobs)
     code = STATUSES.get(build.state or "", SpanStatus.UNSET)
     return Span(
@@ -70,11 +73,14 @@ def blocked_state(build: Build) -> str | None:
     return build.blocked_state or (build.state if build.blocked else None)
 
 
-def _time(build: Build, name: str) -> int:
+def _time(build: Build, name: str, times: Times) -> int:
     try:
-        return parse_ns(getattr(build, name))
+        ns = times[getattr(build, name)]
     except (ValueError, OverflowError) as exc:
         raise RecordError(f"Expected a time - at `$.{name}`", record_id=build.id) from exc
+    if ns is None:
+        raise RecordError(f"Expected a time - at `$.{name}`", record_id=build.id)
+    return ns
 
 
 def _links(build: Build) -> list[Link]:

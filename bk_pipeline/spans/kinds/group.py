@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bk_pipeline.spans.kinds.job import status_of_all
-from bk_pipeline.spans.model import Group, Span, SpanKind, Stage
+from bk_pipeline.spans.model import Group, Span, SpanKind, Stage, Step
+from bk_pipeline.spans.status import status_of_all
 
 
 def group_span(
     group: Group, steps: Sequence[Span], *, span_id: str, parent_id: str, stage: Stage
 ) -> Span:
     """The span of one group in one stage, as long as its `steps` (at least one) together."""
-    code, error_type = status_of_all((step.status, step.error_type) for step in steps)
+    code, error_type = status_of_all([(step.status, step.error_type) for step in steps])
     return Span(
         kind=SpanKind.GROUP,
         span_id=span_id,
@@ -23,5 +23,6 @@ def group_span(
         error_type=error_type,
         stage=stage,
         group=group,
+        step=Step(identity=group.key, key=group.key, type="group", group=group),
         adjusted=any(step.adjusted for step in steps),
     )

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from bk_pipeline.spans.ids import SpanIds
 from bk_pipeline.spans.jobs import NO_SPAN_STATES, TimedJob
 from bk_pipeline.spans.kinds.build import blocked_state
-from bk_pipeline.spans.kinds.job import failed_hard
 from bk_pipeline.spans.model import Span, SpanKind, SpanStatus, Stage
 from bk_pipeline.spans.records import Build
+from bk_pipeline.spans.status import failed_hard
 
 Members = list[TimedJob]
 STATUSES = {"passed": SpanStatus.OK, "failed": SpanStatus.ERROR}
@@ -119,6 +119,11 @@ def _conclude(build: Build, found: Sequence[tuple[Stage, Members]]) -> None:
     Of the last stage the payload says it; of earlier ones their jobs do: failed if a hard
     failure had not been retried by then, else canceled likewise, else passed.
     """
+    last = found[-1][0]
+    last.blocked_state = blocked_state(build)
+    if len(found) == 1 and build.state:
+        last.state = build.state
+        return
     failed: set[str] = set()
     canceled: set[str] = set()
     unblockings = {one.end_ns for _, members in found for one in members if one.manual}
@@ -131,7 +136,6 @@ def _conclude(build: Build, found: Sequence[tuple[Stage, Members]]) -> None:
         stage.state = "failed" if failed else "canceled" if canceled else "passed"
         if n < len(found) and found[n][0].start_ns in unblockings:
             stage.blocked_state = stage.state
-    last = found[-1][0]
     last.state = build.state or last.state
     last.blocked_state = blocked_state(build)
 

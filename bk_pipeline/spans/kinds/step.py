@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bk_pipeline.spans.ids import SpanIds
 from bk_pipeline.spans.jobs import TimedJob
-from bk_pipeline.spans.kinds.job import status, status_of_all
 from bk_pipeline.spans.model import Group, Span, SpanKind, Stage, Step
 from bk_pipeline.spans.records import Job
 from bk_pipeline.spans.retries import Retries, unreplaced
+from bk_pipeline.spans.status import status_of_all
+from bk_pipeline.spans.timing import EARLIEST_NS, LATEST_NS
 
+STEP = SpanKind.STEP
 # A job's type, and what its step is called in a pipeline file. An input step's job is
 # `manual` too, and nothing in the payload tells it from a block step's.
 STEP_TYPES = {"script": "command", "manual": "block", "trigger": "trigger"}
@@ -84,29 +86,34 @@ def step_span(
     retries: Retries,
 ) -> Span:
     """The span of one step in one stage, under its group or the stage."""
-    final = members
-    if len(members) > 1:
+    final: Iterable[TimedJob] = members
+    if retries and len(members) > 1:
         left = unreplaced((one.job.id for one in members), retries)
         final = [one for one in members if one.job.id in left]
-    code, error_type = status_of_all(status(one.job) for one in final)
+    code, error_type = status_of_all([one.outcome for one in final])
+    begins, ends, adjusted = LATEST_NS, EARLIEST_NS, False
+    for one in members:
+        begins = min(begins, _begin(one, stage))
+        ends = max(ends, one.end_ns)
+        adjusted = adjusted or one.adjusted
     return Span(
-        kind=SpanKind.STEP,
-        span_id=ids.derived(SpanKind.STEP, str(stage.number), step.identity),
+        kind=STEP,
+        span_id=ids.derived(STEP, str(stage.number), step.identity),
         parent_id=parent_id,
-        start_ns=min(_begin(one, stage) for one in members),
-        end_ns=max(one.end_ns for one in members),
+        start_ns=begins,
+        end_ns=ends,
         status=code,
         error_type=error_type,
         stage=stage,
         group=step.group,
         step=step,
-        adjusted=any(one.adjusted for one in members),
+        adjusted=adjusted,
     )
 
 
 def _begin(one: TimedJob, stage: Stage) -> int:
     """When the job began to wait for its turn in this stage, or ran, if that is earlier."""
-    waiting = one.runnable_ns if one.runnable_ns is not None else one.created_ns
-    if one.manual or waiting is None:
+    begin = one.runnable_ns if one.runnable_ns is not None else one.created_ns
+    if one.manual or begin is None or begin > one.start_ns:
         return one.start_ns
-    return min(max(waiting, stage.start_ns), one.start_ns)
+    return begin if begin >= stage.start_ns else min(stage.start_ns, one.start_ns)

@@ -1,0 +1,51 @@
+"""Many payloads at once: what `tree.py` does of one, with all of their times read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import attrgetter
+
+import msgspec
+
+from bk_pipeline.errors import RecordError
+from bk_pipeline.spans.model import SpanOptions, Trace
+from bk_pipeline.spans.records import Build, decode_build
+from bk_pipeline.spans.timing import Times
+from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
+
+# The times that nearly every job has; others are parsed when they come up.
+USUAL_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
+
+
+def traces_of(
+    payloads: Iterable[bytes | msgspec.Raw], *, options: SpanOptions = DEFAULTS
+) -> Iterator[Trace | RecordError | None]:
+    """What each payload becomes, in order: its trace, None if the build has not finished, or
+    the error that says why it cannot be made into spans.
+    """
+    builds = [_build(payload) for payload in payloads]
+    times = times_in([build for build in builds if isinstance(build, Build)])
+    for build in builds:
+        if isinstance(build, RecordError):
+            yield build
+            continue
+        try:
+            yield spans_for_build(build, times=times, options=options)
+        except RecordError as exc:
+            yield exc
+
+
+def times_in(builds: Iterable[Build]) -> Times:
+    """The times of all jobs of `builds`."""
+    jobs = chain.from_iterable(build.jobs or () for build in builds)
+    times = Times()
+    times.read(list(chain.from_iterable(map(USUAL_TIMES, jobs))))
+    return times
+
+
+def _build(payload: bytes | msgspec.Raw) -> Build | RecordError:
+    try:
+        return decode_build(payload)
+    except RecordError as exc:
+        return exc

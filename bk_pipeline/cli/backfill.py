@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import signal
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import date, datetime
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bk_pipeline.cli.progress import shown_on
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.runs import DayRun, local_instance, materialize_days
-from bk_pipeline.errors import ConfigError, FatalError
+from bk_pipeline.errors import (
+    AccessDenied,
+    ConfigError,
+    FatalError,
+    NotFound,
+    RetryableError,
+    StorageError,
+    TokenRefused,
+)
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import day_key, day_keys
 
@@ -22,6 +35,12 @@ NOWHERE = (
     "No destination is configured: spans were made and stored, none sent. "
     "Set HONEYCOMB_API_KEY or OTEL_EXPORTER_OTLP_ENDPOINT."
 )
+
+# What fails one day with these fails every other too.
+OF_EVERY_DAY = (ConfigError, TokenRefused, AccessDenied, NotFound, StorageError)
+# So many days in a row that failed, and it is not the days.
+MOST_IN_A_ROW = 3
+ON_INTERRUPT = 130
 
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -34,50 +53,102 @@ def backfill(first: datetime, last: datetime, full_refresh: bool) -> None:
     """Take days from Buildkite to every destination that is configured.
 
     Each day is materialized in Dagster, one after the other, in this process; the Dagster
-    UI shows them if DAGSTER_HOME is the same. What a day has delivered already is not sent
-    again, so an interrupted backfill can simply be started again.
+    UI shows them if DAGSTER_HOME is the same. Stop it whenever you like (Ctrl-C): the same
+    command goes on where it was. A day that was done costs one request, and nothing is sent
+    twice.
+
+    A day that fails does not keep the others from being done. A refused token, a full disk
+    and the like end the backfill at once, and so do three failed days in a row.
+
+    Exit status 0: all days are done. 75: some are not, and may be if you try later. 1: some
+    failed for a reason that stays. 2: a setting or argument is wrong. 130: interrupted.
     """
     settings = Settings.load()
     settings.require_buildkite()
-    services = Services(settings, retries=0)
-    days = _days(first.date(), last.date(), settings, services)
-    loaders = [one.asset for one in services.destinations()]
-    failed: list[DayRun] = []
-    total: Counter[tuple[str, str]] = Counter()
+    days = _days(first.date(), last.date(), settings, Services(settings))
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        local_instance() as instance,
-        Progress(*columns, TimeRemainingColumn(), console=console) as bar,
-    ):
-        task = bar.add_task(days[0], total=len(days))
-        for run in materialize_days(services, days, instance=instance, full_refresh=full_refresh):
+    shown = shown_on(console, len(days))
+    services = Services(settings, retries=0, tell=shown.tell)
+    outcome = Outcome(days, [one.asset for one in services.destinations()])
+    with shown.shown(), local_instance() as instance, _sigterm_as_sigint():
+        runs = materialize_days(services, days, instance=instance, full_refresh=full_refresh)
+        for run in runs:
+            outcome.add(run)
             if run.error:
-                failed.append(run)
-                console.print(f"{run.day}: {run.error}", style="red", markup=False)
-            for asset, label in (*MADE, *((one, label) for one in loaders for label in SENT)):
-                total[asset, label] += run.count(asset, label)
-            bar.update(task, advance=1, description=f"{run.day} · {_made(total)}")
-    click.echo(f"{len(days) - len(failed)} of {len(days)} days: {_made(total)}.")
-    for asset in loaders:
+                shown.say(f"{run.day}: {run.error}")
+            shown.day_done(outcome.made)
+            if outcome.over:
+                break
+    _sum_up(outcome, settings)
+    _conclude(outcome)
+
+
+@dataclass
+class Outcome:
+    """What has become of `days`, as far as they were taken."""
+
+    days: Sequence[str]
+    loaders: Sequence[str]
+    runs: int = 0
+    done: int = 0
+    total: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failed: list[DayRun] = field(default_factory=list)
+    in_a_row: int = 0
+    interrupted: bool = False
+
+    def add(self, run: DayRun) -> None:
+        labels = (*MADE, *((loader, label) for loader in self.loaders for label in SENT))
+        for asset, label in labels:
+            self.total[asset, label] += run.count(asset, label)
+        self.interrupted = run.interrupted
+        self.runs += not run.interrupted
+        if run.failed:
+            self.failed.append(run)
+            self.in_a_row += 1
+        elif not run.interrupted:
+            self.done += 1
+            self.in_a_row = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether it makes no sense to go on."""
+        return self.interrupted or self.stopped_by is not None or self.in_a_row >= MOST_IN_A_ROW
+
+    @property
+    def stopped_by(self) -> DayRun | None:
+        """The run whose failure all days share."""
+        last = self.failed[-1:]
+        kinds = [failed.kind for run in last for failed in run.failed if failed.kind]
+        return last[0] if any(issubclass(kind, OF_EVERY_DAY) for kind in kinds) else None
+
+    @property
+    def made(self) -> str:
+        builds, spans = (self.total[one] for one in MADE)
+        return f"{builds:,} new builds, {spans:,} spans made"
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether nothing failed but what may succeed later."""
+        kinds = [failed.kind for run in self.failed for failed in run.failed]
+        return all(kind is not None and issubclass(kind, RetryableError) for kind in kinds)
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Inside, a supervisor's SIGTERM stops as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _sum_up(outcome: Outcome, settings: Settings) -> None:
+    total = outcome.total
+    click.echo(f"{outcome.done} of {len(outcome.days)} days: {outcome.made}.")
+    for asset in outcome.loaders:
         counts = ", ".join(f"{total[asset, label]:,} {label}" for label in SENT)
         click.echo(f"{asset}: {counts}.")
-    _explain(total, settings)
-    if not loaders:
-        click.echo(NOWHERE, err=True)
-    if failed:
-        raise FatalError(
-            f"{len(failed)} of {len(days)} days failed; the first: {failed[0].day}: "
-            f"{failed[0].error}"
-        )
-
-
-def _made(total: Counter[tuple[str, str]]) -> str:
-    builds, spans = (total[one] for one in MADE)
-    return f"{builds:,} new builds, {spans:,} spans made"
-
-
-def _explain(total: Counter[tuple[str, str]], settings: Settings) -> None:
     if any(total[key] for key in total if key[1] == "rejected"):
         click.echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
     if any(total[key] for key in total if key[1] == "too old"):
@@ -86,6 +157,48 @@ def _explain(total: Counter[tuple[str, str]], settings: Settings) -> None:
             "would bill them and never show them. BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS=0 sends "
             "them all the same."
         )
+    if not outcome.loaders:
+        click.echo(NOWHERE, err=True)
+    _list_failed(outcome)
+
+
+def _conclude(outcome: Outcome) -> None:
+    """Ends the program as the outcome wants it.
+
+    Raises:
+        RetryableError: All that failed may succeed later.
+        FatalError: Some of it will not.
+    """
+    if outcome.interrupted:
+        next_day = outcome.days[min(outcome.runs, len(outcome.days) - 1)]
+        click.echo(
+            f"bk-pipeline: Stopped at {next_day}. What is stored and sent is kept: the same "
+            "command goes on there.",
+            err=True,
+        )
+        sys.exit(ON_INTERRUPT)
+    if not outcome.failed:
+        return
+    left = len(outcome.days) - outcome.runs
+    ended = ""
+    if left and outcome.stopped_by:
+        ended = f" The other {left} would fail for the same reason, and were not tried."
+    elif left:
+        ended = f" {MOST_IN_A_ROW} in a row did, so the other {left} were not tried."
+    kind = RetryableError if outcome.may_pass else FatalError
+    raise kind(
+        f"{len(outcome.failed)} of {len(outcome.days)} days failed.{ended} The same command "
+        "takes up what is left."
+    )
+
+
+def _list_failed(outcome: Outcome) -> None:
+    """The days that failed, by reason."""
+    days: defaultdict[str, list[str]] = defaultdict(list)
+    for run in outcome.failed:
+        days[run.error or ""].append(run.day)
+    for reason, those in days.items():
+        click.echo(f"Failed: {', '.join(those)}: {reason}", err=True)
 
 
 def _days(first: date, last: date, settings: Settings, services: Services) -> list[str]:

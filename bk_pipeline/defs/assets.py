@@ -19,6 +19,7 @@ from bk_pipeline.defs.daily_asset import (
     daily_asset,
     each_day,
     log_lines,
+    log_waits,
 )
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.resources import Services
@@ -50,10 +51,10 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
         since. `reread` lists the whole day again and stores what is missing, `full_refresh`
         stores all of it once more.
         """
-        progress = log_lines(context)
+        progress = log_lines(context, services)
 
         def extract(day: Day) -> Metadata:
-            with services.buildkite(on_wait=context.log.info) as client:
+            with services.buildkite(on_wait=log_waits(context, services)) as client:
                 found = extract_day(
                     day,
                     client=client,
@@ -92,7 +93,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
     ) -> Result:
         """The span table: one trace a build, with its stages, groups, steps and jobs."""
-        progress = log_lines(context)
+        progress = log_lines(context, services)
         set_aside: list[str] = []
 
         def transform(day: Day) -> Metadata:
@@ -135,7 +136,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
         check=everything_accepted(target.asset),
     )
     def loader(context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]) -> Result:
-        progress = log_lines(context)
+        progress = log_lines(context, services)
         with as_dagster_failures(retries=services.retries):
             destination, ledger = target.open(services.clock), services.ledger()
         rejected: list[str] = []

@@ -86,12 +86,23 @@ def each_day(
         raise
 
 
-def log_lines(context: dg.AssetExecutionContext) -> Progress:
+def log_waits(context: dg.AssetExecutionContext, services: Services) -> Progress:
+    """Takes a line for each wait, and logs it."""
+
+    def wait(line: str) -> None:
+        services.tell(line)
+        context.log.info(line)
+
+    return wait
+
+
+def log_lines(context: dg.AssetExecutionContext, services: Services) -> Progress:
     """Takes a line for each bit of progress, and logs one every few seconds."""
     logged_at = time.monotonic()
 
     def progress(line: str) -> None:
         nonlocal logged_at
+        services.tell(line)
         if time.monotonic() - logged_at >= LOG_EVERY_S:
             context.log.info(line)
             logged_at = time.monotonic()

@@ -8,6 +8,8 @@ import dagster as dg
 from bk_pipeline.errors import PipelineError, RetryableError
 
 RETRY_PAUSE_S = 30.0
+# Metadata of a failure: the name of our error's class.
+ERROR = "error"
 
 
 class TickFailed(dg.DagsterError):
@@ -27,9 +29,13 @@ def as_dagster_failures(*, retries: int) -> Iterator[None]:
         pause_s = max(exc.retry_in_s or 0.0, RETRY_PAUSE_S)
         if retries:
             raise dg.RetryRequested(max_retries=retries, seconds_to_wait=pause_s) from exc
-        raise dg.Failure(description=str(exc)) from exc
+        raise _failure(exc) from exc
     except PipelineError as exc:
-        raise dg.Failure(description=str(exc), allow_retries=False) from exc
+        raise _failure(exc) from exc
+
+
+def _failure(error: PipelineError) -> dg.Failure:
+    return dg.Failure(str(error), metadata={ERROR: type(error).__name__}, allow_retries=False)
 
 
 @contextmanager

@@ -25,18 +25,32 @@ from bk_pipeline.store.spans import SpanStore
 RUN_RETRIES = 2
 
 
+def _nobody(_: str) -> None:
+    """Nobody wants to know."""
+
+
 class Services:
     """The outside world of one code location, as its settings describe it.
 
-    `retries` is how often a step is tried again after an error that may pass.
+    Args:
+        settings: Of everything.
+        clock: Tells time and waits.
+        retries: How often a step is tried again after an error that may pass.
+        tell: Told of each bit of progress, and of each wait, besides Dagster's log.
     """
 
     def __init__(
-        self, settings: Settings, *, clock: Clock | None = None, retries: int = RUN_RETRIES
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        retries: int = RUN_RETRIES,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.retries = retries
+        self.tell = tell or _nobody
         self._quota = Quota()
 
     def buildkite(

@@ -8,20 +8,43 @@ from typing import Any
 
 import dagster as dg
 
+from bk_pipeline import errors
 from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.failures import ERROR
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.errors import PipelineError
 
 # A home that we make: quiet. One that is there already is left as it is.
 HOME_CONFIG = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 
+# What Dagster makes of Ctrl-C and SIGTERM within a step.
+INTERRUPTED = "DagsterExecutionInterruptedError"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a step failed: in a sentence, and as what kind of error; None if it was none of ours."""
+
+    sentence: str
+    kind: type[PipelineError] | None
+
 
 @dataclass(frozen=True, slots=True)
 class DayRun:
-    """One day's run: its metadata by asset and label, and what went wrong, or None."""
+    """One day's run: its metadata by asset and label, and the steps that failed.
+
+    `interrupted`: somebody stopped it (Ctrl-C, SIGTERM).
+    """
 
     day: str
     metadata: dict[str, dict[str, Any]]
-    error: str | None
+    failed: tuple[Failed, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong first, or None."""
+        return self.failed[0].sentence if self.failed else None
 
     def count(self, asset: str, label: str) -> int:
         """What the asset's metadata say of `label`; 0 if the run did not come to it."""
@@ -45,23 +68,41 @@ def materialize_days(
     instance: dg.DagsterInstance,
     full_refresh: bool = False,
 ) -> Iterator[DayRun]:
-    """Run each day, from Buildkite to every destination, in the order given."""
+    """Run each day, from Buildkite to every destination, in the order given.
+
+    Ctrl-C stops the day, not the iterator: whoever iterates sees it and decides.
+    """
     assets = assets_of(services.settings)
     config = {"config": {"full_refresh": full_refresh}}
     for day in days:
-        result = dg.materialize(
-            assets,
-            partition_key=day,
-            instance=instance,
-            resources={"services": services},
-            run_config={
-                "ops": {"raw_builds": config, "spans": config},
-                # Errors are told by the caller, in a sentence, not by Dagster's log.
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-            raise_on_error=False,
-        )
-        yield DayRun(day, _metadata(result), _error(result))
+        try:
+            result = dg.materialize(
+                assets,
+                partition_key=day,
+                instance=instance,
+                resources={"services": services},
+                run_config={
+                    "ops": {"raw_builds": config, "spans": config},
+                    # Errors are told by the caller, in a sentence, not by Dagster's log.
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                raise_on_error=False,
+            )
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            yield DayRun(day, {}, interrupted=True)
+        else:
+            yield _day_run(day, result)
+
+
+def _day_run(day: str, result: dg.ExecuteInProcessResult) -> DayRun:
+    events = result.get_step_failure_events()
+    raised = [event.step_failure_data.error for event in events]
+    if any(error and error.cls_name == INTERRUPTED for error in raised):
+        return DayRun(day, _metadata(result), interrupted=True)
+    failed = tuple(map(_failed, events))
+    if not failed and not result.success:
+        failed = (Failed("The run failed before its first step.", None),)
+    return DayRun(day, _metadata(result), failed)
 
 
 def _metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
@@ -74,10 +115,12 @@ def _metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _error(result: dg.ExecuteInProcessResult) -> str | None:
-    for event in result.get_step_failure_events():
-        failure = event.step_failure_data
-        if failure.user_failure_data and failure.user_failure_data.description:
-            return str(failure.user_failure_data.description)
-        return failure.error_display_string
-    return None if result.success else "The run failed before its first step."
+def _failed(event: dg.DagsterEvent) -> Failed:
+    data = event.step_failure_data
+    ours = data.user_failure_data
+    if ours and ours.description:
+        name = ours.metadata[ERROR].value if ERROR in ours.metadata else ""
+        return Failed(ours.description, getattr(errors, str(name), None))
+    # A mistake of ours: its own line says more than Dagster's words around it.
+    error = data.error.cause or data.error if data.error else None
+    return Failed(error.message.strip() if error else data.error_display_string, None)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = Path(sys.executable).with_name("bk-pipeline")
+# What a shell starts in the background is deaf to Ctrl-C, and so would be what we start.
+MINDFUL = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 def run(
@@ -23,3 +31,29 @@ def run(
         cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The same, under way; it minds Ctrl-C even if whoever runs the tests does not."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MINDFUL, PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(what: Callable[[], bool], patience_s: float = 120.0) -> None:
+    """Ask until it is so: nothing else tells how far another process has come."""
+    deadline = time.monotonic() + patience_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.1)

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from bk_pipeline.cli.backfill import backfill
 from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
-from bk_pipeline_tests.cli.program import run
+from bk_pipeline_tests.cli.program import run, started, wait_until
 
 TOKEN = "bkua_" + "0123456789abcdef" * 2
 READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
@@ -112,24 +116,95 @@ OLD_BUILD = {
 }
 
 
+def of_all_days(sandbox) -> tuple[str, ...]:
+    first, last = sandbox.world.first_and_last_day()
+    return ("backfill", "--from", first.isoformat(), "--to", last.isoformat())
+
+
 def test_a_day_that_fails_does_not_stop_the_others_and_the_exit_status_tells(tmp_path, served):
     sandbox, settings = served
-    first, last = sandbox.world.first_and_last_day()
+    settings |= {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
+    first, _ = sandbox.world.first_and_last_day()
     sandbox.faults.order("buildkite", "status", status=500, count=1)
-    done = run(
-        "backfill",
-        "--from",
-        first.isoformat(),
-        "--to",
-        last.isoformat(),
-        cwd=tmp_path,
-        **settings,
-        BK_PIPELINE_HTTP_DEADLINE_S="0",
-    )
-    assert done.returncode == 1
+    done = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
+    assert done.returncode == 75  # a service that was away may be back later
     assert "2 of 3 days" in done.stdout
-    assert f"1 of 3 days failed; the first: {first}" in done.stderr
+    assert f"Failed: {first}: " in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "bk-pipeline: 1 of 3 days failed. The same command takes up what is left."
+    )
     assert "Traceback" not in done.stderr
+    again = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
+    assert again.returncode == 0
+    assert "3 of 3 days" in again.stdout
+    assert sandbox.honeycomb.duplicate_count == 0
+
+
+def within(sandbox, settings):
+    """The command in this process: quicker than `run`, for what needs no process of its own."""
+    return CliRunner().invoke(backfill, of_all_days(sandbox)[1:], env=settings)
+
+
+def test_a_day_that_is_refused_for_a_reason_of_its_own_exits_with_1(served):
+    sandbox, settings = served
+    sandbox.faults.order("buildkite", "status", status=400, count=1)
+    done = within(sandbox, settings)
+    assert isinstance(done.exception, FatalError)
+    assert "2 of 3 days" in done.stdout
+
+
+@pytest.mark.parametrize("service", ["buildkite", "honeycomb"])
+def test_a_refused_token_stops_at_once(served, service):
+    sandbox, settings = served
+    sandbox.faults.order(service, "status", status=401, count=1)
+    done = within(sandbox, settings)
+    assert isinstance(done.exception, FatalError)
+    assert str(done.exception) == (
+        "1 of 3 days failed. The other 2 would fail for the same reason, and were not tried. "
+        "The same command takes up what is left."
+    )
+    assert "0 of 3 days" in done.stdout
+
+
+def test_three_days_in_a_row_that_fail_are_enough():
+    sandbox = Sandbox(World(days=5, builds_per_day=3))
+    sandbox.faults.order("buildkite", "status", status=503, count=100)
+    with running(sandbox) as url:
+        settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
+        done = within(sandbox, settings)
+    assert isinstance(done.exception, RetryableError)
+    assert str(done.exception).startswith(
+        "3 of 6 days failed. 3 in a row did, so the other 3 were not tried."
+    )
+    assert sandbox.buildkite.request_count <= 3
+
+
+def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, served):
+    sandbox, settings = served
+    # Time to be interrupted in, with two days done: every answer takes long from then on.
+    sandbox.faults.order("buildkite", "slow", seconds=30, after=2, count=100)
+    _, last = sandbox.world.first_and_last_day()
+    with started(*of_all_days(sandbox), cwd=tmp_path, **settings) as process:
+        wait_until(lambda: sandbox.buildkite.request_count > 2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "2 of 3 days" in out
+    assert err.splitlines()[-1] == (
+        f"bk-pipeline: Stopped at {last}. What is stored and sent is kept: the same command "
+        "goes on there."
+    )
+    assert "Traceback" not in err
+    stored = sandbox.honeycomb.event_count
+    assert stored > 0
+    sandbox.faults.clear()
+    before = sandbox.buildkite.request_count
+    again = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
+    assert again.returncode == 0
+    assert "3 of 3 days" in again.stdout
+    assert sandbox.honeycomb.duplicate_count == 0
+    # A day that was done costs one request, and the last is small.
+    assert sandbox.buildkite.request_count == before + 3
 
 
 def test_no_secret_is_in_what_is_printed_or_kept(tmp_path, served):

@@ -4,9 +4,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
-	&& echo $$p && break; done)
+	$$p $(FITS) && echo $$p && break; done)
+PORT ?= 3000
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
@@ -32,10 +33,12 @@ fault-table: $(READY) ## What faults cost in spans, measured, into docs/operatin
 	@$(BIN)/python -m benchmarks.faults
 
 .PHONY: dev
-dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, with .env
+dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, or PORT=, with .env
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || \
+	{ echo "Port $(PORT) is taken, perhaps by another make dev: end that, or make dev PORT=3001" >&2; exit 1; }
 	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	@$(BIN)/dagster instance migrate >/dev/null # one process first: several at once break it
-	@$(BIN)/dagster dev -h 127.0.0.1 -p 3000
+	@PYTHONWARNINGS='ignore:Function `dev_command`' $(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
 
 .PHONY: check
 check: lint types layers docs-check test ## What CI runs: format, lint, types, import directions, docs, tests
@@ -80,7 +83,8 @@ clean: ## Remove .venv and caches; data stay
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found: install one, or give PYTHON=/path/to/it" >&2; exit 1; }
+	@test -n "$(PYTHON)" && "$(PYTHON)" $(FITS) || { echo "$(or $(PYTHON),Nothing on the PATH) is \
+	no Python 3.11, 3.12 or 3.13: install one, or give PYTHON=/path/to/it" >&2; exit 1; }
 	@echo "Setting up $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -40,6 +41,11 @@ OTHERS = ("HONEYCOMB_", "OTEL_")
 
 # Honeycomb API description, "Dataset"; a slash cannot be sent in the path of a batch.
 DATASET_NAME_LIMIT = 255
+# What a key is called by; 32 characters of the 64 that an ingest key has.
+KEY_ID = re.compile(r"hc[a-z][a-z]k_[a-z0-9]{26}")
+SLUG = re.compile(r"[\w.~-]+", re.ASCII)
+# Some editors put a byte order mark before the first name.
+ENV_FILE, ENCODING = ".env", "utf-8-sig"
 
 
 def _url(value: str) -> str:
@@ -81,16 +87,24 @@ def _dataset(value: str) -> str:
     return value.strip()
 
 
-def _one_line(value: str) -> str:
-    if not value.isprintable() or " " in value:
-        raise ValueError("give it without spaces or line breaks")
+def _slug(value: str) -> str:
+    if not SLUG.fullmatch(value):
+        raise ValueError("give the one word, like acme: no URL, no spaces, no quotes")
     return value
 
 
 def _secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
-    if not text.isascii() or not text.isprintable() or " " in text:
+    if not text.isascii() or not text.isprintable() or set(text) & set(" '\""):
         raise ValueError("give it as it was issued: no spaces, line breaks or quotes")
+    return value
+
+
+def _honeycomb_key(value: SecretStr) -> SecretStr:
+    if KEY_ID.fullmatch(value.get_secret_value()):
+        raise ValueError(
+            "that is a key's id: give the whole key, which is shown once, as it is made"
+        )
     return value
 
 
@@ -133,9 +147,10 @@ Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Day = Annotated[date, BeforeValidator(_day)]
 Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
 Dataset = Annotated[str, AfterValidator(_dataset)]
-Slug = Annotated[str, AfterValidator(_one_line)]
+Slug = Annotated[str, AfterValidator(_slug)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+HoneycombKey = Annotated[Secret, AfterValidator(_honeycomb_key)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database)]
 
 
@@ -144,7 +159,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_file=".env",
+        env_file=ENV_FILE,
+        env_file_encoding=ENCODING,
         env_ignore_empty=True,
         extra="ignore",
         arbitrary_types_allowed=True,
@@ -169,7 +185,7 @@ class Settings(BaseSettings):
         alias="BUILDKITE_API_URL",
         description="Where the Buildkite REST API answers.",
     )
-    honeycomb_api_key: Secret | None = Field(
+    honeycomb_api_key: HoneycombKey | None = Field(
         None,
         alias="HONEYCOMB_API_KEY",
         description="Honeycomb ingest key, or a configuration key that may send events. "
@@ -294,11 +310,12 @@ class Settings(BaseSettings):
             ConfigError: A value is malformed. One line for each such variable, naming it and
                 what to put there, never the value.
         """
+        surroundings = cls._surroundings()
         try:
             loaded = cls(**values)  # type: ignore[arg-type]  # text, which the fields read
         except ValidationError as exc:
             raise ConfigError("\n".join(_complaint(error) for error in exc.errors())) from None
-        loaded._environment = {**cls._surroundings(), **values}
+        loaded._environment = {**surroundings, **values}
         return loaded
 
     @classmethod
@@ -332,8 +349,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def _surroundings(cls) -> dict[str, str]:
-        file = {name: value for name, value in dotenv_values(".env").items() if value}
-        return {**file, **os.environ}
+        return {**env_file(), **os.environ}
 
     @property
     def storage(self) -> str:
@@ -380,6 +396,31 @@ class Settings(BaseSettings):
                 "API Keys in Honeycomb and put it there."
             )
         return self.honeycomb_api_key.get_secret_value()
+
+
+def env_file() -> dict[str, str]:
+    """What `.env` in the working directory sets; nothing if there is none.
+
+    Raises:
+        ConfigError: It cannot be read. Names the line, never what is in it.
+    """
+    path = Path(ENV_FILE)
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding=ENCODING) as file:
+            bindings = list(parse_stream(file))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path.absolute()} is no text in UTF-8. Save it as that.") from None
+    except OSError as exc:
+        raise ConfigError(f"{path.absolute()} cannot be read: {exc.strerror}.") from exc
+    wrong = next((one.original.line for one in bindings if one.error), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"{path.absolute()}, line {wrong}, is no NAME=value. Put it so, with quotes around a "
+            "value only where both are there, or # before a remark."
+        )
+    return {name: value for name, value in dotenv_values(path, encoding=ENCODING).items() if value}
 
 
 class _Given(Settings):

@@ -33,8 +33,12 @@ def test_everything_has_a_default_that_works():
         ("BK_PIPELINE_START_DATE", "31.01.2026", "a date like"),
         ("BK_PIPELINE_TIMEZONE", "Mars/Olympus", "a time zone like"),
         ("BK_PIPELINE_HTTP_DEADLINE_S", "soon", "number"),
-        ("BUILDKITE_ORGANIZATION_SLUG", "my org", "without spaces"),
+        ("BUILDKITE_ORGANIZATION_SLUG", "my org", "the one word"),
+        ("BUILDKITE_ORGANIZATION_SLUG", "'acme'", "no quotes"),
+        ("BUILDKITE_ORGANIZATION_SLUG", "https://buildkite.com/acme-inc", "no URL"),
         ("BUILDKITE_API_TOKEN", "bkua_a b", "as it was issued"),
+        ("BUILDKITE_API_TOKEN", '"bkua_ab"', "as it was issued"),
+        ("HONEYCOMB_API_KEY", "hcaik_01j1824es7n4evcmv81cn392jb", "give the whole key"),
         ("HONEYCOMB_API_KEY", "key\nwith a line break", "as it was issued"),
     ],
 )
@@ -128,3 +132,40 @@ def test_the_example_names_every_setting_and_no_other():
     }
     ours = {name for name in named if not name.startswith("OTEL_")}
     assert ours == {field.alias for field in Settings.model_fields.values()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "BUILDKITE_API_TOKEN={}\nHONEYCOMB_DATASET=ci\n",
+        "BUILDKITE_API_TOKEN={}\r\nHONEYCOMB_DATASET=ci\r\n",
+        "\ufeffBUILDKITE_API_TOKEN={}\nHONEYCOMB_DATASET=ci",
+        "  BUILDKITE_API_TOKEN = {}  \n\n# a remark\nHONEYCOMB_DATASET= ci # another\n",
+        "export BUILDKITE_API_TOKEN=\"{}\"\nexport HONEYCOMB_DATASET='ci'\n",
+    ],
+    ids=["plain", "CRLF", "byte order mark", "spaces and remarks", "exports and quotes"],
+)
+def test_a_file_is_read_however_it_was_written(content):
+    Path(".env").write_bytes(content.format(TOKEN).encode())
+    settings = Settings.load()
+    assert settings.buildkite_api_token.get_secret_value() == TOKEN
+    assert settings.honeycomb_dataset == "ci"
+    assert settings.environment["BUILDKITE_API_TOKEN"] == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'A=1\nBUILDKITE_API_TOKEN="bkua_1\n', "line 2, is no NAME=value"),
+        (b"BUILDKITE_API_TOKEN: bkua_1\n", "line 1, is no NAME=value"),
+        (b"BUILDKITE_API_TOKEN bkua_1\n", "line 1, is no NAME=value"),
+        ("BUILDKITE_API_TOKEN=bkua_1\n".encode("utf-16"), "is no text in UTF-8"),
+    ],
+    ids=["open quote", "colon", "space", "UTF-16"],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_line(content, says):
+    Path(".env").write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        Settings.load()
+    assert str(Path(".env").absolute()) in str(caught.value)
+    assert "bkua_1" not in str(caught.value)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
+from bk_pipeline.errors import ConfigError
 from bk_pipeline.sandbox.server import Sandbox, serve
 from bk_pipeline.sandbox.world import World
 
@@ -40,7 +43,13 @@ def sandbox(host: str, port: int, seed: int, days: int, builds_per_day: int) -> 
             click.echo(f"export {name}={value}")
         click.echo("# serving until interrupted (Ctrl-C)", err=True)
 
-    serve(stand_in, host=host, port=port, on_ready=announce)
+    try:
+        serve(stand_in, host=host, port=port, on_ready=announce)
+    except OSError as exc:
+        raise ConfigError(
+            f"Cannot listen on {host}, port {port}: {os.strerror(exc.errno or 0)}. If another "
+            "sandbox is running, end it, or give --port 0 for a free one."
+        ) from exc
 
 
 def environment(stand_in: Sandbox, url: str) -> dict[str, str]:

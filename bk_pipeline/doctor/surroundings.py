@@ -8,15 +8,12 @@ from difflib import get_close_matches
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from bk_pipeline import __version__
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.settings import Settings
+from bk_pipeline.settings import ENV_FILE, Settings, env_file
 
-ENV_FILE = ".env"
 HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
 OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_")
 # `BK_PIPELINE_DESTINATIONS` may add variables of other names.
@@ -27,7 +24,7 @@ def settings(it: Installation) -> Answer:
     """Whether all values are well-formed, and nothing in `.env` is in vain."""
     _ = it.settings
     known = {str(field.alias) for field in Settings.model_fields.values()}
-    file = {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
+    file = env_file()
     exported = sum(bool(os.environ.get(name)) for name in known)
     path = Path(ENV_FILE).absolute()
     place = f"{len(known & file.keys())} in {path}" if path.exists() else f"there is no {path}"

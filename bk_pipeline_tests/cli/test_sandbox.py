@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import socket
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do(call):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = call("sandbox", "--port", str(port))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"bk-pipeline: Cannot listen on 127.0.0.1, port {port}: Address already in use. If another "
+        "sandbox is running, end it, or give --port 0 for a free one.\n"
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,14 +29,21 @@ from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind, Trace
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import table_of
+from bk_pipeline.stats.columns import TABLES
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
+from bk_pipeline.store.stats import StatsStore
 from bk_pipeline.window import Window
+
+if TYPE_CHECKING:
+    from bk_pipeline.stats.summary import DayStats
 
 # How far behind the watermark a listing begins again: how late a build may show up in it.
 OVERLAP = timedelta(minutes=10)
 
 EVERYDAY = Privacy()
+# If this one has been written, the others have.
+LAST_TABLE = TABLES[-1].name
 
 Progress = Callable[[str], None]
 
@@ -287,3 +295,32 @@ def deliver_day(
             if delivery.complete:
                 ledger.note_part(destination.name, day, part.name)
     return total
+
+
+def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
+    """The day's statistics, which are also stored, in place of those of an earlier run.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+    """
+    # Here, because pandas takes half a second to load and nothing else needs it.
+    from bk_pipeline.stats.frames import COLUMNS  # noqa: PLC0415
+    from bk_pipeline.stats.summary import summarize  # noqa: PLC0415
+
+    made_of = _parts_of(day, spans)
+    found = summarize(day, spans.newest(day, columns=COLUMNS))
+    for table, rows in found.tables().items():
+        stats.write(table.name, day, rows, made_of=made_of)
+    return found
+
+
+def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
+    """Whether the day has spans that its statistics were not made of. Reads no span."""
+    present = _parts_of(day, spans)
+    return bool(present) and stats.made_of(LAST_TABLE, day) != present
+
+
+def _parts_of(day: str, spans: SpanStore) -> str:
+    """16 hex digits that say which parts a day has; nothing if it has none."""
+    names = [part.name for part in spans.parts(day)]
+    return sha256("\0".join(names).encode()).hexdigest()[:16] if names else ""

@@ -4,6 +4,7 @@ import warnings
 
 import dagster as dg
 
+from bk_pipeline.defs.build_stats import build_stats
 from bk_pipeline.defs.checks import (
     EVERYTHING_ACCEPTED,
     NOTHING_SET_ASIDE,
@@ -37,7 +38,7 @@ def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
         # Backfill policies are in beta in Dagster 1.13; to say so at each start helps nobody.
         warnings.simplefilter("ignore", dg.BetaWarning)
         loaders = [_loader(settings, one) for one in destinations(settings)]
-        return [_raw_builds(settings), _spans(settings), *loaders]
+        return [_raw_builds(settings), _spans(settings), build_stats(settings), *loaders]
 
 
 def _raw_builds(settings: Settings) -> dg.AssetsDefinition:

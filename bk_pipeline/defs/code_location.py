@@ -4,7 +4,7 @@ import dagster as dg
 
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.resources import Services
-from bk_pipeline.defs.schedules import nightly_reread
+from bk_pipeline.defs.schedules import hourly_stats, nightly_reread
 from bk_pipeline.defs.sensors import builds_sensor
 from bk_pipeline.settings import Settings
 
@@ -18,15 +18,21 @@ def code_location(settings: Settings, services: Services | None = None) -> dg.De
     assets = assets_of(settings)
     sync = dg.define_asset_job(
         "sync_day",
-        selection=dg.AssetSelection.assets(*assets),
+        selection=dg.AssetSelection.assets(*assets) - dg.AssetSelection.assets("build_stats"),
         description="One day, from Buildkite to every destination.",
+        executor_def=EXECUTOR,
+    )
+    refresh = dg.define_asset_job(
+        "refresh_stats",
+        selection=dg.AssetSelection.assets("build_stats"),
+        description="One day's statistics, made of the span table.",
         executor_def=EXECUTOR,
     )
     return dg.Definitions(
         assets=assets,
-        jobs=[sync],
+        jobs=[sync, refresh],
         sensors=[builds_sensor(services, sync)],
-        schedules=[nightly_reread(services, sync)],
+        schedules=[nightly_reread(services, sync), hourly_stats(services, refresh)],
         resources={"services": services},
         executor=EXECUTOR,
     )

@@ -20,6 +20,7 @@ from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.spans import SpanStore
+from bk_pipeline.store.stats import StatsStore
 
 # After the requests' own retries (BK_PIPELINE_HTTP_DEADLINE_S): outages that last.
 RUN_RETRIES = 2
@@ -75,6 +76,9 @@ class Services:
 
     def spans(self) -> SpanStore:
         return SpanStore(Folder(self.settings.storage))
+
+    def stats(self) -> StatsStore:
+        return StatsStore(Folder(self.settings.storage))
 
     def privacy(self) -> Privacy:
         given = self.settings

@@ -1,4 +1,9 @@
-"""The schedule: the last days are read again each night, so that whatever was missed is mended."""
+"""The schedules.
+
+Each night the last days are read again, so that whatever was missed is mended. Each hour the
+statistics follow the spans: they are made of the whole day, and so are no part of the runs
+that fetch ten new builds.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -6,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.pipeline import stats_are_stale
 from bk_pipeline.window import day_keys
 
 # A quarter past four: past the hours that summer time takes or repeats, and past midnight's
@@ -13,6 +19,9 @@ from bk_pipeline.window import day_keys
 CRON = "15 4 * * *"
 # After the runs of the sensor, which somebody may be waiting for.
 RUN_TAGS = {"dagster/priority": "-10"}
+STATS_CRON = "5 * * * *"
+# How far back statistics are looked at: builds that are unblocked or retried later are rare.
+STATS_DAYS = 7
 RUN_CONFIG = {"ops": {"raw_builds": {"config": {"reread": True}}}}
 
 
@@ -45,5 +54,36 @@ def nightly_reread(services: Services, job: Any) -> dg.ScheduleDefinition:
             dg.RunRequest(f"{day} {night}", partition_key=day, run_config=RUN_CONFIG, tags=RUN_TAGS)
             for day in reversed(days)
         ]
+
+    return schedule
+
+
+def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
+    """The schedule of `job`. On from the start: it asks nobody and costs what has changed."""
+    settings = services.settings
+
+    @dg.schedule(
+        name="hourly_stats",
+        job=job,
+        cron_schedule=STATS_CRON,
+        execution_timezone=settings.timezone.key,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Makes build_stats anew for those of the last {STATS_DAYS} days whose spans "
+        "have changed. Reads the span table and nothing else.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext,
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        today = context.scheduled_execution_time.astimezone(settings.timezone).date()
+        first = max(today - timedelta(days=STATS_DAYS - 1), settings.start_date)
+        spans, stats = services.spans(), services.stats()
+        stale = [
+            day
+            for day in reversed(day_keys(first, today))
+            if stats_are_stale(day, spans=spans, stats=stats)
+        ]
+        if not stale:
+            return dg.SkipReason("No day has spans that its statistics were not made of.")
+        return [dg.RunRequest(partition_key=day, tags=RUN_TAGS) for day in stale]
 
     return schedule

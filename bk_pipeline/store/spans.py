@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bk_pipeline.spans.table import SCHEMA
 from bk_pipeline.store.folder import Folder
@@ -87,6 +88,24 @@ class SpanStore:
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, schema.names).select(schema.names).cast(schema)
+
+    def newest(self, day: str, *, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of the day's spans, of each build those of its newest part alone.
+
+        A build that went on after it had finished stands in several parts, each time whole.
+
+        Args:
+            day: The partition.
+            columns: `trace_id` among them.
+        """
+        seen = pa.array([], pa.string())
+        for part in reversed(self.parts(day)):
+            found = [seen]
+            for table in self.tables(day, part, columns=columns):
+                ids = table["trace_id"].cast(pa.string())
+                yield table.filter(pc.invert(pc.is_in(ids, value_set=seen))) if len(seen) else table
+                found.append(ids.unique())
+            seen = pa.concat_arrays(found).unique()
 
     def summary(self, day: str, part: SpanPart) -> PartSummary:
         with self._folder.parquet_file(self._name(day, part)) as file:

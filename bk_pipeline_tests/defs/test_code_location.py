@@ -18,11 +18,11 @@ def asset_names(**settings: str) -> list[str]:
 
 
 def test_without_a_key_there_is_no_loader():
-    assert asset_names() == ["raw_builds", "spans"]
+    assert asset_names() == ["build_stats", "raw_builds", "spans"]
 
 
 def test_a_destination_that_is_configured_has_its_asset():
-    assert asset_names(**HONEYCOMB) == ["honeycomb_events", "raw_builds", "spans"]
+    assert asset_names(**HONEYCOMB) == ["build_stats", "honeycomb_events", "raw_builds", "spans"]
 
 
 def test_assets_feed_one_another():
@@ -31,7 +31,12 @@ def test_assets_feed_one_another():
         key.to_user_string(): [p.to_user_string() for p in graph.get(key).parent_keys]
         for key in graph.get_all_asset_keys()
     }
-    assert parents == {"raw_builds": [], "spans": ["raw_builds"], "honeycomb_events": ["spans"]}
+    assert parents == {
+        "raw_builds": [],
+        "spans": ["raw_builds"],
+        "build_stats": ["spans"],
+        "honeycomb_events": ["spans"],
+    }
 
 
 def test_days_reach_from_the_first_to_today():

@@ -149,3 +149,37 @@ def test_a_span_that_was_not_delivered_is_delivered(scene, nightly, instance):
     again = nightly()
     assert again["builds stored"] == 0
     assert again["accepted"] == scene.sandbox.honeycomb.event_count > 0
+
+
+def stats_at(scene, moment, instance):
+    """What hourly_stats asks for at `moment`."""
+    definitions = code_location(scene.services.settings, scene.services)
+    context = dg.build_schedule_context(
+        instance, scheduled_execution_time=moment, repository_def=definitions.get_repository_def()
+    )
+    return definitions.resolve_schedule_def("hourly_stats").evaluate_tick(context)
+
+
+def test_statistics_are_made_anew_once_where_spans_have_changed(tmp_path, instance):
+    with stage(tmp_path / "data", days=3, builds_per_day=10) as scene:
+        definitions = code_location(scene.services.settings, scene.services)
+        sync = definitions.resolve_job_def("sync_day")
+        refresh = definitions.resolve_job_def("refresh_stats")
+        now = datetime.now(UTC)
+        assert stats_at(scene, now, instance).run_requests == []
+        for day in scene.days[:2]:
+            sync.execute_in_process(partition_key=day, instance=instance)
+        assert days(stats_at(scene, now, instance).run_requests) == [scene.days[1], scene.days[0]]
+        for day in scene.days[:2]:
+            refresh.execute_in_process(partition_key=day, instance=instance)
+        idle = stats_at(scene, now, instance)
+        assert idle.run_requests == []
+        assert "No day has spans" in idle.skip_message
+
+
+def test_statistics_of_weeks_ago_are_left_alone(tmp_path, instance):
+    with stage(tmp_path / "data") as scene:
+        sync = code_location(scene.services.settings).resolve_job_def("sync_day")
+        sync.execute_in_process(partition_key=scene.days[0], instance=instance)
+        later = datetime.now(UTC) + timedelta(days=8)
+        assert stats_at(scene, later, instance).run_requests == []

@@ -74,7 +74,8 @@ def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
     def schedule(
         context: dg.ScheduleEvaluationContext,
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        today = context.scheduled_execution_time.astimezone(settings.timezone).date()
+        now = context.scheduled_execution_time
+        today = now.astimezone(settings.timezone).date()
         first = max(today - timedelta(days=STATS_DAYS - 1), settings.start_date)
         spans, stats = services.spans(), services.stats()
         stale = [
@@ -84,6 +85,9 @@ def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
         ]
         if not stale:
             return dg.SkipReason("No day has spans that its statistics were not made of.")
-        return [dg.RunRequest(partition_key=day, tags=RUN_TAGS) for day in stale]
+        return [
+            dg.RunRequest(f"{day} {now.isoformat()}", partition_key=day, tags=RUN_TAGS)
+            for day in stale
+        ]
 
     return schedule

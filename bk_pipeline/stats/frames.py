@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.spans.kinds.job import AGENT_LOST, AGENT_STOPPED, LOST_EXIT_STATUS
 from bk_pipeline.spans.model import SpanKind, SpanStatus
+from bk_pipeline.spans.status import AGENT_LOST, AGENT_STOPPED, LOST_EXIT_STATUS
 from bk_pipeline.spans.table import SCHEMA
 
 UNKNOWN = "(unknown)"

@@ -295,6 +295,12 @@ class Settings(BaseSettings):
         description="How many of the last complete days the schedule `nightly_reread` lists "
         "again; each costs a request for 100 builds.",
     )
+    buildkite_reserve_percent: Annotated[int, Field(ge=0, le=90)] = Field(
+        10,
+        alias="BK_PIPELINE_BUILDKITE_RESERVE_PERCENT",
+        description="Percent of the organization's requests a minute that are left to its other "
+        "users: when no more remain, runs wait for the next minute.",
+    )
     http_deadline_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
         300.0,
         alias="BK_PIPELINE_HTTP_DEADLINE_S",
@@ -365,6 +371,11 @@ class Settings(BaseSettings):
         return (
             Path(self.storage) if here else _beside_dagster() / ".bk_pipeline"
         ) / "ledger.sqlite"
+
+    @property
+    def quota_path(self) -> Path:
+        """Where the processes of this host keep what they know of Buildkite's rate limits."""
+        return self.ledger_path.with_name("buildkite-quota.json")
 
     def require_buildkite(self) -> tuple[str, str]:
         """The organization's slug and the API token.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 
-from bk_pipeline.buildkite.quota import Quota, Ticket
+from bk_pipeline.buildkite.quota import LOOK_AGAIN_S, Quota, Ticket
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent
 
@@ -43,6 +43,7 @@ class Gate:
         Raises:
             QuotaSpent: The reset is further away than the patience.
         """
+        began_at = self._clock.monotonic()
         while True:
             with self._quota.changed:
                 now = self._clock.monotonic()
@@ -52,9 +53,15 @@ class Gate:
                 wait = self._quota.wait(now)
                 if wait is None:
                     continue
-                if self._quota.under_way and now >= self._quota.blocked_until:
-                    self._quota.changed.wait(timeout=wait.seconds)
+                elsewhere = self._quota.elsewhere
+                answers = now >= self._quota.blocked_until and now - began_at <= self._patience_s
+                soon = min(wait.seconds, LOOK_AGAIN_S) if elsewhere else wait.seconds
+                if answers and self._quota.under_way > elsewhere:
+                    self._quota.changed.wait(timeout=soon)
                     continue
+            if answers and elsewhere:
+                self._clock.sleep(soon)
+                continue
             if wait.seconds > self._patience_s:
                 raise QuotaSpent(
                     f"{wait.why} There is room in {wait.seconds:.0f} s.", retry_in_s=wait.seconds

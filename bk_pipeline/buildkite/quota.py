@@ -10,9 +10,8 @@ either quota would still have its reserve. Answers come late and in any order, s
 - with no report in force one request goes first, and the others wait for what it reports:
   other users may have spent the new window already.
 
-Other processes are seen only through the headers, and left the reserve. To share one quota
-between processes, keep the two `Family` objects where all see them: an object with the
-methods of `Quota` is all that a `BuildkiteClient` needs.
+Other processes of this host share it through a file (`shared_quota.py`). Whoever else uses
+the token or the organization is seen only through the headers, and left the reserve.
 
 Source: Buildkite REST API, "Rate limits": `RateLimit-*` for the organization,
 `RateLimit-User-*` for the token's owner, each over 60 seconds.
@@ -22,7 +21,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 WINDOW_S = 60.0
@@ -30,6 +30,8 @@ WINDOW_S = 60.0
 ROUNDING_S = 1.0
 # A reset further away is not believed: windows have 60 seconds.
 LONGEST_RESET_S = 5 * WINDOW_S
+# The share of the organization's quota that is left to others.
+RESERVE = 0.1
 # How soon to look again for the answer that tells about a new window.
 LOOK_AGAIN_S = 1.0
 
@@ -151,11 +153,12 @@ class Family:
         return self.left(now) - under_way - 1 >= self.reserve
 
 
-def _families() -> tuple[Family, ...]:
+def families(reserve: float = RESERVE) -> tuple[Family, ...]:
+    """Both quotas, nothing known of either; `reserve` is the organization's, as a share."""
     return (
         # Others' dashboards, webhooks and scripts live on the same 200 a minute: a tenth
         # keeps them going while we run flat out, and the user quota binds us earlier anyway.
-        Family("organization", "RateLimit", share=0.1, least=1),
+        Family("organization", "RateLimit", share=reserve, least=1),
         # The token's owner at a terminal, and a request counted after we gave it up.
         Family("user", "RateLimit-User", share=0.0, least=2),
     )
@@ -169,15 +172,26 @@ class Quota:
     whenever an answer has been taken in.
     """
 
-    families: tuple[Family, ...] = field(default_factory=_families)
+    families: tuple[Family, ...] = field(default_factory=families)
     under_way: int = 0
     issued: int = 0
-    blocked_until: float = -math.inf
+    blocked_until: float = 0.0
     changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
+
+    @contextmanager
+    def held(self, now: float) -> Iterator[None]:  # noqa: ARG002  # for those who share it
+        """A block in which nobody else looks at the quota or changes it."""
+        with self.changed:
+            yield
+
+    @property
+    def elsewhere(self) -> int:
+        """Of those under way: requests of others, of whose answers `changed` is not notified."""
+        return 0
 
     def wait(self, now: float) -> Wait | None:
         """What to wait for before a request may be made; None if it may be made now."""
-        with self.changed:
+        with self.held(now):
             waits = [family.wait(now, self.under_way) for family in self.families]
             if now < self.blocked_until:
                 waits.append(Wait(self.blocked_until - now, "Buildkite answered 429."))
@@ -190,7 +204,7 @@ class Quota:
 
     def standings(self, now: float) -> list[Standing]:
         """Both quotas; without those that the answers so far said nothing of."""
-        with self.changed:
+        with self.held(now):
             return [
                 Standing(one.name, one.limit, int(one.left(now)), one.limit - one.reserve)
                 for one in self.families
@@ -199,11 +213,11 @@ class Quota:
 
     def begin(self, now: float) -> Ticket | None:
         """Leave for one request, to be given back to `settle`; None if one must wait."""
-        with self.changed:
+        with self.held(now):
             if self.wait(now):
                 return None
-            self.under_way += 1
             self.issued += 1
+            self._depart(self.issued, now)
             for family in self.families:
                 family.begin(now, self.issued)
             return Ticket(self.issued)
@@ -219,8 +233,8 @@ class Quota:
             headers: The answer's; None if none came.
             complete: It was a success from Buildkite itself, no proxy's 502.
         """
-        with self.changed:
-            self.under_way -= 1
+        with self.held(now):
+            self._arrive(ticket.number)
             for family in self.families:
                 report = read_report(headers, family.prefix) if headers is not None else None
                 family.settle(ticket.number, report, now, complete=complete)
@@ -228,8 +242,14 @@ class Quota:
 
     def block(self, now: float, seconds: float) -> None:
         """Let nothing go for `seconds`: a 429 said so."""
-        with self.changed:
+        with self.held(now):
             self.blocked_until = max(self.blocked_until, now + seconds + ROUNDING_S)
+
+    def _depart(self, number: int, now: float) -> None:  # noqa: ARG002  # for those who share it
+        self.under_way += 1
+
+    def _arrive(self, number: int) -> None:  # noqa: ARG002  # for those who share it
+        self.under_way -= 1
 
 
 def read_report(headers: Mapping[str, str], prefix: str) -> Report | None:

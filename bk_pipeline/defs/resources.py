@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.quota import Quota
+from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destinations import Configured, destinations
@@ -52,14 +52,16 @@ class Services:
         self.clock = clock or SystemClock()
         self.retries = retries
         self.tell = tell or _nobody
-        self._quota = Quota()
+        self._quota = SharedQuota(
+            settings.quota_path, reserve=settings.buildkite_reserve_percent / 100
+        )
 
     def buildkite(
         self, on_wait: Callable[[str], None], *, patience_s: float = math.inf
     ) -> BuildkiteClient:
         """A client whose waits for quota or a better moment are told to `on_wait`.
 
-        All clients of a process keep one quota: it is the token's, not the client's.
+        All processes of this host keep one quota: it is the token's, not the client's.
         `patience_s` bounds each wait, each answer, and the retries of a request.
         """
         return BuildkiteClient.from_settings(

@@ -61,6 +61,10 @@ class RateLimits:
     Args:
         enforced: False: nothing is counted, all answers say that all is left.
         clock: Seconds; a test passes its own.
+        strangers: How many requests others in the organization make with each that is counted.
+
+    Attributes:
+        refused: Requests that were over a limit.
     """
 
     enforced: bool
@@ -69,6 +73,8 @@ class RateLimits:
     window_s: float
     clock: Callable[[], float]
     main_user: str
+    strangers: int = 0
+    refused: int = 0
     _users: dict[str, Window] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -88,7 +94,9 @@ class RateLimits:
                 headers |= self._headers(window, prefix, now)
             exceeded = next((window for window in windows if window.count > window.limit), None)
             if exceeded is None or user is None:
+                self._others_ask(now)
                 return Verdict(headers)
+            self.refused += 1
             return Verdict(headers, self._refusal(exceeded, now))
 
     def consume(self, scope: str = ORGANIZATION, count: int = 1, user: str | None = None) -> None:
@@ -117,6 +125,10 @@ class RateLimits:
                     "graphql": self._scope(Window("graphql", 50_000), now, 300),
                 }
             }
+
+    def _others_ask(self, now: float) -> None:
+        if self.enforced and self.strangers:
+            self._organization.add(now, self.strangers)
 
     def _windows(self, user: str | None, now: float) -> tuple[Window, Window]:
         own = Window(USER, self.user_limit)

@@ -41,6 +41,7 @@ class Sandbox:
         user_limit: Requests that one user may make in a window.
         organization_limit: Requests that all users together may make in a window.
         window_s: Length of a window.
+        strangers: How many requests others in the organization make with each of ours.
         clock: Seconds since 1970, for everything that depends on the time.
         keep_events: False: Honeycomb's events and OTLP's spans are counted and forgotten.
         max_depth: How many builds deep a listing may be read. Buildkite does not publish its own.
@@ -54,6 +55,7 @@ class Sandbox:
         user_limit: int = 50,
         organization_limit: int = 200,
         window_s: float = 60.0,
+        strangers: int = 0,
         clock: Callable[[], float] = time.time,
         keep_events: bool = True,
         max_depth: int = 10_000,
@@ -69,6 +71,7 @@ class Sandbox:
             window_s=window_s,
             clock=clock,
             main_user=MAIN_USER,
+            strangers=strangers,
         )
         self.buildkite = BuildkiteSide(world, self.limits, max_depth)
         self.honeycomb = HoneycombSide(self.faults, clock, keep_events=keep_events)

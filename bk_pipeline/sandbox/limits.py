@@ -65,6 +65,7 @@ class RateLimits:
 
     Attributes:
         refused: Requests that were over a limit.
+        lowest: The least that ever remained after a request, by scope.
     """
 
     enforced: bool
@@ -75,6 +76,7 @@ class RateLimits:
     main_user: str
     strangers: int = 0
     refused: int = 0
+    lowest: dict[str, int] = field(default_factory=dict)
     _users: dict[str, Window] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -89,6 +91,8 @@ class RateLimits:
             if self.enforced and user is not None:
                 for window in windows:
                     window.add(now, 1)
+                    left = window.limit - window.count
+                    self.lowest[window.scope] = min(left, self.lowest.get(window.scope, left))
             headers: dict[str, str] = {}
             for window, prefix in zip(windows, ("RateLimit", "RateLimit-User"), strict=True):
                 headers |= self._headers(window, prefix, now)

@@ -132,20 +132,30 @@ def start(*arguments):
 
 
 @pytest.mark.parametrize(
-    "limits",
-    [{"user_limit": 20}, {"organization_limit": 100, "strangers": 2}],
+    ("limits", "scope", "reserve"),
+    [
+        ({"user_limit": 20}, "rest_user", 2),
+        # A tenth of 80 less what strangers can take while four requests are under way.
+        ({"organization_limit": 80, "strangers": 1}, "rest", 8 - 4),
+    ],
     ids=["user", "organization, with strangers"],
 )
-def test_processes_that_share_a_token_get_no_429(path, limits):
+def test_processes_that_share_a_token_leave_the_reserve(path, limits, scope, reserve):
     """Each of them alone would stay below the limit, and together they would be above it."""
     sandbox = Sandbox(World(days=1, builds_per_day=0), window_s=1, **limits)
     with running(sandbox) as url:
         workers = [start("ask", url, sandbox.buildkite_token, path, 12) for _ in range(4)]
+        for worker in workers:
+            assert worker.stdout.readline() == "ready\n"
+        for worker in workers:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
         asked = [int(worker.communicate(timeout=TIMEOUT_S)[0]) for worker in workers]
 
     assert asked == [12] * 4
     assert sandbox.buildkite.request_count == 48
     assert sandbox.limits.refused == 0
+    assert sandbox.limits.lowest[scope] >= reserve
 
 
 def test_process_that_is_killed_keeps_nobody_waiting_for_its_lock(path, two):

@@ -301,6 +301,13 @@ class Settings(BaseSettings):
         description="Percent of the organization's requests a minute that are left to its other "
         "users: when no more remain, runs wait for the next minute.",
     )
+    self_tracing: bool = Field(
+        default=False,
+        alias="BK_PIPELINE_SELF_TRACING",
+        description="Whether the pipeline's own runs are traced, as the service `bk_pipeline`, to "
+        "the endpoint of `OTEL_EXPORTER_OTLP_*`: days, windows, requests, waits, batches. The "
+        "trace's id is that of the Dagster run.",
+    )
     http_deadline_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
         300.0,
         alias="BK_PIPELINE_HTTP_DEADLINE_S",

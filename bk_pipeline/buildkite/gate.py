@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 
+from bk_pipeline import telemetry
 from bk_pipeline.buildkite.quota import LOOK_AGAIN_S, Quota, Ticket
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent
@@ -68,4 +69,5 @@ class Gate:
                 )
             until = self._clock.now() + timedelta(seconds=wait.seconds)
             self._on_wait(f"{wait.why} Waiting {wait.seconds:.0f} s, until {until:%H:%M:%SZ}.")
-            self._clock.sleep(wait.seconds)
+            with telemetry.leaf("wait for quota", {"bk_pipeline.reason": wait.why}):
+                self._clock.sleep(wait.seconds)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from bk_pipeline import telemetry
 from bk_pipeline.buildkite.paging import Sheet
 from bk_pipeline.buildkite.records import BuildRecord, Page, read_build
 from bk_pipeline.errors import ListingTooDeep, RecordError, RequestRefused
@@ -143,20 +144,27 @@ def iter_pages(
         part = waiting.pop()
         sieve.forget_from(part.end)
         reach = Reach()
-        try:
-            for sheet in read(part):
-                page, listed = sieve.sort(sheet.elements)
-                reach.add(listed)
-                if page.builds or page.set_aside:
-                    yield page
-                rest = reach.rest(part) if sheet.more else None
-                if rest is not None:
-                    waiting.append(rest)
-                    break
-        except RequestRefused as refused:
-            if not too_deep(refused, pages=reach.pages):
-                raise
-            waiting += reach.halves(part)
+        with telemetry.leaf("list window", _told(part)) as note:
+            try:
+                for sheet in read(part):
+                    page, listed = sieve.sort(sheet.elements)
+                    reach.add(listed)
+                    if page.builds or page.set_aside:
+                        yield page
+                    rest = reach.rest(part) if sheet.more else None
+                    if rest is not None:
+                        waiting.append(rest)
+                        break
+            except RequestRefused as refused:
+                if not too_deep(refused, pages=reach.pages):
+                    raise
+                waiting += reach.halves(part)
+            note.add({"bk_pipeline.pages": reach.pages})
+
+
+def _told(window: Window) -> dict[str, telemetry.Value]:
+    edges = {"created_from": window.start, "created_to": window.end}
+    return {f"bk_pipeline.{name}": wire_time(edge) for name, edge in edges.items()}
 
 
 def too_deep(refused: RequestRefused, *, pages: int) -> bool:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from bk_pipeline import __version__
+from bk_pipeline import __version__, telemetry
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.partitions import daily, day_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.pipeline import Day, Progress
+from bk_pipeline.self_tracing import self_tracing
 from bk_pipeline.settings import Settings
 
 Metadata = Mapping[str, Any]
@@ -73,17 +74,34 @@ def each_day(
     before it are recorded here, so that they are not done again.
     """
     done: dict[str, Metadata] = {}
+    asset, run_id = context.asset_key.to_user_string(), context.run.run_id
+    with as_dagster_failures(retries=services.retries):
+        tracing = self_tracing(services.settings, run_id=run_id)
     try:
-        for key in context.partition_keys:
-            with as_dagster_failures(retries=services.retries):
-                done[key] = work(day_of(key, services.settings))
-            context.add_asset_metadata(done[key], partition_key=key)
+        with tracing, telemetry.span(f"materialize {asset}", {"dagster.run_id": run_id}):
+            for key in context.partition_keys:
+                with (
+                    as_dagster_failures(retries=services.retries),
+                    telemetry.span(f"{asset} of a day", {"bk_pipeline.day": key}) as note,
+                ):
+                    done[key] = work(day_of(key, services.settings))
+                    note.add(_counts(done[key]))
+                context.add_asset_metadata(done[key], partition_key=key)
     except BaseException:
         for key, metadata in done.items():
             context.log_event(
                 dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
             )
         raise
+
+
+def _counts(metadata: Metadata) -> dict[str, telemetry.Value]:
+    """The numbers among `metadata`, as attributes."""
+    return {
+        f"bk_pipeline.{label.replace(' ', '_')}": value
+        for label, value in metadata.items()
+        if isinstance(value, int) and "/" not in label
+    }
 
 
 def log_waits(context: dg.AssetExecutionContext, services: Services) -> Progress:

@@ -15,6 +15,7 @@ from threading import Event
 
 import pyarrow as pa
 
+from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.batching import batches
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
@@ -114,11 +115,24 @@ class _Loop:
             try:
                 for batch in batches(self._items(tables), self._destination.limits):
                     self._collect(leaving=self._in_flight + BATCHES_READY - 1)
-                    self._under_way[pool.submit(sender.deliver, batch)] = batch
+                    self._under_way[pool.submit(telemetry.carried(self._send), sender, batch)] = (
+                        batch
+                    )
                 self._collect(leaving=0)
             except BaseException:
                 self._stop.set()
                 raise
+
+    def _send(self, sender: Sender, batch: Sequence[Item]) -> Delivery:
+        told: dict[str, telemetry.Value] = {
+            "bk_pipeline.destination": self._name,
+            "bk_pipeline.items": len(batch),
+        }
+        with telemetry.span("deliver batch", told) as note:
+            came_of_it = sender.deliver(batch)
+            counts = ("accepted", "rejected", "sent_bytes")
+            note.add({f"bk_pipeline.{name}": getattr(came_of_it, name) for name in counts})
+        return came_of_it
 
     def _collect(self, *, leaving: int) -> None:
         """Add up what batches came to, until at most `leaving` are under way.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 
+from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import DeliveryThrottled
 from bk_pipeline.http.retry import RetryPolicy
@@ -31,7 +32,8 @@ class Pace:
                 left_s = self._opens_at - clock.monotonic()
                 if left_s <= 0:
                     break
-            clock.sleep(left_s)
+            with telemetry.leaf("wait for pace"):
+                clock.sleep(left_s)
         return self._closings
 
     def passed(self, ticket: int) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
+from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RetryableError
 
@@ -88,6 +89,10 @@ def retry(
             until = clock.now() + timedelta(seconds=state.upcoming_sleep)
             on_pause(Pause(state.attempt_number, state.upcoming_sleep, until, _error(state)))
 
+    def pause(seconds: float) -> None:
+        with telemetry.leaf("pause before retry"):
+            clock.sleep(seconds)
+
     def give_up(state: RetryCallState) -> NoReturn:
         error = _error(state)
         tries = "1 attempt" if state.attempt_number == 1 else f"{state.attempt_number} attempts"
@@ -99,7 +104,7 @@ def retry(
         wait=lambda state: policy.pause_s(state.attempt_number, _error(state)),
         stop=lambda state: elapsed_s() + state.upcoming_sleep > policy.deadline_s,
         before_sleep=announce,
-        sleep=clock.sleep,
+        sleep=pause,
         retry_error_callback=give_up,
     )
     return loop(call)

@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from bk_pipeline import __version__
+from bk_pipeline import __version__, telemetry
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import ConfigError, UnexpectedAnswer
 from bk_pipeline.http.body import read_body
@@ -172,27 +172,35 @@ class HttpSession:
         """
         url = self._own(path_or_url)
         parts = urlsplit(url)
-        request = f"{method} {parts.netloc}{parts.path.removeprefix(self._base_path)}"
+        path = parts.path.removeprefix(self._base_path)
+        request = f"{method} {parts.netloc}{path}"
         timeouts = self._timeouts.within(timeout_s)
         until = self._clock.monotonic() + timeouts.answer_s
-        try:
-            answer = self._session.request(
-                method,
-                url,
-                params=params,
-                data=body,
-                headers=headers,
-                timeout=(timeouts.connect_s, timeouts.silence_s),
-                proxies=dict(self._proxies),
-                verify=self._ca_file,
-                allow_redirects=False,
-                stream=True,
-            )
-            with answer:
-                self._refuse_redirect(answer, request)
-                body_received = read_body(answer, request=request, clock=self._clock, until=until)
-        except (RequestException, HTTPError, OSError) as exc:
-            raise explain(exc, request=request, setting=self.setting) from without_request(exc)
+        told = {"http.request.method": method, "server.address": self._place[1], "url.path": path}
+        with telemetry.leaf(method, told, outgoing=True) as note:
+            try:
+                answer = self._session.request(
+                    method,
+                    url,
+                    params=params,
+                    data=body,
+                    headers=headers,
+                    timeout=(timeouts.connect_s, timeouts.silence_s),
+                    proxies=dict(self._proxies),
+                    verify=self._ca_file,
+                    allow_redirects=False,
+                    stream=True,
+                )
+                with answer:
+                    self._refuse_redirect(answer, request)
+                    body_received = read_body(
+                        answer, request=request, clock=self._clock, until=until
+                    )
+            except (RequestException, HTTPError, OSError) as exc:
+                raise explain(exc, request=request, setting=self.setting) from without_request(exc)
+            note.add({"http.response.status_code": answer.status_code})
+            if answer.status_code not in SUCCESSES:
+                note.add({"error.type": str(answer.status_code)})
         return Response(answer.status_code, answer.headers, body_received, request, answer.url)
 
     def quote(self, text: str, *, limit: int = 200) -> str:

@@ -1,4 +1,4 @@
-"""The program: extract a day, transform it, deliver it. Plain functions over plain objects.
+"""The program: extract a day, transform it, deliver it, mark it. Plain functions over plain objects.
 
 Dagster (`defs/`), the command line (`cli/`) and the tests are shells around these. Each
 function can be run again at any time: it costs what has come since, and repeats nothing.
@@ -24,6 +24,10 @@ from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.errors import RecordError
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.markers.client import MarkerClient
+from bk_pipeline.markers.matching import columns_for
+from bk_pipeline.markers.placing import DayPlan, Placement, place, plan_day, prune
+from bk_pipeline.markers.rules import Rules
 from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind, Trace
@@ -324,3 +328,95 @@ def _parts_of(day: str, spans: SpanStore) -> str:
     """16 hex digits that say which parts a day has; nothing if it has none."""
     names = [part.name for part in spans.parts(day)]
     return sha256("\0".join(names).encode()).hexdigest()[:16] if names else ""
+
+
+def plan_markers(
+    day: str,
+    *,
+    spans: SpanStore,
+    rules: Rules,
+    client: MarkerClient,
+    ledger: Ledger,
+    oldest: datetime | None = None,
+    restore: bool = False,
+) -> DayPlan:
+    """What is to be done about the markers of `day`, all its spans considered. Changes nothing.
+
+    Args:
+        oldest: What began before is not marked: Honeycomb would not show what it is about.
+        restore: Place again what somebody deleted in Honeycomb.
+    """
+    return plan_day(
+        day,
+        _looked_at(day, spans.parts(day), spans, rules),
+        rules,
+        client=client,
+        memory=ledger.markers,
+        oldest=int(oldest.timestamp()) if oldest else 0,
+        look=True,
+        restore=restore,
+    )
+
+
+def place_markers(
+    day: str,
+    *,
+    spans: SpanStore,
+    rules: Rules,
+    client: MarkerClient,
+    ledger: Ledger,
+    oldest: datetime | None = None,
+    whole: bool = False,
+    restore: bool = False,
+    progress: Progress = _silent,
+) -> Placement:
+    """Place the markers that the rules ask for of `day` and that are not there; mend the others.
+
+    Only spans that came since the last time with these rules are looked at, unless `whole`.
+    Deletes nothing. Two runs for the same day take turns.
+
+    Raises:
+        PipelineError: From Honeycomb or the ledger. What was placed until then is known.
+    """
+    parts = spans.parts(day)
+    with ledger.exclusive(client.name, day, on_wait=progress):
+        if not whole:
+            noted = ledger.markers.noted_parts(client.name, day, rules.digest)
+            parts = [part for part in parts if part.name not in noted]
+        planned = plan_day(
+            day,
+            _looked_at(day, parts, spans, rules),
+            rules,
+            client=client,
+            memory=ledger.markers,
+            oldest=int(oldest.timestamp()) if oldest else 0,
+            look=restore,
+            restore=restore,
+        )
+        placed = place(planned, rules, client=client, memory=ledger.markers, progress=progress)
+        ledger.markers.note_parts(client.name, day, [part.name for part in parts], rules.digest)
+    return placed
+
+
+def prune_markers(
+    day: str,
+    *,
+    spans: SpanStore,
+    rules: Rules,
+    client: MarkerClient,
+    ledger: Ledger,
+    progress: Progress = _silent,
+) -> Placement:
+    """Delete those markers of `day` that we made and no rule asks for any more."""
+    with ledger.exclusive(client.name, day, on_wait=progress):
+        planned = plan_markers(day, spans=spans, rules=rules, client=client, ledger=ledger)
+        return prune(planned, client=client, memory=ledger.markers)
+
+
+def _looked_at(
+    day: str, parts: list[SpanPart], spans: SpanStore, rules: Rules
+) -> Iterator[pa.Table]:
+    """What the rules look at of the day's `parts`."""
+    columns = columns_for(rules.rules)
+    for part in parts:
+        yield from spans.tables(day, part, columns=columns)

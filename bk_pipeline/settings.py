@@ -191,6 +191,12 @@ class Settings(BaseSettings):
         description="Honeycomb ingest key, or a configuration key that may send events. "
         "Spans are sent to Honeycomb if it is set.",
     )
+    honeycomb_configuration_key: Secret | None = Field(
+        None,
+        alias="HONEYCOMB_CONFIGURATION_KEY",
+        description="Honeycomb configuration key with the permission Manage Markers, for "
+        "`BK_PIPELINE_MARKERS`: ingest keys cannot place markers.",
+    )
     honeycomb_api_endpoint: Url = Field(
         "https://api.honeycomb.io",
         alias="HONEYCOMB_API_ENDPOINT",
@@ -214,6 +220,12 @@ class Settings(BaseSettings):
         alias="BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS",
         description="Spans older than this are counted and not sent: after its retention (60 "
         "days on most plans) Honeycomb accepts and bills them, and never shows them. 0: send all.",
+    )
+    markers: Path | None = Field(
+        None,
+        alias="BK_PIPELINE_MARKERS",
+        description="File of rules (TOML) that say which builds and jobs become markers in "
+        "Honeycomb; docs/markers.md has ready ones. Default: no markers.",
     )
     trace_id_style: Literal["otel", "buildevents"] = Field(
         "otel",
@@ -414,6 +426,33 @@ class Settings(BaseSettings):
                 "API Keys in Honeycomb and put it there."
             )
         return self.honeycomb_api_key.get_secret_value()
+
+    def require_configuration_key(self) -> str:
+        """The Honeycomb configuration key.
+
+        Raises:
+            ConfigError: It is not set.
+        """
+        if self.honeycomb_configuration_key is None:
+            raise ConfigError(
+                "HONEYCOMB_CONFIGURATION_KEY is not set. Markers need a configuration key with the "
+                "permission Manage Markers, which no ingest key has: create one under Environment "
+                "Settings > API Keys > Configuration in Honeycomb and put it there."
+            )
+        return self.honeycomb_configuration_key.get_secret_value()
+
+    def require_markers(self) -> Path:
+        """The file of rules for markers.
+
+        Raises:
+            ConfigError: None is named.
+        """
+        if self.markers is None:
+            raise ConfigError(
+                "BK_PIPELINE_MARKERS is not set. Put the path of a file of rules there; "
+                "docs/markers.md has ready ones."
+            )
+        return _absolute(str(self.markers))
 
 
 def env_file() -> dict[str, str]:

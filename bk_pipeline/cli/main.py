@@ -20,6 +20,7 @@ VERBS = {
     "trace": "bk_pipeline.cli.trace:trace",
     "spans": "bk_pipeline.cli.spans:spans",
     "ledger": "bk_pipeline.cli.ledger:ledger",
+    "markers": "bk_pipeline.cli.markers:markers",
     "set-aside": "bk_pipeline.cli.set_aside:set_aside",
     "traceparent": "bk_pipeline.cli.traceparent:traceparent",
 }

@@ -60,5 +60,6 @@ def environment(stand_in: Sandbox, url: str) -> dict[str, str]:
         "BUILDKITE_ORGANIZATION_SLUG": stand_in.world.organization.slug,
         "HONEYCOMB_API_ENDPOINT": url,
         "HONEYCOMB_API_KEY": stand_in.honeycomb_key,
+        "HONEYCOMB_CONFIGURATION_KEY": stand_in.honeycomb_key,
         "BK_PIPELINE_START_DATE": stand_in.world.first_and_last_day()[0].isoformat(),
     }

@@ -13,7 +13,7 @@ from rich.text import Text
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.cli.labels import readable
-from bk_pipeline.cli.waterfall import LEGEND, MOST_LINES, duration, name_of, waterfall
+from bk_pipeline.cli.waterfall import LEGEND, MOST_LINES, name_of, waterfall
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.errors import PipelineError
@@ -23,6 +23,7 @@ from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.records import Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
+from bk_pipeline.spans.text import duration
 from bk_pipeline.spans.timing import NS_PER_MS, from_ns
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.folder import Folder

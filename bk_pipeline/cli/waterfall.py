@@ -13,6 +13,7 @@ from bk_pipeline.cli.labels import readable
 from bk_pipeline.cli.outline import Line, outline
 from bk_pipeline.cli.timescale import Timescale
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.spans.text import duration
 
 Span = dict[str, Any]
 
@@ -59,21 +60,6 @@ def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOS
         table.caption = Text("long pauses are drawn shortened", "dim")
         table.caption_justify = "left"
     return table
-
-
-def duration(length_ms: int) -> str:
-    """Two units at most: "840 ms", "12.3 s", "4 m 05 s", "2 h 10 m", "9 d 3 h"."""
-    seconds, milliseconds = divmod(length_ms, 1_000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} m"
-    if minutes:
-        return f"{minutes} m {seconds:02} s"
-    return f"{length_ms / 1_000:.1f} s" if seconds else f"{milliseconds} ms"
 
 
 def name_of(span: Span) -> str:

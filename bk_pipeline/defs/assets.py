@@ -23,6 +23,7 @@ from bk_pipeline.defs.daily_asset import (
     log_waits,
 )
 from bk_pipeline.defs.failures import as_dagster_failures
+from bk_pipeline.defs.markers import markers_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import Configured, destinations
 from bk_pipeline.pipeline import Day, deliver_day, extract_day, set_aside_builds, transform_day
@@ -38,7 +39,8 @@ def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
         # Backfill policies are in beta in Dagster 1.13; to say so at each start helps nobody.
         warnings.simplefilter("ignore", dg.BetaWarning)
         loaders = [_loader(settings, one) for one in destinations(settings)]
-        return [_raw_builds(settings), _spans(settings), build_stats(settings), *loaders]
+        first = [_raw_builds(settings), _spans(settings), build_stats(settings)]
+        return [*first, *loaders, *markers_of(settings)]
 
 
 def _raw_builds(settings: Settings) -> dg.AssetsDefinition:

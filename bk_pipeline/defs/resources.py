@@ -7,6 +7,7 @@ code location.
 
 import math
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.shared_quota import SharedQuota
@@ -15,6 +16,9 @@ from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destinations import Configured, destinations
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.markers.client import MarkerClient
+from bk_pipeline.markers.rules import Rules
+from bk_pipeline.markers.rules_file import load_rules
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.folder import Folder
@@ -96,6 +100,19 @@ class Services:
 
     def delivery_policy(self) -> DeliveryPolicy:
         return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
+
+    def marker_rules(self) -> Rules:
+        """The rules as their file has them now."""
+        path, dataset = self.settings.require_markers(), self.settings.honeycomb_dataset
+        return load_rules(path, dataset=dataset)
+
+    def marker_client(self, on_wait: Callable[[str], None]) -> MarkerClient:
+        return MarkerClient.from_settings(self.settings, clock=self.clock, on_wait=on_wait)
+
+    def oldest_marked(self) -> datetime | None:
+        """What began before is not marked, as its spans are not sent; None: all is."""
+        days = self.settings.honeycomb_max_age_days
+        return self.clock.now() - timedelta(days=days) if days else None
 
     def destinations(self) -> list[Configured]:
         return destinations(self.settings)

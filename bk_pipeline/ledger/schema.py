@@ -12,10 +12,21 @@ from sqlalchemy import Connection, delete, insert, inspect, select
 
 from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.database import Database
-from bk_pipeline.ledger.tables import SCHEMA_VERSION, metadata, schema_version
+from bk_pipeline.ledger.tables import (
+    SCHEMA_VERSION,
+    marked_parts,
+    markers,
+    metadata,
+    schema_version,
+)
+
+
+def _add_markers(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[markers, marked_parts])
+
 
 # `UPGRADES[n]` makes of the tables of version n those of version n + 1.
-UPGRADES: Mapping[int, Callable[[Connection], None]] = {}
+UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: _add_markers}
 
 
 def bring_up_to_date(

@@ -19,6 +19,7 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.ledger import batches, parts, review, settled
 from bk_pipeline.ledger.batches import RejectedItem
 from bk_pipeline.ledger.database import Database
+from bk_pipeline.ledger.markers import MarkerBook
 from bk_pipeline.ledger.opening import open_database
 from bk_pipeline.ledger.review import Choice, Presumed, Rejection, Summary
 from bk_pipeline.ledger.turns import Turns
@@ -43,6 +44,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._turns = Turns(database, clock)
+        self.markers = MarkerBook(database)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, clock: Clock, create: bool = True) -> Self:

@@ -26,7 +26,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Outcome(IntEnum):
@@ -102,4 +102,30 @@ delivered_parts = Table(
     Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), primary_key=True),
     Column("day", String(10), primary_key=True),
     Column("part", Text, primary_key=True),
+)
+
+# Markers that we made, by what they are about. `place` is host, team and environment; `digest`
+# is that of what was last sent.
+markers = Table(
+    "bk_pipeline_markers",
+    metadata,
+    Column("place", Text, primary_key=True),
+    Column("dataset", Text, primary_key=True),
+    Column("rule", Text, primary_key=True),
+    Column("trace_id", LargeBinary(16), primary_key=True),
+    Column("span_id", LargeBinary(8), primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("marker_id", Text, nullable=False),
+    Column("digest", LargeBinary(8), nullable=False),
+    Index("bk_pipeline_markers_of_day", "place", "day"),
+)
+
+# Files of spans that these rules have nothing to do about any more.
+marked_parts = Table(
+    "bk_pipeline_marked_parts",
+    metadata,
+    Column("place", Text, primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("part", Text, primary_key=True),
+    Column("rules", Text, nullable=False),
 )

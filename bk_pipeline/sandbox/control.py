@@ -31,8 +31,10 @@ Nothing here is real; no account is touched.
 
   Buildkite   /v2/organizations/{organization}/builds
   Honeycomb   /1/batch/{{dataset}}  /1/events/{{dataset}}  /1/auth
+              /1/markers/{{dataset}}  /1/marker_settings/{{dataset}}
   OTLP        /v1/traces  /v1/metrics
-  Control     /_sandbox/stored  /_sandbox/events  /_sandbox/faults  /_sandbox/builds  /_sandbox/reset
+  Control     /_sandbox/stored  /_sandbox/events  /_sandbox/markers
+              /_sandbox/faults  /_sandbox/builds  /_sandbox/reset
 """
 
 
@@ -58,6 +60,7 @@ class Control:
             Route("/", self._welcome),
             Route("/_sandbox/stored", self._stored),
             Route("/_sandbox/events", self._events),
+            Route("/_sandbox/markers", self._markers),
             Route("/_sandbox/faults", self._order, methods=["POST"]),
             Route("/_sandbox/builds", self._add_build, methods=["POST"]),
             Route("/_sandbox/reset", self._reset, methods=["POST"]),
@@ -81,6 +84,7 @@ class Control:
             "otlp_metrics": dict(self._otlp.metrics.totals),
             "otlp_point_count": len(self._otlp.metrics.points),
             "otlp_point_duplicate_count": self._otlp.metrics.duplicate_count,
+            "marker_count": len(self._honeycomb.markers.markers),
             "remark_count": store.remark_count,
             "remarks": store.remarks[:_REMARKS_SHOWN],
         }
@@ -100,6 +104,10 @@ class Control:
             and (trace_id is None or event.data.get("trace.trace_id") == trace_id)
         ]
         return json_reply(request, [_shown(event) for event in found[-int(limit) :]])
+
+    def _markers(self, request: Request) -> Response:
+        """All markers, each with its dataset, in order of creation."""
+        return json_reply(request, self._honeycomb.markers.markers)
 
     async def _order(self, request: Request) -> Response:
         """Orders a fault; the body has the arguments of `Faults.order`."""

@@ -48,10 +48,16 @@ class HoneycombKey:
     kind: KeyKind
     create_datasets: bool
     events: bool
+    markers: bool = True
 
     @property
     def may_send(self) -> bool:
         return self.events or self.kind.endswith("ingest")
+
+    @property
+    def may_mark(self) -> bool:
+        """Ingest keys never may."""
+        return self.markers and not self.kind.endswith("ingest")
 
     def payload(self) -> dict[str, Any]:
         """What the auth endpoint tells about it. An ingest key's access has no `events`."""
@@ -71,7 +77,7 @@ class HoneycombKey:
             )
             access |= {
                 "events": self.events,
-                "markers": True,
+                "markers": self.markers,
                 "createDatasets": self.create_datasets,
             }
         return {

@@ -1,4 +1,4 @@
-"""The Honeycomb side: batches, single events, and what a key may do.
+"""The Honeycomb side: batches, single events, markers, and what a key may do.
 
 All keys lead to one environment, so a dataset is the same for all of them.
 A guess, for want of documentation: a key that may not send events gets a 401.
@@ -25,6 +25,7 @@ from bk_pipeline.sandbox.intake import (
     event_element,
     plain_body,
 )
+from bk_pipeline.sandbox.markers import MarkerSide
 from bk_pipeline.sandbox.replies import Refusal, json_reply
 
 
@@ -35,9 +36,17 @@ class HoneycombSide:
         faults: Asked for trouble that concerns single events of a batch.
         clock: Seconds since 1970: the time of receipt.
         keep_events: False: only count them.
+        limits: Whether the rate limit of markers is enforced.
     """
 
-    def __init__(self, faults: Faults, clock: Callable[[], float], *, keep_events: bool) -> None:
+    def __init__(
+        self,
+        faults: Faults,
+        clock: Callable[[], float],
+        *,
+        keep_events: bool,
+        limits: bool = False,
+    ) -> None:
         self.store = EventStore(keep_events=keep_events)
         self.request_count = 0
         # Honeycomb has such a limit and does not publish it.
@@ -47,6 +56,9 @@ class HoneycombSide:
         self._keys: dict[str, HoneycombKey] = {}
         self._datasets: dict[str, Dataset] = {}
         self._lock = Lock()
+        self.markers = MarkerSide(
+            self._key, lambda slug: slug in self._datasets, clock, limits=limits
+        )
 
     @property
     def events(self) -> list[StoredEvent]:
@@ -69,18 +81,27 @@ class HoneycombSide:
             self.request_count += 1
 
     def reset(self) -> None:
-        """Forgets events, datasets and counts; keys stay."""
+        """Forgets events, markers, datasets and counts; keys stay."""
         with self._lock:
             self.store.clear()
             self._datasets = {}
             self.request_count = 0
+        self.markers.reset()
 
     def add_key(
-        self, kind: KeyKind = "ingest", *, create_datasets: bool = True, events: bool = True
+        self,
+        kind: KeyKind = "ingest",
+        *,
+        create_datasets: bool = True,
+        events: bool = True,
+        markers: bool = True,
     ) -> str:
-        """A new key. `events` means nothing for ingest keys, which may always send."""
+        """A new key.
+
+        `events` and `markers` mean nothing for ingest keys, which may always send and never mark.
+        """
         value = key_value(kind, len(self._keys) + 1)
-        self._keys[value] = HoneycombKey(value, kind, create_datasets, events)
+        self._keys[value] = HoneycombKey(value, kind, create_datasets, events, markers)
         return value
 
     def routes(self) -> list[Route]:
@@ -88,6 +109,7 @@ class HoneycombSide:
             Route("/1/auth", self._auth),
             Route("/1/batch/{dataset}", self._batch, methods=["POST"]),
             Route("/1/events/{dataset}", self._event, methods=["POST"]),
+            *self.markers.routes(),
         ]
 
     def _auth(self, request: Request) -> Response:

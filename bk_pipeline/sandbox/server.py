@@ -74,7 +74,7 @@ class Sandbox:
             strangers=strangers,
         )
         self.buildkite = BuildkiteSide(world, self.limits, max_depth)
-        self.honeycomb = HoneycombSide(self.faults, clock, keep_events=keep_events)
+        self.honeycomb = HoneycombSide(self.faults, clock, keep_events=keep_events, limits=limits)
         self.otlp = OtlpSide(self.faults, keep_spans=keep_events)
         self.buildkite_token = self.add_token()
         self.honeycomb_key = self.add_honeycomb_key("configuration")
@@ -85,10 +85,17 @@ class Sandbox:
         return self.buildkite.add_token(scopes, user)
 
     def add_honeycomb_key(
-        self, kind: KeyKind = "ingest", *, create_datasets: bool = True, events: bool = True
+        self,
+        kind: KeyKind = "ingest",
+        *,
+        create_datasets: bool = True,
+        events: bool = True,
+        markers: bool = True,
     ) -> str:
         """A Honeycomb key; see `HoneycombSide.add_key`."""
-        return self.honeycomb.add_key(kind, create_datasets=create_datasets, events=events)
+        return self.honeycomb.add_key(
+            kind, create_datasets=create_datasets, events=events, markers=markers
+        )
 
     def _application(self) -> Trouble:
         control = Control(self.world, self.faults, self.buildkite, self.honeycomb, self.otlp)

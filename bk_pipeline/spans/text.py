@@ -1,4 +1,4 @@
-"""Text that others sent: cut to what a backend keeps, mended where it is no Unicode."""
+"""Text that others sent, cut to what a backend keeps and mended; and durations for people."""
 
 from __future__ import annotations
 
@@ -44,3 +44,18 @@ def mended(payload: bytes) -> bytes:
     """
     whole = payload.decode(errors="replace").encode()
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], whole)
+
+
+def duration(length_ms: int) -> str:
+    """Two units at most: "840 ms", "12.3 s", "4 m 05 s", "2 h 10 m", "9 d 3 h"."""
+    seconds, milliseconds = divmod(length_ms, 1_000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} m"
+    if minutes:
+        return f"{minutes} m {seconds:02} s"
+    return f"{length_ms / 1_000:.1f} s" if seconds else f"{milliseconds} ms"

@@ -9,7 +9,8 @@ from rich.console import Console
 from bk_pipeline.cli.labels import readable
 from bk_pipeline.cli.outline import outline
 from bk_pipeline.cli.timescale import Timescale
-from bk_pipeline.cli.waterfall import duration, waterfall
+from bk_pipeline.cli.waterfall import waterfall
+from bk_pipeline.spans.text import duration
 from bk_pipeline_tests.builders import make_build, make_job, make_spans
 
 

@@ -29,6 +29,7 @@ def test_stored_sums_up_what_has_arrived(client, event):
         "otlp_metrics": {},
         "otlp_point_count": 0,
         "otlp_point_duplicate_count": 0,
+        "marker_count": 0,
         "remark_count": 1,
         "remarks": [{"dataset": "one", "column": "odd", "text": "null is no column value"}],
     }

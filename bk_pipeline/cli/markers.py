@@ -1,0 +1,256 @@
+"""`bk-pipeline markers`: what the rules would do, doing it, and what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import click
+
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.errors import NotFound
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.markers.client import MarkerClient
+from bk_pipeline.markers.colors import paint, unlike
+from bk_pipeline.markers.marker import Marker
+from bk_pipeline.markers.planning import Plan
+from bk_pipeline.markers.rules import Rules
+from bk_pipeline.pipeline import place_markers, plan_markers, prune_markers
+from bk_pipeline.settings import Settings
+
+DAY = click.DateTime(formats=["%Y-%m-%d"])
+FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
+TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
+RESTORE = click.option(
+    "--restore", is_flag=True, help="Place again what somebody deleted in Honeycomb."
+)
+
+
+@click.group()
+def markers() -> None:
+    """Mark deploys, failed builds and the like on Honeycomb's graphs.
+
+    Which builds and jobs become markers is said by the file that BK_PIPELINE_MARKERS names;
+    docs/markers.md has ready rules. The asset honeycomb_markers places them day by day; these
+    commands do so for all days of the span table, and show what would be done.
+    """
+
+
+@markers.command("list")
+@click.option("--all", "everyones", is_flag=True, help="Also markers that others made.")
+def listed(everyones: bool) -> None:
+    """List the markers that we made, as Honeycomb has them now.
+
+    A line a marker, between tabs: dataset, rule, id, start, end, type, message, URL. Of one
+    that somebody deleted in Honeycomb: dataset, rule, id and "deleted in Honeycomb".
+    """
+    with _opened() as it:
+        ours = {one.marker_id: one for one in it.ledger.markers.placed(it.client.name)}
+        datasets = {one.dataset for one in ours.values()}
+        if everyones:
+            datasets |= it.rules.datasets
+        for dataset in sorted(datasets):
+            present = {one.id: one for one in it.client.listed(dataset)}
+            for marker_id, known in ours.items():
+                if known.dataset == dataset and marker_id not in present:
+                    _line(dataset, known.rule, marker_id, "deleted in Honeycomb")
+            for one in sorted(present.values(), key=lambda one: one.start_time or 0):
+                if one.id in ours or everyones:
+                    rule = ours[one.id].rule if one.id in ours else "-"
+                    times = (_moment(one.start_time), _moment(one.end_time))
+                    words = (one.type or "", one.message or "", one.url or "")
+                    _line(dataset, rule, one.id, *times, *words)
+
+
+@markers.command()
+@FROM
+@TO
+@RESTORE
+def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
+    """Show what apply would create and change, and prune delete. Changes nothing.
+
+    A line a marker, between tabs: what would be done, day, dataset, rule, start, message; then
+    a line of counts.
+    """
+    total: Counter[str] = Counter()
+    with _opened() as it:
+        for day in it.days(first, last, placed_too=True):
+            planned = plan_markers(
+                day,
+                spans=it.services.spans(),
+                rules=it.rules,
+                client=it.client,
+                ledger=it.ledger,
+                oldest=it.services.oldest_marked(),
+                restore=restore,
+            ).plan
+            _show(day, planned)
+            total += _counts(planned)
+        for dataset in sorted(it.rules.datasets):
+            for one in _unlike(dataset, it):
+                click.echo(f"color\t-\t{dataset}\t{one}")
+                total["to color"] += 1
+    click.echo(_sentence(total) or "Nothing to do.")
+
+
+@markers.command()
+@FROM
+@TO
+@RESTORE
+def apply(first: datetime | None, last: datetime | None, restore: bool) -> None:
+    """Create and change markers as the rules say, and set the colours of their types."""
+    total: Counter[str] = Counter()
+    with _opened() as it:
+        for day in it.days(first, last):
+            placed = place_markers(
+                day,
+                spans=it.services.spans(),
+                rules=it.rules,
+                client=it.client,
+                ledger=it.ledger,
+                oldest=it.services.oldest_marked(),
+                whole=True,
+                restore=restore,
+                progress=_tell,
+            )
+            total.update({name.replace("_", " "): count for name, count in asdict(placed).items()})
+        for dataset in sorted(it.rules.datasets):
+            total["colored"] += _paint(dataset, it)
+    click.echo(_sentence(+total) or "Nothing to do.")
+
+
+@markers.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune(yes: bool) -> None:
+    """Delete the markers that we made and that no rule asks for any more.
+
+    Because the rule is gone or another one, or because the build ended differently since. Never
+    touches what others made.
+    """
+    with _opened() as it:
+        days = it.placed_days()
+        plans = {
+            day: plan_markers(
+                day, spans=it.services.spans(), rules=it.rules, client=it.client, ledger=it.ledger
+            ).plan
+            for day in days
+        }
+        doomed = {day: one for day, one in plans.items() if one.delete}
+        if not doomed:
+            click.echo("Nothing to delete.")
+            return
+        for day, one in doomed.items():
+            _show(day, Plan(delete=one.delete))
+        count = sum(len(one.delete) for one in doomed.values())
+        if not yes:
+            click.confirm(f"Delete these {count:,} markers?", abort=True)
+        total: Counter[str] = Counter()
+        for day in doomed:
+            pruned = prune_markers(
+                day,
+                spans=it.services.spans(),
+                rules=it.rules,
+                client=it.client,
+                ledger=it.ledger,
+                progress=_tell,
+            )
+            total.update(deleted=pruned.deleted, gone=pruned.missing)
+    gone = f" {total['gone']:,} had been deleted in Honeycomb before." if total["gone"] else ""
+    click.echo(f"{total['deleted']:,} markers deleted.{gone}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What the commands work with."""
+
+    services: Services
+    rules: Rules
+    client: MarkerClient
+    ledger: Ledger
+
+    def days(
+        self, first: datetime | None, last: datetime | None, *, placed_too: bool = False
+    ) -> Iterable[str]:
+        """The stored days from `first` to `last`, and those of markers that we made."""
+        days = {*self.services.raw().days(), *(self.placed_days() if placed_too else ())}
+        since = first.date().isoformat() if first else ""
+        until = last.date().isoformat() if last else "9999"
+        return [day for day in sorted(days) if since <= day <= until]
+
+    def placed_days(self) -> list[str]:
+        return sorted({one.day for one in self.ledger.markers.placed(self.client.name)})
+
+
+@contextmanager
+def _opened() -> Iterator[_Opened]:
+    services = Services(Settings.load())
+    rules = services.marker_rules()
+    with closing(services.marker_client(_tell)) as client, services.ledger() as ledger:
+        yield _Opened(services, rules, client, ledger)
+
+
+def _show(day: str, planned: Plan) -> None:
+    for subject, marker in planned.create:
+        _action("create", day, subject.dataset, subject.rule, marker)
+    for one in planned.found:
+        _action("find", day, one.subject.dataset, one.subject.rule, one.marker)
+    for one in planned.change:
+        _action("change", day, one.subject.dataset, one.subject.rule, one.marker)
+    for placed in planned.delete:
+        _line("delete", day, placed.dataset, placed.rule, placed.marker_id)
+
+
+def _action(what: str, day: str, dataset: str, rule: str, marker: Marker) -> None:
+    _line(what, day, dataset, rule, _moment(marker.start_time), marker.message)
+
+
+def _counts(planned: Plan) -> Counter[str]:
+    return Counter(
+        {
+            "to create": len(planned.create),
+            "to find again": len(planned.found),
+            "to change": len(planned.change),
+            "to delete (prune)": len(planned.delete),
+            "as they should be": planned.unchanged,
+            "deleted in Honeycomb (--restore places them)": len(planned.missing),
+            "too old": planned.too_old,
+        }
+    )
+
+
+def _unlike(dataset: str, it: _Opened) -> list[str]:
+    """The types whose colour would be set; none in a dataset that is not there yet."""
+    try:
+        found = unlike(dataset, it.rules.colors_in(dataset), client=it.client)
+    except NotFound:
+        return []
+    return [f"{one.type} {one.color}" for one in found.values()]
+
+
+def _paint(dataset: str, it: _Opened) -> int:
+    try:
+        return paint(dataset, it.rules.colors_in(dataset), client=it.client)
+    except NotFound:
+        return 0
+
+
+def _sentence(total: Counter[str]) -> str:
+    counts = ", ".join(f"{count:,} {what}" for what, count in total.items() if count)
+    return f"{counts}." if counts else ""
+
+
+def _moment(seconds: int | None) -> str:
+    if not seconds:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _line(*fields: str) -> None:
+    click.echo("\t".join(" ".join(field.split()) for field in fields))
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)

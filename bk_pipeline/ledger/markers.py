@@ -1,0 +1,105 @@
+"""The markers that we made: one for each rule, dataset and span, with Honeycomb's id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from sqlalchemy import ColumnElement, delete, insert, select
+
+from bk_pipeline.ledger.database import Database
+from bk_pipeline.ledger.tables import marked_parts, markers
+
+
+class PlacedMarker(NamedTuple):
+    """A marker that we made. `digest` is that of what was last sent."""
+
+    rule: str
+    dataset: str
+    trace_id: bytes
+    span_id: bytes
+    day: str
+    marker_id: str
+    digest: bytes
+
+
+class MarkerRow(Protocol):
+    """Whatever has what a `PlacedMarker` has."""
+
+    @property
+    def rule(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def trace_id(self) -> bytes: ...
+    @property
+    def span_id(self) -> bytes: ...
+    @property
+    def day(self) -> str: ...
+    @property
+    def marker_id(self) -> str: ...
+    @property
+    def digest(self) -> bytes: ...
+
+
+_COLUMNS = [markers.c[name] for name in PlacedMarker._fields]
+
+
+class MarkerBook:
+    """The ledger's pages about markers. Errors as the ledger's own methods have them.
+
+    Two runs must not place the markers of one day at once: `Ledger.exclusive`, with the place
+    as the destination.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def placed(self, place: str, *, day: str | None = None) -> list[PlacedMarker]:
+        """The markers in `place`, of one day or all, by day."""
+        chosen = select(*_COLUMNS).where(markers.c.place == place).order_by(markers.c.day)
+        if day is not None:
+            chosen = chosen.where(markers.c.day == day)
+        with self._database.read() as connection:
+            return [PlacedMarker(*row) for row in connection.execute(chosen)]
+
+    def remember(self, place: str, marker: MarkerRow) -> None:
+        """Know a marker from now on, in the place of another of the same rule and span."""
+        values = {name: getattr(marker, name) for name in PlacedMarker._fields}
+        with self._database.write() as connection:
+            connection.execute(delete(markers).where(*_same(place, marker)))
+            connection.execute(insert(markers).values(place=place, **values))
+
+    def forget(self, place: str, marker: MarkerRow) -> None:
+        """Know a marker no longer."""
+        with self._database.write() as connection:
+            connection.execute(delete(markers).where(*_same(place, marker)))
+
+    def noted_parts(self, place: str, day: str, rules: str) -> set[str]:
+        """The parts of `day` that hold nothing new for these rules, given their digest."""
+        chosen = select(marked_parts.c.part).where(
+            marked_parts.c.place == place, marked_parts.c.day == day, marked_parts.c.rules == rules
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(chosen).scalars())
+
+    def note_parts(self, place: str, day: str, parts: Iterable[str], rules: str) -> None:
+        """Note that the day's `parts` hold nothing new for these rules; other rules' notes go."""
+        of_day = (marked_parts.c.place == place, marked_parts.c.day == day)
+        rows = [{"place": place, "day": day, "part": part, "rules": rules} for part in parts]
+        names = [row["part"] for row in rows]
+        with self._database.write() as connection:
+            connection.execute(delete(marked_parts).where(*of_day, marked_parts.c.rules != rules))
+            connection.execute(delete(marked_parts).where(*of_day, marked_parts.c.part.in_(names)))
+            if rows:
+                connection.execute(insert(marked_parts), rows)
+
+
+def _same(place: str, marker: MarkerRow) -> tuple[ColumnElement[bool], ...]:
+    return (
+        markers.c.place == place,
+        markers.c.dataset == marker.dataset,
+        markers.c.rule == marker.rule,
+        markers.c.trace_id == marker.trace_id,
+        markers.c.span_id == marker.span_id,
+    )

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from bk_pipeline.cli.progress import shown_on
+from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.runs import DayRun, local_instance, materialize_days
 from bk_pipeline.errors import (
@@ -71,6 +72,7 @@ def backfill(first: datetime, last: datetime, full_refresh: bool) -> None:
     services = Services(settings, retries=0, tell=shown.tell)
     outcome = Outcome(days, [one.asset for one in services.destinations()])
     with shown.shown(), local_instance() as instance, _sigterm_as_sigint():
+        end_lost_runs(instance)
         runs = materialize_days(services, days, instance=instance, full_refresh=full_refresh)
         for run in runs:
             outcome.add(run)

@@ -11,6 +11,7 @@ import dagster as dg
 
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.defs.failures import as_dagster_failures
+from bk_pipeline.defs.lost_runs import process_tag
 from bk_pipeline.defs.partitions import daily, day_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.pipeline import Day, Progress
@@ -73,6 +74,7 @@ def each_day(
     Dagster records the partitions of a run together, when all are done. If one fails, those
     before it are recorded here, so that they are not done again.
     """
+    context.instance.add_run_tags(context.run.run_id, process_tag(context.run.run_id))
     done: dict[str, Metadata] = {}
     asset, run_id = context.asset_key.to_user_string(), context.run.run_id
     with as_dagster_failures(retries=services.retries):

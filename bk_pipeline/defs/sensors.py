@@ -8,6 +8,7 @@ import msgspec
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.defs.failures import as_tick_failures
+from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.newly_finished import REQUEST_PATIENCE_S, Look, Place, look
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.wanted_days import WantedDays, take_turns, want
@@ -48,9 +49,10 @@ def builds_sensor(services: Services, job: Any) -> dg.SensorDefinition:
             services.buildkite(context.log.info, patience_s=REQUEST_PATIENCE_S) as client,
         ):
             found, behind = _look(client, cursor.place, services)
+        ended = end_lost_runs(context.instance)
         want(cursor.wanted, _days_that_exist(found.days, now, services))
         days, waiting = take_turns(cursor.wanted, context.instance, job.name, now=now)
-        remarks = [remark for remark in (lost, behind, *waiting) if remark]
+        remarks = [remark for remark in (lost, behind, *ended, *waiting) if remark]
         for remark in remarks:
             context.log.info(remark)
         return dg.SensorResult(

@@ -7,6 +7,7 @@ import re
 from rich.emoji import Emoji
 
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
+PLACEHOLDER = re.compile(r"%[nNt]\b|\{\{[^}]*\}\}")
 # Not printable by itself, and part of many an emoji.
 JOINER = "\u200d"
 
@@ -23,3 +24,8 @@ def readable(label: str) -> str:
         bare = SHORTCODE.sub(lambda match: f" {match[1]} ", shown)
     printable = (c if c.isprintable() or c == JOINER else " " for c in bare)
     return " ".join("".join(printable).split())
+
+
+def of_all_jobs(label: str) -> str:
+    """A step's label without what only its jobs fill in: `%n`, `%N`, `%t`, `{{matrix.os}}`."""
+    return " ".join(PLACEHOLDER.sub("", label).split()) or label

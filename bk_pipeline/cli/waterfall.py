@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from bk_pipeline.cli.labels import readable
+from bk_pipeline.cli.labels import of_all_jobs, readable
 from bk_pipeline.cli.outline import Line, outline
 from bk_pipeline.cli.timescale import Timescale
 from bk_pipeline.spans.model import SpanKind
@@ -76,7 +76,8 @@ def name_of(span: Span) -> str:
         case _:
             names = ("job.label", "step.label", "step.key", "job.type", "step.type")
             found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
-            return next((name for name in found if name), "step")
+            label = next((name for name in found if name), "step")
+            return of_all_jobs(label) if span["name"] == SpanKind.STEP else label
 
 
 def _label(line: Line) -> Text:

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bk_pipeline.cli.labels import readable
+from bk_pipeline.cli.labels import of_all_jobs, readable
 from bk_pipeline.cli.outline import outline
 from bk_pipeline.cli.timescale import Timescale
 from bk_pipeline.cli.waterfall import waterfall
@@ -54,6 +54,20 @@ def test_durations_have_two_units_at_most(length_ms, text):
 )
 def test_labels_are_made_fit_for_a_terminal(label, text):
     assert readable(label) == text
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("Unit tests %n", "Unit tests"),
+        ("%N of %t", "of"),
+        ("Build {{matrix.os}} {{ matrix }}", "Build"),
+        ("{{matrix}}", "{{matrix}}"),
+        ("100% new", "100% new"),
+    ],
+)
+def test_a_steps_label_is_shown_without_what_its_jobs_fill_in(label, text):
+    assert of_all_jobs(label) == text
 
 
 def test_a_line_a_span_and_a_step_with_one_job_is_the_job():

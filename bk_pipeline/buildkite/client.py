@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -38,6 +38,7 @@ from bk_pipeline.window import Window
 
 API_URL = "https://api.buildkite.com"
 PER_PAGE = "100"
+WHOLE = {"include_retried_jobs": "true"}
 LEAN = {"exclude_jobs": "true", "exclude_pipeline": "true"}
 
 
@@ -127,7 +128,7 @@ class BuildkiteClient:
         )
 
     def iter_builds(
-        self, window: Window, *, finished_from: datetime | None = None
+        self, window: Window, *, finished_from: datetime | None = None, jobs: bool = True
     ) -> Iterator[Page]:
         """The builds created in `window`, each once, on pages of at most 100.
 
@@ -137,6 +138,7 @@ class BuildkiteClient:
         Args:
             window: By `created_at`, half-open as the API's filters are.
             finished_from: Only builds that finished at this moment (aware, UTC) or later.
+            jobs: Whether they come with their jobs; without, answers are small and quick.
 
         Raises:
             RetryableError: Buildkite did not answer until the deadline.
@@ -146,7 +148,8 @@ class BuildkiteClient:
         # What is asked for by name is wanted, whatever slug it answers with: it may be renamed.
         sieve = Sieve(PipelineChoice() if self.choice.names else self.choice)
         for pipeline in self.choice.names or (None,):
-            read = partial(self._sheets, Subject(self.organization, pipeline), finished_from)
+            subject = Subject(self.organization, pipeline)
+            read = partial(self._sheets, subject, finished_from, WHOLE if jobs else LEAN)
             yield from iter_pages(read, window, sieve)
 
     def iter_finished(
@@ -283,11 +286,15 @@ class BuildkiteClient:
         return f"BuildkiteClient({self.organization!r}, {self._session.origin!r})"
 
     def _sheets(
-        self, subject: Subject, finished_from: datetime | None, window: Window
+        self,
+        subject: Subject,
+        finished_from: datetime | None,
+        fullness: Mapping[str, str],
+        window: Window,
     ) -> Iterator[Sheet]:
         params = {
             "per_page": PER_PAGE,
-            "include_retried_jobs": "true",
+            **fullness,
             "created_from": wire_time(window.start),
             "created_to": wire_time(window.end),
         }

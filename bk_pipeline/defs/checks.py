@@ -4,6 +4,8 @@ They stand with the asset that they are about and are judged as it is made, so t
 that is wrong is known to be wrong as soon as it is there.
 """
 
+from typing import Any
+
 import dagster as dg
 
 NOTHING_SET_ASIDE = "nothing_set_aside"
@@ -27,16 +29,17 @@ def everything_accepted(asset: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         EVERYTHING_ACCEPTED,
         asset=asset,
-        description="The destination rejected nothing. If it did, the reasons stand in the "
-        "ledger, and the spans are not sent again.",
+        description="The destination rejected nothing. If it did, `bk-pipeline ledger rejected` "
+        "lists what, with its words; mend the cause, then `bk-pipeline ledger requeue` has them "
+        "sent again with the next run.",
     )
 
 
-def judged(name: str, offenders: list[str]) -> dg.AssetCheckResult:
+def judged(name: str, offenders: list[str], **looked_at: Any) -> dg.AssetCheckResult:
     """Passed if there are no `offenders`; they are shown if there are."""
     return dg.AssetCheckResult(
         check_name=name,
         passed=not offenders,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"count": len(offenders), "first": offenders[:SHOWN]},
+        metadata={**looked_at, "count": len(offenders), "first": offenders[:SHOWN]},
     )

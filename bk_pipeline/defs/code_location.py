@@ -3,6 +3,7 @@
 import dagster as dg
 
 from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.audits import audits, nightly_audit
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.schedules import hourly_stats, nightly_reread
 from bk_pipeline.defs.sensors import builds_sensor
@@ -16,9 +17,12 @@ def code_location(settings: Settings, services: Services | None = None) -> dg.De
     """The definitions for `settings`. Connects to nothing."""
     services = services or Services(settings)
     assets = assets_of(settings)
+    audited = dg.AssetSelection.checks(*audits())
     sync = dg.define_asset_job(
         "sync_day",
-        selection=dg.AssetSelection.assets(*assets) - dg.AssetSelection.assets("build_stats"),
+        selection=dg.AssetSelection.assets(*assets)
+        - dg.AssetSelection.assets("build_stats")
+        - audited,
         description="One day, from Buildkite to every destination.",
         executor_def=EXECUTOR,
     )
@@ -28,11 +32,22 @@ def code_location(settings: Settings, services: Services | None = None) -> dg.De
         description="One day's statistics, made of the span table.",
         executor_def=EXECUTOR,
     )
+    audit = dg.define_asset_job(
+        "audit_days",
+        selection=audited,
+        description="Is all there that Buildkite lists, and is it sound?",
+        executor_def=EXECUTOR,
+    )
     return dg.Definitions(
         assets=assets,
-        jobs=[sync, refresh],
+        asset_checks=audits(),
+        jobs=[sync, refresh, audit],
         sensors=[builds_sensor(services, sync)],
-        schedules=[nightly_reread(services, sync), hourly_stats(services, refresh)],
+        schedules=[
+            nightly_reread(services, sync),
+            hourly_stats(services, refresh),
+            nightly_audit(services, audit),
+        ],
         resources={"services": services},
         executor=EXECUTOR,
     )

@@ -1,0 +1,112 @@
+"""Is what is stored right? Compared with Buildkite's own listing, and with itself.
+
+Reads and changes nothing. Asset checks (`defs/checks.py`) are a shell around this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.records import BuildRecord
+from bk_pipeline.spans.timing import to_ns
+from bk_pipeline.store.raw import RawStore
+from bk_pipeline.store.spans import SpanStore
+from bk_pipeline.window import Window
+
+ID_COLUMNS = ("trace_id", "span_id", "parent_span_id", "name", "start", "end")
+SEPARATOR = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Buildkite's listing of a day beside ours.
+
+    Attributes:
+        listed: Builds that had finished when the day was last read.
+        missing: Those that are not stored, or only as they were before they went on; for
+            people.
+    """
+
+    listed: int
+    missing: list[str]
+
+
+@dataclass(slots=True)
+class Soundness:
+    """What is wrong with a day's spans, for people: `trace/span, which is a <name>`.
+
+    Attributes:
+        spans: How many there are.
+        orphans: Those whose parent is not in the same trace.
+        negative: Those that end before they start.
+    """
+
+    spans: int = 0
+    orphans: list[str] = field(default_factory=list)
+    negative: list[str] = field(default_factory=list)
+
+
+def completeness(
+    day: str, window: Window, *, client: BuildkiteClient, raw: RawStore
+) -> Completeness | None:
+    """What Buildkite lists of `day` and we do not have; None if the day was never read.
+
+    Costs a request for 100 builds. What has finished since the day was last read does not
+    count: the next run fetches it.
+
+    Raises:
+        PipelineError: From the client or the store.
+    """
+    watermark = raw.watermark(day)
+    if watermark is None:
+        return None
+    read_ns = to_ns(watermark)
+    stored = {(revision.build_id, revision.finished_ns) for revision in raw.revisions(day)}
+    finished = [
+        build
+        for page in client.iter_builds(window, jobs=False)
+        for build in page.builds
+        if build.finished_ns is not None and build.finished_ns < read_ns
+    ]
+    missing = [_named(build) for build in finished if (build.id, build.finished_ns) not in stored]
+    return Completeness(len(finished), missing)
+
+
+def read_to_its_end(day: str, window: Window, *, raw: RawStore) -> bool:
+    """Whether `day` has been read since it was over."""
+    watermark = raw.watermark(day)
+    return watermark is not None and watermark >= window.end
+
+
+def _named(build: BuildRecord) -> str:
+    return f"{build.pipeline}#{build.number} ({build.id}, {build.state})"
+
+
+def soundness(day: str, *, spans: SpanStore) -> Soundness:
+    """What is wrong with the spans of `day`, each build in its newest revision.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    found = Soundness()
+    for table in spans.newest(day, columns=ID_COLUMNS):
+        found.spans += len(table)
+        trace = table["trace_id"].cast(pa.string())
+        own = pc.binary_join_element_wise(trace, table["span_id"], SEPARATOR)
+        # Null on roots, and null is in no set of ids.
+        above = pc.binary_join_element_wise(trace, table["parent_span_id"], SEPARATOR)
+        present = pc.is_in(above, value_set=own.combine_chunks())
+        found.orphans += _shown(table, own, pc.and_(pc.is_valid(above), pc.invert(present)))
+        found.negative += _shown(table, own, pc.less(table["end"], table["start"]))
+    return found
+
+
+def _shown(table: pa.Table, ids: pa.ChunkedArray, which: pa.ChunkedArray) -> Iterator[str]:
+    names = table["name"].cast(pa.string()).filter(which).to_pylist()
+    pairs = zip(ids.filter(which).to_pylist(), names, strict=True)
+    return (f"{span_id}, a {name}" for span_id, name in pairs)

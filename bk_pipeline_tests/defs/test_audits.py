@@ -1,0 +1,183 @@
+"""Checks that fail where something is wrong: it is planted here, each time one thing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.store.spans import PartSummary, SpanPart
+from bk_pipeline_tests.worlds import stage
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Two complete days, both read, transformed and delivered."""
+    with stage(tmp_path / "data", days=2, builds_per_day=15) as made:
+        job = code_location(made.services.settings, made.services).resolve_job_def("sync_day")
+        for day in made.days:
+            assert job.execute_in_process(partition_key=day).success
+        yield made
+
+
+@pytest.fixture
+def audit(scene, instance):
+    """Runs the nightly job; the evaluations by name."""
+
+    def run() -> dict[str, dg.AssetCheckEvaluation]:
+        definitions = code_location(scene.services.settings, scene.services)
+        done = definitions.resolve_job_def("audit_days").execute_in_process(instance=instance)
+        return {one.check_name: one for one in done.get_asset_check_evaluations()}
+
+    return run
+
+
+def failed(evaluations) -> set[str]:
+    return {name for name, one in evaluations.items() if not one.passed}
+
+
+def first_offender(evaluation) -> str:
+    return evaluation.metadata["first"].value[0]
+
+
+def test_where_nothing_is_wrong_all_pass(scene, audit):
+    found = audit()
+    assert set(found) == {"complete", "fresh", "no_orphans", "no_negative_durations"}
+    assert failed(found) == set()
+    assert found["complete"].metadata["days"].value == scene.days
+    assert found["complete"].metadata["builds"].value > 15
+    assert found["no_orphans"].metadata["spans"].value > 100
+
+
+def test_a_part_that_was_lost_is_missed(scene, audit):
+    raw = Path(scene.services.settings.storage) / "raw" / scene.days[0]
+    next(raw.glob("*.parquet")).unlink()
+    found = audit()
+    assert failed(found) == {"complete"}
+    assert first_offender(found["complete"]).startswith(f"{scene.days[0]}: ")
+    assert found["complete"].metadata["count"].value > 5
+
+
+def missed_build(scene, **fields):
+    """A build of the first day that finished before the day was read."""
+    day = scene.days[0]
+    return scene.sandbox.world.finish_build_now() | {
+        "id": "0199b0b0-0000-4000-8000-000000000001",
+        "number": 77,
+        "created_at": f"{day}T12:00:00.000Z",
+        "finished_at": f"{day}T12:00:09.000Z",
+        **fields,
+    }
+
+
+def test_a_build_that_nobody_saw_is_missed(scene, audit):
+    scene.sandbox.world.add_build(missed_build(scene))
+    found = audit()
+    assert failed(found) == {"complete"}
+    assert "#77 (0199b0b0-0000-4000-8000-000000000001, " in first_offender(found["complete"])
+
+
+def test_what_finished_since_the_day_was_read_is_not_missed(scene, audit):
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    scene.sandbox.world.add_build(missed_build(scene, finished_at=now.isoformat()))
+    assert failed(audit()) == set()
+
+
+def test_completeness_costs_a_request_for_a_hundred_builds_without_jobs(scene, audit):
+    before = scene.sandbox.buildkite.request_count
+    audit()
+    assert scene.sandbox.buildkite.request_count == before + len(scene.days)
+
+
+def plant(scene, change) -> None:
+    """A span part of a later fetch in which `change` has been made to one table."""
+    spans, day = scene.services.spans(), scene.days[0]
+    [part, *_] = spans.parts(day)
+    tables = list(spans.tables(day, part))
+    tables[0] = change(tables[0])
+    newer = SpanPart("9" + part.raw_part[1:], part.recipe)
+    spans.write(day, newer, tables, PartSummary())
+
+
+def without_a_step(table: pa.Table) -> pa.Table:
+    names = table["name"].to_pylist()
+    lost = names.index("buildkite.step")
+    return table.take([row for row in range(len(names)) if row != lost])
+
+
+def reversed_span(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("end")
+    ends = table["end"].to_pylist()
+    ends[3] -= timedelta(days=40)
+    return table.set_column(at, table.schema.field(at), pa.array(ends, table.schema.field(at).type))
+
+
+def test_a_span_whose_parent_is_gone_is_an_orphan(scene, audit):
+    plant(scene, without_a_step)
+    found = audit()
+    assert failed(found) == {"no_orphans"}
+    assert first_offender(found["no_orphans"]).startswith(f"{scene.days[0]}: ")
+    assert first_offender(found["no_orphans"]).endswith(", a buildkite.job")
+
+
+def test_a_span_that_ends_before_it_starts_is_found(scene, audit):
+    plant(scene, reversed_span)
+    found = audit()
+    assert failed(found) == {"no_negative_durations"}
+    assert found["no_negative_durations"].metadata["count"].value == 1
+
+
+def test_a_day_that_was_not_read_to_its_end_is_not_fresh(scene, audit, clock):
+    clock.moment = datetime.now(UTC)
+    scene.services.clock = clock
+    assert failed(audit()) == set()
+    clock.moment += timedelta(days=2)
+    found = audit()
+    assert failed(found) == {"fresh"}
+    assert first_offender(found["fresh"]).endswith("was last read never.")
+
+
+def run_as_the_button_does(scene, instance, *assets):
+    definitions = code_location(scene.services.settings, scene.services)
+    keys = [dg.AssetKey(name) for name in assets]
+    job = definitions.resolve_implicit_global_asset_job_def()
+    done = job.execute_in_process(
+        partition_key=scene.days[0], instance=instance, asset_selection=keys
+    )
+    return {one.check_name: one for one in done.get_asset_check_evaluations()}
+
+
+def test_a_run_that_fetches_does_not_ask_buildkite_twice(scene, instance):
+    before = scene.sandbox.buildkite.request_count
+    found = run_as_the_button_does(scene, instance, "raw_builds", "spans")
+    assert "complete" not in found
+    assert found["no_orphans"].metadata["days"].value == [scene.days[0]]
+    assert scene.sandbox.buildkite.request_count == before + 1
+
+
+def test_sync_day_executes_none_of_them(scene, instance):
+    job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+    done = job.execute_in_process(partition_key=scene.days[0], instance=instance)
+    names = {one.check_name for one in done.get_asset_check_evaluations()}
+    assert names == {"nothing_set_aside", "everything_accepted"}
+
+
+def test_every_check_says_what_to_do(scene):
+    graph = code_location(scene.services.settings).resolve_asset_graph()
+    for key in graph.asset_check_keys:
+        assert "If " in graph.get_check_spec(key).description, key
+
+
+def test_the_night_of_the_audit_is_off_until_it_is_switched_on(scene):
+    schedule = code_location(scene.services.settings).resolve_schedule_def("nightly_audit")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED

@@ -17,7 +17,7 @@ def batches(items: Iterable[Item], limits: Limits) -> Iterator[list[Item]]:
     said = {b""}
     size = 0
     for item in items:
-        added = len(item.body) + (limits.separator_bytes if batch else limits.framing_bytes)
+        added = item.size + (limits.separator_bytes if batch else limits.framing_bytes)
         if item.shared not in said:
             added += len(item.shared) + limits.shared_framing_bytes
         if batch and (size + added > limits.batch_bytes or len(batch) == limits.batch_items):
@@ -42,7 +42,7 @@ def body_bytes(items: Sequence[Item], limits: Limits) -> int:
     frame = limits.framing_bytes + limits.separator_bytes * (len(items) - 1)
     shared = {item.shared for item in items} - {b""}
     frame += sum(map(len, shared)) + limits.shared_framing_bytes * len(shared)
-    return frame + sum(len(item.body) for item in items)
+    return frame + sum(item.size for item in items)
 
 
 def ids_of(items: Iterable[Item]) -> ItemIds:

@@ -27,8 +27,9 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         item_id: 8 bytes, unchanging: the span's own id, or one derived for a link.
         time_ns: When it began, since 1970.
         name: The span's name, for people.
-        body: Encoded, ready to be framed.
-        trimmed: The body holds less than the span, because all of it is too much.
+        pieces: Encoded, ready to be framed: these end to end. Apart, because what all spans
+            of a build have is most of each, and is the same bytes for all until they leave.
+        trimmed: The pieces hold less than the span, because all of it is too much.
         shared: Encoded, what a request says once for all of its items that have it in common.
     """
 
@@ -36,9 +37,19 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     item_id: bytes
     time_ns: int
     name: str
-    body: bytes
+    pieces: tuple[bytes, ...]
     trimmed: bool = False
     shared: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """The pieces as one. A copy: to send, join the pieces of all items at once."""
+        return b"".join(self.pieces)
+
+    @property
+    def size(self) -> int:
+        """The length of `body`."""
+        return sum(map(len, self.pieces))
 
     @property
     def key(self) -> tuple[bytes, bytes]:

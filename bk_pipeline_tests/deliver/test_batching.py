@@ -14,7 +14,7 @@ LIMITS = Limits(batch_bytes=100, batch_items=5, framing_bytes=2, separator_bytes
 
 def items(sizes):
     return [
-        Item(b"t" * 16, at.to_bytes(8), at, "span", b"x" * size) for at, size in enumerate(sizes)
+        Item(b"t" * 16, at.to_bytes(8), at, "span", (b"x" * size,)) for at, size in enumerate(sizes)
     ]
 
 

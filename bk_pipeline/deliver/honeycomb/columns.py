@@ -1,30 +1,30 @@
 """The span table to Honeycomb events, a column at a time.
 
-Gives, byte for byte once it is parsed, what `plain.py` gives; about ten times as fast. A
+Gives, byte for byte once it is parsed, what `plain.py` gives; about twenty times as fast. A
 build's own fields are made into text once a build, and a column's distinct values once
-each; Arrow puts the rows together.
+each; `pieces.py` puts the rows together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.structs import replace
 
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.honeycomb import plain
 from bk_pipeline.deliver.honeycomb.fragments import (
-    concatenated,
     fragments,
     head,
     joined,
     keys_of,
     numbers,
-    of_distinct,
     texts,
 )
 from bk_pipeline.deliver.honeycomb.shape import (
@@ -39,6 +39,15 @@ from bk_pipeline.deliver.honeycomb.shape import (
     root_span_id,
 )
 from bk_pipeline.deliver.honeycomb.trimming import fitted
+from bk_pipeline.deliver.pieces import (
+    Column,
+    assembled,
+    by_kind,
+    chosen,
+    column_of,
+    filled,
+    listed,
+)
 from bk_pipeline.deliver.selection import (
     Builds,
     builds_of,
@@ -48,44 +57,36 @@ from bk_pipeline.deliver.selection import (
     start_ns_of,
 )
 from bk_pipeline.spans.fields import ALL, FIELDS, Field, FieldType
-from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import rows
 
 RESOURCE = tuple(field for field in FIELDS if field.per_build and field.resource)
 OF_BUILD = tuple(
     field for field in FIELDS if field.per_build and field.kinds == ALL and not field.resource
 )
-OF_ROOT = tuple(field for field in FIELDS if field.per_build and field.kinds != ALL)
-OF_SPAN = tuple(field for field in FIELDS if not field.per_build)
+OF_KINDS = tuple(field for field in FIELDS if field not in {*RESOURCE, *OF_BUILD})
 LINK_COLUMNS = ["span_id", "name", "status", "links"]
 MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
 
 # With fewer keys than this no event has too many columns.
 UNSUSPICIOUS_KEYS = EVENT_COLUMNS - 2 * len(FIELDS)
-# What one array of strings holds is 2 GB; a table of more is taken in halves.
-ARRAY_BYTES = 1_500_000_000
 NS_PER_MS = 1_000_000
 
 
 def items(table: pa.Table, shape: Shape) -> list[Item]:
     """The events of a span table's rows, each span's links before it. Pure."""
     table = one_chunk(table)
-    if len(table) > 1 and _largest_bytes(table) * len(table) > ARRAY_BYTES:
-        middle = len(table) // 2
-        return items(table.slice(0, middle), shape) + items(table.slice(middle), shape)
-    return list(_Encoder(table, shape).items()) if len(table) else []
+    return _Encoder(table, shape).items() if len(table) else []
 
 
-def _largest_bytes(table: pa.Table) -> int:
-    """At most so many bytes has a row's text, roughly."""
-    total = 0
-    for name in table.column_names:
-        values = column(table, name)
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary
-        if pa.types.is_string(values.type):
-            total += pc.max(pc.binary_length(values)).as_py() or 0
-    return total
+def body_of(items: Iterable[Item]) -> bytes:
+    """The request that carries `items`: a list of them."""
+    parts: list[bytes] = []
+    for item in items:
+        parts.append(b",")
+        parts += item.pieces
+    parts[0] = b"["
+    parts.append(b"]")
+    return b"".join(parts)
 
 
 class _Encoder:
@@ -95,10 +96,10 @@ class _Encoder:
         self._table = table
         self._shape = shape
         self._builds: Builds = builds_of(table)
-        self._build_of_row = pa.array(self._builds.of_row)
-        firsts = table.take(pa.array(self._builds.first_rows))
+        names = ["trace_id", *(field.name for field in RESOURCE + OF_BUILD)]
+        firsts = one_chunk(table.select(names).take(pa.array(self._builds.first_rows)))
         self._trace_ids = column(firsts, "trace_id").to_pylist()
-        self._traces = pa.array([shape.trace_text(text) for text in self._trace_ids])
+        self._traces = [shape.trace_text(text) for text in self._trace_ids]
         self._root_ids = [
             root_span_id(trace_id, build_id)
             for trace_id, build_id in zip(
@@ -112,48 +113,61 @@ class _Encoder:
         self._own_ids = self._span_texts("span_id")
         self._link_counts = pc.fill_null(pc.list_value_length(column(table, "links")), 0)
 
-    def items(self) -> Iterator[Item]:
-        bodies = self._bodies()
-        links = dict(self._links())
-        names = column(self._table, "name").to_pylist()
-        times = start_ns_of(self._table).tolist()
-        builds = self._builds.of_row.tolist()
+    def items(self) -> list[Item]:
         trace_ids = self._builds.trace_ids
-        trimmed = dict(self._trimmed(bodies))
-        encoded = bodies.cast(pa.binary()).to_pylist()
-        for row, span_id in enumerate(span_ids_of(self._table)):
-            trace_id, time_ns, name = trace_ids[builds[row]], times[row], names[row]
-            for link_id, body in links.get(row, ()):
-                yield Item(trace_id, link_id, time_ns, name, body)
-            if row in trimmed:
-                body, is_less = trimmed[row]
-                yield Item(trace_id, span_id, time_ns, name, body, is_less)
-            else:
-                yield Item(trace_id, span_id, time_ns, name, encoded[row])
+        spans = [
+            Item(trace_ids[build], span_id, time_ns, name, pieces)
+            for build, span_id, time_ns, name, pieces in zip(
+                self._builds.of_row.tolist(),
+                span_ids_of(self._table),
+                start_ns_of(self._table).tolist(),
+                listed(column(self._table, "name")),
+                self._pieces(),
+                strict=True,
+            )
+        ]
+        for row, event, is_less in self._trimmed(spans):
+            spans[row] = replace(spans[row], pieces=(event,), trimmed=is_less)
+        return list(self._with_links(spans))
 
-    def _bodies(self) -> pa.Array:
-        """The spans' events as JSON text."""
+    def _with_links(self, spans: list[Item]) -> Iterator[Item]:
+        """`spans`, each after its links."""
+        at = 0
+        for row, links in self._links():
+            yield from spans[at:row]
+            at, span = row, spans[row]
+            for link_id, body in links:
+                yield Item(span.trace_id, link_id, span.time_ns, span.name, (body,))
+        yield from spans[at:]
+
+    def _pieces(self) -> Iterator[tuple[bytes, ...]]:
+        """The spans' events as JSON: what each has of its own, its build's, its kind's."""
         table = self._table
-        always = {**FIXED, "service.name": self._shape.service_name}
-        return concatenated(
-            '{"time":"',
-            self._times,
-            'Z","data":{"trace.trace_id":"',
-            self._traces.take(self._build_of_row),
-            '","trace.span_id":"',
-            self._own_ids,
-            '"',
-            joined(head("trace.parent_id") + '"', self._span_texts("parent_span_id"), '"'),
-            _texts_of(table, "name"),
-            of_distinct(column(table, "status"), _statuses),
+        traces = [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in self._traces]
+        parents = joined(head("trace.parent_id") + '"', self._span_texts("parent_span_id"), '"')
+        own: list[Column] = [
+            filled(joined('{"time":"', self._times)),
+            chosen(traces, self._builds.of_row),
+            filled(joined(head("trace.span_id") + '"', self._own_ids, '"')),
+            filled(parents),
+            column_of(column(table, "name"), lambda names: texts("name", names)),
+            column_of(column(table, "status"), _statuses),
             self._durations(),
-            numbers("span.num_links", self._link_counts),
-            _inside(always),
-            self._resources.take(self._build_of_row),
-            self._of_builds.take(self._build_of_row),
-            self._of_roots(),
-            *(fragments(field, column(table, field.name)) for field in OF_SPAN),
-            "}}",
+            column_of(
+                self._link_counts.dictionary_encode(), lambda one: numbers("span.num_links", one)
+            ),
+        ]
+        always = _inside({**FIXED, "service.name": self._shape.service_name})
+        of_builds = [
+            always + resource + build
+            for resource, build in zip(self._resources, self._of_builds, strict=True)
+        ]
+        yield from zip(
+            assembled(own, len(table)),
+            chosen(of_builds, self._builds.of_row),
+            by_kind(table, OF_KINDS, fragments),
+            repeat(b"}}", len(table)),
+            strict=True,
         )
 
     def _span_texts(self, name: str) -> pa.Array:
@@ -173,21 +187,17 @@ class _Encoder:
             pa.string(),
         )
 
-    def _durations(self) -> pa.Array:
+    def _durations(self) -> Column:
         ends = np.asarray(column(self._table, "end").cast(pa.int64()))
         lengths = ends - start_ns_of(self._table)
         whole, rest = np.divmod(lengths, NS_PER_MS)
+        start = head("duration_ms")
         if rest.any():
-            values = pa.array([repr(length / 1e6) for length in lengths.tolist()])
-            return joined(head("duration_ms"), values)
-        return joined(head("duration_ms"), pa.array(whole).cast(pa.string()), ".0")
-
-    def _of_roots(self) -> pa.Array:
-        """What only root spans have; null on all other rows."""
-        kinds = column(self._table, "name")
-        is_root = np.asarray(pc.equal(kinds.cast(pa.string()), str(SpanKind.BUILD)))
-        of_roots = _together(self._table.filter(pa.array(is_root)), OF_ROOT)
-        return of_roots.take(pa.array(np.cumsum(is_root) - 1, mask=~is_root))
+            return [f"{start}{length / 1e6!r}".encode() for length in lengths.tolist()]
+        return column_of(
+            pa.array(whole).dictionary_encode(),
+            lambda distinct: joined(start, distinct.cast(pa.string()), ".0"),
+        )
 
     def _links(self) -> Iterator[tuple[int, list[tuple[bytes, bytes]]]]:
         """For each row with links: their item ids and events."""
@@ -195,23 +205,24 @@ class _Encoder:
         linked = pa.array(places)
         spans = self._table.select(LINK_COLUMNS).take(linked).to_pylist()
         times, own_ids = self._times.take(linked).to_pylist(), self._own_ids.take(linked)
-        builds = self._build_of_row.take(linked)
-        traces, resources = self._traces.take(builds), self._resources.take(builds)
+        builds = self._builds.of_row[places].tolist()
         always = LINK_FIXED | {"service.name": self._shape.service_name}
         for at, (row, span) in enumerate(zip(places.tolist(), spans, strict=True)):
+            build = builds[at]
             own: dict[str, Any] = {
-                "trace.trace_id": traces[at].as_py(),
+                "trace.trace_id": self._traces[build],
                 "trace.parent_id": own_ids[at].as_py(),
                 "parent_name": span["name"],
             }
             own |= ({"error": True} if span["status"] == ERROR else {}) | always
-            before, after = f'{{"time":"{times[at]}Z","data":{{', f"{resources[at].as_py()}}}}}"
+            before = f'{{"time":"{times[at]}Z","data":{{'.encode()
+            after = self._resources[build] + b"}}"
             yield (
                 row,
                 [
                     (
                         plain.link_item_id(span["span_id"], link),
-                        f"{before}{_inside(own | self._target(link))[1:]}{after}".encode(),
+                        before + _inside(own | self._target(link))[1:] + after,
                     )
                     for link in span["links"]
                 ],
@@ -224,39 +235,31 @@ class _Encoder:
             "trace.link.span_id": self._shape.linked_span_text(trace_id, span_id),
         }
 
-    def _trimmed(self, bodies: pa.Array) -> Iterator[tuple[int, tuple[bytes, bool]]]:
+    def _trimmed(self, spans: list[Item]) -> Iterator[tuple[int, bytes, bool]]:
         """The rows whose events may be too large, and those events made to fit."""
         keys = sum(keys_of(column(self._table, name)) for name in MAPS)
-        large = np.asarray(pc.binary_length(bodies)) > EVENT_BYTES
-        for row in np.flatnonzero(large | (keys > UNSUSPICIOUS_KEYS)).tolist():
+        sizes = np.fromiter((span.size for span in spans), np.int64, len(spans))
+        for row in np.flatnonzero((sizes > EVENT_BYTES) | (keys > UNSUSPICIOUS_KEYS)).tolist():
             (span,) = rows(self._table.slice(row, 1))
             event, is_less = fitted(plain.span_event(span, self._shape))
-            yield row, (plain.encode(event), is_less)
+            yield row, plain.encode(event), is_less
 
 
-def _texts_of(table: pa.Table, name: str) -> pa.Array:
-    """The fragments of a column of strings that is no field."""
-    return of_distinct(column(table, name), lambda distinct: texts(name, distinct))
-
-
-def _together(table: pa.Table, fields: tuple[Field, ...]) -> pa.Array:
+def _together(table: pa.Table, fields: tuple[Field, ...]) -> list[bytes]:
     """All fragments of `fields` in each row, as one."""
-    table = one_chunk(table)
-    return concatenated(*(fragments(field, column(table, field.name)) for field in fields))
+    each = (fragments(field, column(table, field.name)) for field in fields)
+    return assembled(each, len(table))
 
 
-def _statuses(values: pa.Array) -> pa.Array:
-    return pa.array(
-        [
-            _inside(
-                {"status_code": STATUS_CODES[status]} | ({"error": True} if status == ERROR else {})
-            )
-            for status in values.to_pylist()
-        ],
-        pa.string(),
-    )
+def _statuses(values: pa.Array) -> list[bytes]:
+    return [
+        _inside(
+            {"status_code": STATUS_CODES[status]} | ({"error": True} if status == ERROR else {})
+        )
+        for status in values.to_pylist()
+    ]
 
 
-def _inside(columns: dict[str, Any]) -> str:
+def _inside(columns: dict[str, Any]) -> bytes:
     """The columns as JSON, each with a comma before it."""
-    return "," + msgspec.json.encode(columns)[1:-1].decode()
+    return b"," + msgspec.json.encode(columns)[1:-1]

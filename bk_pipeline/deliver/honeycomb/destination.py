@@ -154,7 +154,7 @@ class Honeycomb:
 
     def send(self, items: Sequence[Item]) -> Answer:
         """What Honeycomb says to `items`; errors as `Destination.send` has them."""
-        body = self._compressed(b"[" + b",".join([item.body for item in items]) + b"]")
+        body = self._compressed(columns.body_of(items))
         response = self._ask("POST", self._path, body=body, headers=HEADERS)
         answered = outcomes(response, len(items), place=self._place, quote=self._quote)
         return Answer(answered, len(body))

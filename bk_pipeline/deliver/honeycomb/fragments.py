@@ -1,12 +1,12 @@
-"""Arrow columns to JSON fragments: for each row `,"column":value`, or null for no column.
+"""Arrow columns to JSON fragments: for each row `,"column":value`, or nothing for no column.
 
-A fragment is made once for each distinct value of a column with a dictionary, and by
-Arrow itself wherever no character has to be escaped.
+A fragment is made once for each distinct value, and by Arrow itself wherever no character
+has to be escaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,25 +16,19 @@ import pyarrow.compute as pc
 
 from bk_pipeline.deliver.honeycomb.plain import column_value
 from bk_pipeline.deliver.honeycomb.shape import list_text, value_text
+from bk_pipeline.deliver.pieces import FEW, Column, column_of, listed, places_of
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.spans.text import VALUE_LIMIT_BYTES
 
 _QUOTE, _BACKSLASH, _FIRST_PLAIN = 0x22, 0x5C, 0x20
 _json = msgspec.json.Encoder().encode
 
-
-def joined(*pieces: Any) -> pa.Array:
-    """The pieces (arrays or texts) of each row, end to end; null where any piece is."""
-    return pc.binary_join_element_wise(*pieces, "")
+Fragments = Sequence[bytes | None]
 
 
-def concatenated(*pieces: Any) -> pa.Array:
-    """The same, passing over nulls; the empty text where all are null.
-
-    The empty piece is needed: of a row in which all pieces are null, Arrow gives no text at
-    all, and every later row moves up by one.
-    """
-    return pc.binary_join_element_wise("", *pieces, "", null_handling="skip")
+def joined(*pieces: Any) -> Fragments:
+    """The pieces (arrays of strings, or texts) of each row, end to end; None where any is null."""
+    return listed(pc.binary_join_element_wise(*pieces, "").cast(pa.binary()))
 
 
 def head(column: str) -> str:
@@ -42,33 +36,27 @@ def head(column: str) -> str:
     return f",{_json(column).decode()}:"
 
 
-def texts(column: str, values: pa.Array) -> pa.Array:
-    """The fragments of a string column."""
-    if _is_plain(values) and _longest_bytes(values) <= VALUE_LIMIT_BYTES:
+def texts(column: str, values: pa.Array) -> Fragments:
+    """The fragments of strings."""
+    if len(values) > FEW and _is_plain(values) and _longest_bytes(values) <= VALUE_LIMIT_BYTES:
         return joined(head(column) + '"', values, '"')
-    return _one_by_one(values, lambda text: head(column) + _json(value_text(text)).decode())
+    start = head(column).encode()
+    return _one_by_one(values, lambda text: start + _json(value_text(text)))
 
 
-def numbers(column: str, values: pa.Array) -> pa.Array:
-    """The fragments of a column of integers or booleans."""
-    return joined(head(column), values.cast(pa.string()))
+def numbers(column: str, values: pa.Array) -> Fragments:
+    """The fragments of integers or booleans."""
+    if len(values) > FEW:
+        return joined(head(column), values.cast(pa.string()))
+    start = head(column).encode()
+    return _one_by_one(values, lambda number: start + _json(number))
 
 
-def fragments(field: Field, values: pa.Array) -> pa.Array:
-    """The fragments of a field's column in the span table."""
+def fragments(field: Field, values: pa.Array) -> Column:
+    """The fragments of a field's column in the span table, row by row."""
     if field.type in {FieldType.INT, FieldType.BOOL}:
-        return numbers(field.name, values)
-    return of_distinct(values, lambda distinct: _strings(field, distinct))
-
-
-def of_distinct(values: pa.Array, make: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """What `make` makes of `values`, made once for each distinct one if there is a dictionary."""
-    if not pa.types.is_dictionary(values.type):
-        return make(values)
-    if len(values.dictionary) > len(values):
-        # A slice of a large table brings the whole table's dictionary along.
-        values = values.cast(values.type.value_type).dictionary_encode()
-    return make(values.dictionary).take(values.indices)
+        return column_of(values.dictionary_encode(), lambda one: numbers(field.name, one))
+    return column_of(values, lambda one: _strings(field, one))
 
 
 def keys_of(values: pa.Array) -> Any:
@@ -76,34 +64,32 @@ def keys_of(values: pa.Array) -> Any:
 
     Counted by their colons: at least as many as there are.
     """
-    counts = of_distinct(values, lambda distinct: pc.count_substring(distinct, ":"))
-    return np.asarray(pc.fill_null(counts, 0))
+    counts = pc.count_substring(values.dictionary, ":")
+    return np.append(np.asarray(counts), 0)[places_of(values)]
 
 
-def _strings(field: Field, values: pa.Array) -> pa.Array:
+def _strings(field: Field, values: pa.Array) -> Fragments:
     match field.type:
         case FieldType.MAP:
             prefix = field.name.removesuffix("*")
             return _one_by_one(values, lambda text: _map_fragment(prefix, text))
         case FieldType.STRINGS:
-            name = head(field.name)
-            return _one_by_one(values, lambda text: name + _json(list_text(text)).decode())
+            start = head(field.name).encode()
+            return _one_by_one(values, lambda text: start + _json(list_text(text)))
         case _:
             return texts(field.name, values)
 
 
-def _map_fragment(prefix: str, text: str) -> str | None:
+def _map_fragment(prefix: str, text: str) -> bytes | None:
     columns = {
         prefix + key: column_value(value) for key, value in msgspec.json.decode(text).items()
     }
     kept = {name: value for name, value in columns.items() if value is not None}
-    return "," + _json(kept)[1:-1].decode() if kept else None
+    return b"," + _json(kept)[1:-1] if kept else None
 
 
-def _one_by_one(values: pa.Array, make: Callable[[str], str | None]) -> pa.Array:
-    return pa.array(
-        [None if text is None else make(text) for text in values.to_pylist()], pa.string()
-    )
+def _one_by_one(values: pa.Array, make: Callable[[Any], bytes | None]) -> Fragments:
+    return [None if value is None else make(value) for value in values.to_pylist()]
 
 
 def _is_plain(values: pa.Array) -> bool:

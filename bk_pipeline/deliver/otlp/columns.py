@@ -2,7 +2,7 @@
 
 Gives, byte for byte, what `plain.py` and the official exporter give (but for a time of 0,
 which they leave out), many times as fast. A build's own attributes are encoded once a
-build, and a column's distinct values once each; Arrow puts the rows together.
+build, and a column's distinct values once each; `pieces.py` puts the rows together.
 """
 
 from __future__ import annotations
@@ -17,17 +17,7 @@ from msgspec.structs import replace
 
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.otlp import plain
-from bk_pipeline.deliver.otlp.fragments import (
-    BYTES,
-    by_length,
-    concatenated,
-    fixed,
-    fragments,
-    ids,
-    lengths_of,
-    of_distinct,
-    texts,
-)
+from bk_pipeline.deliver.otlp.fragments import fixed, fragments, ids
 from bk_pipeline.deliver.otlp.framing import SPAN, resource_part, span_entry
 from bk_pipeline.deliver.otlp.shape import (
     BUILD_FIELDS,
@@ -42,6 +32,15 @@ from bk_pipeline.deliver.otlp.shape import (
 )
 from bk_pipeline.deliver.otlp.trimming import fitted
 from bk_pipeline.deliver.otlp.wire import any_value, attribute, sized, varint
+from bk_pipeline.deliver.pieces import (
+    Column,
+    assembled,
+    by_kind,
+    chosen,
+    column_of,
+    listed,
+    spread,
+)
 from bk_pipeline.deliver.selection import (
     Builds,
     builds_of,
@@ -51,7 +50,6 @@ from bk_pipeline.deliver.selection import (
     start_ns_of,
 )
 from bk_pipeline.spans.fields import Field
-from bk_pipeline.spans.model import SpanKind
 
 # Fields of Span: 16 bytes, 8 bytes, 8 bytes, a text, a number, two fixed times.
 TRACE_ID, SPAN_ID, PARENT_ID, NAME = b"\x0a\x10", b"\x12\x08", b"\x22\x08", b"\x2a"
@@ -79,54 +77,48 @@ class _Encoder:
         self._table = table
         self._common = common
         self._builds: Builds = builds_of(table)
-        self._build_of_row = pa.array(self._builds.of_row)
-        shared = table.select(_names(BUILD_FIELDS + RESOURCE_FIELDS))
+        shared = table.select([field.name for field in BUILD_FIELDS + RESOURCE_FIELDS])
         self._firsts = one_chunk(shared.take(pa.array(self._builds.first_rows)))
 
     def items(self) -> list[Item]:
-        bodies, lengths = self._bodies()
-        shared = list(self._resources())
+        shared = self._resources()
         trace_ids = self._builds.trace_ids
         made = [
-            Item(trace_ids[build], span_id, time_ns, name, body, shared=shared[build])
-            for build, span_id, time_ns, name, body in zip(
+            Item(trace_ids[build], span_id, time_ns, name, pieces, shared=shared[build])
+            for build, span_id, time_ns, name, pieces in zip(
                 self._builds.of_row.tolist(),
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
-                # to_pylist takes thirty times as long where there is a dictionary.
-                column(self._table, "name").to_numpy(zero_copy_only=False).tolist(),
-                bodies.to_pylist(),
+                listed(column(self._table, "name")),
+                self._pieces(),
                 strict=True,
             )
         ]
-        for row in np.flatnonzero(lengths > SPAN_BYTES).tolist():
-            made[row] = replace(made[row], body=self._trimmed(row), trimmed=True)
+        for row, one in enumerate(made):
+            if one.size > SPAN_BYTES:
+                made[row] = replace(one, pieces=(self._trimmed(row),), trimmed=True)
         return made
 
-    def _bodies(self) -> tuple[pa.Array, Any]:
-        """The spans, ready to be framed, and their lengths without that."""
-        pieces = [
-            self._ids(),
-            self._parents(),
-            of_distinct(
-                column(self._table, "name"),
-                lambda names: texts(names, lambda length: NAME + varint(length)),
-            ),
-            self._kinds_and_times(),
-            _together(self._firsts, BUILD_FIELDS, ATTRIBUTES).take(self._build_of_row),
-            self._of_roots(),
-            *(
-                fragments(field, column(self._table, field.name), ATTRIBUTES)
-                for field in OWN_FIELDS
-            ),
-            self._links(),
-            of_distinct(column(self._table, "status"), _ends),
-        ]
-        lengths = sum(lengths_of(piece) for piece in pieces)
-        heads = by_length(pa.array(lengths), lambda length: SPAN + varint(length))
-        return concatenated(heads, *pieces), lengths
+    def _pieces(self) -> Iterator[tuple[bytes, ...]]:
+        """The spans: what frames each, what it has of its own, its build's, the rest."""
+        count = len(self._table)
+        names = column_of(
+            column(self._table, "name"),
+            lambda names: [sized(NAME, name.encode()) for name in names.to_pylist()],
+        )
+        of_kinds = by_kind(
+            self._table,
+            ROOT_FIELDS + OWN_FIELDS,
+            lambda field, values: fragments(field, values, ATTRIBUTES),
+        )
+        ends = column_of(column(self._table, "status"), _ends)
+        begins = assembled([self._ids(), self._parents(), names, self._kinds_and_times()], count)
+        of_builds = chosen(self._together(BUILD_FIELDS, ATTRIBUTES), self._builds.of_row)
+        rest = assembled([of_kinds, self._links(), ends], count)
+        for three in zip(begins, of_builds, rest, strict=True):
+            yield SPAN + varint(sum(map(len, three))), *three
 
-    def _ids(self) -> pa.Array:
+    def _ids(self) -> Column:
         rows = np.empty((len(self._table), 28), np.uint8)
         rows[:, 0:2] = list(TRACE_ID)
         of_builds = np.frombuffer(b"".join(self._builds.trace_ids), np.uint8).reshape(-1, 16)
@@ -135,14 +127,15 @@ class _Encoder:
         rows[:, 20:28] = ids(column(self._table, "span_id"))
         return fixed(rows)
 
-    def _parents(self) -> pa.Array:
-        parents = column(self._table, "parent_span_id")
-        rows = np.empty((len(parents), 10), np.uint8)
+    def _parents(self) -> Column:
+        values = column(self._table, "parent_span_id")
+        children = np.flatnonzero(np.asarray(values.is_valid()))
+        rows = np.empty((len(children), 10), np.uint8)
         rows[:, 0:2] = list(PARENT_ID)
-        rows[:, 2:10] = ids(parents)
-        return pc.if_else(parents.is_valid(), fixed(rows), pa.scalar(None, BYTES))
+        rows[:, 2:10] = ids(values.drop_null())
+        return spread(fixed(rows), children, len(values))
 
-    def _kinds_and_times(self) -> pa.Array:
+    def _kinds_and_times(self) -> Column:
         ends = np.asarray(column(self._table, "end").cast(pa.int64()))
         rows = np.empty((len(ends), 20), np.uint8)
         rows[:, 0:3] = list(KIND_INTERNAL + START)
@@ -151,35 +144,37 @@ class _Encoder:
         rows[:, 12:20] = _little_endian(ends)
         return fixed(rows)
 
-    def _of_roots(self) -> pa.Array:
-        """What only root spans have; null on all other rows."""
-        kinds = column(self._table, "name").cast(pa.string())
-        is_root = np.asarray(pc.equal(kinds, str(SpanKind.BUILD)))
-        roots = one_chunk(self._table.select(_names(ROOT_FIELDS)).filter(pa.array(is_root)))
-        of_roots = _together(roots, ROOT_FIELDS, ATTRIBUTES)
-        return of_roots.take(pa.array(np.cumsum(is_root) - 1, mask=~is_root))
-
-    def _links(self) -> pa.Array:
-        """The links of each row; null where there is none."""
+    def _links(self) -> Column:
+        """The links of each row."""
         counts = np.asarray(pc.fill_null(pc.list_value_length(column(self._table, "links")), 0))
         places = np.flatnonzero(counts)
         linked = self._table.select(["trace_id", "links"]).take(pa.array(places)).to_pylist()
-        made = pa.array(
-            [b"".join(_link(row["trace_id"], link) for link in row["links"]) for row in linked],
-            BYTES,
-        )
-        return made.take(pa.array(np.cumsum(counts > 0) - 1, mask=counts == 0))
+        made = [b"".join(_link(row["trace_id"], link) for link in row["links"]) for row in linked]
+        return spread(made, places, len(counts))
 
-    def _resources(self) -> Iterator[bytes]:
+    def _resources(self) -> list[bytes]:
         """Each build's resource; equal ones are one object."""
         outer = b"".join(
             attribute(RESOURCE_ATTRIBUTES, name, any_value(value))
             for name, value in outer_attributes(self._common).items()
         )
-        own = _together(self._firsts, RESOURCE_FIELDS, RESOURCE_ATTRIBUTES, instead=self._common)
-        distinct = own.dictionary_encode()
-        made = [resource_part(outer + one) for one in distinct.dictionary.to_pylist()]
-        return (made[index] for index in distinct.indices.to_pylist())
+        own = self._together(RESOURCE_FIELDS, RESOURCE_ATTRIBUTES, instead=self._common)
+        made = {one: resource_part(outer + one) for one in set(own)}
+        return [made[one] for one in own]
+
+    def _together(
+        self, fields: tuple[Field, ...], tag: bytes, *, instead: Mapping[str, str] | None = None
+    ) -> list[bytes]:
+        """Each build's attributes, as one; `instead` has values for those without."""
+
+        def made(field: Field) -> Column:
+            values = column(self._firsts, field.name)
+            value = (instead or {}).get(field.name)
+            if value is not None:
+                values = pc.fill_null(values.cast(pa.string()), value)
+            return fragments(field, values, tag)
+
+        return assembled(map(made, fields), len(self._firsts))
 
     def _trimmed(self, row: int) -> bytes:
         """A row's span, which is too large, made to fit."""
@@ -187,35 +182,11 @@ class _Encoder:
         return span_entry(fitted(plain.span(one)).SerializeToString())
 
 
-def _names(fields: tuple[Field, ...]) -> list[str]:
-    return [field.name for field in fields]
-
-
-def _together(
-    table: pa.Table,
-    fields: tuple[Field, ...],
-    tag: bytes,
-    *,
-    instead: Mapping[str, str] | None = None,
-) -> pa.Array:
-    """The attributes `fields` of each row, as one; `instead` has values for those without."""
-
-    def values(field: Field) -> pa.Array:
-        given = column(table, field.name)
-        value = (instead or {}).get(field.name)
-        return given if value is None else pc.fill_null(given.cast(pa.string()), value)
-
-    empty = pa.array([b""] * len(table), BYTES)
-    return concatenated(empty, *(fragments(field, values(field), tag) for field in fields))
-
-
-def _ends(statuses: pa.Array) -> pa.Array:
+def _ends(statuses: pa.Array) -> list[bytes]:
     """What a span ends with: its status and its flags."""
     flags = FLAGS + FLAGS_LOCAL.to_bytes(4, "little")
     codes = [STATUS_CODES[status] for status in statuses.to_pylist()]
-    return pa.array(
-        [sized(STATUS, CODE + varint(code) if code else b"") + flags for code in codes], BYTES
-    )
+    return [sized(STATUS, CODE + varint(code) if code else b"") + flags for code in codes]
 
 
 def _link(trace_id: str, link: dict[str, str]) -> bytes:

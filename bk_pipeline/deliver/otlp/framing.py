@@ -5,7 +5,7 @@
        ├─ Resource              `Item.shared`
        └─ ScopeSpans
           ├─ InstrumentationScope
-          └─ Span …             `Item.body`
+          └─ Span …             `Item.pieces`
 
 Source: OTLP's `trace_service.proto` and `trace.proto`.
 """
@@ -45,7 +45,7 @@ def body_of(items: Iterable[Item]) -> bytes:
     """
     by_resource: dict[bytes, list[bytes]] = {}
     for item in items:
-        by_resource.setdefault(item.shared, []).append(item.body)
+        by_resource.setdefault(item.shared, []).extend(item.pieces)
     parts: list[bytes] = []
     for resource, spans in by_resource.items():
         inner_bytes = len(SCOPE_PART) + sum(map(len, spans))

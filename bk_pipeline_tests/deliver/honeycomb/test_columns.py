@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 
 from bk_pipeline.deliver.honeycomb import columns, plain
-from bk_pipeline.deliver.honeycomb.fragments import concatenated
 from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
 from bk_pipeline.spans.table import rows
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables
@@ -72,16 +71,6 @@ def test_chunks_with_dictionaries_of_their_own_make_no_difference():
     assert together == columns.items(one, shape) + columns.items(two, shape)
 
 
-def test_a_table_too_large_for_one_array_is_taken_in_halves(monkeypatch):
-    shape = SHAPES["otel"]
-    one = table(payload(1), payload(2))
-    whole = columns.items(one, shape)
-
-    monkeypatch.setattr(columns, "ARRAY_BYTES", 1_000)
-
-    assert columns.items(one, shape) == whole
-
-
 def test_an_item_is_known_by_its_span_and_its_links_by_ids_of_their_own():
     one = table(
         payload(1, rebuilt_from={"id": "01900000-0000-7000-8000-00000000000f", "number": 7})
@@ -104,13 +93,6 @@ def test_the_id_of_a_link_never_changes():
     link = {"trace_id": "ab" * 16, "span_id": "cd" * 8}
 
     assert plain.link_item_id("ef" * 8, link).hex() == "1181ffe88e6b4eba"
-
-
-def test_rows_keep_their_places_where_one_of_them_has_nothing():
-    nothing, something = pa.array([None, None, "c"]), pa.array([None, "b", None])
-
-    assert concatenated(nothing, something).to_pylist() == ["", "b", "c"]
-    assert concatenated(nothing.slice(0, 1)).to_pylist() == [""]
 
 
 def test_an_empty_table_has_no_events():

@@ -24,7 +24,7 @@ def items(drawn):
             at.to_bytes(8),
             at,
             "span",
-            span_entry(sized(b"\x2a", b"n" * size)),
+            (span_entry(sized(b"\x2a", b"n" * size)),),
             shared=RESOURCES[which],
         )
         for at, (size, which) in enumerate(drawn)

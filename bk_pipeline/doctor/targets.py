@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
+from bk_pipeline.deliver.metrics.destination import OtlpMetrics
 from bk_pipeline.deliver.otlp.destination import Otlp
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
@@ -17,8 +18,8 @@ def destination(configured: Configured, it: Installation) -> Answer:
     match opened:
         case Honeycomb():
             return _honeycomb(opened)
-        case Otlp():
-            # An export without spans is a valid request, and stores nothing.
+        case Otlp() | OtlpMetrics():
+            # An export without anything in it is a valid request, and stores nothing.
             answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
             words = f"{opened.name} takes exports."
             return remark(f"{words} {answer.remark}") if answer.remark else fine(words)

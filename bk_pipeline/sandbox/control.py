@@ -82,7 +82,7 @@ class Control:
             "otlp_duplicate_count": self._otlp.duplicate_count,
             "otlp_requests": self._otlp.request_count,
             "otlp_metrics": dict(self._otlp.metrics.totals),
-            "otlp_point_count": len(self._otlp.metrics.points),
+            "otlp_point_count": self._otlp.metrics.count,
             "otlp_point_duplicate_count": self._otlp.metrics.duplicate_count,
             "marker_count": len(self._honeycomb.markers.markers),
             "remark_count": store.remark_count,

@@ -50,7 +50,7 @@ class OtlpSide:
 
     Args:
         faults: Asked for trouble that concerns single spans or points of a request.
-        keep_spans: False: only count them.
+        keep_spans: False: only count them, and data points likewise.
     """
 
     def __init__(self, faults: Faults, *, keep_spans: bool) -> None:
@@ -82,7 +82,7 @@ class OtlpSide:
         ]
 
     def _clear(self) -> None:
-        self.metrics = PointStore()
+        self.metrics = PointStore(keep=self._keep_spans)
         self.spans: list[StoredSpan] = []
         self.request_count = 0
         self.span_count = 0

@@ -70,16 +70,20 @@ class StoredPoint:
 
 @dataclass
 class PointStore:
-    """Points as they came, and what they add up to."""
+    """Points as they came, if they are to be kept, and what they add up to."""
 
+    keep: bool
     points: list[StoredPoint] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
+    count: int = 0
     duplicate_count: int = 0
     _moments: set[int] = field(default_factory=set)
 
     def add(self, points: Iterable[StoredPoint]) -> None:
         for point in points:
-            self.points.append(point)
+            self.count += 1
+            if self.keep:
+                self.points.append(point)
             self.totals[point.metric] += point.count
             moment = hash((point.series, point.time_ns))
             self.duplicate_count += moment in self._moments

@@ -148,9 +148,19 @@ def test_an_otlp_endpoint_is_sent_an_empty_export(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     found = checkup()
+    assert found["otlp_traces"].verdict is found["otlp_metrics"].verdict is FINE
+    assert (sandbox.otlp.span_count, sandbox.otlp.metrics.points) == (0, [])
+    assert sandbox.otlp.request_count == 2
+
+
+def test_a_backend_without_metrics_is_told_how_to_go_without(serve, monkeypatch):
+    sandbox = serve()
+    sandbox.faults.order("otlp", "status", status=404, path="/v1/metrics")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
+    found = checkup()
     assert found["otlp_traces"].verdict is FINE
-    assert sandbox.otlp.span_count == 0
-    assert sandbox.otlp.request_count == 1
+    assert found["otlp_metrics"].verdict is FAILED
+    assert "set OTEL_METRICS_EXPORTER=none" in found["otlp_metrics"].words
 
 
 def test_a_wrong_otlp_path_is_told(serve, monkeypatch):

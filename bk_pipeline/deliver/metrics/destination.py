@@ -19,7 +19,8 @@ from bk_pipeline.http.session import Timeouts
 
 # Many points stand for few bytes of items: a series makes two points, of which each has its
 # attributes' names and up to 160 buckets besides the values. Half of what a request of spans may
-# hold leaves room for the values' standing there twice.
+# hold leaves room for the values' standing there twice. So what a delivery tells of bytes before
+# compression is a bound, and mostly far above.
 LIMITS = Limits(
     batch_bytes=2 * 1024 * 1024,
     batch_items=20_000,

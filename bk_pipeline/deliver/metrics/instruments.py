@@ -29,7 +29,7 @@ QUEUE = "buildkite.agent.queue"
 class Measure(IntEnum):
     """What is measured of a build or job: its place among an item's numbers (`measurements.py`)."""
 
-    COUNT = 0  # that it ended: always
+    COUNT = 0  # that it ended; the number is when, and always there
     DURATION_MS = 1  # from its span's start to its end, if it ran
     WAIT_MS = 2  # for an agent, if it got one
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from bk_pipeline.deliver.metrics.measurements import BODY, HOUR_NS, NUMBERS, Ser
 from bk_pipeline.spans.timing import NS_PER_MS
 
 Attributes = tuple[tuple[str, str | int | bool], ...]
-ENDS = 0
+ENDS = Measure.COUNT
 _series = msgspec.msgpack.Decoder(Series)
 
 
@@ -45,6 +46,8 @@ class Point:
 
 def points_of(items: Sequence[Item]) -> Iterator[Point]:
     """What `items`, made by `measurements.items`, come to: by metric, then by hour."""
+    if not items:
+        return
     codes: dict[bytes, int] = {}
     of_item = [codes.setdefault(item.shared, len(codes)) for item in items]
     series = [_series.decode(one) for one in codes]
@@ -58,7 +61,7 @@ def _points(
     instrument: Instrument, series: Sequence[Series], of_item: Any, numbers: Any, ids: Any
 ) -> Iterator[Point]:
     streams = [(one.hour, _attributes(one, instrument)) for one in series]
-    order = {one: n for n, one in enumerate(sorted(set(streams), key=lambda one: one[0]))}
+    order = {one: n for n, one in enumerate(sorted(dict.fromkeys(streams), key=itemgetter(0)))}
     ours = [one.kind == instrument.kind for one in series]
     places = np.array([order[one] for one in streams])[of_item]
     measured = numbers[:, instrument.measure] >= 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from datetime import datetime, timedelta
+from itertools import chain, pairwise
 
 import pytest
 
@@ -160,6 +163,37 @@ def test_other_measurements_of_the_same_moment_make_a_point_of_another():
         other.count,
     )
     assert one.time_ns != other.time_ns
+
+
+def test_however_measurements_are_cut_into_requests_the_points_add_up_to_the_same():
+    draw = random.Random(7)
+    builds = [
+        numbered(
+            n, [make_job(f"job-{m}", id=uid(f"job {n} {m}"), run_s=n * m) for m in range(1, 9)]
+        )
+        for n in range(1, 30)
+    ]
+    items = measurements.items(table(*builds))
+    whole = added_up(points_of(items))
+
+    for _ in range(5):
+        cuts = sorted(draw.sample(range(1, len(items)), 7))
+        edges = [0, *cuts, len(items)]
+        parts = [points_of(items[first:end]) for first, end in pairwise(edges)]
+        assert added_up(chain.from_iterable(parts)) == whole
+
+
+def added_up(found):
+    """What a backend makes of deltas, by metric, attributes and hour: counts and sums."""
+    total = Counter()
+    moments = set()
+    for one in found:
+        series = one.instrument.name, one.attributes
+        assert (*series, one.time_ns) not in moments
+        moments.add((*series, one.time_ns))
+        total[*series, one.start_ns, "count"] += one.count
+        total[*series, one.start_ns, "sum"] += one.histogram.sum if one.histogram else 0
+    return total
 
 
 def test_points_of_pipelines_stay_apart():

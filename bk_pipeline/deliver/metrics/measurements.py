@@ -66,7 +66,7 @@ def items(table: pa.Table) -> list[Item]:
             span_id,
             start_ns,
             name,
-            content[at * size : (at + 1) * size],
+            (content[at * size : (at + 1) * size],),
             shared=shared,
         )
         for at, (build, span_id, start_ns, name, shared) in enumerate(

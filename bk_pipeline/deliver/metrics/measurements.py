@@ -30,7 +30,7 @@ COLUMNS = (*selection.COLUMNS, "name", "end", JOB_TYPE, STARTED, WAIT_MS, *DIMEN
 MANUAL = "manual"
 # Stands for a measure that there is none of.
 NONE = -1
-# An item's body: end in nanoseconds, duration and wait in milliseconds.
+# An item's one piece: end in nanoseconds, duration and wait in milliseconds.
 BODY = np.dtype("<i8")
 NUMBERS = 3
 

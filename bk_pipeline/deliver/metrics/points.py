@@ -51,7 +51,9 @@ def points_of(items: Sequence[Item]) -> Iterator[Point]:
     codes: dict[bytes, int] = {}
     of_item = [codes.setdefault(item.shared, len(codes)) for item in items]
     series = [_series.decode(one) for one in codes]
-    numbers = np.frombuffer(b"".join(item.body for item in items), BODY).reshape(-1, NUMBERS)
+    numbers = np.frombuffer(
+        b"".join(piece for item in items for piece in item.pieces), BODY
+    ).reshape(-1, NUMBERS)
     ids = np.frombuffer(b"".join(item.item_id for item in items), ">u8").astype(np.uint64)
     for instrument in INSTRUMENTS:
         yield from _points(instrument, series, np.array(of_item), numbers, ids)

@@ -25,11 +25,15 @@ Work = Callable[[], dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run. `counts` is what the work itself reported of what it did."""
+    """One run. `counts` is what the work itself reported of what it did.
+
+    `peak_bytes` leaves out what was resident before the work, `rss_bytes` leaves out nothing.
+    """
 
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    rss_bytes: int
     counts: dict[str, float] = field(default_factory=dict)
 
 
@@ -57,7 +61,7 @@ def main(prepare: str, *args: str) -> None:
     counts = work()
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     _, peak = _memory()
-    result = Measured(seconds, cpu, peak - resident, counts)
+    result = Measured(seconds, cpu, peak - resident, peak, counts)
     sys.stdout.write(json.dumps(asdict(result)))
 
 

@@ -77,6 +77,7 @@ class Control:
             "distinct_spans": store.distinct_spans,
             "datasets": dict(store.datasets),
             "buildkite_requests": self._buildkite.request_count,
+            "buildkite_refused": self._buildkite.limits.refused,
             "honeycomb_requests": self._honeycomb.request_count,
             "otlp_span_count": self._otlp.span_count,
             "otlp_duplicate_count": self._otlp.duplicate_count,

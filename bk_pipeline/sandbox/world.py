@@ -86,7 +86,7 @@ class World:
         Days that cannot hold any are not even made.
         """
         for day in self._days(listing):
-            entries = self._entries(day)
+            entries = self._entries(day, over=_is_over(day, listing))
             begin, end = 0, len(entries)
             if listing.created_from is not None:
                 begin = bisect_left(entries, listing.created_from, key=_created)
@@ -162,16 +162,17 @@ class World:
                 return False
             if listing.created_to is not None and begin >= listing.created_to:
                 return False
-            # Only builds made here are sure to be over some days after their creation.
-            over = listing.finished_from is not None and end + LONGEST_LIFE < listing.finished_from
-            return day in added or not over
+            return day in added or not _is_over(day, listing)
 
         return sorted(filter(may_hold, added | set(self._own_days())), reverse=True)
 
-    def _entries(self, day: date) -> Sequence[Entry]:
-        """The day's builds, oldest first. An added build hides the one with the same id."""
+    def _entries(self, day: date, *, over: bool) -> Sequence[Entry]:
+        """The day's builds, oldest first; if it is `over`, only those that were added.
+
+        An added build hides the one with the same id.
+        """
         first, last = self.first_and_last_day()
-        made: Sequence[Build] = self.builds(day) if first <= day <= last else ()
+        made: Sequence[Build] = self.builds(day) if first <= day <= last and not over else ()
         with self._lock:
             deleted = set(self._deleted)
             added = [e for e in self._added.get(day, ()) if e.payload.get("id") not in deleted]
@@ -186,6 +187,13 @@ class World:
         while self._made and kept + coming > _BUILDS_KEPT:
             _, forgotten = self._made.popitem(last=False)
             kept -= len(forgotten)
+
+
+def _is_over(day: date, listing: Listing) -> bool:
+    """Whether all builds made for `day` ended before those that are asked for."""
+    # Only builds made here are sure to be over some days after their creation.
+    sure = day_start(day) + DAY + LONGEST_LIFE
+    return listing.finished_from is not None and sure < listing.finished_from
 
 
 def _created(entry: Entry) -> int:

@@ -1,0 +1,89 @@
+"""What the processes of `extract`, `sync` and `day` do: a day, or a stage of it.
+
+The plain functions of `pipeline.py` with the objects that the Dagster assets hand them;
+Dagster's own start-up is not in the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from benchmarks.measured import Work
+from benchmarks.stand_in import KEY, settings_of
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.pipeline import Day, deliver_day, extract_day, transform_day
+from bk_pipeline.settings import Settings
+from bk_pipeline.window import Window
+
+START = datetime.fromisoformat(KEY).replace(tzinfo=UTC)
+DAY = Day(KEY, Window(START, START + timedelta(days=1)))
+
+Counts = dict[str, float]
+
+
+def extract(variables: str) -> Work:
+    """The work of reading what is new."""
+    return _work(_extract, variables)
+
+
+def transform(variables: str) -> Work:
+    """The work of making its spans."""
+    return _work(_transform, variables)
+
+
+def deliver(variables: str) -> Work:
+    """The work of sending them."""
+    return _work(_deliver, variables)
+
+
+def whole(variables: str) -> Work:
+    """One after the other, in one process."""
+
+    def stages(services: Services) -> Counts:
+        return _extract(services) | _transform(services) | _deliver(services)
+
+    return _work(stages, variables)
+
+
+def _unheard(_: str) -> None:
+    """Waits are counted; the process's output is its result."""
+
+
+def _work(stage: Callable[[Services], Counts], variables: str) -> Work:
+    settings: Settings = settings_of(variables)
+    return lambda: stage(Services(settings))
+
+
+def _extract(services: Services) -> Counts:
+    with services.buildkite(on_wait=_unheard) as client:
+        found = extract_day(DAY, client=client, raw=services.raw(), clock=services.clock)
+    return {
+        "listed": found.listed,
+        "stored": found.stored,
+        "requests": found.usage.requests,
+        "waited_s": found.usage.waited_s,
+    }
+
+
+def _transform(services: Services) -> Counts:
+    made = transform_day(
+        KEY, raw=services.raw(), spans=services.spans(), privacy=services.privacy()
+    )
+    return {"spans": made.summary.spans, "builds": made.summary.builds}
+
+
+def _deliver(services: Services) -> Counts:
+    accepted = 0
+    with services.ledger() as ledger:
+        for one in services.destinations():
+            done = deliver_day(
+                KEY,
+                spans=services.spans(),
+                destination=one.open(services.clock),
+                ledger=ledger,
+                clock=services.clock,
+                policy=services.delivery_policy(),
+            )
+            accepted += done.accepted
+    return {"accepted": accepted}

@@ -1,0 +1,131 @@
+"""The sandbox as a process of its own, so that its work and memory are not the pipeline's.
+
+Its day is the corpus's, of a size that one chooses; its clock is the machine's, so all of
+the day's builds have come to rest.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.request import Request, urlopen
+
+import msgspec
+
+from benchmarks.corpus import DAY, SEED
+from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.sandbox.moments import text_of
+from bk_pipeline.sandbox.server import Sandbox, serve
+from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.settings import Settings
+
+KEY = DAY.isoformat()
+
+
+@dataclass
+class StandIn:
+    """The process, from outside. `variables` are the settings that point at it."""
+
+    url: str
+    variables: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def settings(self, data_dir: str, **more: str) -> dict[str, str]:
+        """Variables for data in `data_dir`, and everything sent although it is old."""
+        own = {"BK_PIPELINE_DATA_DIR": data_dir, "BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS": "0"}
+        return {**self.variables, **own, **more}
+
+    def stored(self) -> dict[str, Any]:
+        """What has arrived, as the sandbox counts it."""
+        with urlopen(f"{self.url}/_sandbox/stored") as answer:  # noqa: S310  # our own
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def finish(self, builds: list[dict[str, Any]]) -> None:
+        """Serve these builds from now on."""
+        for build in builds:
+            request = Request(f"{self.url}/_sandbox/builds", msgspec.json.encode(build))  # noqa: S310
+            urlopen(request).close()  # noqa: S310  # our own
+
+    def memory_bytes(self) -> int:
+        """The process's highest resident size; 0 where the system does not tell."""
+        return peak_bytes(self.process.pid)
+
+    def cpu_seconds(self) -> float:
+        """What the process has used; 0 where the system does not tell."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat") as stat:  # noqa: PTH123  # a pseudo-file
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / 100
+
+
+@contextmanager
+def running(builds: int, *, limits: bool = False) -> Iterator[StandIn]:
+    """The sandbox of a day with so many builds, as long as the block lasts."""
+    command = [sys.executable, "-m", "benchmarks.stand_in", str(builds), "limits" * limits]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  # our own
+    assert process.stdout is not None
+    try:
+        variables = json.loads(process.stdout.readline())
+        yield StandIn(variables["BUILDKITE_API_URL"], variables, process)
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def late_builds(count: int, series: int) -> list[dict[str, Any]]:
+    """`count` builds of the day that end now; each series has ids of its own."""
+    world = World(seed=SEED + 1, days=1, builds_per_day=100, today=DAY)
+    now = int(time.time() * 1000)
+    made = [build for build in world.builds(DAY) if len(build.jobs) > 1][:count]
+    builds = []
+    for number, life in enumerate(made):
+        build = build_as_of(life, now)
+        assert build is not None
+        text = msgspec.json.encode(build).decode()
+        for id_ in [build["id"], *(job["id"] for job in build["jobs"])]:
+            text = text.replace(id_, f"{series:04x}{number:04x}{id_[8:]}"[:36])
+        changed = {"number": 10_000_000 + series * count + number, "finished_at": text_of(now)}
+        builds.append(msgspec.json.decode(text) | changed)
+    return builds
+
+
+def settings_of(variables: str) -> Settings:
+    """The settings that a process of a benchmark was handed as JSON."""
+    return Settings.of(**json.loads(variables))
+
+
+def peak_bytes(pid: int) -> int:
+    """The highest resident size of a process; 0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/status") as status:  # noqa: PTH123  # a pseudo-file
+            lines = dict(line.split(":", 1) for line in status)
+    except OSError:
+        return 0
+    return int(lines["VmHWM"].removesuffix("kB\n")) * 1024
+
+
+def main(builds: str, limits: str = "") -> None:
+    world = World(seed=SEED, days=1, builds_per_day=int(builds), today=DAY + timedelta(days=1))
+    world.builds(DAY)
+    stand_in = Sandbox(world, limits=bool(limits), keep_events=False)
+
+    def announce(url: str) -> None:
+        sys.stdout.write(json.dumps(environment(stand_in, url)) + "\n")
+        sys.stdout.flush()
+
+    serve(stand_in, host="127.0.0.1", port=0, on_ready=announce)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

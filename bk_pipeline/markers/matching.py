@@ -113,16 +113,22 @@ def _at_least(column: Any, seconds: float) -> Any:
 
 
 def _run_ms(spans: pa.Table, kind: SpanKind) -> Any:
-    """How long each ran; of a build its stages, without the pauses between them."""
-    return spans[RUN_MS] if kind is SpanKind.BUILD else _length_ms(spans)
+    """How long each ran: of a build its stages, without pauses; null for what never started."""
+    if kind is SpanKind.BUILD:
+        return spans[RUN_MS]
+    return pc.if_else(_never_started(spans), None, _length_ms(spans))
 
 
 def _wait_ms(spans: pa.Table, kind: SpanKind) -> Any:
     """How long each waited for an agent: a job that never got one, as long as it was there."""
     if kind is SpanKind.BUILD:
         return spans[QUEUE_MS]
-    never = pc.equal(spans[STARTED], False)  # noqa: FBT003  # Arrow's way
-    return pc.coalesce(spans[WAIT_MS], pc.if_else(never, _length_ms(spans), None))
+    never = pc.if_else(_never_started(spans), _length_ms(spans), None)
+    return pc.coalesce(spans[WAIT_MS], never)
+
+
+def _never_started(spans: pa.Table) -> Any:
+    return pc.equal(spans[STARTED], False)  # noqa: FBT003  # Arrow's way
 
 
 def _length_ms(spans: pa.Table) -> Any:

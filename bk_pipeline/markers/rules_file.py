@@ -69,7 +69,8 @@ def _text(path: FilePath) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(SIZE_LIMIT_BYTES + 1)
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        # Faults at the very end have a line only if one follows.
+        text = content.decode("utf-8-sig").replace("\r\n", "\n") + "\n"
     except OSError as exc:
         raise ConfigError(
             f"BK_PIPELINE_MARKERS names {path}, which cannot be read: {exc.strerror}. Put the "

@@ -94,7 +94,7 @@ class MarkerSide:
         self._key = key
         self._has_dataset = has_dataset
         self._clock = clock
-        self._limits = limits
+        self.enforced = limits
         self._lock = Lock()
         self._made = 0
         self.reset()
@@ -164,7 +164,7 @@ class MarkerSide:
         now = self._clock()
         if now >= self._opened + WINDOW_S:
             self._opened, self._count = now, 0
-        self._count += self._limits
+        self._count += self.enforced
         reset_s = ceil(self._opened + WINDOW_S - now)
         left = max(self.limit - self._count, 0)
         headers = {

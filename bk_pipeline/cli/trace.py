@@ -12,8 +12,7 @@ from rich.text import Text
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.records import BuildRecord
-from bk_pipeline.cli.labels import readable
-from bk_pipeline.cli.waterfall import LEGEND, MOST_LINES, name_of, waterfall
+from bk_pipeline.cli.waterfall import LEGEND, MOST_LINES, waterfall
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.errors import PipelineError
@@ -28,6 +27,8 @@ from bk_pipeline.spans.timing import NS_PER_MS, from_ns
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.search import SpanSearch
+from bk_pipeline.waterfall.labels import readable
+from bk_pipeline.waterfall.words import name_of
 from bk_pipeline.window import day_key
 
 Span = dict[str, Any]

@@ -9,11 +9,11 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from bk_pipeline.cli.labels import of_all_jobs, readable
-from bk_pipeline.cli.outline import Line, outline
-from bk_pipeline.cli.timescale import Timescale
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.text import duration
+from bk_pipeline.waterfall.outline import Line, outline
+from bk_pipeline.waterfall.timescale import Timescale
+from bk_pipeline.waterfall.words import is_manual, name_of, notes_of, timescale_of, waiting_since
 
 Span = dict[str, Any]
 
@@ -51,7 +51,7 @@ def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOS
     if bars:
         table.add_column(width=bars, no_wrap=True)
     table.add_column(width=LONGEST_DURATION, justify="right", no_wrap=True)
-    scale = _scale(spans, max(bars, 1))
+    scale = timescale_of(spans, columns=max(bars, 1))
     for line, label in zip(lines, labels, strict=True):
         bar = [_bar(line, scale, bars)] if bars else []
         length = duration((line.end_ns - line.start_ns) // NS_PER_MS)
@@ -62,83 +62,14 @@ def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOS
     return table
 
 
-def name_of(span: Span) -> str:
-    """What a person calls it."""
-    attributes = span["attributes"]
-    match span["name"]:
-        case SpanKind.BUILD:
-            slug = span["resource"].get("buildkite.pipeline.slug", "")
-            return f"{slug} #{attributes.get('buildkite.build.number', '')}"
-        case SpanKind.STAGE:
-            return f"stage {attributes.get('buildkite.build.stage', '')}"
-        case SpanKind.GROUP:
-            return f"group {readable(attributes.get('buildkite.step.group.key', ''))}"
-        case _:
-            names = ("job.label", "step.label", "step.key", "job.type", "step.type")
-            found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
-            label = next((name for name in found if name), "step")
-            return of_all_jobs(label) if span["name"] == SpanKind.STEP else label
-
-
 def _label(line: Line) -> Text:
     indent = "  " * line.depth
     if line.span is None:
         return Text(f"{indent}{line.folded_words}", style="dim")
     failed = line.span["status"] == "error"
-    notes = _notes(line.span)
+    notes = notes_of(line.span)
     text = f"{'✗ ' if failed else ''}{name_of(line.span)}{f' ({notes})' if notes else ''}"
     return Text(indent + text, style=COLOURS["error"] if failed else "")
-
-
-def _notes(span: Span) -> str:
-    """What is worth knowing of a span besides its name, separated by commas."""
-    own = {name.removeprefix("buildkite."): value for name, value in span["attributes"].items()}
-    if span["name"] == SpanKind.BUILD:
-        blocked = own.get("build.blocked_state")
-        return f"{own.get('build.state', '')}{', blocked' if blocked else ''}"
-    if span["name"] not in {SpanKind.JOB, SpanKind.WAIT}:
-        return ""
-    index, retries = own.get("job.parallel.index"), own.get("job.retries_count")
-    notes = (
-        "" if index is None else f"{index + 1}/{own.get('job.parallel.total', '?')}",
-        f"attempt {retries + 1}" if retries else "",
-        "retried" if own.get("job.retried") else "",
-        "soft failed" if own.get("job.soft_failed") else "",
-        _ending(own),
-        "never started" if own.get("job.started") is False else "",
-    )
-    return ", ".join(note for note in notes if note)
-
-
-def _ending(job: dict[str, Any]) -> str:
-    """How a job ended, unless it passed: `exit 1`, `timed out`, `agent lost`."""
-    if job.get("error.type") == "agent_lost":
-        return "agent lost"
-    state, exit_status = job.get("job.state"), job.get("job.exit_status")
-    if state == "failed":
-        return "" if exit_status is None else f"exit {exit_status}"
-    return "" if state in {None, "passed", "finished"} else str(state).replace("_", " ")
-
-
-def _scale(spans: Sequence[Span], columns: int) -> Timescale:
-    busy = [
-        (_waiting_since(span), span["end_unix_nano"])
-        for span in spans
-        if span["name"] == SpanKind.JOB and not _is_manual(span)
-    ]
-    began = min(one["start_unix_nano"] for one in spans)
-    ended = max(one["end_unix_nano"] for one in spans)
-    inside = [(max(start, began), min(end, ended)) for start, end in busy]
-    return Timescale(began, ended, inside, columns=columns)
-
-
-def _waiting_since(span: Span) -> int:
-    wait_ms = span["attributes"].get("buildkite.job.wait_time_ms") or 0
-    return int(span["start_unix_nano"]) - wait_ms * NS_PER_MS
-
-
-def _is_manual(span: Span) -> bool:
-    return bool(span["attributes"].get("buildkite.job.type") == "manual")
 
 
 def _bar(line: Line, scale: Timescale, columns: int) -> Text:
@@ -148,11 +79,11 @@ def _bar(line: Line, scale: Timescale, columns: int) -> Text:
         return Text.assemble(" " * start, (FOLDED * (end - start), "dim"))
     attributes = line.span["attributes"]
     colour = COLOURS[line.span["status"]]
-    if _is_manual(line.span):
+    if is_manual(line.span):
         return Text.assemble(" " * start, (PAUSED * (end - start), PERSON))
     if attributes.get("buildkite.job.started") is False or line.span["name"] == SpanKind.WAIT:
         return Text.assemble(" " * start, (WAITED * (end - start), colour))
-    waiting = min(scale.column(_waiting_since(line.span)), start)
+    waiting = min(scale.column(waiting_since(line.span)), start)
     return Text.assemble(
         " " * waiting, (WAITED * (start - waiting), "dim"), (RAN * (end - start), colour)
     )

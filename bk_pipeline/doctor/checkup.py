@@ -88,6 +88,8 @@ class Checkup:
             yield Check(DESTINATIONS, _nowhere)
         for one in configured:
             yield Check(one.asset, partial(targets.destination, one))
+        if self._installation.settings.markers is not None:
+            yield Check("honeycomb_markers", targets.markers)
 
 
 def _nowhere(_: Installation) -> Answer:

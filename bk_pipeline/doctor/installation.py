@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.quota import Quota
+from bk_pipeline.buildkite.quota import Quota, families
 from bk_pipeline.clock import Clock
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
@@ -27,7 +27,6 @@ class Installation:
     def __init__(self, *, clock: Clock, days: int, on_wait: Callable[[str], None]) -> None:
         self.clock = clock
         self.days = days
-        self.quota = Quota()
         self._on_wait = on_wait
 
     @cached_property
@@ -39,6 +38,11 @@ class Installation:
         """
         Settings.load()
         return Settings.load(BK_PIPELINE_HTTP_DEADLINE_S=str(DEADLINE_S))
+
+    @cached_property
+    def quota(self) -> Quota:
+        """Fed by what the client is answered; nobody else's."""
+        return Quota(families(self.settings.buildkite_reserve_percent / 100))
 
     @cached_property
     def buildkite(self) -> BuildkiteClient:

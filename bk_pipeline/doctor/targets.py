@@ -10,6 +10,8 @@ from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.http.honeycomb import INGEST
 from bk_pipeline.http.retry import retry
+from bk_pipeline.markers.client import MarkerClient
+from bk_pipeline.markers.rules_file import load_rules
 
 
 def destination(configured: Configured, it: Installation) -> Answer:
@@ -27,6 +29,16 @@ def destination(configured: Configured, it: Installation) -> Answer:
             return fine(f"{opened.name} answers.")
 
 
+def markers(it: Installation) -> Answer:
+    """Whether the rules can be read, and the key may place what they name."""
+    rules = load_rules(it.settings.require_markers(), dataset=it.settings.honeycomb_dataset)
+    client = MarkerClient.from_settings(it.settings, clock=it.clock)
+    count = len(rules.rules)
+    return fine(
+        f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
+    )
+
+
 def _honeycomb(opened: Honeycomb) -> Answer:
     name = opened.name
     account = opened.describe()
@@ -36,5 +48,4 @@ def _honeycomb(opened: Honeycomb) -> Answer:
             f"{kind} of {name}. It may not create datasets: create that one in Honeycomb first, "
             "unless it is there, or give the key the permission Create Datasets."
         )
-    markers = "" if account.may_place_markers else ", and not place markers"
-    return fine(f"{kind} of {name}; it may send events and create datasets{markers}.")
+    return fine(f"{kind} of {name}; it may send events and create datasets.")

@@ -12,6 +12,15 @@ from bk_pipeline_tests.worlds import free_port
 
 FINE, REMARK, FAILED, UNCHECKED = Verdict
 
+RULES = """
+[[rule]]
+id = "failed"
+state = "failed"
+type = "failed"
+at = "finish"
+message = "{buildkite.pipeline.slug}"
+"""
+
 
 def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
     sandbox = serve()
@@ -128,11 +137,10 @@ def test_nobody_there_is_said_with_what_to_look_at(serve, monkeypatch):
     ("key", "verdict", "says"),
     [
         ({"kind": "ingest"}, FINE, "an ingest key of honeycomb:"),
-        ({"kind": "ingest"}, FINE, "and not place markers"),
         ({"kind": "ingest", "create_datasets": False}, REMARK, "permission Create Datasets"),
         ({"kind": "configuration", "events": False}, FAILED, "may not send events"),
     ],
-    ids=["kind", "markers", "no datasets", "no events"],
+    ids=["kind", "no datasets", "no events"],
 )
 def test_a_honeycomb_key_is_told_by_its_kind_and_permissions(
     serve, monkeypatch, key, verdict, says
@@ -169,6 +177,28 @@ def test_a_wrong_otlp_path_is_told(serve, monkeypatch):
     found = checkup()["otlp_traces"]
     assert found.verdict is FAILED
     assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.words
+
+
+@pytest.mark.parametrize(
+    ("key", "verdict", "says"),
+    [
+        ("configuration", FINE, "1 rule; the key may place markers at markers:127.0.0.1"),
+        ("ingest", FAILED, "ingest key"),
+        (None, FAILED, "HONEYCOMB_CONFIGURATION_KEY is not set."),
+    ],
+    ids=str,
+)
+def test_markers_need_rules_and_a_key_of_their_own(
+    *, serve, monkeypatch, tmp_path, key, verdict, says
+):
+    sandbox = serve()
+    (tmp_path / "markers.toml").write_text(RULES)
+    monkeypatch.setenv("BK_PIPELINE_MARKERS", "markers.toml")
+    value = sandbox.add_honeycomb_key(key) if key else ""
+    monkeypatch.setenv("HONEYCOMB_CONFIGURATION_KEY", value)
+    found = checkup()["honeycomb_markers"]
+    assert found.verdict is verdict
+    assert says in found.words
 
 
 def test_without_a_destination_that_is_a_remark(serve, monkeypatch):

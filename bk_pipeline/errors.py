@@ -13,6 +13,7 @@
     │  ├─ RequestRefused       any other 4xx
     │  │  └─ RequestTooLarge   a smaller request may pass
     │  ├─ ListingTooDeep       a window cannot be cut any finer
+    │  ├─ AnswerTooLarge       an answer outgrows what we hold at once; a smaller question may do
     │  ├─ UnexpectedAnswer     a 2xx that is not what the service documents
     │  ├─ StorageError         the data directory or the ledger cannot be used
     │  └─ NoLedger             nothing has been delivered yet
@@ -110,6 +111,10 @@ class RequestTooLarge(RequestRefused):
 
 class ListingTooDeep(FatalError):
     """More builds in one second than Buildkite lists; only fewer pipelines help."""
+
+
+class AnswerTooLarge(FatalError):
+    """An answer is larger than the caller takes; the answer to a smaller question may not be."""
 
 
 class UnexpectedAnswer(FatalError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, sent_at, spent_shown
@@ -53,6 +54,7 @@ class Api:
         *,
         subject: Subject,
         params: Mapping[str, str] | None = None,
+        most_bytes: int | None = None,
     ) -> T:
         """What `read` makes of the answer.
 
@@ -65,16 +67,19 @@ class Api:
                 again.
             subject: What is asked for, for messages.
             params: The query.
+            most_bytes: How large an answer may be.
 
         Raises:
             RetryableError: No usable answer until the deadline.
+            AnswerTooLarge: The answer is larger than `most_bytes`.
             FatalError: By status; see `answers.refusal`.
         """
         first: list[Ticket] = [self._gate.enter()]
 
         def attempt() -> T:
             ticket = first.pop() if first else self._gate.enter()
-            return read(self._ask(path_or_url, params, ticket, subject))
+            send = partial(self._send, path_or_url, params, most_bytes)
+            return read(self._ask(send, ticket, subject))
 
         return retry(attempt, policy=self._policy, clock=self._clock, on_pause=self._announce)
 
@@ -83,15 +88,13 @@ class Api:
         """By how much our clock is ahead of Buildkite's, at most; 0 if it is not, or unknown."""
         return max(self._ahead, timedelta()) if self._ahead < timedelta.max else timedelta()
 
-    def _ask(
-        self, path_or_url: str, params: Mapping[str, str] | None, ticket: Ticket, subject: Subject
-    ) -> Response:
+    def _ask(self, send: Callable[[], Response], ticket: Ticket, subject: Subject) -> Response:
         """The answer, if it is a success. Gives the ticket back whatever happens."""
         headers: Mapping[str, str] | None = None
         complete = False
         self.tally.count_request()
         try:
-            response = self._send(path_or_url, params)
+            response = send()
             headers, complete = response.headers, response.ok
             if (date := sent_at(response)) is not None:
                 self._ahead = min(self._ahead, self._clock.now() - date)
@@ -104,9 +107,11 @@ class Api:
             raise failed
         return response
 
-    def _send(self, path_or_url: str, params: Mapping[str, str] | None) -> Response:
+    def _send(
+        self, path_or_url: str, params: Mapping[str, str] | None, most_bytes: int | None
+    ) -> Response:
         try:
-            return self.session.send("GET", path_or_url, params=params)
+            return self.session.send("GET", path_or_url, params=params, most_bytes=most_bytes)
         except ServiceUnavailable as exc:
             if exc.maybe_processed:
                 raise

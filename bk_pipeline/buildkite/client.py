@@ -17,6 +17,7 @@ from bk_pipeline.buildkite.api import Api
 from bk_pipeline.buildkite.choice import PipelineChoice
 from bk_pipeline.buildkite.finished import finished_params, gather
 from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
+from bk_pipeline.buildkite.page_size import PageSize
 from bk_pipeline.buildkite.paging import Sheet, iter_sheets
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import (
@@ -30,7 +31,7 @@ from bk_pipeline.buildkite.records import (
 from bk_pipeline.buildkite.sample import sample_in
 from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock, SystemClock
-from bk_pipeline.errors import NotFound
+from bk_pipeline.errors import AnswerTooLarge, NotFound
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import HttpSession, Timeouts
 from bk_pipeline.settings import Settings
@@ -149,7 +150,8 @@ class BuildkiteClient:
         sieve = Sieve(PipelineChoice() if self.choice.names else self.choice)
         for pipeline in self.choice.names or (None,):
             subject = Subject(self.organization, pipeline)
-            read = partial(self._sheets, subject, finished_from, WHOLE if jobs else LEAN)
+            fullness = WHOLE if jobs else LEAN
+            read = partial(self._sheets, subject, PageSize(), finished_from, fullness)
             yield from iter_pages(read, window, sieve)
 
     def iter_finished(
@@ -288,19 +290,30 @@ class BuildkiteClient:
     def _sheets(
         self,
         subject: Subject,
+        size: PageSize,
         finished_from: datetime | None,
         fullness: Mapping[str, str],
         window: Window,
     ) -> Iterator[Sheet]:
+        """The pages of a window's listing, of a size that follows what builds take."""
         params = {
-            "per_page": PER_PAGE,
+            "per_page": str(size.builds),
             **fullness,
             "created_from": wire_time(window.start),
             "created_to": wire_time(window.end),
         }
         if finished_from is not None:
             params["finished_from"] = wire_time(finished_from)
-        return iter_sheets(self._api, _path(subject), params=params, subject=subject)
+        sheets = iter_sheets(
+            self._api, _path(subject), params=params, subject=subject, most_bytes=size.most_bytes
+        )
+        try:
+            for sheet in sheets:
+                size.learn(sheet.elements)
+                yield sheet
+        except AnswerTooLarge:
+            size.shrink()
+            raise
 
 
 def _path(subject: Subject) -> str:

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from bk_pipeline import telemetry
 from bk_pipeline.buildkite.paging import Sheet
 from bk_pipeline.buildkite.records import BuildRecord, Page, read_build
-from bk_pipeline.errors import ListingTooDeep, RecordError, RequestRefused
+from bk_pipeline.errors import AnswerTooLarge, ListingTooDeep, RecordError, RequestRefused
 from bk_pipeline.spans.timing import from_ns, to_ns
 from bk_pipeline.window import Window, halve
 
@@ -131,7 +131,8 @@ def iter_pages(
     """The pages of `window`, without those on which nothing is new.
 
     Args:
-        read: The pages of a window's listing, newest first; each is asked for when wanted.
+        read: The pages of a window's listing, newest first; each is asked for when wanted. If
+            it raises AnswerTooLarge, it will ask for smaller pages the next time.
         window: Half-open, by `created_at`.
         sieve: Knows what was seen before and what is wanted.
 
@@ -155,6 +156,8 @@ def iter_pages(
                     if rest is not None:
                         waiting.append(rest)
                         break
+            except AnswerTooLarge:
+                waiting.append(part)
             except RequestRefused as refused:
                 if not too_deep(refused, pages=reach.pages):
                     raise

@@ -25,11 +25,17 @@ class Sheet(NamedTuple):
 
 
 def iter_sheets(
-    api: Api, path: str, *, params: Mapping[str, str], subject: Subject
+    api: Api,
+    path: str,
+    *,
+    params: Mapping[str, str],
+    subject: Subject,
+    most_bytes: int | None = None,
 ) -> Iterator[Sheet]:
     """The pages of one listing. Each is asked for when it is wanted, not before.
 
     Raises:
+        AnswerTooLarge: A page is larger than `most_bytes`.
         RequestRefused: At a later page too: the listing is deeper than the API lists.
         UnexpectedAnswer: A page is no array, or its link leads away or back.
     """
@@ -38,10 +44,10 @@ def iter_sheets(
     def read(response: Response) -> tuple[list[bytes], str | None]:
         return read_elements(response, api.session.quote), trail.onward(response)
 
-    elements, link = api.get(path, read, params=params, subject=subject)
+    elements, link = api.get(path, read, params=params, subject=subject, most_bytes=most_bytes)
     yield Sheet(elements, more=link is not None)
     while link is not None:
-        elements, link = api.get(link, read, subject=subject)
+        elements, link = api.get(link, read, subject=subject, most_bytes=most_bytes)
         yield Sheet(elements, more=link is not None)
 
 

@@ -6,39 +6,47 @@ decompressing is done here, where a missing end is an error.
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from typing import Any
 
 import requests
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
+from bk_pipeline.errors import AnswerTooLarge, ServiceUnavailable, UnexpectedAnswer
 
 CHUNK_BYTES = 1 << 16
+GZIP = 16 + zlib.MAX_WBITS
 EMPTY_BY_NATURE = (204, 205, 304)
 
 
-def read_body(answer: requests.Response, *, request: str, clock: Clock, until: float) -> bytes:
+def read_body(
+    answer: requests.Response,
+    *,
+    request: str,
+    clock: Clock,
+    until: float,
+    most_bytes: int | None = None,
+) -> bytes:
     """The whole body, decompressed. `until` is a moment of `clock.monotonic()`.
 
     Raises:
         ServiceUnavailable: It came too slowly, or broken.
         UnexpectedAnswer: It is compressed in a way that nobody asked for.
+        AnswerTooLarge: It is larger than `most_bytes`; no more than that was held.
         urllib3.exceptions.HTTPError: The connection broke, or less came than was announced.
     """
     raw: Any = answer.raw
-    chunks = []
+    body = _body(answer.headers.get("Content-Encoding", ""), request=request)
     # read1: whatever is there. read() would wait for a full chunk from a server that drips.
     while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
-        chunks.append(chunk)
+        body.add(chunk)
+        if most_bytes is not None and body.size > most_bytes:
+            raise AnswerTooLarge(f"{request}: the answer is larger than {most_bytes:,} bytes.")
         if clock.monotonic() > until:
             raise ServiceUnavailable(f"{request}: the answer came too slowly and was dropped.")
-    if not chunks and not _may_be_empty(answer):
+    if not body.received and not _may_be_empty(answer):
         raise ServiceUnavailable(f"{request}: the connection broke inside the answer's headers.")
-    return _decompressed(
-        b"".join(chunks), answer.headers.get("Content-Encoding", ""), request=request
-    )
+    return body.whole()
 
 
 def _may_be_empty(answer: requests.Response) -> bool:
@@ -55,17 +63,63 @@ def _may_be_empty(answer: requests.Response) -> bool:
     )
 
 
-def _decompressed(body: bytes, encoding: str, *, request: str) -> bytes:
+class _Plain:
+    """A body that comes as it is."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self.size = 0
+        self._pieces: list[bytes] = []
+
+    def add(self, chunk: bytes) -> None:
+        self.received = True
+        self._keep(chunk)
+
+    def whole(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def _keep(self, piece: bytes) -> None:
+        self.size += len(piece)
+        self._pieces.append(piece)
+
+
+class _Gzipped(_Plain):
+    """A body that is decompressed as it comes; it may be of several gzip members."""
+
+    def __init__(self, request: str) -> None:
+        super().__init__()
+        self._request = request
+        self._member = zlib.decompressobj(wbits=GZIP)
+
+    def add(self, chunk: bytes) -> None:
+        self.received = True
+        try:
+            while chunk:
+                if self._member.eof:
+                    self._member = zlib.decompressobj(wbits=GZIP)
+                self._keep(self._member.decompress(chunk))
+                # Zeros may fill up what follows a member.
+                chunk = self._member.unused_data.lstrip(b"\0")
+        except zlib.error as exc:
+            raise self._broken() from exc
+
+    def whole(self) -> bytes:
+        if self.received and not self._member.eof:
+            raise self._broken()
+        return super().whole()
+
+    def _broken(self) -> ServiceUnavailable:
+        return ServiceUnavailable(
+            f"{self._request}: the answer's compressed body is broken or cut short."
+        )
+
+
+def _body(encoding: str, *, request: str) -> _Plain:
     match encoding.strip().lower():
         case "" | "identity":
-            return body
+            return _Plain()
         case "gzip" | "x-gzip":
-            try:
-                return gzip.decompress(body)
-            except (EOFError, OSError, zlib.error) as exc:
-                raise ServiceUnavailable(
-                    f"{request}: the answer's compressed body is broken or cut short."
-                ) from exc
+            return _Gzipped(request)
         case _:
             raise UnexpectedAnswer(
                 f"{request}: the answer is compressed otherwise than with gzip, the only way "

@@ -151,6 +151,7 @@ class HttpSession:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        most_bytes: int | None = None,
     ) -> Response:
         """The service's answer to one request, whatever its status; 3xx excepted.
 
@@ -161,12 +162,14 @@ class HttpSession:
             body: Sent as it is; compressing it, and saying so, is the caller's.
             headers: Besides the fixed ones; no secrets, they are not redacted.
             timeout_s: For the whole answer, instead of the session's timeouts.
+            most_bytes: How large a body may be, decompressed.
 
         Raises:
             ServiceUnavailable: No answer, or not all of it. `maybe_processed` is False only
                 if no connection was made.
             UnexpectedAnswer: A redirect, an encoding nobody asked for, or `path_or_url` is
                 of another origin and would carry our credentials there.
+            AnswerTooLarge: The body is larger than `most_bytes`; no more of it is held.
             ConfigError: The proxy or the CA bundle cannot be used.
             FatalError: The service's certificate cannot be verified.
         """
@@ -194,7 +197,11 @@ class HttpSession:
                 with answer:
                     self._refuse_redirect(answer, request)
                     body_received = read_body(
-                        answer, request=request, clock=self._clock, until=until
+                        answer,
+                        request=request,
+                        clock=self._clock,
+                        until=until,
+                        most_bytes=most_bytes,
                     )
             except (RequestException, HTTPError, OSError) as exc:
                 raise explain(exc, request=request, setting=self.setting) from without_request(exc)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bk_pipeline.errors import (
+    AnswerTooLarge,
     ConfigError,
     UnexpectedAnswer,
 )
@@ -191,3 +192,22 @@ def test_base_url_with_a_password_is_refused_without_showing_it():
     with pytest.raises(ConfigError, match="X_URL holds a user name or password") as caught:
         HttpSession("https://me:s3cret@host", setting="X_URL")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_answer_larger_than_allowed_is_broken_off(server, session, zipped):
+    body, headers = b"x" * 5_000_000, {}
+    if zipped:
+        body, headers = gzip.compress(body), {"Content-Encoding": "gzip"}
+    server.otherwise = Answer(body=body, headers=headers)
+
+    assert len(session.send("GET", "/", most_bytes=5_000_000).body) == 5_000_000
+    with pytest.raises(AnswerTooLarge, match=r"larger than 4,999,999 bytes"):
+        session.send("GET", "/", most_bytes=4_999_999)
+    assert len(session.send("GET", "/").body) == 5_000_000
+
+
+def test_answer_of_several_gzip_members_is_one_body(server, session):
+    body = gzip.compress(b"[1,") + gzip.compress(b"2]") + b"\0\0"
+    server.otherwise = Answer(body=body, headers={"Content-Encoding": "gzip"})
+    assert session.send("GET", "/").body == b"[1,2]"

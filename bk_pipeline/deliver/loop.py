@@ -115,9 +115,8 @@ class _Loop:
             try:
                 for batch in batches(self._items(tables), self._destination.limits):
                     self._collect(leaving=self._in_flight + BATCHES_READY - 1)
-                    self._under_way[pool.submit(telemetry.carried(self._send), sender, batch)] = (
-                        batch
-                    )
+                    future = pool.submit(telemetry.carried(self._send), sender, batch)
+                    self._under_way[future] = batch
                 self._collect(leaving=0)
             except BaseException:
                 self._stop.set()

@@ -20,13 +20,10 @@ from typing import Any
 import msgspec
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceResponse,
-)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from bk_pipeline.deliver.destination import ACCEPTED, Answer, Outcome, Verdict
-from bk_pipeline.deliver.otlp.signals import METRICS, TRACES, Signal
+from bk_pipeline.deliver.otlp.signals import TRACES, Signal
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -72,6 +69,8 @@ class Words:
 
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):
+    """In JSON the number has a name for each signal."""
+
     rejected_spans: int = 0
     rejected_data_points: int = 0
     error_message: str = ""
@@ -135,16 +134,9 @@ def _partial_success(response: Response, words: Words) -> _PartialSuccess:
         if kind == JSON:
             return _json_response.decode(response.body).partial_success or _PartialSuccess()
         if kind in PROTOBUF:
-            if words.signal is METRICS:
-                points = ExportMetricsServiceResponse.FromString(response.body).partial_success
-                return _PartialSuccess(
-                    rejected_data_points=points.rejected_data_points,
-                    error_message=points.error_message,
-                )
-            spans = ExportTraceServiceResponse.FromString(response.body).partial_success
-            return _PartialSuccess(
-                rejected_spans=spans.rejected_spans, error_message=spans.error_message
-            )
+            # In bytes the answers for all signals are the same.
+            found = ExportTraceServiceResponse.FromString(response.body).partial_success
+            return _PartialSuccess(found.rejected_spans, error_message=found.error_message)
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError):
         pass
     raise UnexpectedAnswer(
@@ -163,8 +155,8 @@ def refusal(response: Response, *, words: Words, now: datetime) -> PipelineError
     pause_s = retry_after_s(response.headers, now)
     if status == TOO_MANY_REQUESTS or (status == NOT_TAKEN and pause_s is not None):
         return DeliveryThrottled(
-            f"{words.place} takes no more {words.signal.things} at the moment ({status}: {said}). Run again "
-            "later if that goes on: what was accepted is not sent again.",
+            f"{words.place} takes no more {words.signal.things} at the moment ({status}: {said}). "
+            "Run again later if that goes on: what was accepted is not sent again.",
             retry_in_s=pause_s,
         )
     if (status >= 500 and status not in NEVER) or status == 408:  # noqa: PLR2004  # HTTP

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.metrics.measurements import COLUMNS
@@ -10,6 +14,7 @@ from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
 from bk_pipeline.errors import AccessDenied, NotFound, RetryableError, TokenRefused
 from bk_pipeline_tests.builders import make_block, make_build, make_job, uid
 from bk_pipeline_tests.deliver.tables import table, tables, uuid
+from bk_pipeline_tests.http.scripted import Answer, scripted_server
 
 BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
 
@@ -216,3 +221,27 @@ def test_no_request_is_larger_than_a_collector_takes(sandbox, metrics, send):
     assert done.batches > 1
     assert done.sent_bytes / done.batches < 4 * 1024 * 1024
     assert sandbox.otlp.metrics.totals[JOBS] == 5_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b'{"partialSuccess":{"rejectedDataPoints":"2","errorMessage":"old"}}'),
+        (
+            "application/x-protobuf",
+            ExportMetricsServiceResponse(
+                partial_success=ExportMetricsPartialSuccess(
+                    rejected_data_points=2, error_message="old"
+                )
+            ).SerializeToString(),
+        ),
+    ],
+    ids=["json", "protobuf"],
+)
+def test_a_partial_success_is_read_in_both_encodings(connect, send, kind, body):
+    with scripted_server() as server:
+        server.otherwise = Answer(200, body, {"Content-Type": kind})
+        done = send(tables(2), destination=connect(ENDPOINT=server.url))
+
+    assert (done.accepted, done.rejected_unnamed) == (8, 2)
+    assert done.remarks[0].endswith("did not say which: old")

@@ -88,6 +88,36 @@ def test_a_month_materialized_twice_is_counted_once(scene):
     assert scene.sandbox.otlp.metrics.duplicate_count == 0
 
 
+def test_metrics_are_what_a_collector_would_make_of_the_spans(tmp_path):
+    with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        spans, stored = scene.sandbox.otlp.spans, scene.sandbox.otlp.metrics
+
+    assert run.error is None
+    builds = [one for one in spans if one.name == ROOT]
+    jobs = [
+        one for one in spans if one.name == JOB and one.attributes["buildkite.job.type"] != "manual"
+    ]
+    started = [one for one in jobs if one.attributes["buildkite.job.started"]]
+    waits = [one.attributes.get("buildkite.job.wait_time_ms") for one in started]
+    assert stored.totals[BUILDS] == len(builds)
+    assert stored.totals[JOBS] == len(jobs)
+    assert measured(stored, "buildkite.builds.duration") == (len(builds), lasted_ms(builds))
+    assert measured(stored, "buildkite.jobs.duration") == (len(started), lasted_ms(started))
+    known = [one for one in waits if one is not None]
+    assert measured(stored, "buildkite.jobs.wait_time") == (len(known), sum(known))
+
+
+def lasted_ms(spans) -> int:
+    return sum((one.end_ns - one.start_ns) // 10**6 for one in spans)
+
+
+def measured(stored, metric) -> tuple[int, float]:
+    """How many values a distribution has, and what they add up to."""
+    points = [one for one in stored.points if one.metric == metric]
+    return sum(one.count for one in points), sum(one.sum for one in points)
+
+
 def test_the_asset_counts_beside_the_one_of_traces_and_late_builds_are_added(tmp_path):
     with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
         [key] = scene.days

@@ -32,6 +32,8 @@ ROUNDING_S = 1.0
 LONGEST_RESET_S = 5 * WINDOW_S
 # The share of the organization's quota that is left to others.
 RESERVE = 0.1
+# The requests that are left to the token's owner.
+OWNERS = 2
 # How soon to look again for the answer that tells about a new window.
 LOOK_AGAIN_S = 1.0
 
@@ -153,14 +155,17 @@ class Family:
         return self.left(now) - under_way - 1 >= self.reserve
 
 
-def families(reserve: float = RESERVE) -> tuple[Family, ...]:
-    """Both quotas, nothing known of either; `reserve` is the organization's, as a share."""
+def families(reserve: float = RESERVE, owners: int = OWNERS) -> tuple[Family, ...]:
+    """Both quotas, nothing known of either.
+
+    `reserve` is the organization's, as a share; `owners` is the user's, in requests.
+    """
     return (
         # Others' dashboards, webhooks and scripts live on the same 200 a minute: a tenth
         # keeps them going while we run flat out, and the user quota binds us earlier anyway.
         Family("organization", "RateLimit", share=reserve, least=1),
         # The token's owner at a terminal, and a request counted after we gave it up.
-        Family("user", "RateLimit-User", share=0.0, least=2),
+        Family("user", "RateLimit-User", share=0.0, least=owners),
     )
 
 

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from bk_pipeline.buildkite.quota import (
     LONGEST_RESET_S,
+    OWNERS,
     RESERVE,
     ROUNDING_S,
     WINDOW_S,
@@ -59,10 +60,14 @@ _decode = msgspec.json.Decoder(_State).decode
 
 
 class SharedQuota(Quota):
-    """A `Quota` that all processes with the same `path` keep together."""
+    """A `Quota` that all processes with the same `path` keep together.
 
-    def __init__(self, path: Path, *, reserve: float = RESERVE) -> None:
-        super().__init__(families=families(reserve))
+    What is left in reserve is each object's own affair: those who ask little and cannot wait
+    may leave less than the others.
+    """
+
+    def __init__(self, path: Path, *, reserve: float = RESERVE, owners: int = OWNERS) -> None:
+        super().__init__(families=families(reserve, owners))
         self._path = path
         self._lock = FileLock(path.with_suffix(".lock"), timeout=LOCK_PATIENCE_S)
         self._depth = 0

@@ -56,9 +56,10 @@ class Services:
         self.clock = clock or SystemClock()
         self.retries = retries
         self.tell = tell or _nobody
-        self._quota = SharedQuota(
-            settings.quota_path, reserve=settings.buildkite_reserve_percent / 100
-        )
+        reserve = settings.buildkite_reserve_percent / 100
+        self._quota = SharedQuota(settings.quota_path, reserve=reserve)
+        # Of the reserve, so that a backfill that runs flat out does not blind the sensor.
+        self._sensors_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, owners=0)
 
     def buildkite(
         self, on_wait: Callable[[str], None], *, patience_s: float = math.inf
@@ -66,12 +67,13 @@ class Services:
         """A client whose waits for quota or a better moment are told to `on_wait`.
 
         All processes of this host keep one quota: it is the token's, not the client's.
-        `patience_s` bounds each wait, each answer, and the retries of a request.
+        `patience_s` bounds each wait, each answer, and the retries of a request; who has
+        little of it is taken for the sensor, and may use some of the reserve.
         """
         return BuildkiteClient.from_settings(
             self.settings,
             clock=self.clock,
-            quota=self._quota,
+            quota=self._quota if math.isinf(patience_s) else self._sensors_quota,
             retry_policy=RetryPolicy(deadline_s=min(self.settings.http_deadline_s, patience_s)),
             on_wait=on_wait,
             patience_s=patience_s,

@@ -214,6 +214,10 @@ def test_a_spent_quota_skips_the_tick_instead_of_waiting(tmp_path, instance, clo
         with scene.services.buildkite(str) as client:
             while not client._api._quota.pause_s(clock.monotonic()):
                 client.organization_visible()
+        # What a backfill leaves is enough for two ticks: those of the minute until the reset.
+        for _ in range(2):
+            cursor = tick(scene, instance, cursor).cursor
+        assert scene.sandbox.buildkite.request_count == 50
         result = tick(scene, instance, cursor)
         assert days(result) == []
         assert result.skip_message.endswith("The next tick asks again.")

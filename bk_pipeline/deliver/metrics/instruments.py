@@ -3,9 +3,8 @@
 To add a metric of what is measured already, add its row. Attributes are fields of the span
 table, and mean here what `spans/fields.py` says of them.
 
-The first four and their attributes are those of Buildkite's example for the Collector's
-signal-to-metrics connector, which makes them of the spans of Buildkite's own notification
-service.
+The first four follow Buildkite's example for the Collector's signal-to-metrics connector, which
+makes them of the spans of Buildkite's own notification service.
 """
 
 from __future__ import annotations

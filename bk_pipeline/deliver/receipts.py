@@ -39,6 +39,10 @@ class Receipts(Protocol):
         """The number of a new batch, in doubt from now on."""
         ...
 
+    def begin_again(self, destination: str, day: str, batch: int) -> None:
+        """Note that a batch in doubt is about to be sent once more."""
+        ...
+
     def settle(
         self,
         batch: int,

@@ -130,9 +130,12 @@ class Sender:
         Raises:
             RetryableError: Something is left, and trying again may help.
         """
-        if waiting.batch is None:
-            with _not_retried():
+        with _not_retried():
+            if waiting.batch is None:
                 waiting.batch = self._ledger.begin(self._name, self._day, ids_of(waiting.items))
+            else:
+                # Somebody else may have the turn by now, and send this very batch.
+                self._ledger.begin_again(self._name, self._day, waiting.batch)
         try:
             answer = self._destination.send(waiting.items)
         except RequestTooLarge as exc:

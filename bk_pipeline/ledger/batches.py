@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from bk_pipeline.ledger import settled
 from bk_pipeline.ledger.inserting import insert_new
@@ -32,6 +32,9 @@ class RejectedItem(Protocol):
 # Made once: making a statement anew takes longer than executing it.
 _INSERT_BATCH = insert(batches)
 _BATCH = select(batches.c.destination_id, batches.c.day).where(batches.c.id == bindparam("batch"))
+_SENT_AGAIN = (
+    update(batches).where(batches.c.id == bindparam("batch")).values(sent_at=bindparam("now"))
+)
 _DELETE_BATCH = delete(batches).where(batches.c.id == bindparam("batch"))
 _INSERT_DOUBT = insert(in_doubt)
 _DELETE_DOUBT = delete(in_doubt).where(in_doubt.c.batch_id == bindparam("batch"))
@@ -53,6 +56,10 @@ def begin(connection: Connection, destination: str, day: str, items: ItemIds, *,
     return batch
 
 
+def begin_again(connection: Connection, batch: int, *, now: int) -> None:
+    connection.execute(_SENT_AGAIN, {"batch": batch, "now": now})
+
+
 def settle(
     connection: Connection,
     batch: int,
@@ -68,9 +75,9 @@ def settle(
         return
     number, day = known
     if accepted:
-        settled.add(connection, number, day, Outcome.ACCEPTED, accepted)
+        settled.add(connection, number, day, Outcome.ACCEPTED, accepted, batch=batch)
     if rejected:
-        settled.add(connection, number, day, Outcome.REJECTED, _by_trace(rejected))
+        settled.add(connection, number, day, Outcome.REJECTED, _by_trace(rejected), batch=batch)
         _note_words(connection, number, day, rejected, now)
     _keep_in_doubt(connection, batch, in_doubt)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
 
-from sqlalchemy import Column, Connection, Executable, Table
+from sqlalchemy import Connection, Executable, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 _INSERTS: Mapping[str, Callable[[Table], postgresql.Insert | sqlite.Insert]] = {
@@ -19,12 +18,11 @@ _INSERTS: Mapping[str, Callable[[Table], postgresql.Insert | sqlite.Insert]] = {
 }
 
 
-def insert_new(connection: Connection, table: Table, *returning: Column[Any]) -> Executable:
-    """An INSERT for those rows that are not there yet; `returning` of the inserted ones only."""
-    return _made(connection.dialect.name, table, returning)
+def insert_new(connection: Connection, table: Table) -> Executable:
+    """An INSERT for those rows that are not there yet."""
+    return _made(connection.dialect.name, table)
 
 
 @cache
-def _made(dialect: str, table: Table, returning: tuple[Column[Any], ...]) -> Executable:
-    statement = _INSERTS[dialect](table).on_conflict_do_nothing()
-    return statement.returning(*returning) if returning else statement
+def _made(dialect: str, table: Table) -> Executable:
+    return _INSERTS[dialect](table).on_conflict_do_nothing()

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from bk_pipeline.ledger.inserting import insert_new
 from bk_pipeline.ledger.packed import merged, pack, unpack, without
 from bk_pipeline.ledger.parties import number_of
-from bk_pipeline.ledger.tables import Outcome, outcomes
+from bk_pipeline.ledger.tables import Outcome, in_doubt, outcomes
 
 T = TypeVar("T")
 # Below what any database takes as parameters of one statement.
@@ -29,6 +29,19 @@ _OF_OUTCOME = (
     _ALL_OF.where(outcomes.c.outcome == bindparam("of"))
     .order_by(outcomes.c.trace_id)
     .with_for_update()
+)
+# The same for a batch's builds: its rows name them, so that no list has to be spelt out.
+_OF_BATCH = (
+    select(outcomes.c.trace_id, outcomes.c.item_ids)
+    .where(
+        outcomes.c.destination_id == bindparam("destination"),
+        outcomes.c.outcome == bindparam("of"),
+        outcomes.c.trace_id.in_(
+            select(in_doubt.c.trace_id).where(in_doubt.c.batch_id == bindparam("batch"))
+        ),
+    )
+    .order_by(outcomes.c.trace_id)
+    .with_for_update(of=outcomes)
 )
 _UPDATE = (
     update(outcomes)
@@ -63,31 +76,41 @@ def items(
     return found
 
 
-def add(connection: Connection, number: int, day: str, outcome: Outcome, added: ItemIds) -> None:
-    """Settle items with `outcome`, in addition to those that are.
+def add(
+    connection: Connection,
+    number: int,
+    day: str,
+    outcome: Outcome,
+    added: ItemIds,
+    *,
+    batch: int | None = None,
+) -> None:
+    """Settle items with `outcome`, in addition to those that are; `batch`, if all are of one.
 
-    Rows that are there are locked, read and rewritten; the others inserted. Those that
-    another writer has inserted in between are rewritten in the next round.
+    Rows that are there are locked, read and rewritten; the others inserted. If another writer
+    has inserted some of those in between, all of them are there now, and are rewritten.
     """
-    left = set(added)
+    if batch is None:
+        present = _packed(connection, number, outcome, added)
+    else:
+        present = _packed_of_batch(connection, number, outcome, batch)
+    left = dict(added)
     while left:
+        found = {
+            trace_id: merged(packed, left.pop(trace_id))
+            for trace_id, packed in present.items()
+            if trace_id in left
+        }
+        _rewrite(connection, number, outcome, found)
+        if not left or _inserted(connection, number, day, outcome, left):
+            return
         present = _packed(connection, number, outcome, left)
-        _rewrite(
-            connection,
-            number,
-            outcome,
-            {trace_id: merged(packed, added[trace_id]) for trace_id, packed in present.items()},
-        )
-        left -= present.keys()
-        left -= _inserted(connection, number, day, outcome, {one: added[one] for one in left})
 
 
 def _inserted(
     connection: Connection, number: int, day: str, outcome: Outcome, added: ItemIds
-) -> set[bytes]:
-    """Those of `added` that there was no row of."""
-    if not added:
-        return set()
+) -> bool:
+    """Whether there was no row of any of `added`; all of them have one afterwards."""
     rows = [
         {
             "destination_id": number,
@@ -98,8 +121,9 @@ def _inserted(
         }
         for trace_id in sorted(added)
     ]
-    statement = insert_new(connection, outcomes, outcomes.c.trace_id)
-    return set(connection.execute(statement, rows).scalars())
+    statement = insert_new(connection, outcomes)
+    done = connection.execute(statement, rows, execution_options={"preserve_rowcount": True})
+    return done.rowcount == len(rows)
 
 
 def take_away(connection: Connection, number: int, outcome: Outcome, gone: ItemIds) -> None:
@@ -128,6 +152,15 @@ def _packed(
         rows = connection.execute(_OF_OUTCOME, values)
         found.update((trace_id, packed) for trace_id, packed in rows)
     return found
+
+
+def _packed_of_batch(
+    connection: Connection, number: int, outcome: Outcome, batch: int
+) -> dict[bytes, bytes]:
+    """The same of the builds of which a batch has something in doubt."""
+    values = {"destination": number, "of": int(outcome), "batch": batch}
+    rows = connection.execute(_OF_BATCH, values)
+    return {trace_id: packed for trace_id, packed in rows}  # noqa: C416  # rows are no pairs
 
 
 def _rewrite(

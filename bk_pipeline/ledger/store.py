@@ -147,6 +147,15 @@ class Ledger:
         with self._turns.write(destination, day) as connection:
             return batches.begin(connection, destination, day, items, now=self._now())
 
+    def begin_again(self, destination: str, day: str, batch: int) -> None:
+        """Note that a batch is sent once more. Only then may it be.
+
+        Raises:
+            RetryableError: As for `begin`.
+        """
+        with self._turns.write(destination, day) as connection:
+            batches.begin_again(connection, batch, now=self._now())
+
     def settle(
         self,
         batch: int,

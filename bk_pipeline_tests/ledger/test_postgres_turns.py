@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from bk_pipeline.errors import RetryableError
+from bk_pipeline.deliver.loop import deliver
+from bk_pipeline.errors import RetryableError, ServiceUnavailable
 from bk_pipeline.ledger.postgres_locks import lock_number
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline_tests.deliver.destinations import ScriptedDestination
+from bk_pipeline_tests.deliver.tables import DAY as DELIVERED
+from bk_pipeline_tests.deliver.tables import span_count, tables
 from bk_pipeline_tests.ledger.cluster import execute
 
 HERE, DAY, OTHER_DAY = "here", "2026-11-19", "2026-11-18"
@@ -46,11 +50,12 @@ def cut(postgres_url):
     "write",
     [
         lambda ledger: ledger.begin(HERE, DAY, ITEMS),
+        lambda ledger: ledger.begin_again(HERE, DAY, 1),
         lambda ledger: ledger.presume_sent(HERE, DAY),
         lambda ledger: ledger.drop_settled_doubts(HERE, DAY),
         lambda ledger: ledger.note_part(HERE, DAY, "part-1"),
     ],
-    ids=["begin", "presume_sent", "drop_settled_doubts", "note_part"],
+    ids=["begin", "begin_again", "presume_sent", "drop_settled_doubts", "note_part"],
 )
 def test_whoever_lost_the_turn_can_no_longer_do_what_is_for_its_holder(ledger, cut, write):
     with ledger.exclusive(HERE, DAY):
@@ -78,6 +83,32 @@ def test_a_turn_that_was_lost_can_be_taken_by_another(ledger, reopen, cut):
             other.begin(HERE, DAY, {b"2" * 16: [b"b" * 8]})
 
     assert (ledger.summary(HERE).accepted, ledger.summary(HERE).in_doubt) == (1, 1)
+
+
+def test_a_batch_in_doubt_is_not_sent_again_by_a_run_that_lost_its_turn(ledger, reopen, cut, clock):
+    made = tables(2)
+    lost = ServiceUnavailable("the connection broke")
+    destination = ScriptedDestination()
+
+    def answer_is_lost_and_the_turn_with_it(items):
+        destination.accept(items)
+        cut()
+        raise lost
+
+    destination.replies.append(answer_is_lost_and_the_turn_with_it)
+    with (
+        pytest.raises(RetryableError, match="so this one stops"),
+        ledger.exclusive(destination.name, DELIVERED),
+    ):
+        deliver(made, day=DELIVERED, destination=destination, ledger=ledger, clock=clock)
+    assert len(destination.requests) == 1
+
+    # Its successor sends what is in doubt, as "at least once" has it, and nobody else does.
+    other = reopen()
+    with other.exclusive(destination.name, DELIVERED, deadline_s=30):
+        done = deliver(made, day=DELIVERED, destination=destination, ledger=other, clock=clock)
+    assert (done.accepted, done.in_doubt_resent) == (span_count(made), span_count(made))
+    assert len(destination.requests) == 2
 
 
 def test_after_losing_a_turn_it_can_be_taken_again(ledger, cut):

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bk_pipeline.sandbox.call_limit import CallLimit
 from bk_pipeline.sandbox.credentials import HoneycombKey, KeyKind, key_value
 from bk_pipeline.sandbox.datasets import MAX_NAME, Dataset, slug_of
 from bk_pipeline.sandbox.event_store import EventStore, Remark, StoredEvent
@@ -25,7 +26,7 @@ from bk_pipeline.sandbox.intake import (
     event_element,
     plain_body,
 )
-from bk_pipeline.sandbox.markers import MarkerSide
+from bk_pipeline.sandbox.markers import RATE_LIMITED, MarkerSide
 from bk_pipeline.sandbox.replies import Refusal, json_reply
 
 
@@ -36,7 +37,7 @@ class HoneycombSide:
         faults: Asked for trouble that concerns single events of a batch.
         clock: Seconds since 1970: the time of receipt.
         keep_events: False: only count them.
-        limits: Whether the rate limit of markers is enforced.
+        limits: Whether the limit of calls is enforced that manage things.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class HoneycombSide:
         self._keys: dict[str, HoneycombKey] = {}
         self._datasets: dict[str, Dataset] = {}
         self._lock = Lock()
+        self.call_limit = CallLimit(clock, enforced=limits)
         self.markers = MarkerSide(
-            self._key, lambda slug: slug in self._datasets, clock, limits=limits
+            self._key, lambda slug: slug in self._datasets, clock, self.call_limit
         )
 
     @property
@@ -87,6 +89,7 @@ class HoneycombSide:
             self._datasets = {}
             self.request_count = 0
         self.markers.reset()
+        self.call_limit.reset()
 
     def add_key(
         self,
@@ -113,8 +116,11 @@ class HoneycombSide:
         ]
 
     def _auth(self, request: Request) -> Response:
+        headers, one_too_many = self.call_limit.spend()
+        if one_too_many:
+            return json_reply(request, {"error": RATE_LIMITED}, 429, headers)
         try:
-            return json_reply(request, self._key(request).payload())
+            return json_reply(request, self._key(request).payload(), headers=headers)
         except Refusal as refusal:
             return _refused(request, refusal)
 

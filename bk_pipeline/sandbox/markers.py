@@ -2,8 +2,7 @@
 
 Not known of the real service, and guessed here: that a key without the permission gets a 401
 in the words for an unknown one; a 400 for a body of the wrong form; that a type has at most one
-colour in a dataset, and a second one is refused. The limit is counted in windows that begin
-with a request; how the real one counts is not published.
+colour in a dataset, and a second one is refused.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime
 from hashlib import sha256
-from math import ceil
 from threading import Lock
 from typing import Any
 
@@ -23,13 +20,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bk_pipeline.sandbox.call_limit import CallLimit
 from bk_pipeline.sandbox.credentials import HoneycombKey
 from bk_pipeline.sandbox.datasets import slug_of
 from bk_pipeline.sandbox.replies import Refusal, json_reply
 
 EVERYWHERE = "__all__"
-LIMIT = 100
-WINDOW_S = 60.0
+RATE_LIMITED = "Rate Limited"
 UNKNOWN_KEY = "unknown API key - check your credentials"
 MALFORMED = "Request body is malformed and cannot be read."
 
@@ -79,7 +76,7 @@ class MarkerSide:
         key: The key of a request; refuses unknown ones.
         has_dataset: Whether there is a dataset of a slug.
         clock: Seconds since 1970.
-        limits: Whether the limit is enforced; its headers are there either way.
+        limit: Counts the calls.
     """
 
     def __init__(
@@ -87,24 +84,20 @@ class MarkerSide:
         key: Callable[[Request], HoneycombKey],
         has_dataset: Callable[[str], bool],
         clock: Callable[[], float],
-        *,
-        limits: bool,
+        limit: CallLimit,
     ) -> None:
-        self.limit = LIMIT
         self._key = key
         self._has_dataset = has_dataset
         self._clock = clock
-        self.enforced = limits
+        self._limit = limit
         self._lock = Lock()
         self._made = 0
         self.reset()
 
     def reset(self) -> None:
-        """Forgets markers, colours and what was counted."""
+        """Forgets markers and colours."""
         self._markers: dict[str, Things] = {}
         self._settings: dict[str, Things] = {}
-        self._opened = 0.0
-        self._count = 0
 
     @property
     def markers(self) -> list[dict[str, Any]]:
@@ -143,9 +136,9 @@ class MarkerSide:
         async def answer(request: Request) -> Response:
             body = await request.body()
             with self._lock:
-                headers = self._count_call()
+                headers, one_too_many = self._limit.spend()
                 try:
-                    self._admit(request, headers)
+                    self._admit(request, one_too_many=one_too_many)
                     content, status = act(_Call.of(request, body))
                 except Refusal as refusal:
                     content, status = {"error": refusal.message}, refusal.status
@@ -153,28 +146,11 @@ class MarkerSide:
 
         return Route(path, answer, methods=[method])
 
-    def _admit(self, request: Request, headers: dict[str, str]) -> None:
-        if "Retry-After" in headers:
-            raise Refusal(429, "Rate Limited")
+    def _admit(self, request: Request, *, one_too_many: bool) -> None:
+        if one_too_many:
+            raise Refusal(429, RATE_LIMITED)
         if not self._key(request).may_mark:
             raise Refusal(401, UNKNOWN_KEY)
-
-    def _count_call(self) -> dict[str, str]:
-        """The headers that tell how the limit stands; with `Retry-After`, it has been passed."""
-        now = self._clock()
-        if now >= self._opened + WINDOW_S:
-            self._opened, self._count = now, 0
-        self._count += self.enforced
-        reset_s = ceil(self._opened + WINDOW_S - now)
-        left = max(self.limit - self._count, 0)
-        headers = {
-            "RateLimit": f"limit={self.limit}, remaining={left}, reset={reset_s}",
-            "RateLimitPolicy": f"{self.limit};w={WINDOW_S:.0f}",
-        }
-        if self._count > self.limit:
-            until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=reset_s)
-            headers["Retry-After"] = format_datetime(until, usegmt=True)
-        return headers
 
     def _list(self, call: _Call) -> tuple[Any, int]:
         """All markers of a dataset, with the colours of their types; none if there is none."""

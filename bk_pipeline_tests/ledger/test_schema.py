@@ -82,6 +82,23 @@ def test_an_older_ledger_is_brought_up_step_by_step_and_keeps_its_content(path, 
     database.close()
 
 
+def test_a_ledger_from_before_markers_gets_their_tables_and_keeps_its_content(path, clock, version):
+    with Ledger.open(path, clock=clock) as ledger:
+        ledger.note_part("here", "2026-11-19", "part-1")
+    with sqlite3.connect(path) as connection:
+        for table in ("bk_pipeline_markers", "bk_pipeline_marked_parts"):
+            connection.execute(f"DROP TABLE {table}")
+    connection.close()
+    set_version(path, 1)
+
+    with Ledger.open(path, clock=clock) as ledger:
+        assert ledger.markers.placed("markers:here") == []
+        ledger.markers.note_parts("markers:here", "2026-11-19", ["part-1"], "rules")
+        assert ledger.delivered_parts("here", "2026-11-19") == {"part-1"}
+
+    assert version() == [(SCHEMA_VERSION,)]
+
+
 def test_a_step_that_fails_leaves_everything_as_it_was(path, clock, version):
     Ledger.open(path, clock=clock).close()
     database = open_sqlite(path, busy_timeout_s=5)

@@ -165,8 +165,9 @@ def test_an_outage_that_lasts_is_told(client, order):
         client.listed(DATASET)
 
 
-def test_the_limit_is_kept_to_before_it_bites(held, client, clock, marker):
-    held.enforced, held.limit = True, 20
+def test_the_limit_is_kept_to_before_it_bites(sandbox, client, clock, marker):
+    limit = sandbox.honeycomb.call_limit
+    limit.enforced, limit.limit = True, 20
 
     for number in range(50):
         client.create(DATASET, marker(start_time=number), others=())

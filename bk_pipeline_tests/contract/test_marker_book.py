@@ -1,0 +1,74 @@
+"""What every ledger keeps of markers, as `markers/placing.py` and `pipeline.py` rely on it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from bk_pipeline.ledger.markers import PlacedMarker
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline_tests.contract.test_ledger import LEDGERS
+
+HERE, THERE = "markers:host/team/here", "markers:host/team/there"
+DAY, OTHER_DAY = "2026-11-19", "2026-11-18"
+PARTS = {"part-1", "part-2"}
+
+
+@pytest.fixture(params=LEDGERS.values(), ids=LEDGERS)
+def reopen(request, tmp_path, clock):
+    """Opens the same ledger again, as another process would."""
+    with request.param(tmp_path) as where, ExitStack() as opened:
+        yield lambda: opened.enter_context(Ledger.open(where, clock=clock)).markers
+
+
+@pytest.fixture
+def book(reopen):
+    return reopen()
+
+
+def placed(**fields):
+    row = PlacedMarker("deploys", "ci", b"1" * 16, b"2" * 8, DAY, "d1c84ec0", b"3" * 8)
+    return row._replace(**fields)
+
+
+def test_markers_are_remembered_by_place_and_day_and_forgotten(book, reopen):
+    today, yesterday = placed(), placed(day=OTHER_DAY, span_id=b"4" * 8, marker_id="other")
+    book.remember(HERE, today)
+    book.remember(HERE, yesterday)
+    book.remember(THERE, today)
+
+    other = reopen()
+    assert other.placed(HERE) == [yesterday, today]
+    assert other.placed(HERE, day=DAY) == [today]
+    other.forget(HERE, today)
+    assert book.placed(HERE) == [yesterday]
+    assert book.placed(THERE) == [today]
+    book.forget(HERE, today)
+
+
+def test_a_marker_takes_the_place_of_another_of_the_same_rule_dataset_and_span(book):
+    rows = [placed(), placed(rule="failed"), placed(dataset="__all__"), placed(trace_id=b"9" * 16)]
+    for row in rows:
+        book.remember(HERE, row)
+
+    book.remember(HERE, placed(marker_id="new", digest=b"4" * 8))
+
+    found = {(one.rule, one.dataset, one.trace_id): one.marker_id for one in book.placed(HERE)}
+    assert len(found) == 4
+    assert found["deploys", "ci", b"1" * 16] == "new"
+
+
+def test_parts_are_noted_for_the_rules_that_looked_at_them(book, reopen):
+    book.note_parts(HERE, DAY, PARTS, "rules-1")
+    book.note_parts(HERE, DAY, {"part-2", "part-3"}, "rules-1")
+    book.note_parts(HERE, OTHER_DAY, {"part-9"}, "rules-1")
+    book.note_parts(HERE, OTHER_DAY, (), "rules-1")
+
+    other = reopen()
+    assert other.noted_parts(HERE, DAY, "rules-1") == {*PARTS, "part-3"}
+    assert other.noted_parts(HERE, DAY, "rules-2") == set()
+    assert other.noted_parts(THERE, DAY, "rules-1") == set()
+    other.note_parts(HERE, DAY, {"part-1"}, "rules-2")
+    assert book.noted_parts(HERE, DAY, "rules-1") == set()
+    assert book.noted_parts(HERE, OTHER_DAY, "rules-1") == {"part-9"}

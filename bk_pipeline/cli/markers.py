@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import click
+from rich.console import Console
 
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
@@ -103,7 +104,7 @@ def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
 def apply(first: datetime | None, last: datetime | None, restore: bool) -> None:
     """Create and change markers as the rules say, and set the colours of their types."""
     total: Counter[str] = Counter()
-    with _opened() as it:
+    with _opened() as it, Console(stderr=True).status("Placing markers …") as status:
         for day in it.days(first, last):
             placed = place_markers(
                 day,
@@ -114,11 +115,11 @@ def apply(first: datetime | None, last: datetime | None, restore: bool) -> None:
                 oldest=it.services.oldest_marked(),
                 whole=True,
                 restore=restore,
-                progress=_tell,
+                progress=status.update,
             )
             total.update({name.replace("_", " "): count for name, count in asdict(placed).items()})
         for dataset in sorted(it.rules.datasets):
-            total["colored"] += _paint(dataset, it)
+            total["colors set"] += _paint(dataset, it)
     click.echo(_sentence(+total) or "Nothing to do.")
 
 

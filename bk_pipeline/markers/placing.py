@@ -48,6 +48,7 @@ class Placement:
     unchanged: int = 0
     missing: int = 0
     too_old: int = 0
+    colors_set: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def place(
         done.found_again += found
         progress(f"{planned.day}: {done.created:,} of {len(todo.create):,} markers placed")
     for dataset in {subject.dataset for subject, _ in todo.create}:
-        paint(dataset, rules.colors_in(dataset), client=client)
+        done.colors_set += paint(dataset, rules.colors_in(dataset), client=client)
     return done
 
 

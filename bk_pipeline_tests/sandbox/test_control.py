@@ -22,6 +22,7 @@ def test_stored_sums_up_what_has_arrived(client, event):
         "distinct_spans": 3,
         "datasets": {"one": 3, "two": 1},
         "buildkite_requests": 1,
+        "buildkite_refused": 0,
         "honeycomb_requests": 2,
         "otlp_span_count": 0,
         "otlp_duplicate_count": 0,

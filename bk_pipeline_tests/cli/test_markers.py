@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from bk_pipeline.defs.partitions import day_of
+from bk_pipeline.pipeline import extract_day, transform_day
+from bk_pipeline_tests.worlds import stage
+
+RULES = """\
+[colors]
+failed = "#c62828"
+
+[[rule]]
+id = "failed"
+state = "failed"
+type = "failed"
+message = "{buildkite.pipeline.slug} #{buildkite.build.number}"
+dataset = "__all__"
+"""
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A day of spans, and a file of rules."""
+    (tmp_path / "markers.toml").write_text(RULES)
+    with stage(tmp_path, builds_per_day=40, BK_PIPELINE_MARKERS="markers.toml") as scene:
+        services = scene.services
+        with services.buildkite(on_wait=print) as client:
+            for key in scene.days:
+                day = day_of(key, services.settings)
+                extract_day(day, client=client, raw=services.raw(), clock=services.clock)
+                transform_day(key, raw=services.raw(), spans=services.spans())
+        yield scene
+
+
+@pytest.fixture
+def markers(scene, call):
+    """Runs `bk-pipeline markers`; what it printed, line by line."""
+
+    def markers(*arguments, **environment):
+        done = call("markers", *arguments, **scene.services.settings.environment | environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    return markers
+
+
+def counts(lines):
+    return dict(reversed(part.split(" ", 1)) for part in lines[-1].removesuffix(".").split(", "))
+
+
+def test_markers_are_planned_applied_listed_and_pruned(scene, markers, tmp_path):
+    held = scene.sandbox.honeycomb.markers
+
+    planned = markers("plan")
+    wanted = int(counts(planned)["to create"])
+    assert wanted > 0
+    assert counts(planned)["to color"] == "1"
+    assert len(planned) == wanted + 2
+    assert planned[0].split("\t")[:4] == ["create", scene.days[0], "__all__", "failed"]
+    assert held.markers == []
+
+    assert counts(markers("apply")) == {"created": str(wanted), "colors set": "1"}
+    assert len(held.markers) == wanted
+    assert counts(markers("plan")) == {"as they should be": str(wanted)}
+    assert counts(markers("apply")) == {"unchanged": str(wanted)}
+    assert len(held.markers) == wanted
+
+    listed = markers("list")
+    assert sorted(line.split("\t")[2] for line in listed) == sorted(
+        one["id"] for one in held.markers
+    )
+    assert listed[0].split("\t")[:2] == ["__all__", "failed"]
+
+    (tmp_path / "markers.toml").write_text("")
+    assert counts(markers("plan")) == {"to delete (prune)": str(wanted)}
+    assert len(held.markers) == wanted
+    assert markers("prune", "--yes")[-1] == f"{wanted} markers deleted."
+    assert held.markers == []
+    assert markers("prune", "--yes") == ["Nothing to delete."]
+    assert markers("list") == []
+    assert markers("plan") == ["Nothing to do."]
+
+
+def test_what_somebody_deleted_is_listed_and_restored(scene, markers):
+    held = scene.sandbox.honeycomb.markers
+    markers("apply")
+    wanted = len(held.markers)
+    with_one_less = scene.services.marker_client(print)
+    gone = held.markers[0]["id"]
+    with_one_less.delete("__all__", gone)
+    with_one_less.close()
+
+    assert f"__all__\tfailed\t{gone}\tdeleted in Honeycomb" in markers("list")
+    assert counts(markers("plan"))["deleted in Honeycomb (--restore places them)"] == "1"
+    assert counts(markers("apply", "--restore")) == {"created": "1", "unchanged": str(wanted - 1)}
+    assert len(held.markers) == wanted
+
+
+def test_days_can_be_chosen(scene, markers):
+    [day] = scene.days
+
+    assert markers("plan", "--to", "2001-01-01") == [markers("plan")[-2], "1 to color."]
+    assert len(markers("plan", "--from", day, "--to", day)) > 2
+
+
+def test_prune_asks_first(scene, markers, call, tmp_path, monkeypatch):
+    markers("apply")
+    (tmp_path / "markers.toml").write_text("")
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    done = call("markers", "prune", **scene.services.settings.environment)
+
+    assert done.returncode == 1
+    assert "Delete these" in done.stdout
+    assert scene.sandbox.honeycomb.markers.markers != []
+
+
+@pytest.mark.parametrize(
+    ("environment", "status", "said"),
+    [
+        ({"BK_PIPELINE_MARKERS": ""}, 2, "BK_PIPELINE_MARKERS is not set. Put the path"),
+        ({"BK_PIPELINE_MARKERS": "nowhere.toml"}, 2, "nowhere.toml, which cannot be read: No such"),
+        ({"HONEYCOMB_CONFIGURATION_KEY": ""}, 2, "HONEYCOMB_CONFIGURATION_KEY is not set. Markers"),
+        ({"HONEYCOMB_CONFIGURATION_KEY": "ingest"}, 1, "is an ingest key. Markers need a conf"),
+    ],
+    ids=["no rules", "no file", "no key", "ingest key"],
+)
+def test_what_is_missing_is_said_in_a_line(scene, call, environment, status, said):
+    if environment.get("HONEYCOMB_CONFIGURATION_KEY") == "ingest":
+        environment = {"HONEYCOMB_CONFIGURATION_KEY": scene.sandbox.add_honeycomb_key("ingest")}
+
+    done = call("markers", "plan", **scene.services.settings.environment | environment)
+
+    assert done.returncode == status
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

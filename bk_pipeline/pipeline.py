@@ -34,6 +34,7 @@ from bk_pipeline.spans.model import SpanKind, Trace
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.stats.columns import TABLES
+from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
 from bk_pipeline.store.stats import StatsStore
@@ -126,6 +127,8 @@ def extract_day(
         return Extraction()
     watermark = None if reread or full_refresh else raw.watermark(day.key)
     since = watermark - OVERLAP if watermark else None
+    # Before anything is added: what earlier runs added has been transformed and delivered.
+    compact(raw, day.key, now=asked_at)
     known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
     before = client.usage
     writer = PartWriter(raw, day.key, fetched_at=asked_at)
@@ -195,14 +198,23 @@ def transform_day(
         summary = PartSummary()
         part = SpanPart(raw_part, ours)
         tables = _span_tables(raw.payloads(day, raw_part), summary)
-        spans.write(day, part, map(privacy.apply, tables), summary)
+        merged_of = raw.replaced(day, raw_part)
+        spans.write(day, part, map(privacy.apply, tables), summary, replaces=merged_of)
+        if done.issuperset(merged_of) and merged_of:
+            continue  # nothing of it is new
         _add(total, summary)
         made += 1
         progress(f"{day}: {total.spans:,} spans of {total.builds:,} builds")
-    for part in present:
-        if part.recipe != ours:
-            spans.delete(day, part)
+    _tidy(day, ours, raw=raw, spans=spans)
     return Transformation(made, total)
+
+
+def _tidy(day: str, ours: str, *, raw: RawStore, spans: SpanStore) -> None:
+    """Delete the spans of other recipes, and replaced ones whose raw part has gone."""
+    visible, raw_present = set(spans.parts(day)), raw.present(day)
+    for part in spans.present(day):
+        if part.recipe != ours or (part not in visible and part.raw_part not in raw_present):
+            spans.delete(day, part)
 
 
 def set_aside_builds(day: str, *, spans: SpanStore) -> list[SetAside]:
@@ -285,6 +297,11 @@ def deliver_day(
     with ledger.exclusive(destination.name, day, on_wait=progress):
         settled = ledger.delivered_parts(destination.name, day)
         waiting = [part for part in spans.parts(day) if part.name not in settled]
+        for part in waiting[:]:
+            merged_of = {SpanPart(old, part.recipe).name for old in spans.replaced(day, part)}
+            if merged_of and merged_of <= settled:
+                ledger.note_part(destination.name, day, part.name)
+                waiting.remove(part)
         for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
             delivery = deliver(
                 spans.tables(day, part, columns=destination.columns),

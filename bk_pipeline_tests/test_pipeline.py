@@ -11,12 +11,14 @@ from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import ServiceUnavailable
 from bk_pipeline.pipeline import (
     Day,
+    deliver_day,
     extract_day,
     recipe,
     set_aside_builds,
     transform_day,
 )
 from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.store.compaction import MANY
 from bk_pipeline.window import Window
 from bk_pipeline_tests.worlds import Stage, stage
 
@@ -167,3 +169,40 @@ def test_nothing_is_written_outside_the_data_directory(scene, client, tmp_path):
     extract(scene, client)
     transform_day(scene.days[0], raw=scene.services.raw(), spans=scene.services.spans())
     assert [path.name for path in Path(tmp_path).iterdir()] == ["data"]
+
+
+def test_merged_parts_are_made_spans_of_once_and_sent_by_nobody(scene, client):
+    """After many syncs: each build's spans once, and to deliver them again costs no request."""
+    raw, spans = scene.services.raw(), scene.services.spans()
+    [day] = scene.days
+    [honeycomb] = scene.services.destinations()
+    destination, ledger = honeycomb.open(SystemClock()), scene.services.ledger()
+
+    def sync():
+        extract(scene, client)
+        made = transform_day(day, raw=raw, spans=spans)
+        return made, deliver_day(
+            day, spans=spans, destination=destination, ledger=ledger, clock=SystemClock()
+        )
+
+    extract(scene, client)
+    for number in range(MANY + 1):
+        finish_one_more(scene, 9_000_000 + number)
+        made, sent = sync()
+        assert sent.accepted > 0
+
+    assert (made.parts, made.summary.builds) == (1, 1)
+    assert sent.already_settled == 0
+    assert [part.raw_part for part in spans.parts(day)] == raw.parts(day)
+    assert len(raw.parts(day)) == 2
+    ids = [
+        span_id
+        for part in spans.parts(day)
+        for table in spans.tables(day, part)
+        for span_id in table["span_id"].cast("string").to_pylist()
+    ]
+    assert len(ids) == len(set(ids))
+    events = scene.sandbox.honeycomb.event_count
+    assert sync()[1].batches == 0
+    assert scene.sandbox.honeycomb.event_count == events
+    assert scene.sandbox.honeycomb.duplicate_count == 0

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -20,6 +21,8 @@ from pyarrow import fs
 from bk_pipeline.errors import StorageError
 
 TEMPORARY = ".tmp"
+# In the footer of a file that was merged of others, whose names it holds.
+REPLACES = b"bk_pipeline.replaces"
 # What pyarrow names the column of a row's path.
 PATH = "__filename"
 
@@ -43,16 +46,20 @@ class Folder:
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """The files in `folder`, sorted by name; none if it does not exist."""
+        return list(self.sizes(folder, suffix=suffix))
+
+    def sizes(self, folder: str, *, suffix: str = "") -> dict[str, int]:
+        """The files in `folder` with their bytes, sorted by name; none if it does not exist."""
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
         with self._explained("list", folder):
             found = self._fs.get_file_info(selector)
-        return sorted(
-            one.base_name
-            for one in found
+        return {
+            one.base_name: one.size
+            for one in sorted(found, key=lambda one: one.base_name)
             if one.type is fs.FileType.File
             and one.base_name.endswith(suffix)
             and not one.base_name.endswith(TEMPORARY)
-        )
+        }
 
     def folders(self, folder: str) -> list[str]:
         """The folders in `folder`, sorted by name; none if it does not exist."""
@@ -126,8 +133,15 @@ class Folder:
                 raise
 
     def delete(self, name: str) -> None:
-        with self._explained("delete", name):
+        """Have no file `name`; that somebody else deleted it first is as well."""
+        with self._explained("delete", name), suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
+
+    def replaced(self, name: str) -> list[str]:
+        """The names that the Parquet file `name` says it replaces."""
+        with self.parquet_file(name) as file:
+            content = (file.metadata.metadata or {}).get(REPLACES)
+        return msgspec.json.decode(content, type=list[str]) if content else []
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

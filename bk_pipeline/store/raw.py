@@ -1,6 +1,7 @@
 """The raw store: each build as Buildkite sent it, in append-only Parquet parts by day.
 
-Nothing is changed or thrown away; of several records of a build the newest part's counts.
+Parts are never changed; of several records of a build the newest part's counts, and the
+others go when parts are merged (`compaction.py`).
 A part's name begins with when it was fetched, so that sorting names sorts by age.
 """
 
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.spans.timing import from_ns, to_ns
-from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.folder import REPLACES, Folder
 
 RAW = "raw"
 WATERMARK = "watermark.json"
 PARQUET = ".parquet"
+# Ends the name of a part that was merged of others, so that only such a one is looked into.
+MERGED = "-merged"
 
 # A part is closed when its payloads reach this, which bounds what is held in memory; a row
 # group is what a reader holds.
@@ -78,27 +81,71 @@ class RawStore:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._replaced: dict[str, list[str]] = {}
 
     def days(self) -> list[str]:
         """The days that hold anything, in order."""
         return self._folder.folders(RAW)
 
     def parts(self, day: str) -> list[str]:
-        """The day's part names, oldest fetch first."""
-        names = self._folder.names(f"{RAW}/{day}", suffix=PARQUET)
-        return [name.removesuffix(PARQUET) for name in names]
+        """The day's part names, oldest fetch first, without those that a merged one replaces."""
+        return list(self.sizes(day))
+
+    def sizes(self, day: str) -> dict[str, int]:
+        """The parts with the bytes of their files, oldest fetch first."""
+        present = self.present(day)
+        hidden = {old for part in present for old in self.replaced(day, part)}
+        return {part: size for part, size in present.items() if part not in hidden}
+
+    def replaced(self, day: str, part: str) -> list[str]:
+        """The parts that `part` was merged of; none if it was not."""
+        if not part.endswith(MERGED):
+            return []
+        name = self._name(day, part)
+        if name not in self._replaced:
+            self._replaced[name] = self._folder.replaced(name)
+        return self._replaced[name]
 
     def append(self, day: str, builds: Iterable[RawBuild], *, fetched_at: datetime) -> str:
         """The name of a new part that holds `builds`, in order of creation."""
-        part = f"{fetched_at:%Y%m%dT%H%M%S.%fZ}-{uuid4().hex[:8]}"
+        part = _named(fetched_at)
         ordered = sorted(builds, key=lambda build: (build.created_ns, build.id))
         with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
             for group in _groups(ordered):
                 writer.write_batch(_batch(group, fetched_at))
         return part
 
+    def merge(
+        self, day: str, parts: Sequence[str], tables: Iterable[pa.Table], *, now: datetime
+    ) -> str:
+        """The name of a new part that holds `tables`, a row group each, in place of `parts`."""
+        merged = _named(now) + MERGED
+        with self._folder.parquet_writer(self._name(day, merged), SCHEMA) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(table.num_rows, 1))
+            writer.add_key_value_metadata({REPLACES: msgspec.json.encode(parts)})
+        return merged
+
+    def sweep(self, day: str, *, before: datetime) -> None:
+        """Delete the files of parts that were replaced `before`."""
+        present = self.present(day)
+        for part in present:
+            if part < _stamp(before):
+                for old in self.replaced(day, part):
+                    if old in present:
+                        self._folder.delete(self._name(day, old))
+
+    def tables(self, day: str, part: str) -> Iterator[pa.Table]:
+        """The part's rows, a bounded number at a time."""
+        with self._folder.parquet_file(self._name(day, part)) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group).cast(SCHEMA)
+
     def payloads(self, day: str, part: str) -> Iterator[list[bytes]]:
-        """The part's payloads as sent, a bounded number at a time, oldest creation first."""
+        """The part's payloads as sent, a bounded number at a time.
+
+        Oldest creation first; in a merged part within each of these only.
+        """
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=["payload"])["payload"].to_pylist()
@@ -134,6 +181,11 @@ class RawStore:
         content = msgspec.json.encode(_Watermark(finished_before))
         self._folder.write(f"{RAW}/{day}/{WATERMARK}", content)
 
+    def present(self, day: str) -> dict[str, int]:
+        """All files with their sizes, replaced parts among them, oldest fetch first."""
+        found = self._folder.sizes(f"{RAW}/{day}", suffix=PARQUET)
+        return {name.removesuffix(PARQUET): size for name, size in found.items()}
+
     def _name(self, day: str, part: str) -> str:
         return f"{RAW}/{day}/{part}{PARQUET}"
 
@@ -161,6 +213,15 @@ class PartWriter:
             part = self._raw.append(self._day, self._waiting, fetched_at=self._fetched_at)
             self.parts.append(part)
             self._waiting, self._bytes = [], 0
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment:%Y%m%dT%H%M%S.%fZ}"
+
+
+def _named(moment: datetime) -> str:
+    """A name for a part; names sort by `moment`."""
+    return f"{_stamp(moment)}-{uuid4().hex[:8]}"
 
 
 def _groups(builds: Sequence[RawBuild]) -> Iterator[list[RawBuild]]:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.spans.table import SCHEMA
-from bk_pipeline.store.folder import Folder
-from bk_pipeline.store.raw import PARQUET
+from bk_pipeline.store.folder import REPLACES, Folder
+from bk_pipeline.store.raw import MERGED, PARQUET
 
 SPANS = "spans"
 SUMMARY = b"bk_pipeline.summary"
@@ -61,21 +61,59 @@ class SpanStore:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._replaced: dict[str, list[str]] = {}
 
     def parts(self, day: str) -> list[SpanPart]:
-        """The day's parts, oldest fetch first; of one raw part all recipes there are."""
+        """The day's parts, oldest fetch first; of one raw part all recipes there are.
+
+        Without those whose raw part is in a merged one that has spans of the same recipe.
+        """
+        present = self.present(day)
+        hidden = {
+            SpanPart(old, part.recipe) for part in present for old in self.replaced(day, part)
+        }
+        return [part for part in present if part not in hidden]
+
+    def present(self, day: str) -> list[SpanPart]:
+        """All files, replaced parts among them, oldest fetch first."""
         names = self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
         return [SpanPart(*name.removesuffix(PARQUET).rsplit("-", maxsplit=1)) for name in names]
 
+    def replaced(self, day: str, part: SpanPart) -> list[str]:
+        """The raw parts that this one's was merged of; none if it was not."""
+        if not part.raw_part.endswith(MERGED):
+            return []
+        name = self._name(day, part)
+        if name not in self._replaced:
+            self._replaced[name] = self._folder.replaced(name)
+        return self._replaced[name]
+
     def write(
-        self, day: str, part: SpanPart, tables: Iterable[pa.Table], summary: PartSummary
+        self,
+        day: str,
+        part: SpanPart,
+        tables: Iterable[pa.Table],
+        summary: PartSummary,
+        *,
+        replaces: Sequence[str] = (),
     ) -> None:
-        """Make the part of `tables`, a row group each; `summary` is read once they are through."""
+        """Make the part of `tables`, a row group each; `summary` is read once they are through.
+
+        Args:
+            day: The partition.
+            part: Its name.
+            tables: Its rows.
+            summary: Kept with them.
+            replaces: The raw parts that this one's was merged of.
+        """
         with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
             for table in tables:
                 if table.num_rows:
                     writer.write_table(table, row_group_size=table.num_rows)
-            writer.add_key_value_metadata({SUMMARY: msgspec.json.encode(summary)})
+            metadata = {SUMMARY: summary, REPLACES: replaces}
+            writer.add_key_value_metadata(
+                {key: msgspec.json.encode(value) for key, value in metadata.items()}
+            )
 
     def tables(
         self, day: str, part: SpanPart, *, columns: Sequence[str] | None = None

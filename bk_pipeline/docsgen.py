@@ -16,6 +16,7 @@ from bk_pipeline.cli.main import cli
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.fields import FIELDS, Field
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.spans.table import IDENTITY_MEANINGS
 from bk_pipeline.spans.unavailable import UNAVAILABLE
 from bk_pipeline.stats.columns import TABLES
 
@@ -58,13 +59,8 @@ def spans_page() -> str:
         + _table(
             ("column", "type", "meaning"),
             [
-                ("`trace_id`", "string", "The build's UUID without dashes: 32 hex digits."),
-                ("`span_id`", "string", "16 hex digits; a job's are the last ones of its UUID."),
-                ("`parent_span_id`", "string", "Absent on the root."),
-                ("`name`", "string", "The kind: " + ", ".join(f"`{k}`" for k in SpanKind) + "."),
-                ("`start`, `end`", "timestamp, ns, UTC", "`end` is never before `start`."),
-                ("`status`", "string", "`unset`, `ok` or `error`."),
-                ("`links`", "list", "Spans that this one is due to: `trace_id`, `span_id`."),
+                (f"`{name}`", _identity_type(name), meaning)
+                for name, meaning in IDENTITY_MEANINGS.items()
             ],
         )
         + "\n## Resource attributes\n\nOn all spans.\n\n"
@@ -99,6 +95,12 @@ def stats_page() -> str:
             for table in TABLES
         )
     )
+
+
+def _identity_type(name: str) -> str:
+    if name in {"start", "end"}:
+        return "timestamp, ns, UTC"
+    return "list" if name == "links" else "string"
 
 
 def _fields(fields: Iterable[Field]) -> str:

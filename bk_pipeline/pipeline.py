@@ -219,8 +219,19 @@ def _tidy(day: str, ours: str, *, raw: RawStore, spans: SpanStore) -> None:
 
 def set_aside_builds(day: str, *, spans: SpanStore) -> list[SetAside]:
     """The builds of `day` that could not be made into spans, each once, with the reason."""
-    summaries = (spans.summary(day, part) for part in spans.parts(day))
-    return list(dict.fromkeys(one for summary in summaries for one in summary.set_aside))
+    return what_is_stored(day, spans=spans).set_aside
+
+
+def what_is_stored(day: str, *, spans: SpanStore) -> PartSummary:
+    """What all span parts of `day` hold; builds that went on stand in several.
+
+    Each build that was set aside is named once.
+    """
+    total = PartSummary()
+    for part in spans.parts(day):
+        _add(total, spans.summary(day, part))
+    total.set_aside = list(dict.fromkeys(total.set_aside))
+    return total
 
 
 def _span_tables(payloads: Iterator[list[bytes]], summary: PartSummary) -> Iterator[pa.Table]:

@@ -13,6 +13,7 @@ from bk_pipeline.defs.checks import (
     judged,
     nothing_set_aside,
 )
+from bk_pipeline.defs.columns import span_columns
 from bk_pipeline.defs.daily_asset import (
     DayConfig,
     Metadata,
@@ -26,7 +27,7 @@ from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.markers import markers_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import Configured, destinations
-from bk_pipeline.pipeline import Day, deliver_day, extract_day, set_aside_builds, transform_day
+from bk_pipeline.pipeline import Day, deliver_day, extract_day, transform_day, what_is_stored
 from bk_pipeline.settings import Settings
 
 # Who reads from Buildkite shares one token's quota: dagster.yaml says how many may at once.
@@ -91,6 +92,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
         kinds={"parquet", "opentelemetry"},
         deps=["raw_builds"],
         check=nothing_set_aside("spans"),
+        columns=span_columns(),
     )
     def spans(
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
@@ -108,8 +110,8 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 full_refresh=config.full_refresh,
                 progress=progress,
             )
-            kept = set_aside_builds(day.key, spans=services.spans())
-            reasons = [f"{one.build_id}: {one.reason}" for one in kept]
+            stored = what_is_stored(day.key, spans=services.spans())
+            reasons = [f"{one.build_id}: {one.reason}" for one in stored.set_aside]
             set_aside.extend(f"{day.key}: {reason}" for reason in reasons)
             return {
                 "builds": made.summary.builds,
@@ -119,7 +121,8 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 "set aside": len(reasons),
                 "reasons": reasons[:SHOWN],
                 "new parts": made.parts,
-                "dagster/partition_row_count": made.summary.spans,
+                "new spans": made.summary.spans,
+                "dagster/partition_row_count": stored.spans,
             }
 
         each_day(context, services, transform)
@@ -160,6 +163,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
             if done.rejected_unnamed:
                 rejected.append(f"{day.key}: {done.rejected_unnamed:,}, not said which")
             return {
+                "destination": destination.name,
                 "accepted": done.accepted,
                 "rejected": done.rejected,
                 "reasons of rejection": [one.reason for one in done.rejections],

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
+from bk_pipeline.defs.columns import stats_columns
 from bk_pipeline.defs.daily_asset import Metadata, Result, daily_asset, each_day
+from bk_pipeline.defs.links import trace_links
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.pipeline import Day, summarize_day
 from bk_pipeline.settings import Settings
@@ -12,7 +14,12 @@ from bk_pipeline.stats.columns import PIPELINES
 def build_stats(settings: Settings) -> dg.AssetsDefinition:
     """The asset of these settings."""
 
-    @daily_asset(settings, kinds={"pandas", "parquet"}, deps=["spans"])
+    @daily_asset(
+        settings,
+        kinds={"pandas", "parquet"},
+        deps=["spans"],
+        columns=stats_columns(PIPELINES),
+    )
     def build_stats(
         context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]
     ) -> Result:
@@ -22,25 +29,22 @@ def build_stats(settings: Settings) -> dg.AssetsDefinition:
         agent minutes, queues. Three tables of a file a day under `stats/` in the data
         directory; docs/stats.md says what each number means.
         """
+        link_of = trace_links(services, on_trouble=context.log.warning)
 
         def summarize(day: Day) -> Metadata:
             # Here, because pandas and matplotlib take seconds to load where time is short.
             from bk_pipeline.defs.previews import stats_preview  # noqa: PLC0415
 
             found = summarize_day(day.key, spans=services.spans(), stats=services.stats())
-            return stats_preview(found)
+            return stats_preview(
+                found,
+                day.window,
+                services.settings.timezone,
+                spans_of=lambda trace_id: services.trace(trace_id, day.key),
+                link_of=link_of,
+            )
 
         each_day(context, services, summarize)
         return dg.MaterializeResult()
 
     return build_stats
-
-
-def column_schema() -> dg.TableSchema:
-    """The main table's columns, as Dagster shows them."""
-    return dg.TableSchema(
-        [
-            dg.TableColumn(one.name, type=str(one.type), description=one.meaning)
-            for one in PIPELINES.columns
-        ]
-    )

@@ -49,6 +49,7 @@ def daily_asset(
     deps: Sequence[str] = (),
     pool: str | None = None,
     check: dg.AssetCheckSpec | None = None,
+    columns: dg.TableSchema | None = None,
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     """`dg.asset` with what all of ours have in common."""
     return dg.asset(
@@ -57,6 +58,7 @@ def daily_asset(
         deps=deps,
         pool=pool,
         check_specs=[check] if check else None,
+        metadata={"dagster/column_schema": columns} if columns else None,
         kinds=kinds,
         partitions_def=daily(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(DAYS_PER_RUN),

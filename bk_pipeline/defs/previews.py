@@ -8,37 +8,64 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pandas as pd
 
+from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
+from bk_pipeline.spans.text import duration
 from bk_pipeline.stats.summary import DayStats
+from bk_pipeline.waterfall.labels import of_all_jobs, readable
+from bk_pipeline.window import Window
 
 ROWS = 10
 LONGEST_TEXT = 60
 NOTHING = ""
-EMOJI = re.compile(r":[\w+-]+:\s*")
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 Show = Callable[[Any], str]
+LinkOf = Callable[[str, int, int], str | None]
 
 
-def stats_preview(stats: DayStats) -> dict[str, Any]:
-    """The metadata of a `build_stats` partition."""
+def stats_preview(
+    stats: DayStats,
+    window: Window,
+    zone: ZoneInfo,
+    *,
+    spans_of: Callable[[str], Sequence[dict[str, Any]]],
+    link_of: LinkOf,
+) -> dict[str, Any]:
+    """The metadata of a `build_stats` partition.
+
+    Args:
+        stats: The day's.
+        window: The day.
+        zone: In which its hours are shown.
+        spans_of: The spans of a trace, as `waterfall` takes them.
+        link_of: Where a trace is looked at: trace id, start and end in nanoseconds.
+    """
     if stats.builds.empty:
         return {"builds": 0, "dagster/partition_row_count": 0}
     whole = stats.whole
+    slowest = stats.builds.nlargest(ROWS, "run_s")
+    failed = stats.builds[stats.builds["state"] == "failed"].sort_values("start", ascending=False)
     flaky = stats.steps[stats.steps["flaky_failures"] > 0]
     flaky = flaky.sort_values(["flaky_failures", "flaky_commits"], ascending=False)
     return {
         "builds": int(whole["builds"]),
         "failure rate": percent(whole["failure_rate"]),
-        "duration p50": duration(whole["duration_p50_s"]),
-        "queue time p50": duration(whole["queue_p50_s"]),
+        "duration p50": time_taken(whole["duration_p50_s"]),
+        "queue time p50": time_taken(whole["queue_p50_s"]),
         "flaky failures": int(whole["flaky_failures"]),
         "agent minutes": round(float(whole["agent_minutes"]), 1),
+        "over the day": dg.MetadataValue.md(builds_over_the_day(stats.builds, window, zone)),
+        "durations": dg.MetadataValue.md(durations_by_pipeline(stats.pipelines) or "None."),
+        "slowest build": dg.MetadataValue.md(waterfall(spans_of(slowest.iloc[0]["trace_id"]))),
+        "slowest builds": markdown(_linked(slowest, link_of), BUILDS),
+        "failed builds": markdown(_linked(failed, link_of), BUILDS),
         "pipelines": markdown(stats.pipelines.sort_values("builds", ascending=False), PIPELINES),
         "flaky steps": markdown(flaky, FLAKY),
         "most expensive steps": markdown(stats.steps, EXPENSIVE),
@@ -47,18 +74,29 @@ def stats_preview(stats: DayStats) -> dict[str, Any]:
     }
 
 
-def duration(seconds: float) -> str:
-    """`8.2 s`, `4 m 05 s`, `1 h 12 m`."""
-    if math.isnan(seconds):
-        return NOTHING
-    if seconds < 9.95:  # noqa: PLR2004  # what rounds to a single digit
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:  # noqa: PLR2004
-        return f"{whole} s"
-    if whole < 3600:  # noqa: PLR2004
-        return f"{whole // 60} m {whole % 60:02} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02} m"
+def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
+    """The rows that are shown, with Markdown links to the build and its trace; all others bare."""
+    shown = builds.head(ROWS)
+    pages = [
+        _link(f"{row['pipeline']} #{row['number']}", row["url"]) for row in shown.to_dict("records")
+    ]
+    times = zip(*(shown[at].astype("int64") for at in ("start", "end")), strict=True)
+    traces = [
+        f"[trace]({url})" if (url := link_of(trace_id, start, end)) else NOTHING
+        for trace_id, (start, end) in zip(shown["trace_id"], times, strict=True)
+    ]
+    return builds.assign(
+        build=pd.Series(pages, shown.index, dtype=object),
+        trace=pd.Series(traces, shown.index, dtype=object),
+    )
+
+
+def _link(words: str, url: Any) -> str:
+    return f"[{text(words)}]({url})" if isinstance(url, str) and url else text(words)
+
+
+def time_taken(seconds: float) -> str:
+    return NOTHING if math.isnan(seconds) else duration(round(seconds * 1000))
 
 
 def percent(share: float) -> str:
@@ -70,31 +108,51 @@ def count(number: float) -> str:
 
 
 def text(words: Any) -> str:
-    """One line, without Buildkite's emoji codes, so long that a table can hold it."""
-    if not isinstance(words, str):
-        return ""
-    line = " ".join(EMOJI.sub("", words).split()) or " ".join(words.split())
+    """One line, without Buildkite's own emoji, short enough for a table."""
+    line = readable(words) if isinstance(words, str) else NOTHING
     line = line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
     return MARKDOWN.sub(r"\\\1", line)
 
 
+def step(label: Any) -> str:
+    return text(of_all_jobs(label))
+
+
+def first_line(words: Any) -> str:
+    return text(words.strip().partition("\n")[0]) if isinstance(words, str) else NOTHING
+
+
+def moment(value: pd.Timestamp) -> str:
+    return f"{value:%H:%M}"
+
+
+BUILDS: Mapping[str, tuple[str, Show]] = {
+    "build": ("build", str),
+    "state": ("state", text),
+    "start": ("created, UTC", moment),
+    "run_s": ("duration", time_taken),
+    "queue_s": ("queue time", time_taken),
+    "branch": ("branch", text),
+    "message": ("message", first_line),
+    "trace": ("trace", str),
+}
 PIPELINES: Mapping[str, tuple[str, Show]] = {
     "pipeline": ("pipeline", text),
     "builds": ("builds", count),
     "failure_rate": ("failed", percent),
-    "duration_p50_s": ("duration p50", duration),
-    "duration_p90_s": ("p90", duration),
-    "duration_p99_s": ("p99", duration),
-    "queue_p50_s": ("queue p50", duration),
-    "queue_p90_s": ("p90", duration),
-    "queue_p99_s": ("p99", duration),
+    "duration_p50_s": ("duration p50", time_taken),
+    "duration_p90_s": ("p90", time_taken),
+    "duration_p99_s": ("p99", time_taken),
+    "queue_p50_s": ("queue p50", time_taken),
+    "queue_p90_s": ("p90", time_taken),
+    "queue_p99_s": ("p99", time_taken),
     "retries": ("retries", count),
     "flaky_failures": ("flaky", count),
     "agent_minutes": ("agent minutes", count),
 }
 FLAKY: Mapping[str, tuple[str, Show]] = {
     "pipeline": ("pipeline", text),
-    "label": ("step", text),
+    "label": ("step", step),
     "flaky_failures": ("failed, then passed", count),
     "flaky_commits": ("commits", count),
     "jobs": ("jobs", count),
@@ -103,24 +161,27 @@ FLAKY: Mapping[str, tuple[str, Show]] = {
 }
 EXPENSIVE: Mapping[str, tuple[str, Show]] = {
     "pipeline": ("pipeline", text),
-    "label": ("step", text),
+    "label": ("step", step),
     "agent_minutes": ("agent minutes", count),
     "jobs": ("jobs", count),
-    "duration_p50_s": ("duration p50", duration),
-    "duration_p90_s": ("p90", duration),
-    "wait_p90_s": ("wait p90", duration),
+    "duration_p50_s": ("duration p50", time_taken),
+    "duration_p90_s": ("p90", time_taken),
+    "wait_p90_s": ("wait p90", time_taken),
 }
 QUEUES: Mapping[str, tuple[str, Show]] = {
     "queue": ("queue", text),
     "cluster": ("cluster", text),
     "jobs": ("jobs", count),
-    "wait_p50_s": ("wait p50", duration),
-    "wait_p90_s": ("p90", duration),
-    "wait_p99_s": ("p99", duration),
-    "wait_max_s": ("longest", duration),
+    "wait_p50_s": ("wait p50", time_taken),
+    "wait_p90_s": ("p90", time_taken),
+    "wait_p99_s": ("p99", time_taken),
+    "wait_max_s": ("longest", time_taken),
     "waited_minutes": ("waited, minutes", count),
     "never_started": ("never started", count),
 }
+
+
+WORDS = {text, str, step, first_line}
 
 
 def markdown(
@@ -129,7 +190,7 @@ def markdown(
     """The first `ROWS` rows as a table; words to the left, numbers to the right."""
     lines = [
         [head for head, _ in columns.values()],
-        ["---" if show is text else "---:" for _, show in columns.values()],
+        ["---" if show in WORDS else "---:" for _, show in columns.values()],
     ]
     lines += [
         [show(row[name]) for name, (_, show) in columns.items()]

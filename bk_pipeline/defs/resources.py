@@ -8,6 +8,7 @@ code location.
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.shared_quota import SharedQuota
@@ -21,8 +22,10 @@ from bk_pipeline.markers.rules import Rules
 from bk_pipeline.markers.rules_file import load_rules
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.spans.table import rows
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import RawStore
+from bk_pipeline.store.search import SpanSearch
 from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.store.stats import StatsStore
 
@@ -84,6 +87,12 @@ class Services:
 
     def spans(self) -> SpanStore:
         return SpanStore(Folder(self.settings.storage))
+
+    def trace(self, trace_id: str, day: str) -> list[dict[str, Any]]:
+        """The spans of a build of `day`, as `spans.table.rows` gives them; none if it has none."""
+        search = SpanSearch(Folder(self.settings.storage))
+        found = search.by_trace(trace_id, [day])
+        return list(rows(search.spans(found[0]))) if found else []
 
     def stats(self) -> StatsStore:
         return StatsStore(Folder(self.settings.storage))

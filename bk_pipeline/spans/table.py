@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from bk_pipeline.spans.columns import KINDS, REPEATED, Columns, arrow_type
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
-from bk_pipeline.spans.model import Link, Trace
+from bk_pipeline.spans.model import Link, SpanKind, Trace
 from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
 
 __all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "attributes_of", "cut", "rows", "table_of"]
@@ -37,6 +37,18 @@ IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("links", LINKS),
 )
 
+
+# What they mean; also for `docs/spans.md`.
+IDENTITY_MEANINGS = {
+    "trace_id": "The build's UUID without dashes: 32 hex digits.",
+    "span_id": "16 hex digits; a job's are the last ones of its UUID.",
+    "parent_span_id": "Absent on the root.",
+    "name": "The kind: " + ", ".join(f"`{kind}`" for kind in SpanKind) + ".",
+    "start": "When it began.",
+    "end": "When it ended; never before `start`.",
+    "status": "`unset`, `ok` or `error`.",
+    "links": "Spans that this one is due to: `trace_id`, `span_id`.",
+}
 
 SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for field in FIELDS)])
 

@@ -1,0 +1,175 @@
+"""What people see of a day: tables that Markdown reads, pictures that are whole and small."""
+
+from __future__ import annotations
+
+import base64
+import re
+from xml.etree import ElementTree as ET
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.plots import LARGEST_BYTES, builds_over_the_day, waterfall
+from bk_pipeline.defs.previews import text, time_taken
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.spans.table import rows, table_of
+from bk_pipeline.stats.frames import COLUMNS
+from bk_pipeline.stats.summary import summarize
+from bk_pipeline.window import day_window
+from bk_pipeline_tests.builders import make_block, make_build, make_job, make_trace, uid
+from bk_pipeline_tests.worlds import stage
+
+PICTURE = re.compile(r"!\[([^\]]*)\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def metadata(tmp_path_factory):
+    """Those of a day of the sandbox, by label."""
+    folder = tmp_path_factory.mktemp("stats")
+    with stage(folder, builds_per_day=60) as scene, dg.DagsterInstance.ephemeral() as instance:
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        assert run.error is None
+        return run.metadata["build_stats"]
+
+
+def texts_in(markdown: str) -> list[str]:
+    """The words of the picture that the Markdown holds."""
+    [(_, content)] = PICTURE.findall(markdown)
+    root = ET.fromstring(base64.b64decode(content))
+    assert root.tag == f"{SVG}svg"
+    return [one.text for one in root.iter(f"{SVG}text")]
+
+
+def table_in(markdown: str) -> list[list[str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+
+
+def waterfall_of(jobs, **fields) -> list[str]:
+    return texts_in(waterfall(list(rows(table_of([make_trace(make_build(jobs, **fields))])))))
+
+
+@pytest.mark.parametrize("label", ["over the day", "durations", "slowest build"])
+def test_pictures_are_whole_and_small(metadata, label):
+    assert len(metadata[label]) < LARGEST_BYTES
+    assert texts_in(metadata[label])
+
+
+def test_the_whole_is_small_enough_for_the_event_log(metadata):
+    assert sum(len(str(value)) for value in metadata.values()) < 2 * LARGEST_BYTES
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["slowest builds", "failed builds", "pipelines", "most expensive steps", "agent queues"],
+)
+def test_tables_have_as_many_cells_in_each_line(metadata, label):
+    head, rule, *lines = table_in(metadata[label])
+    assert 1 <= len(lines) <= 10
+    assert {len(line) for line in lines} == {len(head)} == {len(rule)}
+
+
+def test_the_slowest_builds_come_with_links_to_the_build_and_its_trace(metadata):
+    _, _, first, *_ = table_in(metadata["slowest builds"])
+    assert re.search(r"\[[\w-]+ \\#\d+\]\(https://buildkite.com/acme/[\w-]+/builds/\d+\)", first[0])
+    assert re.search(r"\[trace\]\(http://127.0.0.1:\d+/.*trace_id=[0-9a-f]{32}", first[-1])
+
+
+def test_failed_builds_are_those_that_failed(metadata):
+    _, _, *lines = table_in(metadata["failed builds"])
+    assert {line[1].strip() for line in lines} == {"failed"}
+
+
+def test_a_destination_that_does_not_answer_costs_the_links_and_nothing_else(tmp_path):
+    with (
+        stage(tmp_path, builds_per_day=10, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        list(materialize_days(scene.services, scene.days, instance=instance))
+        scene.sandbox.faults.order("honeycomb", "status", status=503, count=100)
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+    found = run.metadata["build_stats"]
+    assert "[trace]" not in found["slowest builds"]
+    assert "buildkite.com" in found["slowest builds"]
+
+
+def test_a_day_without_builds_says_so(tmp_path):
+    with (
+        stage(tmp_path, BK_PIPELINE_START_DATE="2026-01-01") as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        [run] = materialize_days(scene.services, ["2026-01-05"], instance=instance)
+    assert run.error is None
+    assert run.metadata["build_stats"] == {"builds": 0, "dagster/partition_row_count": 0}
+
+
+def test_the_waterfall_names_what_ran_and_how_it_ended():
+    jobs = [
+        make_job("lint"),
+        make_job("test", state="failed", exit_status=3),
+        make_job("deploy", run_s=None, state="canceled", finished_at="2026-03-02T09:01:00.000Z"),
+        make_block(),
+    ]
+    said = waterfall_of(jobs, state="failed")
+    assert "✗ shop #7 (failed)" in said
+    assert "✗ test (exit 3)" in said
+    assert "lint" in said
+    assert "deploy (canceled, never started)" in said
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["$5 and $6", "<b>&amp;", "日本語 🚀", "a" * 500, "\x00\x1b[31m"],
+    ids=["dollars", "markup", "other scripts", "long", "control characters"],
+)
+def test_the_waterfall_takes_any_label(label):
+    assert waterfall_of([make_job(label, step_key=None, step=None)])
+
+
+def test_a_waterfall_of_a_thousand_jobs_is_small():
+    jobs = [make_job(f"job {n}", state="failed" if n % 7 else "passed") for n in range(1_000)]
+    trace = make_trace(make_build(jobs, state="failed"))
+    assert texts_in(waterfall(list(rows(table_of([trace])))))
+
+
+@pytest.mark.parametrize(
+    ("day", "zone", "hours"),
+    [
+        ("2026-03-29", "Europe/Berlin", 23),
+        ("2026-10-25", "Europe/Berlin", 25),
+        ("2026-03-02", "Asia/Kolkata", 24),
+    ],
+)
+def test_days_of_any_length_are_drawn(day, zone, hours):
+    window = day_window(day, ZoneInfo(zone))
+    assert window.length_s == hours * 3_600
+    created = [window.start, window.end.replace(microsecond=0)]
+    builds = [
+        make_build([], id=uid(f"build {n}"), created_at=at.isoformat(), finished_at=at.isoformat())
+        for n, at in enumerate(created)
+    ]
+    stats = summarize(day, [table_of([make_trace(one) for one in builds]).select(list(COLUMNS))])
+    assert "00:00" in texts_in(builds_over_the_day(stats.builds, window, ZoneInfo(zone)))
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (":jest: Unit tests", "Unit tests"),
+        ("a|b", "a\\|b"),
+        ("[x](javascript:y)", "\\[x\\](javascript:y)"),
+        ("<script>", "\\<script\\>"),
+        ("two\nlines", "two lines"),
+        (None, ""),
+        (float("nan"), ""),
+    ],
+)
+def test_words_of_others_are_no_markdown(words, shown):
+    assert text(words) == shown
+
+
+def test_a_time_that_is_not_known_is_left_out():
+    assert time_taken(float("nan")) == ""
+    assert time_taken(83.4) == "1 m 23 s"

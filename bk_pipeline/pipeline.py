@@ -358,42 +358,46 @@ def _parts_of(day: str, spans: SpanStore) -> str:
     return sha256("\0".join(names).encode()).hexdigest()[:16] if names else ""
 
 
-def plan_markers(
-    day: str,
-    *,
-    spans: SpanStore,
-    rules: Rules,
-    client: MarkerClient,
-    ledger: Ledger,
-    oldest: datetime | None = None,
-    restore: bool = False,
-) -> DayPlan:
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """What placing markers takes, whichever the day.
+
+    `oldest`: what began before is not marked, since Honeycomb would not show what it is about.
+    """
+
+    spans: SpanStore
+    rules: Rules
+    client: MarkerClient
+    ledger: Ledger
+    oldest: datetime | None = None
+
+    def plan(self, day: str, parts: list[SpanPart], *, look: bool, restore: bool) -> DayPlan:
+        """What is to be done about the day's markers, as far as these parts tell."""
+        columns = columns_for(self.rules.rules)
+        return plan_day(
+            day,
+            (table for part in parts for table in self.spans.tables(day, part, columns=columns)),
+            self.rules,
+            client=self.client,
+            memory=self.ledger.markers,
+            oldest=int(self.oldest.timestamp()) if self.oldest else 0,
+            look=look,
+            restore=restore,
+        )
+
+
+def plan_markers(day: str, marking: Marking, *, restore: bool = False) -> DayPlan:
     """What is to be done about the markers of `day`, all its spans considered. Changes nothing.
 
-    Args:
-        oldest: What began before is not marked: Honeycomb would not show what it is about.
-        restore: Place again what somebody deleted in Honeycomb.
+    `restore`: also place again what somebody deleted in Honeycomb.
     """
-    return plan_day(
-        day,
-        _looked_at(day, spans.parts(day), spans, rules),
-        rules,
-        client=client,
-        memory=ledger.markers,
-        oldest=int(oldest.timestamp()) if oldest else 0,
-        look=True,
-        restore=restore,
-    )
+    return marking.plan(day, marking.spans.parts(day), look=True, restore=restore)
 
 
 def place_markers(
     day: str,
+    marking: Marking,
     *,
-    spans: SpanStore,
-    rules: Rules,
-    client: MarkerClient,
-    ledger: Ledger,
-    oldest: datetime | None = None,
     whole: bool = False,
     restore: bool = False,
     progress: Progress = _silent,
@@ -406,45 +410,18 @@ def place_markers(
     Raises:
         PipelineError: From Honeycomb or the ledger. What was placed until then is known.
     """
-    parts = spans.parts(day)
-    with ledger.exclusive(client.name, day, on_wait=progress):
-        if not whole:
-            noted = ledger.markers.noted_parts(client.name, day, rules.digest)
-            parts = [part for part in parts if part.name not in noted]
-        planned = plan_day(
-            day,
-            _looked_at(day, parts, spans, rules),
-            rules,
-            client=client,
-            memory=ledger.markers,
-            oldest=int(oldest.timestamp()) if oldest else 0,
-            look=restore,
-            restore=restore,
-        )
-        placed = place(planned, rules, client=client, memory=ledger.markers, progress=progress)
-        ledger.markers.note_parts(client.name, day, [part.name for part in parts], rules.digest)
+    rules, client, book = marking.rules, marking.client, marking.ledger.markers
+    with marking.ledger.exclusive(client.name, day, on_wait=progress):
+        noted = set() if whole else book.noted_parts(client.name, day, rules.digest)
+        parts = [part for part in marking.spans.parts(day) if part.name not in noted]
+        planned = marking.plan(day, parts, look=restore, restore=restore)
+        placed = place(planned, rules, client=client, memory=book, progress=progress)
+        book.note_parts(client.name, day, [part.name for part in parts], rules.digest)
     return placed
 
 
-def prune_markers(
-    day: str,
-    *,
-    spans: SpanStore,
-    rules: Rules,
-    client: MarkerClient,
-    ledger: Ledger,
-    progress: Progress = _silent,
-) -> Placement:
+def prune_markers(day: str, marking: Marking, *, progress: Progress = _silent) -> Placement:
     """Delete those markers of `day` that we made and no rule asks for any more."""
-    with ledger.exclusive(client.name, day, on_wait=progress):
-        planned = plan_markers(day, spans=spans, rules=rules, client=client, ledger=ledger)
-        return prune(planned, client=client, memory=ledger.markers)
-
-
-def _looked_at(
-    day: str, parts: list[SpanPart], spans: SpanStore, rules: Rules
-) -> Iterator[pa.Table]:
-    """What the rules look at of the day's `parts`."""
-    columns = columns_for(rules.rules)
-    for part in parts:
-        yield from spans.tables(day, part, columns=columns)
+    with marking.ledger.exclusive(marking.client.name, day, on_wait=progress):
+        planned = plan_markers(day, marking)
+        return prune(planned, client=marking.client, memory=marking.ledger.markers)

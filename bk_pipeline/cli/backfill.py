@@ -32,6 +32,7 @@ from bk_pipeline.window import day_key, day_keys
 # Asset and label of the metadata that are added up.
 MADE = (("raw_builds", "builds stored"), ("spans", "dagster/partition_row_count"))
 SENT = ("accepted", "rejected", "too old")
+MARKED = (("honeycomb_markers", "created"), ("honeycomb_markers", "changed"))
 NOWHERE = (
     "No destination is configured: spans were made and stored, none sent. "
     "Set HONEYCOMB_API_KEY or OTEL_EXPORTER_OTLP_ENDPOINT."
@@ -99,7 +100,7 @@ class Outcome:
     interrupted: bool = False
 
     def add(self, run: DayRun) -> None:
-        labels = (*MADE, *((loader, label) for loader in self.loaders for label in SENT))
+        labels = (*MADE, *MARKED, *((loader, label) for loader in self.loaders for label in SENT))
         for asset, label in labels:
             self.total[asset, label] += run.count(asset, label)
         self.interrupted = run.interrupted
@@ -151,6 +152,9 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
     for asset in outcome.loaders:
         counts = ", ".join(f"{total[asset, label]:,} {label}" for label in SENT)
         click.echo(f"{asset}: {counts}.")
+    if settings.markers:
+        created, changed = (total[one] for one in MARKED)
+        click.echo(f"honeycomb_markers: {created:,} created, {changed:,} changed.")
     if any(total[key] for key in total if key[1] == "rejected"):
         click.echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
     if any(total[key] for key in total if key[1] == "too old"):

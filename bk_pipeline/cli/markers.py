@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import click
@@ -13,13 +13,10 @@ from rich.console import Console
 
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
-from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.markers.colors import paint, unlike
 from bk_pipeline.markers.marker import Marker
 from bk_pipeline.markers.planning import Plan
-from bk_pipeline.markers.rules import Rules
-from bk_pipeline.pipeline import place_markers, plan_markers, prune_markers
+from bk_pipeline.pipeline import Marking, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
 
 DAY = click.DateTime(formats=["%Y-%m-%d"])
@@ -48,7 +45,7 @@ def listed(everyones: bool) -> None:
     A line a marker, between tabs: dataset, rule, id, start, end, type, message, URL. Of one
     that somebody deleted in Honeycomb: dataset, rule, id and "deleted in Honeycomb".
     """
-    with _opened() as it:
+    with _opened() as (_, it):
         ours = {one.marker_id: one for one in it.ledger.markers.placed(it.client.name)}
         datasets = {one.dataset for one in ours.values()}
         if everyones:
@@ -77,24 +74,17 @@ def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
     a line of counts.
     """
     total: Counter[str] = Counter()
-    with _opened() as it:
-        for day in it.days(first, last, placed_too=True):
-            planned = plan_markers(
-                day,
-                spans=it.services.spans(),
-                rules=it.rules,
-                client=it.client,
-                ledger=it.ledger,
-                oldest=it.services.oldest_marked(),
-                restore=restore,
-            ).plan
+    with _opened() as (services, it):
+        days = {*services.raw().days(), *_placed_days(it)}
+        for day in _chosen(days, first, last):
+            planned = plan_markers(day, it, restore=restore).plan
             _show(day, planned)
             total += _counts(planned)
         for dataset in sorted(it.rules.datasets):
             for one in _unlike(dataset, it):
-                click.echo(f"color\t-\t{dataset}\t{one}")
+                _line("color", "-", dataset, one)
                 total["to color"] += 1
-    click.echo(_sentence(total) or "Nothing to do.")
+    click.echo(_sentence(total))
 
 
 @markers.command()
@@ -104,23 +94,16 @@ def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
 def apply(first: datetime | None, last: datetime | None, restore: bool) -> None:
     """Create and change markers as the rules say, and set the colours of their types."""
     total: Counter[str] = Counter()
-    with _opened() as it, Console(stderr=True).status("Placing markers …") as status:
-        for day in it.days(first, last):
-            placed = place_markers(
-                day,
-                spans=it.services.spans(),
-                rules=it.rules,
-                client=it.client,
-                ledger=it.ledger,
-                oldest=it.services.oldest_marked(),
-                whole=True,
-                restore=restore,
-                progress=status.update,
-            )
+    with (
+        _opened() as (services, it),
+        Console(stderr=True).status("Placing markers …") as status,
+    ):
+        for day in _chosen(services.raw().days(), first, last):
+            placed = place_markers(day, it, whole=True, restore=restore, progress=status.update)
             total.update({name.replace("_", " "): count for name, count in asdict(placed).items()})
         for dataset in sorted(it.rules.datasets):
             total["colors set"] += _paint(dataset, it)
-    click.echo(_sentence(+total) or "Nothing to do.")
+    click.echo(_sentence(total))
 
 
 @markers.command()
@@ -131,14 +114,8 @@ def prune(yes: bool) -> None:
     Because the rule is gone or another one, or because the build ended differently since. Never
     touches what others made.
     """
-    with _opened() as it:
-        days = it.placed_days()
-        plans = {
-            day: plan_markers(
-                day, spans=it.services.spans(), rules=it.rules, client=it.client, ledger=it.ledger
-            ).plan
-            for day in days
-        }
+    with _opened() as (_, it):
+        plans = {day: plan_markers(day, it).plan for day in sorted(_placed_days(it))}
         doomed = {day: one for day, one in plans.items() if one.delete}
         if not doomed:
             click.echo("Nothing to delete.")
@@ -150,47 +127,30 @@ def prune(yes: bool) -> None:
             click.confirm(f"Delete these {count:,} markers?", abort=True)
         total: Counter[str] = Counter()
         for day in doomed:
-            pruned = prune_markers(
-                day,
-                spans=it.services.spans(),
-                rules=it.rules,
-                client=it.client,
-                ledger=it.ledger,
-                progress=_tell,
-            )
+            pruned = prune_markers(day, it, progress=_tell)
             total.update(deleted=pruned.deleted, gone=pruned.missing)
     gone = f" {total['gone']:,} had been deleted in Honeycomb before." if total["gone"] else ""
     click.echo(f"{total['deleted']:,} markers deleted.{gone}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What the commands work with."""
-
-    services: Services
-    rules: Rules
-    client: MarkerClient
-    ledger: Ledger
-
-    def days(
-        self, first: datetime | None, last: datetime | None, *, placed_too: bool = False
-    ) -> Iterable[str]:
-        """The stored days from `first` to `last`, and those of markers that we made."""
-        days = {*self.services.raw().days(), *(self.placed_days() if placed_too else ())}
-        since = first.date().isoformat() if first else ""
-        until = last.date().isoformat() if last else "9999"
-        return [day for day in sorted(days) if since <= day <= until]
-
-    def placed_days(self) -> list[str]:
-        return sorted({one.day for one in self.ledger.markers.placed(self.client.name)})
-
-
 @contextmanager
-def _opened() -> Iterator[_Opened]:
+def _opened() -> Iterator[tuple[Services, Marking]]:
+    """What the commands work with, as the settings describe it."""
     services = Services(Settings.load())
-    rules = services.marker_rules()
-    with closing(services.marker_client(_tell)) as client, services.ledger() as ledger:
-        yield _Opened(services, rules, client, ledger)
+    marking = services.marking(_tell)
+    with closing(marking.client), marking.ledger:
+        yield services, marking
+
+
+def _chosen(days: Iterable[str], first: datetime | None, last: datetime | None) -> list[str]:
+    since = first.date().isoformat() if first else ""
+    until = last.date().isoformat() if last else "9999"
+    return [day for day in sorted(days) if since <= day <= until]
+
+
+def _placed_days(it: Marking) -> set[str]:
+    """The days of the markers that we made."""
+    return {one.day for one in it.ledger.markers.placed(it.client.name)}
 
 
 def _show(day: str, planned: Plan) -> None:
@@ -222,7 +182,7 @@ def _counts(planned: Plan) -> Counter[str]:
     )
 
 
-def _unlike(dataset: str, it: _Opened) -> list[str]:
+def _unlike(dataset: str, it: Marking) -> list[str]:
     """The types whose colour would be set; none in a dataset that is not there yet."""
     try:
         found = unlike(dataset, it.rules.colors_in(dataset), client=it.client)
@@ -231,7 +191,7 @@ def _unlike(dataset: str, it: _Opened) -> list[str]:
     return [f"{one.type} {one.color}" for one in found.values()]
 
 
-def _paint(dataset: str, it: _Opened) -> int:
+def _paint(dataset: str, it: Marking) -> int:
     try:
         return paint(dataset, it.rules.colors_in(dataset), client=it.client)
     except NotFound:
@@ -240,7 +200,7 @@ def _paint(dataset: str, it: _Opened) -> int:
 
 def _sentence(total: Counter[str]) -> str:
     counts = ", ".join(f"{count:,} {what}" for what, count in total.items() if count)
-    return f"{counts}." if counts else ""
+    return f"{counts}." if counts else "Nothing to do."
 
 
 def _moment(seconds: int | None) -> str:

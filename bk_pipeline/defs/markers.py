@@ -37,21 +37,11 @@ def markers_of(settings: Settings) -> list[dg.AssetsDefinition]:
         """
         progress = log_lines(context, services)
         with as_dagster_failures(retries=services.retries):
-            rules, ledger = services.marker_rules(), services.ledger()
-            client = services.marker_client(context.log.info)
+            marking = services.marking(context.log.info)
 
         def mark(day: Day) -> Metadata:
-            before = client.request_count
-            placed = place_markers(
-                day.key,
-                spans=services.spans(),
-                rules=rules,
-                client=client,
-                ledger=ledger,
-                oldest=services.oldest_marked(),
-                whole=config.full_refresh,
-                progress=progress,
-            )
+            before = marking.client.request_count
+            placed = place_markers(day.key, marking, whole=config.full_refresh, progress=progress)
             return {
                 "created": placed.created,
                 "found again": placed.found_again,
@@ -59,7 +49,7 @@ def markers_of(settings: Settings) -> list[dg.AssetsDefinition]:
                 "as they should be": placed.unchanged,
                 "deleted in Honeycomb": placed.missing,
                 "too old": placed.too_old,
-                "requests": client.request_count - before,
+                "requests": marking.client.request_count - before,
                 "dagster/partition_row_count": placed.created + placed.unchanged,
             }
 

@@ -7,7 +7,7 @@ code location.
 
 import math
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from bk_pipeline.buildkite.client import BuildkiteClient
@@ -18,8 +18,8 @@ from bk_pipeline.deliver.destinations import Configured, destinations
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.markers.client import MarkerClient
-from bk_pipeline.markers.rules import Rules
 from bk_pipeline.markers.rules_file import load_rules
+from bk_pipeline.pipeline import Marking
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import rows
@@ -112,18 +112,20 @@ class Services:
     def delivery_policy(self) -> DeliveryPolicy:
         return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
 
-    def marker_rules(self) -> Rules:
-        """The rules as their file has them now."""
-        path, dataset = self.settings.require_markers(), self.settings.honeycomb_dataset
-        return load_rules(path, dataset=dataset)
+    def marking(self, on_wait: Callable[[str], None]) -> Marking:
+        """By the rules as their file has them now; waits for the rate limit go to `on_wait`.
 
-    def marker_client(self, on_wait: Callable[[str], None]) -> MarkerClient:
-        return MarkerClient.from_settings(self.settings, clock=self.clock, on_wait=on_wait)
-
-    def oldest_marked(self) -> datetime | None:
-        """What began before is not marked, as its spans are not sent; None: all is."""
-        days = self.settings.honeycomb_max_age_days
-        return self.clock.now() - timedelta(days=days) if days else None
+        What began before spans are sent is not marked either.
+        """
+        given = self.settings
+        days = given.honeycomb_max_age_days
+        return Marking(
+            spans=self.spans(),
+            rules=load_rules(given.require_markers(), dataset=given.honeycomb_dataset),
+            client=MarkerClient.from_settings(given, clock=self.clock, on_wait=on_wait),
+            ledger=self.ledger(),
+            oldest=self.clock.now() - timedelta(days=days) if days else None,
+        )
 
     def destinations(self) -> list[Configured]:
         return destinations(self.settings)

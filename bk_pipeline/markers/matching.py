@@ -61,7 +61,7 @@ def markers_in(
             _drop_outdated(wanted, spans, {rule.id for rule in of_kind})
             for rule in of_kind:
                 wanted.update(_markers(spans.filter(_taken(spans, rule)), rule))
-            seen |= _among(spans, held)
+        seen |= _among(table, held)
     return wanted, seen
 
 

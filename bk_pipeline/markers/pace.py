@@ -39,9 +39,7 @@ class Pace:
         if self._remaining is None or self._remaining > RESERVE or pause_s <= 0:
             return
         self._remaining = None
-        self._on_wait(
-            f"Honeycomb takes no more than so many calls a minute; waiting {pause_s:.0f} s."
-        )
+        self._on_wait(f"Honeycomb's limit on such calls is reached: waiting {pause_s:.0f} s")
         self._clock.sleep(pause_s)
 
     def note(self, headers: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 
 import pytest
 
@@ -88,10 +89,9 @@ def test_what_somebody_deleted_is_listed_and_restored(scene, markers):
     held = scene.sandbox.honeycomb.markers
     markers("apply")
     wanted = len(held.markers)
-    with_one_less = scene.services.marker_client(print)
     gone = held.markers[0]["id"]
-    with_one_less.delete("__all__", gone)
-    with_one_less.close()
+    with closing(scene.services.marking(print).client) as client:
+        client.delete("__all__", gone)
 
     assert f"__all__\tfailed\t{gone}\tdeleted in Honeycomb" in markers("list")
     assert counts(markers("plan"))["deleted in Honeycomb (--restore places them)"] == "1"

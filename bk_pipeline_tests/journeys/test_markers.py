@@ -51,10 +51,11 @@ def materialize(scene, *, full_refresh=False):
     """All days, without Dagster; what was done in all."""
     services = scene.services
     total: Counter[str] = Counter()
+    marking = services.marking(print)
     with (
         services.buildkite(on_wait=print) as client,
-        services.ledger() as ledger,
-        closing(services.marker_client(print)) as markers,
+        closing(marking.client),
+        marking.ledger,
     ):
         for key in scene.days:
             extract_day(
@@ -65,15 +66,7 @@ def materialize(scene, *, full_refresh=False):
                 full_refresh=full_refresh,
             )
             transform_day(key, raw=services.raw(), spans=services.spans())
-            placed = place_markers(
-                key,
-                spans=services.spans(),
-                rules=services.marker_rules(),
-                client=markers,
-                ledger=ledger,
-                oldest=services.oldest_marked(),
-            )
-            total.update(asdict(placed))
+            total.update(asdict(place_markers(key, marking)))
     return +total
 
 

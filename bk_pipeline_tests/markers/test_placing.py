@@ -218,6 +218,15 @@ def test_markers_of_a_rule_that_has_another_dataset_now_are_for_deletion(day, ru
     assert [subject.dataset for subject, _ in planned.plan.create] == ["__all__"]
 
 
+def test_markers_of_a_rule_that_is_about_jobs_now_are_for_deletion(day, rules_of):
+    [build] = failed_builds(1)
+    day.run(rules_of(FAILED), build)
+
+    planned = day.plan(rules_of(f'{FAILED}\non = "job"'), build).plan
+
+    assert (len(planned.delete), len(planned.create)) == (1, 1)
+
+
 def test_what_somebody_deleted_stays_so_until_it_is_to_be_restored(day, rules_of, held):
     rules = rules_of(FAILED)
     day.run(rules, *failed_builds(2))

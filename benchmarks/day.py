@@ -1,0 +1,94 @@
+"""A day of a million spans from end to end, and one of a tenth: read, transformed, sent.
+
+Each stage runs in a process of its own, as Dagster's steps do: HTTP from the sandbox, raw
+Parquet, span Parquet, batches to the sink, the ledger on disk. Both services are processes
+of their own. Dagster's own start-up is left out; so are Buildkite's rate limits, which would
+make the reading of this day take a quarter of an hour.
+
+Time per span is compared by CPU seconds, of the three stages together: no stage grows with
+anything but its spans, and on a busy machine the queue for the CPU does not count. Memory is
+the highest resident size of each process, imports and all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+
+from benchmarks import sink, stand_in
+from benchmarks.figures import Bound, Figure, Report, number
+from benchmarks.measured import Measured, measured
+
+MANY, FEW = 64_000, 6_400  # builds of 15.7 spans each
+STAGES = ("extract", "transform", "deliver")
+MIB = 1024 * 1024
+# What our reserve leaves of Buildkite's limits, in builds a second.
+USER_BUILDS_PER_S = 48 * 100 / 60
+ORGANIZATION_BUILDS_PER_S = 180 * 100 / 60
+
+Stages = dict[str, Measured]
+
+
+def run(scratch: Path) -> Report:
+    many, note = _day(scratch / "many", MANY)
+    fews = [_day(scratch / f"few-{round_}", FEW)[0] for round_ in range(3)]
+    ratio = _cpu_per_span(many) / median(map(_cpu_per_span, fews))
+    builds = many["extract"].counts["stored"]
+    builds_per_s = builds / sum(one.seconds for one in many.values())
+    builds_per_cpu_s = builds / sum(one.cpu_seconds for one in many.values())
+    peak = max(one.rss_bytes for one in many.values()) / MIB
+    return Report(
+        title="day: a million spans from Buildkite to Honeycomb",
+        columns=("stage", "builds", "spans", "seconds", "CPU seconds", "RSS MiB"),
+        rows=[*_rows("", many), *_rows("a tenth: ", fews[0])],
+        figures=[
+            Figure("day_1m.spans", many["transform"].counts["spans"], Bound(least=1_000_000)),
+            Figure("day_1m.peak_rss_mib", peak, Bound(most=1_024)),
+            Figure("day_1m.time_per_span_ratio", ratio, Bound(most=1.15)),
+            Figure("day_1m.builds_per_s", builds_per_s),
+            Figure("day_1m.builds_per_cpu_s", builds_per_cpu_s),
+            Figure("day_1m.times_above_50_a_minute", builds_per_s / USER_BUILDS_PER_S),
+            Figure("day_1m.times_above_200_a_minute", builds_per_s / ORGANIZATION_BUILDS_PER_S),
+        ],
+        notes=[note],
+    )
+
+
+def _day(folder: Path, builds: int) -> tuple[Stages, str]:
+    with stand_in.running(builds) as buildkite, sink.running() as honeycomb:
+        settings = buildkite.settings(str(folder), HONEYCOMB_API_ENDPOINT=honeycomb.url)
+        variables = json.dumps(settings)
+        before = buildkite.cpu_seconds()
+        done = {"extract": measured("benchmarks.days:extract", variables)}
+        theirs = buildkite.cpu_seconds() - before
+        for stage in STAGES[1:]:
+            done[stage] = measured(f"benchmarks.days:{stage}", variables)
+        pages = done["extract"].counts["requests"]
+        note = (
+            f"The sandbox needs {theirs / pages * 1000:.0f} ms of CPU for a page of 100 builds, so "
+            f"it can serve {pages * 100 / theirs:,.0f} builds a second; the reader takes "
+            f"{done['extract'].cpu_seconds / pages * 1000:.0f} ms for it. It has "
+            f"{buildkite.memory_bytes() // MIB:,} MiB."
+        )
+    assert done["deliver"].counts["accepted"] >= done["transform"].counts["spans"]
+    return done, note
+
+
+def _cpu_per_span(stages: Stages) -> float:
+    return sum(one.cpu_seconds for one in stages.values()) / stages["transform"].counts["spans"]
+
+
+def _rows(prefix: str, stages: Stages) -> list[tuple[str, ...]]:
+    builds, spans = stages["extract"].counts["stored"], stages["transform"].counts["spans"]
+    return [
+        (
+            prefix + name,
+            number(builds),
+            number(spans),
+            f"{one.seconds:.1f}",
+            f"{one.cpu_seconds:.1f}",
+            number(one.rss_bytes // MIB),
+        )
+        for name, one in stages.items()
+    ]

@@ -37,7 +37,7 @@ dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, or PORT=, with .env
 	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || \
 	{ echo "Port $(PORT) is taken, perhaps by another make dev: end that, or make dev PORT=3001" >&2; exit 1; }
 	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	@$(BIN)/dagster instance migrate >/dev/null # one process first: several at once break it
+	@said=$$($(BIN)/dagster instance migrate 2>&1) || { echo "$$said" >&2; exit 1; } # alone: several at once break it
 	@PYTHONWARNINGS='ignore:Function `dev_command`' $(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
 
 .PHONY: check
@@ -85,7 +85,7 @@ clean: ## Remove .venv and caches; data stay
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && "$(PYTHON)" $(FITS) || { echo "$(or $(PYTHON),Nothing on the PATH) is \
 	no Python 3.11, 3.12 or 3.13: install one, or give PYTHON=/path/to/it" >&2; exit 1; }
-	@echo "Setting up $(VENV)"
+	@echo "Setting up $(VENV): a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -14,9 +14,10 @@ import click
 from rich.console import Console
 
 from bk_pipeline.cli.progress import shown_on
+from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.resources import Services
-from bk_pipeline.defs.runs import DayRun, local_instance, materialize_days
+from bk_pipeline.defs.runs import DayRun, materialize_days
 from bk_pipeline.errors import (
     AccessDenied,
     ConfigError,

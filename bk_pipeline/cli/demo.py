@@ -127,8 +127,8 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
         console.print(waterfall(spans, width=console.width))
         console.print(
             f"\n{LEGEND}\n\n"
-            "Your own builds: put a Buildkite token and a Honeycomb key into .env "
-            "(see .env.example);\nbk-pipeline doctor says what is missing, make dev begins.",
+            "Your own builds: put a Buildkite token and a Honeycomb key into .env, as .env.example\n"
+            "says. Then bk-pipeline doctor tells what is missing, and make dev begins.",
             highlight=False,
         )
 

@@ -1,9 +1,7 @@
 """Days through Dagster in this process: what the command line's backfill is made of."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -11,11 +9,9 @@ import dagster as dg
 from bk_pipeline import errors
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.failures import ERROR
+from bk_pipeline.defs.home import explained
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import PipelineError
-
-# A home that we make: quiet. One that is there already is left as it is.
-HOME_CONFIG = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 
 # What Dagster makes of Ctrl-C and SIGTERM within a step.
 INTERRUPTED = "DagsterExecutionInterruptedError"
@@ -51,16 +47,6 @@ class DayRun:
         return int(self.metadata.get(asset, {}).get(label, 0))
 
 
-def local_instance() -> dg.DagsterInstance:
-    """The instance of DAGSTER_HOME, or of `.dagster` here, which `make dev` uses too."""
-    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster").expanduser().absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists():
-        config.write_text(HOME_CONFIG)
-    return dg.DagsterInstance.from_config(str(home))
-
-
 def materialize_days(
     services: Services,
     days: Sequence[str],
@@ -71,23 +57,27 @@ def materialize_days(
     """Run each day, from Buildkite to every destination, in the order given.
 
     Ctrl-C stops the day, not the iterator: whoever iterates sees it and decides.
+
+    Raises:
+        StorageError: Dagster cannot keep its records.
     """
     assets = assets_of(services.settings)
     config = {"config": {"full_refresh": full_refresh}}
     for day in days:
         try:
-            result = dg.materialize(
-                assets,
-                partition_key=day,
-                instance=instance,
-                resources={"services": services},
-                run_config={
-                    "ops": {"raw_builds": config, "spans": config},
-                    # Errors are told by the caller, in a sentence, not by Dagster's log.
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-                raise_on_error=False,
-            )
+            with explained(str(instance.root_directory)):
+                result = dg.materialize(
+                    assets,
+                    partition_key=day,
+                    instance=instance,
+                    resources={"services": services},
+                    run_config={
+                        "ops": {"raw_builds": config, "spans": config},
+                        # Errors are told by the caller, in a sentence, not by Dagster's log.
+                        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    },
+                    raise_on_error=False,
+                )
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             yield DayRun(day, {}, interrupted=True)
         else:

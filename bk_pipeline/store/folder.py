@@ -161,7 +161,7 @@ class Folder:
                 words = words.replace(secret, "***")
             raise StorageError(
                 f"Cannot {verb} {name or 'the data directory'} in {self.shown}: {words}. "
-                "Free space, or mend BK_PIPELINE_DATA_DIR, and run the day again."
+                "Make room, or set BK_PIPELINE_DATA_DIR to another place, and run again."
             ) from (None if self._secrets else exc)
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from bk_pipeline.cli.backfill import backfill
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import PROCESS_TAG, Mark, end_lost_runs
-from bk_pipeline.defs.runs import local_instance
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import stage
 

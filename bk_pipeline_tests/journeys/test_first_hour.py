@@ -6,7 +6,9 @@ import dagster as dg
 import pytest
 
 from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.errors import StorageError
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import free_port, stage
 
@@ -79,3 +81,14 @@ def test_a_run_that_cannot_go_says_why_in_its_first_line(tmp_path, step, mistake
     first, *rest = message.strip().splitlines()
     assert says in first
     assert rest == []
+
+
+def test_a_home_of_dagsters_that_cannot_be_is_said_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("DAGSTER_HOME", "/dev/null/home")
+    with pytest.raises(StorageError, match=r"in /dev/null/home: Not a directory\. Make room"):
+        local_instance()
+    (tmp_path / "history").mkdir()
+    (tmp_path / "history" / "runs.db").write_text("no database " * 99)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(StorageError, match=r"records in .*: file is not a database\. Make room"):
+        local_instance()

@@ -38,6 +38,7 @@ from bk_pipeline.errors import ConfigError
 
 # What a named destination does not inherit from the plain one.
 OTHERS = ("HONEYCOMB_", "OTEL_")
+OURS = "BK_PIPELINE_"
 
 # Honeycomb API description, "Dataset"; a slash cannot be sent in the path of a batch.
 DATASET_NAME_LIMIT = 255
@@ -215,6 +216,14 @@ class Settings(BaseSettings):
         "with `BK_PIPELINE_TEMPO_`, like `BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT`. Default: "
         "`honeycomb` if its key is set, `otlp` and `otlp_metrics` if their endpoint is.",
     )
+    otlp_account: Slug | None = Field(
+        None,
+        alias="BK_PIPELINE_OTLP_ACCOUNT",
+        description="A word for whose account an OTLP endpoint's credentials are, like `team-a`; "
+        "part of its name in the ledger. Needed only where two destinations have the same URL "
+        "and nothing but their keys tells them apart. For `otlp:tempo` it is "
+        "`BK_PIPELINE_TEMPO_OTLP_ACCOUNT`.",
+    )
     honeycomb_max_age_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
         60,
         alias="BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS",
@@ -359,7 +368,8 @@ class Settings(BaseSettings):
 
     def named(self, prefix: str) -> Settings:
         """These settings, where variables that begin with `prefix` stand in the place of the
-        same ones without it; destinations have no others.
+        same ones without it; destinations have no others. `BK_PIPELINE_` is not said twice:
+        `BK_PIPELINE_TEMPO_OTLP_ACCOUNT` stands for `BK_PIPELINE_OTLP_ACCOUNT`.
 
         Raises:
             ConfigError: As `load`.
@@ -369,6 +379,8 @@ class Settings(BaseSettings):
             for name, value in self._environment.items()
             if name.startswith(prefix)
         }
+        known = {field.alias for field in type(self).model_fields.values()}
+        own |= {f"{OURS}{name}": value for name, value in own.items() if f"{OURS}{name}" in known}
         ours = {name: v for name, v in self._environment.items() if not name.startswith(OTHERS)}
         return Settings.of(**{**ours, **own})
 

@@ -34,6 +34,7 @@ from bk_pipeline.window import day_key, day_keys
 MADE = (("raw_builds", "builds stored"), ("spans", "dagster/partition_row_count"))
 SENT = ("accepted", "rejected", "too old")
 MARKED = (("honeycomb_markers", "created"), ("honeycomb_markers", "changed"))
+REMARKS_SHOWN = 10
 NOWHERE = (
     "No destination is configured: spans were made and stored, none sent. "
     "Set HONEYCOMB_API_KEY or OTEL_EXPORTER_OTLP_ENDPOINT."
@@ -96,6 +97,7 @@ class Outcome:
     runs: int = 0
     done: int = 0
     total: Counter[tuple[str, str]] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
     failed: list[DayRun] = field(default_factory=list)
     in_a_row: int = 0
     interrupted: bool = False
@@ -104,6 +106,7 @@ class Outcome:
         labels = (*MADE, *MARKED, *((loader, label) for loader in self.loaders for label in SENT))
         for asset, label in labels:
             self.total[asset, label] += run.count(asset, label)
+        self.remarks += [f"{run.day}: {one}" for name in self.loaders for one in run.remarks(name)]
         self.interrupted = run.interrupted
         self.runs += not run.interrupted
         if run.failed:
@@ -156,6 +159,8 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
     if settings.markers:
         created, changed = (total[one] for one in MARKED)
         click.echo(f"honeycomb_markers: {created:,} created, {changed:,} changed.")
+    for remark in outcome.remarks[:REMARKS_SHOWN]:
+        click.echo(remark)
     if any(total[key] for key in total if key[1] == "rejected"):
         click.echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
     if any(total[key] for key in total if key[1] == "too old"):

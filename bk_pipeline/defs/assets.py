@@ -172,6 +172,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 "settled before": done.already_settled,
                 "too old": done.too_old,
                 "trimmed": done.trimmed,
+                "remarks": done.remarks,
                 "requests": done.batches,
                 "dagster/partition_row_count": done.accepted,
             }

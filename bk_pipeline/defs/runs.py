@@ -46,6 +46,10 @@ class DayRun:
         """What the asset's metadata say of `label`; 0 if the run did not come to it."""
         return int(self.metadata.get(asset, {}).get(label, 0))
 
+    def remarks(self, asset: str) -> list[str]:
+        """What the asset's destination had to say besides."""
+        return list(self.metadata.get(asset, {}).get("remarks", ()))
+
 
 def materialize_days(
     services: Services,

@@ -28,6 +28,19 @@ Open = Callable[[Clock], Destination]
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What settings say of a destination.
+
+    Attributes:
+        open: Makes it.
+        name: The ledger's for it, where nobody has to be asked for that.
+    """
+
+    open: Open
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """One way of delivering.
 
@@ -35,13 +48,14 @@ class Kind:
         asset: The Dagster asset of the plain one.
         meaning: What the asset is, for people.
         needs: The variable without which there is none.
-        configured: What makes the destination of these settings; None if they name none.
+        configured: What the settings say of it, given what its variables begin with; None if
+            they name none.
     """
 
     asset: str
     meaning: str
     needs: str
-    configured: Callable[[Settings], Open | None]
+    configured: Callable[[Settings, str], Found | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +68,26 @@ class Configured:
     open: Open
 
 
-def _honeycomb(settings: Settings) -> Open | None:
+def _honeycomb(settings: Settings, _prefix: str) -> Found | None:
     if settings.honeycomb_api_key is None:
         return None
-    return lambda clock: Honeycomb.from_settings(settings, clock=clock)
+    return Found(lambda clock: Honeycomb.from_settings(settings, clock=clock))
 
 
-def _otlp(settings: Settings) -> Open | None:
-    given = OtlpSettings.from_environment(settings.environment)
+def _otlp(settings: Settings, prefix: str) -> Found | None:
+    given = OtlpSettings.from_environment(settings.environment, shown_prefix=prefix)
     if given is None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    return lambda clock: Otlp(given, clock=clock, retry_policy=policy)
+    return Found(lambda clock: Otlp(given, clock=clock, retry_policy=policy), given.name)
 
 
-def _otlp_metrics(settings: Settings) -> Open | None:
-    given = OtlpSettings.from_environment(settings.environment, signal=METRICS)
+def _otlp_metrics(settings: Settings, prefix: str) -> Found | None:
+    given = OtlpSettings.from_environment(settings.environment, signal=METRICS, shown_prefix=prefix)
     if given is None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    return lambda clock: OtlpMetrics(given, clock=clock, retry_policy=policy)
+    return Found(lambda clock: OtlpMetrics(given, clock=clock, retry_policy=policy), given.name)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -105,12 +119,13 @@ def destinations(settings: Settings) -> list[Configured]:
     are.
 
     Raises:
-        ConfigError: An entry is unknown, or its variables are not set.
+        ConfigError: An entry is unknown, its variables are not set, or two are one place.
     """
     if not settings.destinations:
-        found = ((kind, KINDS[kind].configured(settings)) for kind in KINDS)
-        return [_configured(kind, "", open_) for kind, open_ in found if open_]
+        all_kinds = ((kind, KINDS[kind].configured(settings, "")) for kind in KINDS)
+        return [_configured(kind, "", found) for kind, found in all_kinds if found]
     chosen: list[Configured] = []
+    entries: dict[str, str] = {}
     for entry in dict.fromkeys(settings.destinations):
         match = ENTRY.fullmatch(entry)
         if match is None or match[1] not in KINDS:
@@ -120,16 +135,24 @@ def destinations(settings: Settings) -> list[Configured]:
             )
         kind, name = match[1], match[2] or ""
         prefix = f"BK_PIPELINE_{name.upper()}_" if name else ""
-        open_ = KINDS[kind].configured(settings.named(prefix) if name else settings)
-        if open_ is None:
+        found = KINDS[kind].configured(settings.named(prefix) if name else settings, prefix)
+        if found is None:
             raise ConfigError(
                 f"{VARIABLE} names {entry}, and {prefix}{KINDS[kind].needs} is not set."
             )
-        chosen.append(_configured(kind, name, open_))
+        if found.name in entries:
+            raise ConfigError(
+                f"{VARIABLE} names {entries[found.name]} and {entry}, which are one place to the "
+                f"ledger ({found.name}): what one has sent the other never would. Set "
+                f"{prefix or 'BK_PIPELINE_'}OTLP_ACCOUNT to a word for whose it is, like team-a."
+            )
+        if found.name:
+            entries[found.name] = entry
+        chosen.append(_configured(kind, name, found))
     return chosen
 
 
-def _configured(kind: str, name: str, open_: Open) -> Configured:
+def _configured(kind: str, name: str, found: Found) -> Configured:
     chosen = KINDS[kind]
     asset = f"{chosen.asset}_{name}" if name else chosen.asset
-    return Configured(kind, asset, chosen.meaning, open_)
+    return Configured(kind, asset, chosen.meaning, found.open)

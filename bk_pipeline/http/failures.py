@@ -37,7 +37,7 @@ PASSING_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 TIMED_OUT = (Timeout, ReadTimeoutError)
 
 
-def explain(exc: Exception, *, request: str, setting: str) -> PipelineError:
+def explain(exc: Exception, *, request: str, setting: str, ca_setting: str) -> PipelineError:
     """The error of ours to raise for `exc`; made, not raised.
 
     ConfigError for a proxy or CA bundle that cannot be used, FatalError for a certificate
@@ -46,7 +46,7 @@ def explain(exc: Exception, *, request: str, setting: str) -> PipelineError:
     """
     chain = list(_chain(exc))
     if isinstance(exc, SSLError) and not any(isinstance(link, PASSING_TLS) for link in chain):
-        return _tls_failure(chain, request=request, setting=setting)
+        return _tls_failure(chain, request=request, setting=setting, ca_setting=ca_setting)
     if isinstance(exc, UNUSABLE):
         return ConfigError(
             f"{request} cannot be sent: the address or the proxy's is malformed. Check "
@@ -55,7 +55,7 @@ def explain(exc: Exception, *, request: str, setting: str) -> PipelineError:
     if not isinstance(exc, RequestException) and type(exc) is OSError:
         return ConfigError(
             f"{request} cannot be sent: a file of certificates cannot be read. Check "
-            "REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and the certificate settings."
+            f"{ca_setting}, CURL_CA_BUNDLE and the certificate settings."
         )
     connected = not any(isinstance(link, NOT_CONNECTED) for link in chain)
     return ServiceUnavailable(f"{request}: {_what_happened(chain)}.", maybe_processed=connected)
@@ -85,11 +85,13 @@ def _what_happened(chain: list[BaseException]) -> str:
     return "the connection broke before the whole answer was there"
 
 
-def _tls_failure(chain: list[BaseException], *, request: str, setting: str) -> FatalError:
+def _tls_failure(
+    chain: list[BaseException], *, request: str, setting: str, ca_setting: str
+) -> FatalError:
     if any(isinstance(link, ssl.SSLCertVerificationError) for link in chain):
         return FatalError(
             f"{request}: the service's TLS certificate cannot be verified. Where a proxy signs "
-            "anew, put the path of its CA bundle into REQUESTS_CA_BUNDLE; else check "
+            f"anew, put the path of its CA bundle into {ca_setting}; else check "
             f"{setting} and this machine's clock."
         )
     reasons = (link.reason for link in chain if isinstance(link, ssl.SSLError))

@@ -97,6 +97,7 @@ class HttpSession:
         headers: Sent with every request. Their values count as secrets.
         timeouts: Used where `send` is given none.
         ca_file: Path of a CA bundle instead of the system's or REQUESTS_CA_BUNDLE.
+        ca_setting: The environment variable that names such a bundle, for messages.
         client_cert: Paths of the client's certificate and key.
         pool_size: Connections kept open; more threads than that get connections of their own.
         clock: Measures how long an answer takes.
@@ -113,6 +114,7 @@ class HttpSession:
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         ca_file: str | None = None,
+        ca_setting: str = "REQUESTS_CA_BUNDLE",
         client_cert: tuple[str, str] | None = None,
         pool_size: int = 32,
         clock: Clock | None = None,
@@ -128,6 +130,7 @@ class HttpSession:
         self._base_path = parts.path
         self._timeouts = timeouts or Timeouts()
         self._ca_file = ca_file
+        self._ca_setting = ca_setting
         self._redact = Redactor(fixed)
         self._clock = clock or SystemClock()
         # No proxy can reach our own loopback, whatever NO_PROXY forgot.
@@ -204,7 +207,9 @@ class HttpSession:
                         most_bytes=most_bytes,
                     )
             except (RequestException, HTTPError, OSError) as exc:
-                raise explain(exc, request=request, setting=self.setting) from without_request(exc)
+                raise explain(
+                    exc, request=request, setting=self.setting, ca_setting=self._ca_setting
+                ) from without_request(exc)
             note.add({"http.response.status_code": answer.status_code})
             if answer.status_code not in SUCCESSES:
                 note.add({"error.type": str(answer.status_code)})

@@ -73,6 +73,31 @@ def test_each_has_a_name_of_its_own_in_the_ledger():
     assert names == ["otlp:127.0.0.1:4318/v1/traces", "otlp:127.0.0.2:4318/v1/traces"]
 
 
+def test_two_that_only_their_keys_tell_apart_need_a_word_for_whose_they_are():
+    same = {
+        **ENDPOINT,
+        "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+        "BK_PIPELINE_DESTINATIONS": "otlp,otlp:tempo",
+    }
+    with pytest.raises(
+        ConfigError, match=r"names otlp and otlp:tempo, .* Set BK_PIPELINE_TEMPO_OTLP_ACCOUNT"
+    ):
+        assets(**same)
+
+    chosen = destinations(Settings.of(**same, BK_PIPELINE_TEMPO_OTLP_ACCOUNT="team-b"))
+
+    names = [one.open(SystemClock()).name for one in chosen]
+    assert names == ["otlp:127.0.0.1:4318/v1/traces", "otlp:127.0.0.1:4318/v1/traces#team-b"]
+
+
+def test_a_complaint_names_the_variable_as_it_has_to_be_set():
+    wrong = {**TEMPO, "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}
+    with pytest.raises(
+        ConfigError, match=r"^BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT is no whole number"
+    ):
+        assets(**wrong, BK_PIPELINE_DESTINATIONS="otlp:tempo")
+
+
 @pytest.mark.parametrize("entry", ["kafka", "otlp:", "otlp:Big", "otlp:a:b", "HONEYCOMB"])
 def test_an_unknown_entry_is_refused_with_what_to_put_there(entry):
     with pytest.raises(ConfigError, match="BK_PIPELINE_DESTINATIONS is malformed: give honeycomb"):

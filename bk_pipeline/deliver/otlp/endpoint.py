@@ -46,6 +46,7 @@ class Endpoint:
             headers=settings.headers,
             timeouts=timeouts or settings.timeouts,
             ca_file=settings.ca_file,
+            ca_setting=settings.certificate_variable,
             client_cert=settings.client_cert,
             clock=clock,
         )

@@ -49,6 +49,7 @@ class OtlpSettings:
         account: A word that tells us from others behind the same URL.
         endpoint_variable: Where the URL comes from, for messages.
         headers_variable: Where the headers come from or should, for messages.
+        certificate_variable: Where the CA bundle comes from or should, for messages.
         signal: What goes there.
     """
 
@@ -64,6 +65,7 @@ class OtlpSettings:
     account: str = ""
     endpoint_variable: str = f"{GENERAL}ENDPOINT"
     headers_variable: str = f"{GENERAL}HEADERS"
+    certificate_variable: str = f"{GENERAL}CERTIFICATE"
     signal: Signal = TRACES
 
     @classmethod
@@ -105,6 +107,7 @@ class OtlpSettings:
             account=_account(environment),
             endpoint_variable=endpoint_variable,
             headers_variable=headers_variable,
+            certificate_variable=variables.get("CERTIFICATE")[0],
             signal=signal,
         )
 

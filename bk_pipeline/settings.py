@@ -280,6 +280,12 @@ class Settings(BaseSettings):
         description="Pipelines to take, as slugs or globs separated by commas or spaces, like "
         "`web-*,deploy`; `!` in front leaves out. Default: all.",
     )
+    branches: Globs = Field(
+        (),
+        alias="BK_PIPELINE_BRANCHES",
+        description="Branches whose builds to take, as names or globs separated by commas or "
+        "spaces, like `main,release/*`; `!` in front leaves out. Default: all.",
+    )
 
     spans_drop: Globs = Field(
         (),

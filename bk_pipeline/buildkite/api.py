@@ -19,7 +19,7 @@ from bk_pipeline.buildkite.tally import Tally
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent, ServiceUnavailable
 from bk_pipeline.http.retry import Pause, RetryPolicy, retry
-from bk_pipeline.http.session import HttpSession, Response
+from bk_pipeline.http.session import HttpSession, Params, Response
 
 T = TypeVar("T")
 TOO_MANY_REQUESTS = 429
@@ -53,7 +53,7 @@ class Api:
         read: Callable[[Response], T],
         *,
         subject: Subject,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         most_bytes: int | None = None,
     ) -> T:
         """What `read` makes of the answer.
@@ -107,9 +107,7 @@ class Api:
             raise failed
         return response
 
-    def _send(
-        self, path_or_url: str, params: Mapping[str, str] | None, most_bytes: int | None
-    ) -> Response:
+    def _send(self, path_or_url: str, params: Params | None, most_bytes: int | None) -> Response:
         try:
             return self.session.send("GET", path_or_url, params=params, most_bytes=most_bytes)
         except ServiceUnavailable as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -14,7 +14,7 @@ import msgspec
 
 from bk_pipeline.buildkite.answers import Subject, read_elements, read_object
 from bk_pipeline.buildkite.api import Api
-from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.choice import MOST_NAMES, BranchChoice, PipelineChoice
 from bk_pipeline.buildkite.finished import finished_params, gather
 from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
 from bk_pipeline.buildkite.page_size import PageSize
@@ -33,12 +33,15 @@ from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import AnswerTooLarge, NotFound
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import HttpSession, Timeouts
+from bk_pipeline.http.session import HttpSession, Params, Timeouts
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import Window
 
 API_URL = "https://api.buildkite.com"
 PER_PAGE = "100"
+# Of what has finished lately the organization's first page is mostly all: beyond so many
+# pipelines that is asked for first.
+FEW_NAMES = 2
 WHOLE = {"include_retried_jobs": "true"}
 LEAN = {"exclude_jobs": "true", "exclude_pipeline": "true"}
 
@@ -60,6 +63,7 @@ class BuildkiteClient:
         quota: To be shared with other clients of the same token.
         retry_policy: How long to go on after failures.
         choice: The pipelines wanted.
+        branches: The branches wanted.
         on_wait: Told of each wait, before it: why, and until when.
         patience_s: How long an answer may take, and a wait for the quota; for those who
             would rather ask another time.
@@ -76,11 +80,13 @@ class BuildkiteClient:
         quota: Quota | None = None,
         retry_policy: RetryPolicy | None = None,
         choice: PipelineChoice | None = None,
+        branches: BranchChoice | None = None,
         on_wait: Callable[[str], None] = _unheard,
         patience_s: float = math.inf,
     ) -> None:
         self.organization = organization
         self.choice = choice or PipelineChoice()
+        self.branches = branches or BranchChoice()
         self._clock = clock or SystemClock()
         self._session = session or HttpSession(
             # Some copy the documentation's base URL, which ends in the version.
@@ -124,6 +130,7 @@ class BuildkiteClient:
             quota=quota,
             retry_policy=retry_policy,
             choice=PipelineChoice(settings.pipelines),
+            branches=BranchChoice(settings.branches),
             on_wait=on_wait,
             patience_s=patience_s,
         )
@@ -146,9 +153,12 @@ class BuildkiteClient:
             FatalError: It refuses; the message says what to do.
             ListingTooDeep: One second holds more builds than Buildkite lists.
         """
+        names = self._names_to_ask(window, finished_from)
+        if names is None:
+            return
         # What is asked for by name is wanted, whatever slug it answers with: it may be renamed.
-        sieve = Sieve(PipelineChoice() if self.choice.names else self.choice)
-        for pipeline in self.choice.names or (None,):
+        sieve = Sieve(PipelineChoice() if names else self.choice, self.branches)
+        for pipeline in names or (None,):
             subject = Subject(self.organization, pipeline)
             fullness = WHOLE if jobs else LEAN
             read = partial(self._sheets, subject, PageSize(), finished_from, fullness)
@@ -176,11 +186,15 @@ class BuildkiteClient:
         names = self.choice.names
         single = len(names) == 1
         subject = Subject(self.organization, names[0] if single else None)
-        params = {"per_page": PER_PAGE, **LEAN, **finished_params(window, finished_from)}
+        params: Params = {
+            "per_page": PER_PAGE,
+            **LEAN,
+            **finished_params(window, finished_from),
+            **self.branches.params,
+        }
         sheets = iter_sheets(self._api, _path(subject), params=params, subject=subject)
-        return gather(
-            sheets, Sieve(PipelineChoice() if single else self.choice), max_pages=max_pages
-        )
+        sieve = Sieve(PipelineChoice() if single else self.choice, self.branches)
+        return gather(sheets, sieve, max_pages=max_pages)
 
     def build(self, pipeline: str, number: int) -> BuildRecord:
         """One build as it is now, retried jobs and all.
@@ -199,7 +213,13 @@ class BuildkiteClient:
         return read_build(payload)
 
     def sample(
-        self, window: Window, *, pipeline: str | None = None, count: int = 100, jobs: bool = False
+        self,
+        window: Window,
+        *,
+        pipeline: str | None = None,
+        count: int = 100,
+        jobs: bool = False,
+        finished_from: datetime | None = None,
     ) -> Sample:
         """The newest builds created in `window`, and how many pages of so many there are.
 
@@ -210,12 +230,13 @@ class BuildkiteClient:
             pipeline: A slug.
             count: Builds at most, up to 100.
             jobs: Whether they come with their jobs, and then only those that have finished.
+            finished_from: Only those that finished at this moment (aware, UTC) or later.
         """
         subject = Subject(self.organization, pipeline)
-        params = {
+        params: dict[str, str | Sequence[str]] = {
             "per_page": str(count),
-            "created_from": wire_time(window.start),
-            "created_to": wire_time(window.end),
+            **_window_params(window, finished_from),
+            **self.branches.params,
         }
         params |= {"include_retried_jobs": "true", "state": "finished"} if jobs else LEAN
         return self._api.get(
@@ -287,6 +308,23 @@ class BuildkiteClient:
     def __repr__(self) -> str:
         return f"BuildkiteClient({self.organization!r}, {self._session.origin!r})"
 
+    def _names_to_ask(
+        self, window: Window, finished_from: datetime | None
+    ) -> tuple[str, ...] | None:
+        """The pipelines to ask for one by one; none to ask for the organization.
+
+        None if nothing is there to be asked for. Where it is not clear what needs fewer
+        requests, the organization's first page tells, without jobs: how many pages it has.
+        """
+        names = self.choice.plain
+        few = MOST_NAMES if finished_from is None else FEW_NAMES
+        if len(names) <= few:
+            return names
+        sample = self.sample(window, finished_from=finished_from)
+        if sample.pages == 1 and not any(one.pipeline in self.choice for one in sample.builds):
+            return None
+        return () if sample.pages is not None and sample.pages <= len(names) else names
+
     def _sheets(
         self,
         subject: Subject,
@@ -296,14 +334,12 @@ class BuildkiteClient:
         window: Window,
     ) -> Iterator[Sheet]:
         """The pages of a window's listing, of a size that follows what builds take."""
-        params = {
+        params: Params = {
             "per_page": str(size.builds),
             **fullness,
-            "created_from": wire_time(window.start),
-            "created_to": wire_time(window.end),
+            **_window_params(window, finished_from),
+            **self.branches.params,
         }
-        if finished_from is not None:
-            params["finished_from"] = wire_time(finished_from)
         sheets = iter_sheets(
             self._api, _path(subject), params=params, subject=subject, most_bytes=size.most_bytes
         )
@@ -314,6 +350,13 @@ class BuildkiteClient:
         except AnswerTooLarge:
             size.shrink()
             raise
+
+
+def _window_params(window: Window, finished_from: datetime | None) -> dict[str, str]:
+    params = {"created_from": wire_time(window.start), "created_to": wire_time(window.end)}
+    if finished_from is not None:
+        params["finished_from"] = wire_time(finished_from)
+    return params
 
 
 def _path(subject: Subject) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from bk_pipeline import telemetry
+from bk_pipeline.buildkite.choice import Globs
 from bk_pipeline.buildkite.paging import Sheet
 from bk_pipeline.buildkite.records import BuildRecord, Page, read_build
 from bk_pipeline.errors import AnswerTooLarge, ListingTooDeep, RecordError, RequestRefused
@@ -47,11 +48,13 @@ class Sieve:
 
     Attributes:
         wanted: The pipelines to keep, by slug.
+        branches: The branches to keep.
         seen: When the builds were created that may be listed again, by id.
         unusable: Digests of what has been set aside.
     """
 
     wanted: Container[str]
+    branches: Container[str | None] = field(default_factory=Globs)
     seen: dict[str, int] = field(default_factory=dict)
     unusable: set[bytes] = field(default_factory=set)
 
@@ -73,7 +76,8 @@ class Sieve:
                 if build.id not in self.seen:
                     self.seen[build.id] = build.created_ns
                     new.append(build)
-        return Page([build for build in new if build.pipeline in self.wanted], set_aside), listed
+        kept = [one for one in new if one.pipeline in self.wanted and one.branch in self.branches]
+        return Page(kept, set_aside), listed
 
     def forget_from(self, moment: datetime) -> None:
         """Nothing that was created at `moment` or later is listed again."""

@@ -5,7 +5,7 @@ Source: RFC 8288 for the header; Buildkite REST API, "Pagination".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -14,7 +14,7 @@ from requests.utils import parse_header_links
 from bk_pipeline.buildkite.answers import Subject, read_elements
 from bk_pipeline.buildkite.api import Api
 from bk_pipeline.errors import UnexpectedAnswer
-from bk_pipeline.http.session import HttpSession, Response
+from bk_pipeline.http.session import HttpSession, Params, Response
 
 
 class Sheet(NamedTuple):
@@ -28,7 +28,7 @@ def iter_sheets(
     api: Api,
     path: str,
     *,
-    params: Mapping[str, str],
+    params: Params,
     subject: Subject,
     most_bytes: int | None = None,
 ) -> Iterator[Sheet]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -35,6 +35,7 @@ class BuildRecord(msgspec.Struct, frozen=True):
     created_ns: int
     finished_ns: int | None
     payload: bytes
+    branch: str | None = None
 
     def __repr__(self) -> str:
         return f"BuildRecord({self.pipeline}#{self.number}, {self.id}, {self.state})"
@@ -117,6 +118,7 @@ class _Keys(msgspec.Struct):
     finished_at: str | None = None
     url: str | None = None
     pipeline: _Pipeline | None = None
+    branch: Any = None
 
 
 _decode_keys = msgspec.json.Decoder(_Keys).decode
@@ -146,6 +148,7 @@ def read_build(payload: bytes) -> BuildRecord:
         created_ns=_moment(keys.created_at, "created_at", keys.id),
         finished_ns=_moment(keys.finished_at, "finished_at", keys.id) if keys.finished_at else None,
         payload=payload,
+        branch=keys.branch if isinstance(keys.branch, str) else None,
     )
 
 

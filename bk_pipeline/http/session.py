@@ -6,7 +6,7 @@ session's own headers and of query strings. Nothing here waits or tries again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
@@ -32,6 +32,8 @@ REDIRECTS = range(300, 400)
 SUCCESSES = range(200, 300)
 # Scheme, host and port: where credentials may go.
 Place = tuple[str, str, int]
+# A query; a name with several values stands in it as often.
+Params = Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class HttpSession:
         method: str,
         path_or_url: str,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,

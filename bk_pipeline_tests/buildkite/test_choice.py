@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.choice import BranchChoice, PipelineChoice
 
 TEN = tuple(f"p{n}" for n in range(10))
 
@@ -42,3 +42,33 @@ def test_choice_by_glob(globs, slug, wanted):
 )
 def test_pipelines_are_asked_one_by_one_if_few_and_plain(globs, names):
     assert PipelineChoice(globs).names == names
+
+
+@pytest.mark.parametrize(
+    ("globs", "told"),
+    [
+        ((), None),
+        (("main", "release/*"), ("main", "release/*")),
+        (("main", "!*-wip"), ("main",)),
+        (("!*-wip",), None),
+        (("main", "v[0-9]*"), None),
+        (tuple(f"b{n}" for n in range(21)), None),
+    ],
+    ids=["none", "plain", "with exclusion", "only exclusion", "our own wildcards", "many"],
+)
+def test_buildkite_is_told_the_branches_that_it_can_tell_apart(globs, told):
+    assert BranchChoice(globs).params.get("branch[]") == told
+
+
+@pytest.mark.parametrize(
+    ("globs", "branch", "wanted"),
+    [
+        ((), None, True),
+        (("main",), None, False),
+        (("!*-wip",), None, True),
+        (("release/*",), "release/1/2", True),
+        (("*", "!gh-readonly-queue/*"), "gh-readonly-queue/main/pr-1", False),
+    ],
+)
+def test_branches_by_glob(globs, branch, wanted):
+    assert (branch in BranchChoice(globs)) is wanted

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.choice import BranchChoice, PipelineChoice
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.errors import (
     ConfigError,
@@ -73,6 +73,62 @@ def test_named_pipelines_are_asked_for_one_by_one(server, connect):
         "/v2/organizations/acme/pipelines/web/builds",
         "/v2/organizations/acme/pipelines/api/builds",
     ]
+
+
+THREE = PipelineChoice(("web", "api", "docs"))
+SINCE = DAY + timedelta(minutes=1)
+
+
+def paths(server) -> list[str]:
+    return [
+        r.path.partition("?")[0].removeprefix("/v2/organizations/acme") for r in server.requests
+    ]
+
+
+def test_what_named_pipelines_finished_lately_is_asked_of_the_organization(server, connect):
+    server.otherwise = Listed([build(n, n, p) for n, p in enumerate(("web", "api", "other"), 1)])
+    client = connect(server.url, choice=THREE)
+
+    assert numbers(client.iter_builds(WHOLE_DAY, finished_from=SINCE)) == [2, 1]
+    assert paths(server) == ["/builds", "/builds"]
+    assert "exclude_jobs=true" in server.requests[0].path
+
+
+def test_one_request_tells_that_named_pipelines_finished_nothing(server, connect):
+    server.otherwise = Listed([build(1, 1, "other")])
+    assert list(connect(server.url, choice=THREE).iter_builds(WHOLE_DAY, finished_from=SINCE)) == []
+    assert paths(server) == ["/builds"]
+
+
+def test_named_pipelines_are_asked_one_by_one_where_others_finished_much(server, connect):
+    others = [build(n, n, "other") for n in range(1, 500)]
+    server.otherwise = Listed([build(1000, 1000, "web"), *others])
+    client = connect(server.url, choice=THREE)
+
+    assert numbers(client.iter_builds(WHOLE_DAY, finished_from=SINCE)) == [1000]
+    assert paths(server) == ["/builds", *(f"/pipelines/{slug}/builds" for slug in THREE.names)]
+
+
+def test_many_named_pipelines_are_asked_one_by_one_if_the_day_is_larger(server, connect):
+    slugs = tuple(f"p{n}" for n in range(12))
+    server.otherwise = Listed([build(n, n, slugs[n % 12]) for n in range(1, 41)], per_page=3)
+    client = connect(server.url, choice=PipelineChoice(slugs))
+
+    assert sorted(numbers(client.iter_builds(WHOLE_DAY))) == list(range(1, 41))
+    assert "/pipelines/p7/builds" in paths(server)
+
+
+def test_branches_are_left_out_by_buildkite_and_by_us(server, connect):
+    branches = ["main", "release/1", "release/1-wip", "feature", None]
+    server.otherwise = as_json([build(n, n, branch=b) for n, b in enumerate(branches, 1)])
+    client = connect(server.url, branches=BranchChoice(("main", "release/*", "!*-wip")))
+
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [1, 2]
+    assert [b.number for b in client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=1)] == [
+        1,
+        2,
+    ]
+    assert all("branch%5B%5D=main&branch%5B%5D=release%2F%2A" in r.path for r in server.requests)
 
 
 def test_pipeline_that_was_renamed_is_taken_under_its_new_name(server, connect):

@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.choice import BranchChoice, PipelineChoice
 from bk_pipeline.errors import AccessDenied, NotFound, TokenRefused, UnexpectedAnswer
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
@@ -90,6 +90,22 @@ def test_pipelines_are_the_same_asked_singly_or_sifted(run):
     _, single = run({"choice": PipelineChoice((slug,))}, limits=False)
 
     assert ids(single.iter_builds(DAYS)) == [r.id for r in records if r.pipeline == slug]
+
+
+def test_branches_are_the_same_sifted_by_buildkite_or_here(run):
+    _, all_of_them = run(limits=False)
+    _, theirs = run({"branches": BranchChoice(("main", "feature/*"))}, limits=False)
+    _, ours = run({"branches": BranchChoice(("mai[n]", "feature/*"))}, limits=False)
+
+    expected = [
+        record.id
+        for page in all_of_them.iter_builds(DAYS)
+        for record in page.builds
+        if record.branch == "main" or record.branch.startswith("feature/")
+    ]
+
+    assert ids(theirs.iter_builds(DAYS)) == ids(ours.iter_builds(DAYS)) == expected
+    assert expected
 
 
 @pytest.mark.parametrize("limits", [(6, 200), (50, 8)], ids=["user", "organization"])

@@ -1,0 +1,58 @@
+"""What a user asks for that Buildkite does not have: a clear error, or an empty day."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline_tests.worlds import stage
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "scope read_builds"),
+        ({"BUILDKITE_ORGANIZATION_SLUG": "elsewhere"}, "no organization elsewhere"),
+        ({"BK_PIPELINE_PIPELINES": "web,gone"}, "no pipeline gone"),
+    ],
+    ids=["token without the scope", "unknown organization", "unknown pipeline"],
+)
+def test_what_does_not_exist_or_may_not_be_read_fails_at_once(tmp_path, instance, settings, says):
+    with stage(tmp_path, **settings) as scene:
+        if not settings:
+            token = scene.sandbox.add_token(scopes=["read_artifacts"])
+            settings = {**scene.services.settings.environment, "BUILDKITE_API_TOKEN": token}
+            scene.services.settings = type(scene.services.settings).of(**settings)
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        raw = scene.services.raw()
+
+        assert says in run.error
+        assert scene.sandbox.buildkite.request_count <= 2
+        assert raw.watermark(scene.days[0]) is None
+
+
+def test_an_organization_without_builds_has_empty_days(tmp_path, instance):
+    with stage(tmp_path, builds_per_day=0) as scene:
+        runs = list(materialize_days(scene.services, scene.days, instance=instance))
+        assert [(run.error, run.count("raw_builds", "builds stored")) for run in runs] == [
+            (None, 0)
+        ]
+        assert scene.sandbox.honeycomb.event_count == 0
+
+
+def test_a_day_before_the_retention_is_empty(tmp_path, instance):
+    with stage(tmp_path, BK_PIPELINE_START_DATE="2020-01-01") as scene:
+        first, _ = scene.sandbox.world.first_and_last_day()
+        day = (first - timedelta(days=400)).isoformat()
+        [run] = materialize_days(scene.services, [day], instance=instance)
+        assert (run.error, run.count("raw_builds", "builds listed")) == (None, 0)
+        assert scene.sandbox.buildkite.request_count == 1

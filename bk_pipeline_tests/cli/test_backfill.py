@@ -156,7 +156,7 @@ def test_a_day_that_is_refused_for_a_reason_of_its_own_exits_with_1(served):
 @pytest.mark.parametrize("service", ["buildkite", "honeycomb"])
 def test_a_refused_token_stops_at_once(served, service):
     sandbox, settings = served
-    sandbox.faults.order(service, "status", status=401, count=1)
+    sandbox.faults.order(service, "status", status=401, count=100)
     done = within(sandbox, settings)
     assert isinstance(done.exception, FatalError)
     assert str(done.exception) == (

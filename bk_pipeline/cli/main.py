@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -61,6 +62,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Exit status 2: a setting or argument; 75: try later; 1: other errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no ticks or bars shows question marks in their places.
+            stream.reconfigure(errors="replace")
     try:
         cli()
     except PipelineError as exc:

@@ -9,6 +9,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 from bk_pipeline import __version__
+from bk_pipeline.deliver.otlp.settings import ACCOUNT
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.errors import ConfigError
@@ -34,6 +35,7 @@ def settings(it: Installation) -> Answer:
 
 
 def _misspelt(file: dict[str, str], known: set[str]) -> list[str]:
+    known = known | {ACCOUNT}
     if file.get(DESTINATIONS) or os.environ.get(DESTINATIONS):
         known = known | {name for name in file if name.startswith("BK_PIPELINE_")}
     found = []

@@ -28,6 +28,13 @@ def test_an_unknown_verb_is_a_usage_error(tmp_path):
     assert "No such command" in done.stderr
 
 
+def test_a_terminal_that_knows_few_letters_is_no_error(tmp_path):
+    done = run("doctor", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert "? token: BUILDKITE_API_TOKEN is not set." in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_help_does_not_wait_for_dagster(tmp_path):
     script = "import sys; from bk_pipeline.cli.main import cli; print('dagster' in sys.modules)"
     done = subprocess.run(

@@ -4,7 +4,7 @@ import pytest
 
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
+from bk_pipeline.sandbox.world import World, build_as_of
 from bk_pipeline_tests.builders import make_build, make_job
 
 
@@ -72,10 +72,12 @@ def test_colour_is_for_terminals_that_want_it(call, served):
 
 def test_a_build_by_uuid_is_asked_for_by_the_time_in_it(call, served):
     sandbox, settings = served
-    build = sandbox.world.builds(sandbox.world.first_and_last_day()[0])[0]
-    done = call("trace", build.ref.id, **settings)
+    day, _ = sandbox.world.first_and_last_day()
+    payloads = (build_as_of(one, sandbox.world.now()) for one in sandbox.world.builds(day))
+    build = next(one for one in payloads if one and one["finished_at"])
+    done = call("trace", build["id"], **settings)
     assert done.returncode == 0, done.stderr
-    assert f"{build.ref.slug} #{build.ref.number}" in done.stdout
+    assert f"{build['pipeline']['slug']} #{build['number']}" in done.stdout
 
 
 def test_a_build_that_has_not_finished_is_told_by_its_jobs(call, served):

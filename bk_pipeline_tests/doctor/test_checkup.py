@@ -37,7 +37,8 @@ def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
         "DAGSTER_HOME",
         "version",
     ]
-    assert {one.verdict for one in found.values()} == {FINE}
+    assert {one.verdict for name, one in found.items() if name != "storage"} == {FINE}
+    assert found["storage"].verdict in {FINE, REMARK}  # a disk may have little room
     assert exit_status(list(found.values())) == 0
     assert sandbox.honeycomb.event_count == 0
     assert list(tmp_path.iterdir()) == []

@@ -30,44 +30,45 @@ Open = Callable[[str, str], Destination]
 
 def honeycomb(part: str, url: str) -> Work:
     """The work of delivering, from memory, to Honeycomb."""
-    return _work(_honeycomb, list(tables_in(part)), part, url)
+    return _work(honeycomb_destination, list(tables_in(part)), part, url)
 
 
 def otlp(part: str, url: str) -> Work:
     """The same, to an OTLP endpoint."""
-    return _work(_otlp, list(tables_in(part)), part, url)
+    return _work(otlp_destination, list(tables_in(part)), part, url)
 
 
 def honeycomb_from_disk(part: str, url: str) -> Work:
     """The same to Honeycomb, from Parquet, a row group at a time."""
-    return _work(_honeycomb, tables_in(part), part, url)
+    return _work(honeycomb_destination, tables_in(part), part, url)
 
 
 def otlp_from_disk(part: str, url: str) -> Work:
     """The same to an OTLP endpoint."""
-    return _work(_otlp, tables_in(part), part, url)
+    return _work(otlp_destination, tables_in(part), part, url)
 
 
-def _honeycomb(url: str, place: str) -> Destination:
+def honeycomb_destination(url: str, place: str) -> Destination:
     return Honeycomb(url, "key", place, clock=CLOCK, max_age=None)
 
 
-def _otlp(url: str, place: str) -> Destination:
+def otlp_destination(url: str, place: str) -> Destination:
     return Otlp(OtlpSettings(f"{url}/{place}/v1/traces"), clock=CLOCK)
 
 
 def _work(open_: Open, tables: Iterable[pa.Table], part: str, url: str) -> Work:
     folder = Path(mkdtemp(dir=Path(part).parent))
     few = next(tables_in(part))[:1_000]
-    _delivered([few], open_(url, WARM_UP), folder / "warm-up.sqlite")
+    delivered([few], open_(url, WARM_UP), folder / "warm-up.sqlite")
 
     def work() -> dict[str, float]:
-        return {"spans": _delivered(tables, open_(url, DATASET), folder / "ledger.sqlite")}
+        return {"spans": delivered(tables, open_(url, DATASET), folder / "ledger.sqlite")}
 
     return work
 
 
-def _delivered(tables: Iterable[pa.Table], destination: Destination, path: Path) -> int:
+def delivered(tables: Iterable[pa.Table], destination: Destination, path: Path) -> int:
+    """How many were accepted, with a new ledger at `path`."""
     with (
         Ledger.open(path, clock=CLOCK) as ledger,
         ledger.exclusive(destination.name, DAY),

@@ -15,7 +15,6 @@ from threading import Thread
 from typing import Any
 
 import libhoney
-import pyarrow as pa
 
 from benchmarks.measured import Work
 from benchmarks.parts import tables_in
@@ -37,11 +36,12 @@ OF_LINKS = FIXED | {"meta.annotation_type": "link"}
 def honeycomb(part: str, url: str) -> Work:
     """The work of sending, from memory."""
     tables = list(tables_in(part))
-    _sent([tables[0][:1_000]], url, WARM_UP)
-    return lambda: {"spans": _sent(tables, url, DATASET)}
+    sent(rows_of([tables[0][:1_000]]), url, WARM_UP)
+    return lambda: {"spans": sent(rows_of(tables), url, DATASET)}
 
 
-def _sent(tables: Iterable[pa.Table], url: str, dataset: str) -> int:
+def sent(rows: Iterable[tuple[Row, Row]], url: str, dataset: str) -> int:
+    """How many were taken."""
     client = libhoney.Client(
         writekey="key",
         dataset=dataset,
@@ -52,7 +52,7 @@ def _sent(tables: Iterable[pa.Table], url: str, dataset: str) -> int:
     statuses: list[int] = []
     reader = Thread(target=_read, args=(client, statuses))
     reader.start()
-    for identity, attributes in rows_of(tables):
+    for identity, attributes in rows:
         for data in _events(identity, attributes, dataset):
             event = client.new_event(data=data)
             event.created_at = EPOCH + timedelta(microseconds=identity["start"] // 1_000)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import pyarrow as pa
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -48,15 +47,16 @@ LIMITS = SpanLimits(max_span_attributes=SpanLimits.UNSET)
 def otlp(part: str, url: str) -> Work:
     """The work of sending, from memory."""
     tables = list(tables_in(part))
-    _sent([tables[0][:1_000]], url, WARM_UP)
-    return lambda: {"spans": _sent(tables, url, PLACE)}
+    sent(rows_of([tables[0][:1_000]]), url, WARM_UP)
+    return lambda: {"spans": sent(rows_of(tables), url, PLACE)}
 
 
-def _sent(tables: Iterable[pa.Table], url: str, place: str) -> int:
+def sent(rows: Iterable[tuple[Row, Row]], url: str, place: str) -> int:
+    """How many were taken."""
     exporter = _Exporter(endpoint=f"{url}/{place}/v1/traces", compression=Compression.NoCompression)
     sdk = _Sdk(BatchSpanProcessor(exporter, max_queue_size=QUEUE))
     count = 0
-    for identity, attributes in rows_of(tables):
+    for identity, attributes in rows:
         sdk.record(identity, attributes)
         count += 1
         if count % QUEUE == 0:

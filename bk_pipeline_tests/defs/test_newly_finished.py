@@ -75,6 +75,16 @@ def test_what_finished_within_the_overlap_is_new_only_once(server, ask):
     assert ask(first.place).days == set()
 
 
+def test_a_clock_that_is_ahead_of_buildkites_misses_nothing(server, ask):
+    theirs = "Thu, 19 Nov 2026 11:30:00 GMT"
+    server.otherwise = as_json([], headers={"Date": theirs})
+    place = ask(Place(LONG_AGO)).place
+    assert place.since == DAY + timedelta(hours=11, minutes=20)
+    # It finished within the same half hour of their clock, before our next look.
+    server.otherwise = Listed([build(1, 41_300, finished_at="2026-11-19T11:30:05.000Z")])
+    assert ask(place).days == {key(0)}
+
+
 def test_a_build_that_finishes_again_is_new_again(server, ask):
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:58:00.000Z")])
     first = ask(Place(LONG_AGO))

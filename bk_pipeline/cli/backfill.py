@@ -77,13 +77,16 @@ def backfill(first: datetime, last: datetime, full_refresh: bool) -> None:
     with shown.shown(), local_instance() as instance, _sigterm_as_sigint():
         end_lost_runs(instance)
         runs = materialize_days(services, days, instance=instance, full_refresh=full_refresh)
-        for run in runs:
-            outcome.add(run)
-            if run.error:
-                shown.say(f"{run.day}: {run.error}")
-            shown.day_done(outcome.made)
-            if outcome.over:
-                break
+        try:
+            for run in runs:
+                outcome.add(run)
+                if run.error:
+                    shown.say(f"{run.day}: {run.error}")
+                shown.day_done(outcome.made)
+                if outcome.over:
+                    break
+        except KeyboardInterrupt:
+            outcome.interrupted = True
     _sum_up(outcome, settings)
     _conclude(outcome)
 
@@ -95,7 +98,6 @@ class Outcome:
     days: Sequence[str]
     loaders: Sequence[str]
     runs: int = 0
-    done: int = 0
     total: Counter[tuple[str, str]] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
     failed: list[DayRun] = field(default_factory=list)
@@ -107,19 +109,17 @@ class Outcome:
         for asset, label in labels:
             self.total[asset, label] += run.count(asset, label)
         self.remarks += [f"{run.day}: {one}" for name in self.loaders for one in run.remarks(name)]
-        self.interrupted = run.interrupted
-        self.runs += not run.interrupted
+        self.runs += 1
         if run.failed:
             self.failed.append(run)
             self.in_a_row += 1
-        elif not run.interrupted:
-            self.done += 1
+        else:
             self.in_a_row = 0
 
     @property
     def over(self) -> bool:
         """Whether it makes no sense to go on."""
-        return self.interrupted or self.stopped_by is not None or self.in_a_row >= MOST_IN_A_ROW
+        return self.stopped_by is not None or self.in_a_row >= MOST_IN_A_ROW
 
     @property
     def stopped_by(self) -> DayRun | None:
@@ -152,7 +152,7 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 def _sum_up(outcome: Outcome, settings: Settings) -> None:
     total = outcome.total
-    click.echo(f"{outcome.done} of {len(outcome.days)} days: {outcome.made}.")
+    click.echo(f"{outcome.runs - len(outcome.failed)} of {len(outcome.days)} days: {outcome.made}.")
     for asset in outcome.loaders:
         counts = ", ".join(f"{total[asset, label]:,} {label}" for label in SENT)
         click.echo(f"{asset}: {counts}.")

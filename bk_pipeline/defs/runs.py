@@ -27,15 +27,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class DayRun:
-    """One day's run: its metadata by asset and label, and the steps that failed.
-
-    `interrupted`: somebody stopped it (Ctrl-C, SIGTERM).
-    """
+    """One day's run: its metadata by asset and label, and why steps failed."""
 
     day: str
     metadata: dict[str, dict[str, Any]]
     failed: tuple[Failed, ...] = ()
-    interrupted: bool = False
 
     @property
     def error(self) -> str | None:
@@ -60,9 +56,8 @@ def materialize_days(
 ) -> Iterator[DayRun]:
     """Run each day, from Buildkite to every destination, in the order given.
 
-    Ctrl-C stops the day, not the iterator: whoever iterates sees it and decides.
-
     Raises:
+        KeyboardInterrupt: Somebody stopped it. Dagster would take it for one more failure.
         StorageError: Dagster cannot keep its records.
     """
     assets = assets_of(services.settings)
@@ -82,21 +77,16 @@ def materialize_days(
                     },
                     raise_on_error=False,
                 )
-        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-            yield DayRun(day, {}, interrupted=True)
-        else:
-            yield _day_run(day, result)
-
-
-def _day_run(day: str, result: dg.ExecuteInProcessResult) -> DayRun:
-    events = result.get_step_failure_events()
-    raised = [event.step_failure_data.error for event in events]
-    if any(error and error.cls_name == INTERRUPTED for error in raised):
-        return DayRun(day, _metadata(result), interrupted=True)
-    failed = tuple(map(_failed, events))
-    if not failed and not result.success:
-        failed = (Failed("The run failed before its first step.", None),)
-    return DayRun(day, _metadata(result), failed)
+        except dg.DagsterExecutionInterruptedError as exc:
+            raise KeyboardInterrupt from exc
+        events = result.get_step_failure_events()
+        raised = [event.step_failure_data.error for event in events]
+        if any(error and error.cls_name == INTERRUPTED for error in raised):
+            raise KeyboardInterrupt
+        failed = tuple(map(_failed, events))
+        if not failed and not result.success:
+            failed = (Failed("The run failed before its first step.", None),)
+        yield DayRun(day, _metadata(result), failed)
 
 
 def _metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,9 @@ def markers_of(settings: Settings) -> list[dg.AssetsDefinition]:
                 "deleted in Honeycomb": placed.missing,
                 "too old": placed.too_old,
                 "requests": marking.client.request_count - before,
-                "dagster/partition_row_count": placed.created + placed.unchanged,
+                "dagster/partition_row_count": len(
+                    marking.ledger.markers.placed(marking.client.name, day=day.key)
+                ),
             }
 
         each_day(context, services, mark)

@@ -161,7 +161,7 @@ def _markers(spans: pa.Table, rule: Rule) -> Iterator[tuple[Subject, Marker]]:
                 end_time=end,
                 type=rule.type,
                 message=rule.message.message(attributes),
-                url=rule.page.url(attributes),
+                url=next(filter(None, (page.url(attributes) for page in rule.pages)), None),
             ),
         )
 
@@ -185,7 +185,7 @@ def _place(rule: Rule, row: Mapping[str, Any], wait_ms: int) -> tuple[int, int |
 
 def _fields(rule: Rule) -> list[Any]:
     """The declared fields that the rule's templates refer to."""
-    names = (*rule.message.names, *rule.page.names)
+    names = [name for one in (rule.message, *rule.pages) for name in one.names]
     return [field for name in names if (field := field_called(name)) is not None]
 
 

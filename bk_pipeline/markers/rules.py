@@ -17,9 +17,11 @@ from bk_pipeline.spans.model import SpanKind
 
 # In the place of a dataset: the whole environment.
 EVERYWHERE = "__all__"
+BUILD_PAGE = Template("{buildkite.build.web_url}")
+# What a marker leads to, the first that there is: a block step's job has no page of its own.
 PAGES = {
-    SpanKind.BUILD: Template("{buildkite.build.web_url}"),
-    SpanKind.JOB: Template("{buildkite.job.web_url}"),
+    SpanKind.BUILD: (BUILD_PAGE,),
+    SpanKind.JOB: (Template("{buildkite.job.web_url}"), BUILD_PAGE),
 }
 # Condition: by kind, the column that its globs are held against. What a kind lacks it cannot ask.
 CONDITIONS: Mapping[str, Mapping[SpanKind, str]] = {
@@ -86,9 +88,9 @@ class Rule(BaseModel):
         return SpanKind.BUILD if self.on == "build" else SpanKind.JOB
 
     @property
-    def page(self) -> Template:
-        """What its markers lead to."""
-        return self.url or PAGES[self.kind]
+    def pages(self) -> tuple[Template, ...]:
+        """What its markers lead to: the first of these that has all its values."""
+        return (self.url,) if self.url else PAGES[self.kind]
 
     @property
     def conditions(self) -> dict[str, tuple[str, ...]]:

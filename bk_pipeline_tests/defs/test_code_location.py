@@ -25,6 +25,19 @@ def test_a_destination_that_is_configured_has_its_asset():
     assert asset_names(**HONEYCOMB) == ["build_stats", "honeycomb_events", "raw_builds", "spans"]
 
 
+def test_markers_have_an_asset_where_rules_are_named_after_the_one_that_makes_the_dataset():
+    named = HONEYCOMB | {"BK_PIPELINE_MARKERS": "nowhere.toml"}
+
+    graph = code_location(Settings.of(**named)).resolve_asset_graph()
+
+    node = graph.get(dg.AssetKey("honeycomb_markers"))
+    parents = {key.to_user_string() for key in node.parent_keys}
+    assert parents == {"spans", "honeycomb_events"}
+    alone = code_location(Settings.of(BK_PIPELINE_MARKERS="x")).resolve_asset_graph()
+    only = alone.get(dg.AssetKey("honeycomb_markers")).parent_keys
+    assert [key.to_user_string() for key in only] == ["spans"]
+
+
 def test_assets_feed_one_another():
     graph = code_location(Settings.of(**HONEYCOMB)).resolve_asset_graph()
     parents = {

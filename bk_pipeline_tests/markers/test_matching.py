@@ -7,6 +7,7 @@ from bk_pipeline_tests.builders import (
     BEGAN,
     at,
     make_agent,
+    make_block,
     make_build,
     make_job,
     make_pipeline,
@@ -157,6 +158,14 @@ def test_a_marker_leads_to_the_build_the_job_or_where_the_rule_says(marked):
     assert of_build.url == "https://buildkite.com/acme/shop/builds/7"
     assert of_job.url == f"https://buildkite.com/acme/shop/builds/7#{uid('job test')}"
     assert elsewhere.url == "https://d.example/main"
+
+
+def test_a_block_step_leads_to_its_build(marked):
+    build = make_build([make_job(), make_block(unblocked_s=60)])
+
+    [marker] = marked('on = "job"\nstate = "unblocked"', build).values()
+
+    assert marker.url == "https://buildkite.com/acme/shop/builds/7"
 
 
 def test_of_a_build_that_comes_again_the_last_counts(rules_of, spans):

@@ -32,7 +32,7 @@ def test_a_rule_has_defaults_for_what_it_does_not_say(load):
     [rule] = load(GOOD).rules
 
     assert (rule.kind, rule.at, rule.dataset) == (SpanKind.BUILD, "start", "ci-builds")
-    assert rule.page.text == "{buildkite.build.web_url}"
+    assert [page.text for page in rule.pages] == ["{buildkite.build.web_url}"]
     assert rule.conditions == {}
 
 
@@ -43,7 +43,7 @@ def test_globs_may_be_one_or_several_and_a_dataset_is_known_by_its_slug(load):
 
     assert rule.dataset == "my-data"
     assert rule.conditions == {"pipeline": ("web",), "branch": ("main", "!x")}
-    assert rule.page.text == "{buildkite.job.web_url}"
+    assert rule.pages[0].text == "{buildkite.job.web_url}"
     [rule] = load(GOOD + 'dataset = "__all__"\n').rules
     assert rule.dataset == "__all__"
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from bk_pipeline.markers.marker import Marker, Subject
 from bk_pipeline.markers.rules import CONDITIONS, Rule
 from bk_pipeline.markers.template import field_called
+from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import attributes_of
 
@@ -55,7 +56,7 @@ def markers_in(
     wanted: dict[Subject, Marker] = {}
     seen: set[SpanKey] = set()
     for table in tables:
-        for kind in {rule.kind for rule in rules}:
+        for kind in dict.fromkeys(rule.kind for rule in rules):
             spans = table.filter(pc.equal(table["name"], str(kind)))
             of_kind = [rule for rule in rules if rule.kind is kind]
             _drop_outdated(wanted, spans, {rule.id for rule in of_kind})
@@ -183,7 +184,7 @@ def _place(rule: Rule, row: Mapping[str, Any], wait_ms: int) -> tuple[int, int |
             return began // NS_PER_S, (began + wait_ms * NS_PER_MS) // NS_PER_S
 
 
-def _fields(rule: Rule) -> list[Any]:
+def _fields(rule: Rule) -> list[Field]:
     """The declared fields that the rule's templates refer to."""
     names = [name for one in (rule.message, *rule.pages) for name in one.names]
     return [field for name in names if (field := field_called(name)) is not None]

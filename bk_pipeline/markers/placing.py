@@ -144,7 +144,7 @@ def place(
         done.created += 1
         done.found_again += found
         progress(f"{planned.day}: {done.created:,} of {len(todo.create):,} markers placed")
-    for dataset in {subject.dataset for subject, _ in todo.create}:
+    for dataset in sorted({subject.dataset for subject, _ in todo.create}):
         done.colors_set += paint(dataset, rules.colors_in(dataset), client=client)
     return done
 

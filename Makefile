@@ -8,6 +8,8 @@ FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p $(FITS) && echo $$p && break; done)
 PORT ?= 3000
+UNFETCHED = { echo "Packages could not be fetched. Is there a network? Behind a proxy set HTTPS_PROXY;\
+ an index of your own is PIP_INDEX_URL and UV_DEFAULT_INDEX." >&2; exit 1; }
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
@@ -88,7 +90,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV): a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || $(UNFETCHED)
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock || $(UNFETCHED)
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@touch $@

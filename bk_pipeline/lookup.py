@@ -101,24 +101,21 @@ def in_table(reference: Reference, search: SpanSearch, zone: ZoneInfo) -> FoundB
     Raises:
         ConfigError: It is several; they are listed.
     """
-    days = search.days()
     if reference.trace_id is not None:
-        found = search.by_trace(reference.trace_id, _likely(reference, days, zone))
-        return found[0] if found else None
+        return search.by_trace(reference.trace_id, _likely(reference, zone))
     assert reference.number is not None
-    found = search.by_number(reference.number, reference.pipeline, days)
+    found = search.by_number(reference.number, reference.pipeline)
     if len(found) > 1:
         raise ConfigError(_several(reference, found))
     return found[0] if found else None
 
 
-def _likely(reference: Reference, days: list[str], zone: ZoneInfo) -> list[str]:
-    """The days that may hold it: those around its creation, if its UUID tells when that was."""
+def _likely(reference: Reference, zone: ZoneInfo) -> list[str] | None:
+    """The days around its creation, if its UUID tells when that was."""
     moment = reference.created_at
     if moment is None:
-        return days
-    around = {day_key(moment + slack, zone) for slack in (-UUID_SLACK, UUID_SLACK)}
-    return [day for day in days if day in around]
+        return None
+    return sorted({day_key(moment + slack, zone) for slack in (-UUID_SLACK, UUID_SLACK)})
 
 
 def _several(reference: Reference, found: list[FoundBuild]) -> str:

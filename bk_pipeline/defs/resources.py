@@ -92,7 +92,7 @@ class Services:
         """The spans of a build of `day`, as `spans.table.rows` gives them; none if it has none."""
         search = SpanSearch(Folder(self.settings.storage))
         found = search.by_trace(trace_id, [day])
-        return list(rows(search.spans(found[0]))) if found else []
+        return list(rows(search.spans(found))) if found else []
 
     def stats(self) -> StatsStore:
         return StatsStore(Folder(self.settings.storage))

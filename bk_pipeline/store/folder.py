@@ -61,6 +61,18 @@ class Folder:
             and not one.base_name.endswith(TEMPORARY)
         }
 
+    def names_below(self, folder: str, *, suffix: str) -> list[str]:
+        """The files in `folder` and in what is below it, as paths from there; in one request."""
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
+        with self._explained("list", folder):
+            found = self._fs.get_file_info(selector)
+        prefix = len(self._path(folder)) + 1
+        return sorted(
+            one.path[prefix:]
+            for one in found
+            if one.type is fs.FileType.File and one.path.endswith(suffix)
+        )
+
     def folders(self, folder: str) -> list[str]:
         """The folders in `folder`, sorted by name; none if it does not exist."""
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)

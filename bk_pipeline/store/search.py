@@ -41,32 +41,36 @@ class SpanSearch:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
 
-    def days(self) -> list[str]:
-        """The days that have spans, in order."""
-        return self._folder.folders(SPANS)
+    def by_trace(self, trace_id: str, days: Sequence[str] | None) -> FoundBuild | None:
+        """The build with this trace id, looked for on these days, or (None) on all."""
+        found = self._found(pc.field("trace_id") == trace_id, days)
+        return found[0] if found else None
 
-    def by_trace(self, trace_id: str, days: Sequence[str]) -> list[FoundBuild]:
-        """The build with this trace id, if it is among `days`; one or none."""
-        return self._found(pc.field("trace_id") == trace_id, days)
-
-    def by_number(self, number: int, pipeline: str | None, days: Sequence[str]) -> list[FoundBuild]:
-        """The builds of this number, of one pipeline or of all, newest first."""
+    def by_number(self, number: int, pipeline: str | None) -> list[FoundBuild]:
+        """The builds of this number, of one pipeline or (None) of all, newest first."""
         wanted = pc.field(NUMBER) == number
         if pipeline is not None:
             wanted &= pc.field(PIPELINE) == pipeline
-        return self._found(wanted, days)
+        return self._found(wanted, None)
 
     def spans(self, build: FoundBuild) -> pa.Table:
         """The build's rows of the span table."""
         wanted = pc.field("trace_id") == build.trace_id
         return self._folder.scan([build.file], SCHEMA, wanted).drop_columns(Folder.FILE)
 
-    def _found(self, wanted: pc.Expression, days: Sequence[str]) -> list[FoundBuild]:
-        names = [
-            f"{SPANS}/{day}/{name}"
-            for day in days
-            for name in self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
+    def _files(self, days: Sequence[str] | None) -> list[str]:
+        if days is None:
+            found = self._folder.names_below(SPANS, suffix=PARQUET)
+            return [f"{SPANS}/{name}" for name in found]
+        folders = [f"{SPANS}/{day}" for day in days]
+        return [
+            f"{folder}/{name}"
+            for folder in folders
+            for name in self._folder.names(folder, suffix=PARQUET)
         ]
+
+    def _found(self, wanted: pc.Expression, days: Sequence[str] | None) -> list[FoundBuild]:
+        names = self._files(days)
         schema = pa.schema([SCHEMA.field(name) for name in ASKED])
         table = self._folder.scan(names, schema, wanted & pc.field("parent_span_id").is_null())
         newest: dict[str, FoundBuild] = {}

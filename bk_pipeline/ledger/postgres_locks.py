@@ -9,17 +9,19 @@ and writing, and a session that is gone is never quietly replaced by a new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from threading import Lock
 
 from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.ledger.database import WRITES, Database
 
 _TRY = select(func.pg_try_advisory_lock(bindparam("number")))
 _WAIT = select(func.pg_advisory_lock(bindparam("number")))
+_RELEASE = select(func.pg_advisory_unlock_all())
 _SESSION = select(func.pg_backend_pid())
 
 
@@ -69,8 +71,12 @@ class SessionLocks:
     def close(self) -> None:
         with self._one_at_a_time:
             connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+            if connection is None:
+                return
+            # A server ends a session when it gets to it; the locks shall be free at once.
+            with suppress(SQLAlchemyError), closing(connection):
+                if not connection.invalidated:
+                    connection.execute(_RELEASE)
 
     def _connect(self) -> Connection:
         connection = self._database.engine.connect()

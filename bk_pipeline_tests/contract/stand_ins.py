@@ -12,8 +12,9 @@ from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
 from bk_pipeline.http.session import Timeouts
 from bk_pipeline.sandbox.server import Sandbox
 
-# Short enough that a test of a hang ends soon, long enough for a full batch on a busy machine.
-QUICK = Timeouts(connect_s=30, silence_s=3, answer_s=60)
+PATIENT = Timeouts(connect_s=60, silence_s=60, answer_s=60)
+# For tests of an answer that never comes.
+QUICK = Timeouts(connect_s=60, silence_s=3, answer_s=60)
 
 
 class HoneycombStandIn:
@@ -27,9 +28,11 @@ class HoneycombStandIn:
         self.clock = clock
         self.secret = sandbox.honeycomb_key
 
-    def destination(self, *, key: str | None = None, url: str | None = None) -> Destination:
+    def destination(
+        self, *, key: str | None = None, url: str | None = None, timeouts: Timeouts = PATIENT
+    ) -> Destination:
         return Honeycomb(
-            url or self.url, key or self.secret, "ci", clock=self.clock, timeouts=QUICK
+            url or self.url, key or self.secret, "ci", clock=self.clock, timeouts=timeouts
         )
 
     def order(self, kind: str, **details) -> None:
@@ -56,14 +59,16 @@ class OtlpStandIn:
         self.clock = clock
         sandbox.otlp.require("x-key", self.secret)
 
-    def destination(self, *, key: str | None = None, url: str | None = None) -> Destination:
+    def destination(
+        self, *, key: str | None = None, url: str | None = None, timeouts: Timeouts = PATIENT
+    ) -> Destination:
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": url or self.url,
             "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={key or self.secret}",
         }
         settings = OtlpSettings.from_environment(environment)
         assert settings is not None
-        return Otlp(settings, clock=self.clock, timeouts=QUICK)
+        return Otlp(settings, clock=self.clock, timeouts=timeouts)
 
     def order(self, kind: str, **details) -> None:
         self.sandbox.faults.order(self.service, kind, path="/v1/traces", **details)

@@ -35,7 +35,7 @@ def url(sandbox):
 
 @pytest.fixture
 def honeycomb(sandbox, url, clock):
-    """Tries for a minute of the fake clock; waits three real seconds for an answer."""
+    """Tries for a minute of the fake clock; waits five real seconds for an answer."""
     destination = Honeycomb(
         url,
         sandbox.honeycomb_key,
@@ -43,7 +43,7 @@ def honeycomb(sandbox, url, clock):
         clock=clock,
         retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
         # How long an answer may take as a whole is measured with the fake clock.
-        timeouts=Timeouts(connect_s=30, silence_s=3, answer_s=10**6),
+        timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
     )
     yield destination
     destination.close()

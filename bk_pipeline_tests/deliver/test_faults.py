@@ -305,7 +305,7 @@ def test_a_ledger_that_another_writer_keeps_locked_stops_it_before_anything_leav
     path = tmp_path / "ledger.sqlite"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with Ledger.open(path, clock=scene.clock, busy_timeout_s=0.05) as impatient:
+    with Ledger.open(path, clock=scene.clock, busy_timeout_s=0.5) as impatient:
         with pytest.raises(RetryableError, match="locked by another process"):
             scene.send(ledger=impatient)
         other.rollback()

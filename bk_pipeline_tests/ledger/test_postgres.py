@@ -24,7 +24,7 @@ OTHERS = {b"2" * 16: [b"b" * 8]}
 
 @pytest.fixture
 def ledger(postgres_url, clock):
-    with Ledger.open(postgres_url, clock=clock, busy_timeout_s=0.2) as ledger:
+    with Ledger.open(postgres_url, clock=clock, busy_timeout_s=1) as ledger:
         yield ledger
 
 

@@ -14,7 +14,7 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline_tests.ledger.worker import DAY, HERE, SHARED
 
 WORKER = Path(__file__).with_name("worker.py")
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -23,7 +23,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def ledger(path, clock):
-    with Ledger.open(path, clock=clock, busy_timeout_s=0.05) as ledger:
+    with Ledger.open(path, clock=clock, busy_timeout_s=0.5) as ledger:
         yield ledger
 
 

@@ -30,7 +30,7 @@ def connect(clock):
                 settings,
                 clock=clock,
                 retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
-                timeouts=Timeouts(connect_s=30, silence_s=3, answer_s=10**6),
+                timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
             )
         )
         return made[-1]

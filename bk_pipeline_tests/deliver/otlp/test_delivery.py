@@ -37,7 +37,7 @@ def connect(clock):
                 settings,
                 clock=clock,
                 retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
-                timeouts=Timeouts(connect_s=30, silence_s=3, answer_s=60),
+                timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=60),
             )
         )
         return made[-1]

@@ -26,7 +26,7 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.markers.matching import columns_for
-from bk_pipeline.markers.placing import DayPlan, Placement, place, plan_day, prune
+from bk_pipeline.markers.placing import DayPlan, Listing, Placement, place, plan_day, prune
 from bk_pipeline.markers.rules import Rules
 from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.fields import FIELDS
@@ -371,7 +371,9 @@ class Marking:
     ledger: Ledger
     oldest: datetime | None = None
 
-    def plan(self, day: str, parts: list[SpanPart], *, look: bool, restore: bool) -> DayPlan:
+    def plan(
+        self, day: str, parts: list[SpanPart], *, listed: Listing | None, restore: bool
+    ) -> DayPlan:
         """What is to be done about the day's markers, as far as these parts tell."""
         columns = columns_for(self.rules.rules)
         return plan_day(
@@ -381,17 +383,22 @@ class Marking:
             client=self.client,
             memory=self.ledger.markers,
             oldest=int(self.oldest.timestamp()) if self.oldest else 0,
-            look=look,
+            listed=listed,
             restore=restore,
         )
 
 
-def plan_markers(day: str, marking: Marking, *, restore: bool = False) -> DayPlan:
+def plan_markers(
+    day: str, marking: Marking, *, listed: Listing | None = None, restore: bool = False
+) -> DayPlan:
     """What is to be done about the markers of `day`, all its spans considered. Changes nothing.
 
-    `restore`: also place again what somebody deleted in Honeycomb.
+    Args:
+        listed: Asked for a dataset's markers, instead of Honeycomb: for many days once.
+        restore: Also place again what somebody deleted in Honeycomb.
     """
-    return marking.plan(day, marking.spans.parts(day), look=True, restore=restore)
+    parts = marking.spans.parts(day)
+    return marking.plan(day, parts, listed=listed or marking.client.listed, restore=restore)
 
 
 def place_markers(
@@ -414,7 +421,8 @@ def place_markers(
     with marking.ledger.exclusive(client.name, day, on_wait=progress):
         noted = set() if whole else book.noted_parts(client.name, day, rules.digest)
         parts = [part for part in marking.spans.parts(day) if part.name not in noted]
-        planned = marking.plan(day, parts, look=restore, restore=restore)
+        listed = client.listed if restore else None
+        planned = marking.plan(day, parts, listed=listed, restore=restore)
         placed = place(planned, rules, client=client, memory=book, progress=progress)
         book.note_parts(client.name, day, [part.name for part in parts], rules.digest)
     return placed

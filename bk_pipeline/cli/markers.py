@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 
 import click
 from rich.console import Console
@@ -76,8 +77,9 @@ def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
     total: Counter[str] = Counter()
     with _opened() as (services, it):
         days = {*services.raw().days(), *_placed_days(it)}
+        listed = cache(it.client.listed)
         for day in _chosen(days, first, last):
-            planned = plan_markers(day, it, restore=restore).plan
+            planned = plan_markers(day, it, listed=listed, restore=restore).plan
             _show(day, planned)
             total += _counts(planned)
         for dataset in sorted(it.rules.datasets):
@@ -115,7 +117,8 @@ def prune(yes: bool) -> None:
     touches what others made.
     """
     with _opened() as (_, it):
-        plans = {day: plan_markers(day, it).plan for day in sorted(_placed_days(it))}
+        listed = cache(it.client.listed)
+        plans = {day: plan_markers(day, it, listed=listed).plan for day in sorted(_placed_days(it))}
         doomed = {day: one for day, one in plans.items() if one.delete}
         if not doomed:
             click.echo("Nothing to delete.")

@@ -20,6 +20,9 @@ from bk_pipeline.markers.matching import markers_in
 from bk_pipeline.markers.planning import Plan, open_questions, plan
 from bk_pipeline.markers.rules import Rules
 
+# A dataset's markers, as Honeycomb has them.
+Listing = Callable[[str], Sequence[Listed]]
+
 
 class Memory(Protocol):
     """The ledger's part for markers. `bk_pipeline.ledger` has the real one."""
@@ -68,7 +71,7 @@ def plan_day(
     client: MarkerClient,
     memory: Memory,
     oldest: int,
-    look: bool = False,
+    listed: Listing | None = None,
     restore: bool = False,
 ) -> DayPlan:
     """What to do about the markers of `day`. Changes nothing.
@@ -80,17 +83,19 @@ def plan_day(
         client: Asked for the markers of datasets in which something may have to be done.
         memory: What we made.
         oldest: Nothing that begins before this Unix second is placed.
-        look: List the datasets in any case: only so is it known what somebody deleted.
+        listed: Asked for those of all datasets instead: only so is it known what somebody
+            deleted.
         restore: Place that again.
     """
     known = list(memory.placed(client.name, day=day))
     spans = {(one.trace_id, one.span_id) for one in known}
     wanted, seen = markers_in(tables, rules.rules, held=spans)
     placed = {subject_of(one): one for one in known}
-    asked = open_questions(wanted, placed, oldest=oldest)
-    if look:
-        asked |= {subject.dataset for subject in wanted}
-    listings: dict[str, list[Listed]] = {one: client.listed(one) for one in sorted(asked)}
+    if listed is None:
+        asked, listed = open_questions(wanted, placed, oldest=oldest), client.listed
+    else:
+        asked = {subject.dataset for subject in wanted}
+    listings = {dataset: listed(dataset) for dataset in sorted(asked)}
     ours = {one.marker_id for one in memory.placed(client.name)} if listings else set()
     made = plan(wanted, placed, listings, ours=ours, oldest=oldest, restore=restore)
     present = {(rule.id, rule.dataset) for rule in rules.rules}

@@ -232,11 +232,11 @@ def test_what_somebody_deleted_stays_so_until_it_is_to_be_restored(day, rules_of
     day.run(rules, *failed_builds(2))
     day.client.delete(DATASET, held.markers[0]["id"])
 
-    assert len(day.plan(rules, *failed_builds(2), look=True).plan.missing) == 1
+    assert len(day.plan(rules, *failed_builds(2), listed=day.client.listed).plan.missing) == 1
     assert day.run(rules, *failed_builds(2)).created == 0
     assert day.run(rules_of(f'{FAILED}\ntype = "x"'), *failed_builds(2)).missing == 1
     assert len(held.markers) == 1
-    assert day.run(rules, *failed_builds(2), look=True, restore=True).created == 1
+    assert day.run(rules, *failed_builds(2), listed=day.client.listed, restore=True).created == 1
     assert len(held.markers) == 2
     assert len(day.placed()) == 2
 

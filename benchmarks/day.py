@@ -20,7 +20,7 @@ from benchmarks import sink, stand_in
 from benchmarks.figures import Bound, Figure, Report, number
 from benchmarks.measured import Measured, measured
 
-MANY, FEW = 64_000, 6_400  # builds of 15.7 spans each
+MANY, FEW = 66_000, 6_600  # builds of 15.2 spans each
 STAGES = ("extract", "transform", "deliver")
 MIB = 1024 * 1024
 # What our reserve leaves of Buildkite's limits, in builds a second.
@@ -59,6 +59,9 @@ def _day(folder: Path, builds: int) -> tuple[Stages, str]:
     with stand_in.running(builds) as buildkite, sink.running() as honeycomb:
         settings = buildkite.settings(str(folder), HONEYCOMB_API_ENDPOINT=honeycomb.url)
         variables = json.dumps(settings)
+        # So that the sandbox has made its answers, and what is measured is not how it does.
+        first = json.dumps({**settings, "BK_PIPELINE_DATA_DIR": str(folder / "before")})
+        measured("benchmarks.days:extract", first)
         before = buildkite.cpu_seconds()
         done = {"extract": measured("benchmarks.days:extract", variables)}
         theirs = buildkite.cpu_seconds() - before
@@ -66,9 +69,9 @@ def _day(folder: Path, builds: int) -> tuple[Stages, str]:
             done[stage] = measured(f"benchmarks.days:{stage}", variables)
         pages = done["extract"].counts["requests"]
         note = (
-            f"The sandbox needs {theirs / pages * 1000:.0f} ms of CPU for a page of 100 builds, so "
-            f"it can serve {pages * 100 / theirs:,.0f} builds a second; the reader takes "
-            f"{done['extract'].cpu_seconds / pages * 1000:.0f} ms for it. It has "
+            f"Buildkite's stand-in needs {theirs / pages * 1000:.1f} ms of CPU for a page of 100 "
+            f"builds that it has made before, the reader of it "
+            f"{done['extract'].cpu_seconds / pages * 1000:.1f} ms. The stand-in has "
             f"{buildkite.memory_bytes() // MIB:,} MiB."
         )
     assert done["deliver"].counts["accepted"] >= done["transform"].counts["spans"]

@@ -18,7 +18,7 @@ from bk_pipeline.sandbox.credentials import ALL_SCOPES, Token, token_value
 from bk_pipeline.sandbox.limits import RateLimits
 from bk_pipeline.sandbox.listing import Entry, View, payload_of
 from bk_pipeline.sandbox.query import link_header, listing_of, page_of, view_of
-from bk_pipeline.sandbox.replies import Refusal, json_reply
+from bk_pipeline.sandbox.replies import Refusal, encoded, json_reply
 from bk_pipeline.sandbox.world import World
 
 _TOO_DEEP = (
@@ -42,12 +42,17 @@ class BuildkiteSide:
     order, as (method, path, query string); those refused, or lost to a fault, too.
     """
 
-    def __init__(self, world: World, limits: RateLimits, max_depth: int) -> None:
+    def __init__(
+        self, world: World, limits: RateLimits, max_depth: int, *, keep_answers: bool = False
+    ) -> None:
         self.world = world
         self.limits = limits
         self.max_depth = max_depth
         self.requests: list[tuple[str, str, str]] = []
         self._tokens: dict[str, Token] = {}
+        self._kept: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] | None = (
+            {} if keep_answers else None
+        )
 
     @property
     def request_count(self) -> int:
@@ -95,11 +100,26 @@ class BuildkiteSide:
             return json_reply(request, verdict.refusal, 429, verdict.headers)
         try:
             self._admit(request, token, scope)
-            content, headers = answer(request)
+            content, headers = self._answer(request, answer)
         except Refusal as refusal:
             body = {"message": refusal.message}
             return json_reply(request, body, refusal.status, verdict.headers)
-        return json_reply(request, content, headers={**verdict.headers, **headers})
+        headers = {**verdict.headers, **headers}
+        return Response(content, 200, headers, media_type="application/json")
+
+    def _answer(
+        self, request: Request, answer: Callable[[Request], Answer]
+    ) -> tuple[bytes, dict[str, str]]:
+        """The body and headers of an answer, new or kept."""
+        asked = (str(request.url), request.headers.get("accept-encoding"), self.world.changes)
+        if self._kept is not None and asked in self._kept:
+            return self._kept[asked]
+        content, headers = answer(request)
+        body, encoding = encoded(request, content)
+        reply = body, {**encoding, **headers}
+        if self._kept is not None:
+            self._kept[asked] = reply
+        return reply
 
     def _admit(self, request: Request, token: Token | None, scope: str | None) -> None:
         if token is None:

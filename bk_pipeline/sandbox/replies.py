@@ -27,9 +27,14 @@ def json_reply(
     request: Request, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """`content` as JSON, gzipped if the request's Accept-Encoding says so and it is worth it."""
+    body, encoding = encoded(request, content)
+    return Response(body, status, {**encoding, **(headers or {})}, media_type="application/json")
+
+
+def encoded(request: Request, content: Any) -> tuple[bytes, dict[str, str]]:
+    """The body of `json_reply`, and the headers that say how it is compressed."""
     body = msgspec.json.encode(content)
-    head = {"Vary": "Accept-Encoding", **(headers or {})}
     if len(body) >= _GZIP_FROM_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, compresslevel=1, mtime=0)
-        head["Content-Encoding"] = "gzip"
-    return Response(body, status, head, media_type="application/json")
+        return body, {"Vary": "Accept-Encoding", "Content-Encoding": "gzip"}
+    return body, {"Vary": "Accept-Encoding"}

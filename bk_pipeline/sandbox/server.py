@@ -44,6 +44,8 @@ class Sandbox:
         strangers: How many requests others in the organization make with each of ours.
         clock: Seconds since 1970, for everything that depends on the time.
         keep_events: False: Honeycomb's events and OTLP's spans are counted and forgotten.
+        keep_answers: Buildkite's are kept, and given again to the same question: for worlds
+            whose builds have all come to rest, and for whoever measures something else.
         max_depth: How many builds deep a listing may be read. Buildkite does not publish its own.
     """
 
@@ -58,6 +60,7 @@ class Sandbox:
         strangers: int = 0,
         clock: Callable[[], float] = time.time,
         keep_events: bool = True,
+        keep_answers: bool = False,
         max_depth: int = 10_000,
     ) -> None:
         world.clock = clock
@@ -73,7 +76,7 @@ class Sandbox:
             main_user=MAIN_USER,
             strangers=strangers,
         )
-        self.buildkite = BuildkiteSide(world, self.limits, max_depth)
+        self.buildkite = BuildkiteSide(world, self.limits, max_depth, keep_answers=keep_answers)
         self.honeycomb = HoneycombSide(self.faults, clock, keep_events=keep_events, limits=limits)
         self.otlp = OtlpSide(self.faults, keep_spans=keep_events)
         self.buildkite_token = self.add_token()

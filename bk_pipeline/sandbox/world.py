@@ -59,6 +59,8 @@ class World:
         self._added: dict[date, list[Recorded]] = {}
         self._added_pipelines: dict[str, dict[str, Any]] = {}
         self._deleted: set[str] = set()
+        # How often builds were added or deleted.
+        self.changes = 0
         self._small_builds = 0
 
     def now(self) -> int:
@@ -128,12 +130,14 @@ class World:
             day = self._added.setdefault(day_of(entry.created), [])
             day[:] = [other for other in day if slug_and_number(other) != slug_and_number(entry)]
             day.append(entry)
+            self.changes += 1
             self._added_pipelines.setdefault(entry.slug, payload["pipeline"])
 
     def delete_build(self, build_id: str) -> None:
         """Serves the build no more, one that was added or one that was made."""
         with self._lock:
             self._deleted.add(build_id)
+            self.changes += 1
 
     def finish_build_now(self) -> dict[str, Any]:
         """The API's object of a new small build that has finished just now; it is served as well."""

@@ -50,9 +50,8 @@ class BuildkiteSide:
         self.max_depth = max_depth
         self.requests: list[tuple[str, str, str]] = []
         self._tokens: dict[str, Token] = {}
-        self._kept: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] | None = (
-            {} if keep_answers else None
-        )
+        self._keeps = keep_answers
+        self._kept: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] = {}
 
     @property
     def request_count(self) -> int:
@@ -110,14 +109,14 @@ class BuildkiteSide:
     def _answer(
         self, request: Request, answer: Callable[[Request], Answer]
     ) -> tuple[bytes, dict[str, str]]:
-        """The body and headers of an answer, new or kept."""
+        """The body and headers of an answer, new or kept. Only pages of builds are kept."""
         asked = (str(request.url), request.headers.get("accept-encoding"), self.world.changes)
-        if self._kept is not None and asked in self._kept:
+        if asked in self._kept:
             return self._kept[asked]
         content, headers = answer(request)
         body, encoding = encoded(request, content)
         reply = body, {**encoding, **headers}
-        if self._kept is not None:
+        if self._keeps and answer == self._builds:
             self._kept[asked] = reply
         return reply
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import UTC, timedelta
-from email.utils import formatdate
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -67,13 +66,6 @@ def test_one_listing_is_enough_where_little_has_finished(server, ask, clock):
     assert found.place.backlog is None
     assert found.place.since == clock.moment - timedelta(minutes=10)
     assert len(server.requests) == 1
-
-
-def test_a_clock_that_is_ahead_of_buildkites_skips_nothing(server, ask, clock):
-    theirs = clock.moment - timedelta(minutes=45)
-    date = formatdate(theirs.timestamp(), usegmt=True)
-    server.otherwise = as_json([], headers={"Date": date})
-    assert ask(Place(LONG_AGO)).place.since == theirs - timedelta(minutes=10)
 
 
 def test_what_finished_within_the_overlap_is_new_only_once(server, ask):

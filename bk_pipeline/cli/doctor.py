@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from functools import partial
 
 import click
 from rich.console import Console
@@ -44,7 +45,8 @@ def doctor(days: int) -> None:
     console = Console(highlight=False)
     findings: list[Finding] = []
     with console.status("") as status:
-        it = Installation(clock=SystemClock(), days=days, on_wait=status.update)
+        tell = status.update if console.is_terminal else partial(click.echo, err=True)
+        it = Installation(clock=SystemClock(), days=days, on_wait=tell)
         checkup = Checkup(it)
         with closing(it):
             for check in checkup.checks():

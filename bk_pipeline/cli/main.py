@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from bk_pipeline import __version__
-from bk_pipeline.errors import PipelineError
+from bk_pipeline.errors import PipelineError, RetryableError
 
 # Verb: the module that has it, and the name there. Loaded when it is needed, so that
 # `--help` does not wait for Dagster.
@@ -69,5 +69,7 @@ def main() -> None:
     try:
         cli()
     except PipelineError as exc:
-        click.echo(f"bk-pipeline: {exc}", err=True)
+        seconds = exc.retry_in_s if isinstance(exc, RetryableError) else None
+        when = f" Try again in {seconds:.0f} s." if seconds else ""
+        click.echo(f"bk-pipeline: {exc}{when}", err=True)
         sys.exit(exc.exit_status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -68,7 +69,8 @@ def trace(build: str, fetch: bool, every: bool) -> None:
         _show(stored, settings, every=every)
         return
     with errors.status("Asking Buildkite …") as status:
-        found = _fetched(reference, settings, on_wait=status.update)
+        tell = status.update if errors.is_terminal else partial(click.echo, err=True)
+        found = _fetched(reference, settings, on_wait=tell)
         payload = decode_build(found.payload)
         made = spans_for_build(payload)
     if made is None:

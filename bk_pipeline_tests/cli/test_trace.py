@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bk_pipeline.cli.sandbox import environment
@@ -125,3 +127,13 @@ def test_a_destination_that_does_not_answer_costs_the_link_and_nothing_else(call
     assert done.returncode == 0
     assert "█" in done.stdout
     assert "No link to honeycomb_events: Honeycomb (dataset buildkite" in done.stderr
+
+
+def test_a_spent_quota_is_said_with_when_to_come_back(call, served):
+    sandbox, settings = served
+    url = add_build(sandbox)["web_url"]
+    sandbox.limits.consume("rest_user", 60)
+    done = call("trace", url, **settings)
+    assert done.returncode == 75
+    assert "Buildkite's user quota (50 a minute) is spent (429)." in done.stderr
+    assert re.search(r" Try again in \d\d s\.$", done.stderr.strip())

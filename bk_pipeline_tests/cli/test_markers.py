@@ -11,12 +11,12 @@ from bk_pipeline_tests.worlds import stage
 
 RULES = """\
 [colors]
-failed = "#c62828"
+done = "#c62828"
 
 [[rule]]
-id = "failed"
-state = "failed"
-type = "failed"
+id = "passed"
+state = "passed"
+type = "done"
 message = "{buildkite.pipeline.slug} #{buildkite.build.number}"
 dataset = "__all__"
 """
@@ -26,7 +26,7 @@ dataset = "__all__"
 def scene(tmp_path):
     """A day of spans, and a file of rules."""
     (tmp_path / "markers.toml").write_text(RULES)
-    with stage(tmp_path, builds_per_day=40, BK_PIPELINE_MARKERS="markers.toml") as scene:
+    with stage(tmp_path, builds_per_day=20, BK_PIPELINE_MARKERS="markers.toml") as scene:
         services = scene.services
         with services.buildkite(on_wait=print) as client:
             for key in scene.days:
@@ -60,7 +60,7 @@ def test_markers_are_planned_applied_listed_and_pruned(scene, markers, tmp_path)
     assert wanted > 0
     assert counts(planned)["to color"] == "1"
     assert len(planned) == wanted + 2
-    assert planned[0].split("\t")[:4] == ["create", scene.days[0], "__all__", "failed"]
+    assert planned[0].split("\t")[:4] == ["create", scene.days[0], "__all__", "passed"]
     assert held.markers == []
 
     assert counts(markers("apply")) == {"created": str(wanted), "colors set": "1"}
@@ -73,7 +73,7 @@ def test_markers_are_planned_applied_listed_and_pruned(scene, markers, tmp_path)
     assert sorted(line.split("\t")[2] for line in listed) == sorted(
         one["id"] for one in held.markers
     )
-    assert listed[0].split("\t")[:2] == ["__all__", "failed"]
+    assert listed[0].split("\t")[:2] == ["__all__", "passed"]
 
     (tmp_path / "markers.toml").write_text("")
     assert counts(markers("plan")) == {"to delete (prune)": str(wanted)}
@@ -93,7 +93,7 @@ def test_what_somebody_deleted_is_listed_and_restored(scene, markers):
     with closing(scene.services.marking(print).client) as client:
         client.delete("__all__", gone)
 
-    assert f"__all__\tfailed\t{gone}\tdeleted in Honeycomb" in markers("list")
+    assert f"__all__\tpassed\t{gone}\tdeleted in Honeycomb" in markers("list")
     assert counts(markers("plan"))["deleted in Honeycomb (--restore places them)"] == "1"
     assert counts(markers("apply", "--restore")) == {"created": "1", "unchanged": str(wanted - 1)}
     assert len(held.markers) == wanted

@@ -101,7 +101,7 @@ def test_a_month_materialized_twice_has_the_markers_of_one(tmp_path, rules):
 
         wanted = asked_for(scene)
         assert Counter(one["type"] for one in stored) == wanted
-        assert min(wanted["failed"], wanted["deploy"]) > 10
+        assert min(wanted["failed"], wanted["deploy"]) > 0
         assert first == {"created": wanted.total(), "colors_set": 1}
         assert (second, third) == ({}, {"unchanged": wanted.total()})
         assert scene.sandbox.honeycomb.markers.markers == stored
@@ -113,10 +113,11 @@ def test_the_asset_follows_its_dataset_and_tells_a_missing_one(tmp_path, rules):
         stage(tmp_path / "data", BK_PIPELINE_MARKERS=rules) as scene,
         dg.DagsterInstance.ephemeral() as instance,
     ):
-        in_dataset = RULES.replace('dataset = "__all__"', "")
-        (tmp_path / "markers.toml").write_text(in_dataset)
+        # Whatever passed: there is some on a quiet Sunday too.
+        passed = RULES.replace("failed", "passed").replace('branch = "main"', "")
+        (tmp_path / "markers.toml").write_text(passed.replace('dataset = "__all__"', ""))
         [first] = materialize_days(scene.services, scene.days, instance=instance)
-        (tmp_path / "markers.toml").write_text(RULES.replace("__all__", "nowhere"))
+        (tmp_path / "markers.toml").write_text(passed.replace("__all__", "nowhere"))
         [second] = materialize_days(scene.services, scene.days, instance=instance)
 
         assert first.error is None

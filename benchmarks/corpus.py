@@ -1,7 +1,8 @@
-"""A seeded corpus of API pages: arrays of 100 builds as bytes, one file a page.
+"""A seeded corpus of payloads: a build's JSON text a line, 100 builds a file.
 
-The same on every machine: its day and seed are fixed. A tenth of it is every tenth page, so
-that both have the same mixture of hours, pipelines and outcomes.
+That is what a transformation begins with: the raw store gives out each build's text by
+itself. The same on every machine: its day and seed are fixed. A tenth of it is every tenth
+file, so that both have the same mixture of hours, pipelines and outcomes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +20,27 @@ from bk_pipeline.sandbox.world import World, build_as_of
 
 SEED = 7
 DAY = date(2025, 3, 13)  # a Thursday: the sandbox's weekends have fewer builds
-BUILDS_PER_PAGE = 100
-PAGES = 120
+BUILDS_PER_FILE = 100
+FILES = 120
 LEAST_JOBS = 100_000
-WARM_UP_BUILDS = 10
+WARM_UP = 10
+AT_ONCE = 1024 * 1024  # bytes read
 # Long after the last of the day's builds has come to rest.
 LATER_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Where the pages are, and how much they hold. Waiters are not counted as jobs."""
+    """Where the payloads are, and how much they hold. Waiters are not counted as jobs."""
 
     folder: Path
-    pages: int
     builds: int
     jobs: int
     size_bytes: int
 
-    def iter_pages(self, *, every: int = 1) -> Iterator[bytes]:
-        """The pages, or every tenth one of them, read as they are asked for."""
-        return read_pages(self.folder, every=every)
+    def iter_payloads(self, *, every: int = 1) -> Iterator[bytes]:
+        """All of them, or those in every so many files, read as they are asked for."""
+        return read_payloads(self.folder, every=every)
 
 
 def corpus_in(scratch: Path) -> Corpus:
@@ -50,36 +52,35 @@ def corpus_in(scratch: Path) -> Corpus:
         jobs, size = _make(folder)
         counts.write_bytes(msgspec.json.encode((jobs, size)))
     jobs, size = msgspec.json.decode(counts.read_bytes())
-    return Corpus(folder, PAGES, PAGES * BUILDS_PER_PAGE, jobs, size)
+    return Corpus(folder, FILES * BUILDS_PER_FILE, jobs, size)
 
 
-def read_pages(folder: Path, *, every: int = 1) -> Iterator[bytes]:
-    """The pages in `folder`, or every tenth one of them, read as they are asked for."""
-    for path in sorted(folder.glob("page-*.json"))[::every]:
-        yield path.read_bytes()
+def read_payloads(folder: Path, *, every: int = 1) -> Iterator[bytes]:
+    """The payloads in `folder`, or in every so many of its files, read as they are asked for."""
+    for path in sorted(folder.glob("builds-*.ndjson"))[::every]:
+        with path.open("rb", buffering=AT_ONCE) as file:
+            yield from file
 
 
-def warm_up_page(folder: Path) -> bytes:
-    """A page of very few builds, to be run through before anything is measured."""
-    return (folder / "warm-up.json").read_bytes()
+def warm_up_payloads(folder: Path) -> list[bytes]:
+    """A few payloads, to be run through before anything is measured."""
+    return list(islice(read_payloads(folder), WARM_UP))
 
 
 def _make(folder: Path) -> tuple[int, int]:
-    """Writes the pages; how many jobs, and how many bytes."""
-    world = World(seed=SEED, days=1, builds_per_day=PAGES * BUILDS_PER_PAGE, today=DAY)
+    """Writes the files; how many jobs, and how many bytes."""
+    world = World(seed=SEED, days=1, builds_per_day=FILES * BUILDS_PER_FILE, today=DAY)
     newest_first = world.builds(DAY)[::-1]
     jobs = size = 0
-    for page in range(PAGES):
-        lives = newest_first[page * BUILDS_PER_PAGE : (page + 1) * BUILDS_PER_PAGE]
+    for number in range(FILES):
+        lives = newest_first[number * BUILDS_PER_FILE : (number + 1) * BUILDS_PER_FILE]
         builds = [build_as_of(life, life.created + LATER_MS) for life in lives]
-        assert len(builds) == BUILDS_PER_PAGE
+        assert len(builds) == BUILDS_PER_FILE
         jobs += sum(_jobs(build) for build in builds if build)
-        content = msgspec.json.encode(builds)
+        content = b"\n".join(map(msgspec.json.encode, builds))
         size += len(content)
-        (folder / f"page-{page:04}.json").write_bytes(content)
-        if page == 0:
-            (folder / "warm-up.json").write_bytes(msgspec.json.encode(builds[:WARM_UP_BUILDS]))
-    assert jobs >= LEAST_JOBS, f"{jobs} jobs: raise PAGES"
+        (folder / f"builds-{number:04}.ndjson").write_bytes(content)
+    assert jobs >= LEAST_JOBS, f"{jobs} jobs: raise FILES"
     return jobs, size
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.corpus import Corpus
-from benchmarks.routes.ours import tables_of_pages
+from benchmarks.routes.ours import tables_of_payloads
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
 
@@ -18,7 +18,7 @@ RECIPE = "00000000"
 
 
 def write_part(folder: Path, name: str, corpus: Corpus, *, every: int = 1, copies: int = 1) -> int:
-    """Make the part of all pages, or of every so many; how many spans are in it.
+    """Make the part of all builds, or of those in every so many files; how many spans are in it.
 
     With several `copies` all is there so often, each time with other ids.
     """
@@ -26,7 +26,7 @@ def write_part(folder: Path, name: str, corpus: Corpus, *, every: int = 1, copie
 
     def tables() -> Iterator[pa.Table]:
         for copy in range(copies):
-            for table in tables_of_pages(corpus.iter_pages(every=every)):
+            for table in tables_of_payloads(corpus.iter_payloads(every=every)):
                 summary.spans += len(table)
                 yield _renamed(table, copy) if copy else table
 

@@ -32,13 +32,12 @@ from benchmarks.routes.obvious import (
 MS = pd.Timedelta(milliseconds=1)
 
 
-def frame_of_pages(pages: Iterable[bytes]) -> pd.DataFrame:
+def frame_of_payloads(payloads: Iterable[bytes]) -> pd.DataFrame:
     found = []
-    for page in pages:
-        for build in json.loads(page):
-            if build["finished_at"]:
-                _make_flat(build)
-                found.append(build)
+    for build in map(json.loads, payloads):
+        if build["finished_at"]:
+            _make_flat(build)
+            found.append(build)
     jobs = pd.json_normalize(found, "jobs", "id", meta_prefix="build.")
     for build in found:
         del build["jobs"]

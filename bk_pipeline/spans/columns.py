@@ -27,6 +27,10 @@ NOWHERE = -1
 
 Numbers = NDArray[np.int32]
 
+# The system's, since Arrow's own gives memory back after each column and takes it again for
+# the next: an eighth of the whole time, where pages are slow to come by.
+pa.set_memory_pool(pa.system_memory_pool())
+
 
 def arrow_type(field: Field) -> pa.DataType:
     if field.type is FieldType.INT:
@@ -52,9 +56,10 @@ class Columns:
         builds = np.repeat(np.arange(len(traces), dtype=np.int32), lengths)
         every = np.arange(len(self.spans), dtype=np.int32)
         names = pa.array([span.kind for span in self.spans], pa.string())
-        self.kinds = pc.index_in(names, KINDS)
+        self.kinds: Numbers = pc.index_in(names, KINDS).to_numpy()
         self._owners = {"trace": Owners(traces, builds), "span": Owners(self.spans, every)}
         self._rows: dict[tuple[str, frozenset[SpanKind]], pa.Array] = {}
+        self._values: dict[object, pa.Array] = {}
         self._made: dict[object, pa.Array] = {}
 
     def column(self, field: Field) -> pa.Array:
@@ -62,11 +67,14 @@ class Columns:
 
         Made once for all fields that have the same values under several names.
         """
-        key = (field.source, field.value, field.kinds, field.type, field.distinct)
-        if key not in self._made:
-            values = array_of(field, list(map(field.getter, self.owners(field.owner).objects)))
-            self._made[key] = values.take(self.rows(field.owner, field.kinds))
-        return self._made[key]
+        key = (field.source, field.value, field.type, field.distinct)
+        if key not in self._values:
+            owners = self.owners(field.owner).objects
+            self._values[key] = array_of(field, list(map(field.getter, owners)))
+        if (key, field.kinds) not in self._made:
+            rows = self.rows(field.owner, field.kinds)
+            self._made[key, field.kinds] = self._values[key].take(rows)
+        return self._made[key, field.kinds]
 
     def owners(self, path: str) -> Owners:
         """What stands at `path`, which leads from a `trace` or, in short, from a `span`."""
@@ -82,7 +90,7 @@ class Columns:
         if key not in self._rows:
             numbers = self.owners(path).numbers
             wanted = np.array([kind in kinds for kind in SpanKind])
-            missing = (numbers == NOWHERE) | ~wanted[self.kinds.to_numpy()]
+            missing = (numbers == NOWHERE) | ~wanted[self.kinds]
             self._rows[key] = pa.array(numbers, mask=missing)
         return self._rows[key]
 

@@ -7,7 +7,6 @@ Lists and objects are given as compact JSON text, as they stand in the span tabl
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -39,7 +38,11 @@ def cluster_id(build: Build) -> str | None:
 
 def job_counts(build: Build) -> str:
     """How many of the build's jobs are in which state; waiters have none and do not count."""
-    return compact(Counter([job.state for job in build.jobs or () if job.state]))
+    counts: dict[str, int] = {}
+    for job in build.jobs or ():
+        if job.state:
+            counts[job.state] = counts.get(job.state, 0) + 1
+    return compact(counts)
 
 
 def build_meta_data(build: Build) -> str | None:
@@ -82,11 +85,12 @@ def agent_queue(job: Job) -> str | None:
     agent = job.agent
     if agent is None or not _is_named(agent):
         return None
-    return _queue(agent.meta_data, job.agent_query_rules or ())
+    return _queue(agent, job.agent_query_rules or ())
 
 
 @lru_cache(maxsize=4096)
-def _queue(tags: tuple[str, ...] | None, rules: tuple[str, ...]) -> str | None:
+def _queue(agent: Agent, rules: tuple[str, ...]) -> str | None:
+    tags = agent.meta_data
     asked = [rule.removeprefix(QUEUE) for rule in rules if rule.startswith(QUEUE)]
     if tags is None:
         return asked[0] if asked else None

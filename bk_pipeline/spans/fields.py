@@ -143,7 +143,7 @@ STEP_FIELDS = (
     _F("buildkite.step.type", STRING, GROUP | STEP, "step.type", "By job.type: command, trigger, block (an input step is not told apart); or group."),
     _F("buildkite.step.command", STRING, STEP | JOB, "step.command", "job.command: what the step runs."),
     _F("buildkite.step.matrix", BOOL, STEP, "step.matrix", "True, and else absent, where job.matrix says that it is a matrix step."),
-    _F("buildkite.step.group.key", STRING, GROUP | STEP, "job.group_key", "The group step's key.", value=attrgetter("key"), of="group"),
+    _F("buildkite.step.group.key", STRING, GROUP | STEP, "job.group_key", "The group step's key.", value=attrgetter("key"), of="step.group"),
 )
 
 JOB_FIELDS = (

@@ -102,7 +102,7 @@ class SpanIds:
 
     def derived(self, kind: str, *parts: str) -> str:
         """A new span id within this trace, from `kind` and what identifies it there."""
-        digits = derived_span_id(kind, self.trace, *parts)
+        digits = _hash(kind, self.trace, *parts)[:16]
         while digits in self._taken or digits == _NO_SPAN:
             digits = derived_span_id(kind, self.trace, *parts, digits)
         self._taken.add(digits)

@@ -73,8 +73,6 @@ class PullRequest(_Record):
 
 
 class Agent(_Record):
-    """Shared by the jobs that it ran: never to be changed."""
-
     id: str | None = None
     graphql_id: str | None = None
     name: str | None = None
@@ -99,15 +97,42 @@ class Pipeline(_Record):
     provider: Provider | None = None
 
 
-# What many jobs have alike, and is long, is one object for all that have the same text.
-# msgspec decodes the text; `Job` makes the object.
+# What many builds or jobs have alike is one object for all that have the same text, never to
+# be changed. msgspec gives the text; `__post_init__` makes the object or finds it.
 if TYPE_CHECKING:
+    SharedPipeline = Pipeline | None
+    SharedPerson = Person | None
     SharedAgent = Agent | None
+    SharedPriority = Priority | None
     SharedRules = tuple[str, ...] | None
     NULL = None
 else:
-    SharedAgent = SharedRules = msgspec.Raw
+    SharedPipeline = SharedPerson = msgspec.Raw
+    SharedAgent = SharedPriority = SharedRules = msgspec.Raw
     NULL = msgspec.Raw(b"null")
+
+
+def _shared(type_: Any, name: str) -> Callable[[bytes], Any]:
+    """What makes the object of a text, or finds the one that it made of the same text before."""
+    decode = msgspec.json.Decoder(type_).decode
+
+    @lru_cache(maxsize=4096)
+    def shared(text: bytes) -> Any:
+        try:
+            return decode(text)
+        except msgspec.ValidationError as exc:
+            raise ValueError(str(exc).replace("`$", f"`{name}")) from exc
+        except UnicodeDecodeError as exc:
+            raise msgspec.DecodeError("not UTF-8") from exc
+
+    return shared
+
+
+_pipeline = _shared(Pipeline | None, "pipeline")
+_person = _shared(Person | None, "creator")
+_agent = _shared(Agent | None, "agent")
+_priority = _shared(Priority | None, "priority")
+_rules = _shared(tuple[str, ...] | None, "agent_query_rules")
 
 
 class Job(_Record):
@@ -121,7 +146,7 @@ class Job(_Record):
     step_key: str | None = None
     group_key: str | None = None
     step: StepRef | None = None
-    priority: Priority | None = None
+    priority: SharedPriority = NULL
     agent_query_rules: SharedRules = NULL
     state: str | None = None
     web_url: str | None = None
@@ -157,29 +182,9 @@ class Job(_Record):
     def __post_init__(self) -> None:
         self.agent = _agent(bytes(self.agent))  # type: ignore[call-overload]  # still text
         self.agent_query_rules = _rules(bytes(self.agent_query_rules))  # type: ignore[arg-type]
+        self.priority = _priority(bytes(self.priority))  # type: ignore[call-overload]
         if self.matrix is not None:
             self.matrix = compact(self.matrix) if self.matrix else None
-
-
-def _shared(type_: Any, name: str) -> Callable[[bytes], Any]:
-    """What makes the object of a text, or finds the one that it made of the same text before."""
-    decode = msgspec.json.Decoder(type_).decode
-
-    @lru_cache(maxsize=4096)
-    def shared(text: bytes) -> Any:
-        try:
-            return decode(text)
-        except msgspec.ValidationError as exc:
-            # msgspec adds the path of the job.
-            raise ValueError(str(exc).replace("`$", f"`{name}")) from exc
-        except UnicodeDecodeError as exc:
-            raise msgspec.DecodeError("not UTF-8") from exc
-
-    return shared
-
-
-_agent = _shared(Agent | None, "agent")
-_rules = _shared(tuple[str, ...] | None, "agent_query_rules")
 
 
 class Build(_Record):
@@ -200,7 +205,7 @@ class Build(_Record):
     branch: str | None = None
     tag: str | None = None
     source: str | None = None
-    creator: Person | None = None
+    creator: SharedPerson = NULL
     author: Person | str | None = None
     jobs: list[Job] | None = None
     scheduled_at: str | None = None
@@ -213,9 +218,11 @@ class Build(_Record):
     rebuilt_from: BuildRef | None = None
     triggered_from: TriggeredFrom | None = None
     cluster_id: str | None = None
-    pipeline: Pipeline | None = None
+    pipeline: SharedPipeline = NULL
 
     def __post_init__(self) -> None:
+        self.pipeline = _pipeline(bytes(self.pipeline))  # type: ignore[call-overload]
+        self.creator = _person(bytes(self.creator))  # type: ignore[call-overload]
         self.jobs = self.jobs or []
         if isinstance(self.author, str):
             # Old payloads; an address where the commit was made through the API.

@@ -71,5 +71,7 @@ class Retries:
 def unreplaced(job_ids: Iterable[str], retries: Retries) -> Mapping[str, None]:
     """Those of the jobs that no other of them replaces, in their order; all if none is left."""
     ids = dict.fromkeys(job_ids)
+    if not retries:
+        return ids
     gone = {retry.of for retry in map(retries.of, ids) if retry}
     return {job_id: None for job_id in ids if job_id not in gone} or ids

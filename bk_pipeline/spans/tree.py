@@ -7,6 +7,7 @@ negative duration, nothing outside the build. What had to be moved for that is m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from bk_pipeline.spans.ids import SpanIds
 from bk_pipeline.spans.jobs import TimedJob, timed_jobs
@@ -48,14 +49,15 @@ def spans_for_build(
     timed = [one for one in jobs if one.gives_span]
     ids = SpanIds(build.id, {one.job.id: one.end_ns for one in timed})
     root = build_span(build, jobs, ids, times, links=options.links)
+    earliest, latest = root.start_ns, root.end_ns
     for one in timed:
-        one.confine(root.start_ns, root.end_ns)
+        one.confine(earliest, latest)
     spans: list[Span] = []
     run_ns = 0
     for stage, members in stages(build, timed, start_ns=root.start_ns, end_ns=root.end_ns):
         spans += _stage_tree(stage, members, ids, retries, options)
         run_ns += stage.end_ns - stage.start_ns
-    spans.sort(key=_start)
+    spans.sort(key=attrgetter("start_ns"))
     return Trace(
         ids.trace,
         build,
@@ -103,7 +105,3 @@ def _stage_tree(
 def _queue_ms(timed: Sequence[TimedJob], root: Span) -> int | None:
     starts = [one.start_ns for one in timed if one.started and not one.manual]
     return (min(starts) - root.start_ns) // NS_PER_MS if starts else None
-
-
-def _start(span: Span) -> int:
-    return span.start_ns

@@ -28,7 +28,7 @@ def job_span(timed: TimedJob, step: Span, ids: SpanIds, *, links: bool) -> Span:
         job=job,
         started=timed.started,
         wait_ms=timed.wait_ms,
-        links=_links(timed, ids) if links else (),
+        links=_links(timed, ids) if links and (timed.retry or job.triggered_build) else (),
         adjusted=timed.adjusted,
     )
 
@@ -36,8 +36,6 @@ def job_span(timed: TimedJob, step: Span, ids: SpanIds, *, links: bool) -> Span:
 def _links(timed: TimedJob, ids: SpanIds) -> tuple[Link, ...]:
     """To the attempt that this one replaces, and to the build that it triggered."""
     triggered = timed.job.triggered_build.id if timed.job.triggered_build else None
-    if timed.retry is None and not triggered:
-        return ()
     links = []
     if timed.retry is not None:
         links.append(Link(ids.trace, ids.job(timed.retry.of)))

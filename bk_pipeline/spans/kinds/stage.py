@@ -43,10 +43,10 @@ def stages(
         (Stage(number, start, start), []) for number, start in enumerate((start_ns, *resumed), 1)
     ]
     for one in timed:
-        stage, members = found[bisect_left(resumed, one.end_ns)]
-        members.append(one)
-        if one.active_ns is not None:
-            stage.end_ns = max(stage.end_ns, one.end_ns)
+        found[bisect_left(resumed, one.end_ns) if resumed else 0][1].append(one)
+    for stage, members in found:
+        ends = [one.end_ns for one in members if one.active_ns is not None]
+        stage.end_ns = max([stage.start_ns, *ends])
     _end_idle_first(build, *found[0], end_ns=end_ns if len(found) == 1 else start_ns)
     for stage, members in found:
         _begin_blocks(stage, members)

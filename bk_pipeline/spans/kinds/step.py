@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bk_pipeline.spans.ids import SpanIds
 from bk_pipeline.spans.jobs import TimedJob
 from bk_pipeline.spans.model import Group, Span, SpanKind, Stage, Step
 from bk_pipeline.spans.records import Job
 from bk_pipeline.spans.retries import Retries, unreplaced
-from bk_pipeline.spans.status import status_of_all
-from bk_pipeline.spans.timing import EARLIEST_NS, LATEST_NS
+from bk_pipeline.spans.status import Outcome, status_of_all
 
 STEP = SpanKind.STEP
 # A job's type, and what its step is called in a pipeline file. An input step's job is
@@ -23,14 +22,18 @@ def steps(timed: Sequence[TimedJob], retries: Retries) -> list[tuple[Step, list[
     found: dict[str, tuple[Step, list[TimedJob]]] = {}
     groups: dict[str, Group] = {}
     for one in timed:
-        identity = _identity(one.job, retries)
+        job = one.job
+        identity = job.step.id if job.step else None
+        if not identity:
+            identity = _identity(job, retries)
+        label = (job.step.label if job.step else None) or job.label or job.name
         entry = found.get(identity)
         if entry is None:
-            entry = found[identity] = (_step(one.job, identity, groups), [])
+            entry = found[identity] = (_step(job, identity, label, groups), [])
         step, members = entry
-        if one.job.matrix:
+        if job.matrix:
             step.matrix = True
-        if step.label != _label(one.job):
+        if step.label != label:
             # Parallel and matrix jobs carry their own index or values in their names.
             step.label = step.key or step.label
         members.append(one)
@@ -38,13 +41,11 @@ def steps(timed: Sequence[TimedJob], retries: Retries) -> list[tuple[Step, list[
 
 
 def _identity(job: Job, retries: Retries) -> str:
-    """What makes a step the same one: its id, else its key, else its first attempt's id.
+    """What makes a step without an id the same one: its key, else its first attempt's id.
 
     Parallel jobs of old payloads have neither id nor key in common; their name is all that
     holds them together.
     """
-    if job.step and job.step.id:
-        return job.step.id
     key = job.step_key or (job.step.key if job.step else None)
     if key:
         return "\0".join(("key", job.group_key or "", key))
@@ -54,7 +55,7 @@ def _identity(job: Job, retries: Retries) -> str:
     return retries.origin(job.id)
 
 
-def _step(job: Job, identity: str, groups: dict[str, Group]) -> Step:
+def _step(job: Job, identity: str, label: str | None, groups: dict[str, Group]) -> Step:
     group = None
     if job.group_key:
         group = groups.get(job.group_key)
@@ -65,15 +66,11 @@ def _step(job: Job, identity: str, groups: dict[str, Group]) -> Step:
         identity=identity,
         id=ref.id if ref else None,
         key=job.step_key or (ref.key if ref else None),
-        label=_label(job),
+        label=label,
         type=STEP_TYPES.get(job.type, job.type),
         command=job.command,
         group=group,
     )
-
-
-def _label(job: Job) -> str | None:
-    return (job.step.label if job.step else None) or job.label or job.name
 
 
 def step_span(
@@ -86,16 +83,14 @@ def step_span(
     retries: Retries,
 ) -> Span:
     """The span of one step in one stage, under its group or the stage."""
-    final: Iterable[TimedJob] = members
-    if retries and len(members) > 1:
-        left = unreplaced((one.job.id for one in members), retries)
-        final = [one for one in members if one.job.id in left]
-    code, error_type = status_of_all([one.outcome for one in final])
-    begins, ends, adjusted = LATEST_NS, EARLIEST_NS, False
-    for one in members:
-        begins = min(begins, _begin(one, stage))
-        ends = max(ends, one.end_ns)
-        adjusted = adjusted or one.adjusted
+    first = members[0]
+    (code, error_type), adjusted = first.outcome, first.adjusted
+    begins, ends = _begin(first, stage), first.end_ns
+    if len(members) > 1:
+        code, error_type = _outcome(members, retries)
+        begins = min([_begin(one, stage) for one in members])
+        ends = max([one.end_ns for one in members])
+        adjusted = any(one.adjusted for one in members)
     return Span(
         kind=STEP,
         span_id=ids.derived(STEP, str(stage.number), step.identity),
@@ -109,6 +104,12 @@ def step_span(
         step=step,
         adjusted=adjusted,
     )
+
+
+def _outcome(members: Sequence[TimedJob], retries: Retries) -> Outcome:
+    """That of the attempts that no other one replaces."""
+    left = unreplaced([one.job.id for one in members], retries)
+    return status_of_all([one.outcome for one in members if one.job.id in left])
 
 
 def _begin(one: TimedJob, stage: Stage) -> int:

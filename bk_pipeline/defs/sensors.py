@@ -18,8 +18,9 @@ from bk_pipeline.window import day_key
 # Where a sensor that was never on begins; and one whose cursor cannot be read.
 FIRST_LOOK_BACK = timedelta(hours=1)
 LOST_LOOK_BACK = timedelta(days=1)
-# Before the runs of a backfill or of the night, which nobody is waiting for.
-RUN_TAGS = {"dagster/priority": "10"}
+# Before the runs of a backfill or of the night, which nobody is waiting for. One that hangs
+# keeps its day from the next, but not for longer than these seconds.
+RUN_TAGS = {"dagster/priority": "10", "dagster/max_runtime": "7200"}
 NOTHING_NEW = "No build has finished since the last tick."
 
 

@@ -26,8 +26,9 @@ from bk_pipeline.deliver.sending import Sender, Stopped
 
 # Batches that wait, encoded, until a request ends.
 BATCHES_READY = 2
-# Encoded together: more is hardly faster, and takes some kilobytes each.
-ROWS_AT_ONCE = 8_192
+# Encoded together: more is hardly faster, and takes a kilobyte each. A row group of the span
+# store mostly fits.
+ROWS_AT_ONCE = 16_384
 
 Progress = Callable[[Delivery], None]
 

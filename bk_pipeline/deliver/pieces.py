@@ -97,6 +97,11 @@ def assembled(columns: Iterable[Column], count: int) -> list[bytes]:
     return list(map(NOTHING.join, zip(*each, strict=True))) if each else [NOTHING] * count
 
 
+def sizes_of(columns: Sequence[Sequence[bytes]]) -> Any:
+    """How many bytes the columns have in each row, all together."""
+    return sum(np.fromiter(map(len, column), np.int64, len(column)) for column in columns)
+
+
 def listed(values: pa.Array) -> list[Any]:
     """Strings or bytes as a list; `to_pylist` takes several times as long."""
     found: list[Any] = values.to_numpy(zero_copy_only=False).tolist()

@@ -15,7 +15,14 @@ from threading import Event
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.batching import body_bytes, halves, ids_of
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.destination import Answer, Destination, Item, Verdict
+from bk_pipeline.deliver.destination import (
+    ACCEPTED,
+    Answer,
+    Destination,
+    Item,
+    Outcome,
+    Verdict,
+)
 from bk_pipeline.deliver.pace import pace_of
 from bk_pipeline.deliver.receipts import ItemIds, Receipts, Rejection
 from bk_pipeline.errors import (
@@ -187,15 +194,8 @@ class Sender:
 
     def _settle_answered(self, waiting: _Waiting, answer: Answer, total: Delivery) -> None:
         """Settle what has an outcome; what is left goes on waiting."""
-        pairs = list(zip(waiting.items, answer.outcomes, strict=True))
-        accepted = [item for item, outcome in pairs if outcome.verdict is Verdict.ACCEPTED]
-        rejected = [
-            _rejection(item, outcome.words)
-            for item, outcome in pairs
-            if outcome.verdict is Verdict.REJECTED
-        ]
-        left = [item for item, outcome in pairs if outcome.verdict not in SETTLED]
-        if any(outcome.verdict is Verdict.UNANSWERED for outcome in answer.outcomes):
+        accepted, rejected, left = _divided(waiting.items, answer.outcomes)
+        if any(outcome.verdict is Verdict.UNANSWERED for outcome in set(answer.outcomes)):
             waiting.maybe_arrived = True
         doubtful = left if waiting.maybe_arrived else []
         self._write(
@@ -242,6 +242,24 @@ def _not_retried() -> Iterator[None]:
         yield
     except RetryableError as exc:
         raise _NotRetried(exc) from exc
+
+
+def _divided(
+    items: Sequence[Item], outcomes: Sequence[Outcome]
+) -> tuple[Sequence[Item], list[Rejection], list[Item]]:
+    """The accepted items, the rejections, and the items that have no outcome yet."""
+    if len(items) == len(outcomes) and set(outcomes) == {ACCEPTED}:
+        return items, [], []
+    pairs = list(zip(items, outcomes, strict=True))
+    return (
+        [item for item, outcome in pairs if outcome.verdict is Verdict.ACCEPTED],
+        [
+            _rejection(item, outcome.words)
+            for item, outcome in pairs
+            if outcome.verdict is Verdict.REJECTED
+        ],
+        [item for item, outcome in pairs if outcome.verdict not in SETTLED],
+    )
 
 
 def _leftover_error(name: str, left: Sequence[Item], answer: Answer) -> RetryableError:

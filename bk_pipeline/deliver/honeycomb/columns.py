@@ -47,6 +47,7 @@ from bk_pipeline.deliver.pieces import (
     column_of,
     filled,
     listed,
+    sizes_of,
 )
 from bk_pipeline.deliver.selection import (
     Builds,
@@ -70,6 +71,7 @@ MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
 # With fewer keys than this no event has too many columns.
 UNSUSPICIOUS_KEYS = EVENT_COLUMNS - 2 * len(FIELDS)
 NS_PER_MS = 1_000_000
+ENDING = b"}}"
 
 
 def items(table: pa.Table, shape: Shape) -> list[Item]:
@@ -115,6 +117,7 @@ class _Encoder:
 
     def items(self) -> list[Item]:
         trace_ids = self._builds.trace_ids
+        columns = self._columns()
         spans = [
             Item(trace_ids[build], span_id, time_ns, name, pieces)
             for build, span_id, time_ns, name, pieces in zip(
@@ -122,11 +125,11 @@ class _Encoder:
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
                 listed(column(self._table, "name")),
-                self._pieces(),
+                zip(*columns, repeat(ENDING)),
                 strict=True,
             )
         ]
-        for row, event, is_less in self._trimmed(spans):
+        for row, event, is_less in self._trimmed(sizes_of(columns)):
             spans[row] = replace(spans[row], pieces=(event,), trimmed=is_less)
         return list(self._with_links(spans))
 
@@ -140,7 +143,7 @@ class _Encoder:
                 yield Item(span.trace_id, link_id, span.time_ns, span.name, (body,))
         yield from spans[at:]
 
-    def _pieces(self) -> Iterator[tuple[bytes, ...]]:
+    def _columns(self) -> list[list[bytes]]:
         """The spans' events as JSON: what each has of its own, its build's, its kind's."""
         table = self._table
         traces = [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in self._traces]
@@ -162,13 +165,11 @@ class _Encoder:
             always + resource + build
             for resource, build in zip(self._resources, self._of_builds, strict=True)
         ]
-        yield from zip(
+        return [
             assembled(own, len(table)),
             chosen(of_builds, self._builds.of_row),
             by_kind(table, OF_KINDS, fragments),
-            repeat(b"}}", len(table)),
-            strict=True,
-        )
+        ]
 
     def _span_texts(self, name: str) -> pa.Array:
         values = column(self._table, name)
@@ -235,11 +236,11 @@ class _Encoder:
             "trace.link.span_id": self._shape.linked_span_text(trace_id, span_id),
         }
 
-    def _trimmed(self, spans: list[Item]) -> Iterator[tuple[int, bytes, bool]]:
+    def _trimmed(self, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
         """The rows whose events may be too large, and those events made to fit."""
         keys = sum(keys_of(column(self._table, name)) for name in MAPS)
-        sizes = np.fromiter((span.size for span in spans), np.int64, len(spans))
-        for row in np.flatnonzero((sizes > EVENT_BYTES) | (keys > UNSUSPICIOUS_KEYS)).tolist():
+        large = sizes + len(ENDING) > EVENT_BYTES
+        for row in np.flatnonzero(large | (keys > UNSUSPICIOUS_KEYS)).tolist():
             (span,) = rows(self._table.slice(row, 1))
             event, is_less = fitted(plain.span_event(span, self._shape))
             yield row, plain.encode(event), is_less

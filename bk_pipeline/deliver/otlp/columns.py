@@ -7,7 +7,7 @@ build, and a column's distinct values once each; `pieces.py` puts the rows toget
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from bk_pipeline.deliver.pieces import (
     chosen,
     column_of,
     listed,
+    sizes_of,
     spread,
 )
 from bk_pipeline.deliver.selection import (
@@ -83,6 +84,9 @@ class _Encoder:
     def items(self) -> list[Item]:
         shared = self._resources()
         trace_ids = self._builds.trace_ids
+        columns = self._columns()
+        sizes = sizes_of(columns)
+        heads = {size: SPAN + varint(size) for size in set(sizes.tolist())}
         made = [
             Item(trace_ids[build], span_id, time_ns, name, pieces, shared=shared[build])
             for build, span_id, time_ns, name, pieces in zip(
@@ -90,17 +94,16 @@ class _Encoder:
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
                 listed(column(self._table, "name")),
-                self._pieces(),
+                zip(map(heads.__getitem__, sizes.tolist()), *columns, strict=True),
                 strict=True,
             )
         ]
-        for row, one in enumerate(made):
-            if one.size > SPAN_BYTES:
-                made[row] = replace(one, pieces=(self._trimmed(row),), trimmed=True)
+        for row in np.flatnonzero(sizes > SPAN_BYTES).tolist():
+            made[row] = replace(made[row], pieces=(self._trimmed(row),), trimmed=True)
         return made
 
-    def _pieces(self) -> Iterator[tuple[bytes, ...]]:
-        """The spans: what frames each, what it has of its own, its build's, the rest."""
+    def _columns(self) -> list[list[bytes]]:
+        """The spans without what frames them: what each has of its own, its build's, the rest."""
         count = len(self._table)
         names = column_of(
             column(self._table, "name"),
@@ -112,11 +115,11 @@ class _Encoder:
             lambda field, values: fragments(field, values, ATTRIBUTES),
         )
         ends = column_of(column(self._table, "status"), _ends)
-        begins = assembled([self._ids(), self._parents(), names, self._kinds_and_times()], count)
-        of_builds = chosen(self._together(BUILD_FIELDS, ATTRIBUTES), self._builds.of_row)
-        rest = assembled([of_kinds, self._links(), ends], count)
-        for three in zip(begins, of_builds, rest, strict=True):
-            yield SPAN + varint(sum(map(len, three))), *three
+        return [
+            assembled([self._ids(), self._parents(), names, self._kinds_and_times()], count),
+            chosen(self._together(BUILD_FIELDS, ATTRIBUTES), self._builds.of_row),
+            assembled([of_kinds, self._links(), ends], count),
+        ]
 
     def _ids(self) -> Column:
         rows = np.empty((len(self._table), 28), np.uint8)

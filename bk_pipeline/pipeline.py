@@ -19,6 +19,7 @@ from bk_pipeline import __version__
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.aged import aged_note, too_old_in
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
 from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
@@ -313,6 +314,11 @@ def deliver_day(
             if merged_of and merged_of <= settled:
                 ledger.note_part(destination.name, day, part.name)
                 waiting.remove(part)
+                continue
+            too_old = too_old_in(settled, part.name, destination.max_age)
+            if too_old is not None:
+                total.too_old += too_old
+                waiting.remove(part)
         for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
             delivery = deliver(
                 spans.tables(day, part, columns=destination.columns),
@@ -324,8 +330,10 @@ def deliver_day(
                 on_progress=tell,
             )
             total += delivery
-            if delivery.complete:
-                ledger.note_part(destination.name, day, part.name)
+            note = part.name
+            if delivery.too_old and destination.max_age is not None:
+                note = aged_note(part.name, delivery.too_old, destination.max_age)
+            ledger.note_part(destination.name, day, note)
     return total
 
 

@@ -20,6 +20,7 @@ from bk_pipeline.pipeline import (
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.compaction import MANY
 from bk_pipeline.window import Window
+from bk_pipeline_tests.deliver.destinations import ScriptedDestination
 from bk_pipeline_tests.worlds import Stage, stage
 
 
@@ -206,3 +207,42 @@ def test_merged_parts_are_made_spans_of_once_and_sent_by_nobody(scene, client):
     assert sync()[1].batches == 0
     assert scene.sandbox.honeycomb.event_count == events
     assert scene.sandbox.honeycomb.duplicate_count == 0
+
+
+class Counting:
+    """A span store that counts how often a part is read."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+        self.read = 0
+
+    def __getattr__(self, name):
+        self.read += name == "tables"
+        return getattr(self._store, name)
+
+
+def test_a_part_with_spans_that_are_too_old_is_read_once_for_each_limit(scene, client):
+    extract(scene, client)
+    [day] = scene.days
+    transform_day(day, raw=scene.services.raw(), spans=scene.services.spans())
+    destination = ScriptedDestination()
+    spans = Counting(scene.services.spans())
+
+    def deliver(max_age):
+        destination.max_age = max_age
+        return deliver_day(
+            day,
+            spans=spans,
+            destination=destination,
+            ledger=scene.services.ledger(),
+            clock=SystemClock(),
+        )
+
+    first = deliver(timedelta(seconds=1))
+    parts = spans.read
+    again = deliver(timedelta(seconds=1))
+    assert (first.accepted, parts, spans.read) == (0, len(spans.parts(day)), parts)
+    assert again.too_old == first.too_old > 0
+
+    assert deliver(None).accepted == first.too_old
+    assert deliver(timedelta(seconds=1)).too_old == 0

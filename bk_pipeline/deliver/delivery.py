@@ -72,11 +72,6 @@ class Delivery:
     rejections: list[Rejection] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    @property
-    def complete(self) -> bool:
-        """Whether all that was to be delivered is settled, so that nobody need look again."""
-        return not self.too_old
-
     def __add__(self, other: Delivery) -> Delivery:
         total = Delivery()
         total += self

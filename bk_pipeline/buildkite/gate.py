@@ -19,7 +19,7 @@ class Gate:
         quota: The token's.
         clock: Tells time and waits.
         on_wait: Told of each wait before it.
-        patience_s: The longest wait for a reset; rather than wait longer, nothing is asked.
+        patience_s: The longest wait; rather than wait longer, nothing is asked.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Gate:
         tell of more room; otherwise the quota's reset is, and that is announced.
 
         Raises:
-            QuotaSpent: The reset is further away than the patience.
+            QuotaSpent: There is no room before the patience ends.
         """
         began_at = self._clock.monotonic()
         while True:
@@ -55,7 +55,8 @@ class Gate:
                 if wait is None:
                     continue
                 elsewhere = self._quota.elsewhere
-                answers = now >= self._quota.blocked_until and now - began_at <= self._patience_s
+                waited_s = now - began_at
+                answers = now >= self._quota.blocked_until and waited_s < self._patience_s
                 soon = min(wait.seconds, LOOK_AGAIN_S) if elsewhere else wait.seconds
                 if answers and self._quota.under_way > elsewhere:
                     self._quota.changed.wait(timeout=soon)
@@ -63,7 +64,7 @@ class Gate:
             if answers and elsewhere:
                 self._clock.sleep(soon)
                 continue
-            if wait.seconds > self._patience_s:
+            if waited_s + wait.seconds > self._patience_s:
                 raise QuotaSpent(
                     f"{wait.why} There is room in {wait.seconds:.0f} s.", retry_in_s=wait.seconds
                 )

@@ -10,7 +10,7 @@ import pytest
 
 from bk_pipeline.buildkite.gate import Gate
 from bk_pipeline.buildkite.shared_quota import LEASE_S, SharedQuota
-from bk_pipeline.errors import StorageError
+from bk_pipeline.errors import QuotaSpent, StorageError
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.buildkite.test_quota import headers
@@ -120,6 +120,14 @@ def test_gate_looks_again_while_another_process_asks(path, clock):
     assert gate.enter()
     assert looks == [1, 1, 1]
     assert announced == []
+
+
+def test_gate_has_no_more_patience_with_another_process_than_it_was_given(path, clock):
+    SharedQuota(path).begin(clock.monotonic())
+    gate = Gate(SharedQuota(path), clock=clock, on_wait=print, patience_s=10)
+    with pytest.raises(QuotaSpent, match="being asked for"):
+        gate.enter()
+    assert sum(clock.slept) == 10
 
 
 def start(*arguments):

@@ -127,8 +127,9 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
         console.print(waterfall(spans, width=console.width))
         console.print(
             f"\n{LEGEND}\n\n"
-            "Your own builds: put a Buildkite token and a Honeycomb key into .env, as .env.example\n"
-            "says. Then bk-pipeline doctor tells what is missing, and make dev begins.",
+            "Your own builds: fill in .env, as .env.example says. Then\n"
+            "  .venv/bin/bk-pipeline doctor    tells what is missing\n"
+            "  make dev                        serves the Dagster UI",
             highlight=False,
         )
 

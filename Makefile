@@ -70,6 +70,11 @@ docs-check: $(READY)
 golden: $(READY) ## Write the golden spans anew, to be reviewed as a diff
 	@$(BIN)/python -m bk_pipeline_tests.spans.goldens
 
+.PHONY: screenshots
+screenshots: $(READY) ## Pictures of Dagster's UI into docs/images/, by the browser test (needs Chromium)
+	@BK_PIPELINE_TEST_CHROMIUM=required BK_PIPELINE_TEST_PICTURES=$(CURDIR)/docs/images \
+		$(BIN)/pytest -q bk_pipeline_tests/browser
+
 .PHONY: format
 format: $(READY) ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet

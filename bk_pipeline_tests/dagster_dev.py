@@ -42,6 +42,8 @@ BACKFILL_STATUS = """
 query($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
 }"""
+BACKFILLS = """
+{ partitionBackfillsOrError { ... on PartitionBackfills { results { id } } } }"""
 MATERIALIZED = """
 query($key: AssetKeyInput!) {
   assetNodeOrError(assetKey: $key) {
@@ -58,12 +60,12 @@ class Dagster:
     """Asked over GraphQL. `assets` are those that a materialization or backfill is for."""
 
     def __init__(self, port: int, assets: Sequence[str]) -> None:
-        self._url = f"http://127.0.0.1:{port}/graphql"
+        self.address = f"http://127.0.0.1:{port}"
         self._assets = [{"path": [name]} for name in assets]
 
     def ask(self, query: str, **variables: Any) -> Any:
         answer = requests.post(
-            self._url, json={"query": query, "variables": variables}, timeout=60
+            f"{self.address}/graphql", json={"query": query, "variables": variables}, timeout=60
         ).json()
         assert "errors" not in answer, answer
         return answer["data"]
@@ -109,6 +111,11 @@ class Dagster:
 
     def backfill_status(self, backfill_id: str) -> str:
         return self.ask(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
+
+    def backfills(self) -> list[str]:
+        """The ids of all backfills."""
+        found = self.ask(BACKFILLS)["partitionBackfillsOrError"]
+        return [one["id"] for one in found["results"]]
 
     def materialized(self, asset: str) -> set[str]:
         node = self.ask(MATERIALIZED, key={"path": [asset]})["assetNodeOrError"]

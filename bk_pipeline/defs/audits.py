@@ -83,7 +83,7 @@ def _complete(
                 looked_at.append(day.key)
                 listed += found.listed
                 missing += [f"{day.key}: {one}" for one in found.missing]
-    return judged(COMPLETE, missing, days=looked_at, builds=listed)
+    return judged(COMPLETE, missing, days=", ".join(looked_at), builds=listed)
 
 
 def _unread(services: Services) -> list[str]:
@@ -130,7 +130,7 @@ def _spans() -> dg.AssetChecksDefinition:
         asked = {key.name for key in context.selected_asset_check_keys}
         for name, offenders in ((NO_ORPHANS, orphans), (NO_NEGATIVE_DURATIONS, negative)):
             if name in asked:
-                judgement = judged(name, offenders, days=looked_at, spans=spans)
+                judgement = judged(name, offenders, days=", ".join(looked_at), spans=spans)
                 yield _result(dg.AssetKey("spans"), judgement)
 
     return spans_audit

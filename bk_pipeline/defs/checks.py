@@ -41,5 +41,9 @@ def judged(name: str, offenders: list[str], **looked_at: Any) -> dg.AssetCheckRe
         check_name=name,
         passed=not offenders,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={**looked_at, "count": len(offenders), "first": offenders[:SHOWN]},
+        metadata={
+            **looked_at,
+            "count": len(offenders),
+            **({"first": offenders[:SHOWN]} if offenders else {}),
+        },
     )

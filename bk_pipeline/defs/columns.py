@@ -1,6 +1,7 @@
 """The columns of our tables as Dagster shows them: from where they are declared."""
 
 import dagster as dg
+import pyarrow as pa
 
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.table import IDENTITY_MEANINGS, SCHEMA
@@ -10,7 +11,7 @@ from bk_pipeline.stats.columns import StatsTable
 def span_columns() -> dg.TableSchema:
     """Those of the span table."""
     identity = [
-        dg.TableColumn(name, type=str(SCHEMA.field(name).type), description=meaning)
+        dg.TableColumn(name, type=_type(SCHEMA.field(name).type), description=meaning)
         for name, meaning in IDENTITY_MEANINGS.items()
     ]
     attributes = [
@@ -23,6 +24,13 @@ def span_columns() -> dg.TableSchema:
         for field in FIELDS
     ]
     return dg.TableSchema(identity + attributes)
+
+
+def _type(arrow: pa.DataType) -> str:
+    """What people call it: that words are kept in a dictionary is no concern of theirs."""
+    if pa.types.is_list(arrow):
+        return "list"
+    return str(arrow.value_type if pa.types.is_dictionary(arrow) else arrow)
 
 
 def stats_columns(table: StatsTable) -> dg.TableSchema:

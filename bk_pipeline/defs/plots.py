@@ -119,12 +119,12 @@ def builds_over_the_day(builds: pd.DataFrame, window: Window, zone: ZoneInfo) ->
         return _markdown(figure, f"Builds an hour by state, and their queue time, in {zone.key}")
 
 
-def durations_by_pipeline(pipelines: pd.DataFrame) -> str | None:
+def durations_by_pipeline(pipelines: pd.DataFrame) -> str:
     """How long each pipeline's builds took: from p50 to p99, the busiest pipelines first."""
     timed = pipelines.dropna(subset=["duration_p50_s"])
     rows = timed.nlargest(PIPELINES_SHOWN, "agent_minutes").iloc[::-1]
     if rows.empty:
-        return None
+        return "No build has passed or failed."
     at = range(len(rows))
     p50, p90, p99 = (rows[f"duration_{q}_s"].clip(lower=0.1) for q in ("p50", "p90", "p99"))
     with _style():

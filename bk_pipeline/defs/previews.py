@@ -54,22 +54,34 @@ def stats_preview(
     failed = stats.builds[stats.builds["state"] == "failed"].sort_values("start", ascending=False)
     flaky = stats.steps[stats.steps["flaky_failures"] > 0]
     flaky = flaky.sort_values(["flaky_failures", "flaky_commits"], ascending=False)
+    # One text, because each is a click: Dagster shows long ones only when they are asked for.
+    report = "\n\n".join(
+        [
+            builds_over_the_day(stats.builds, window, zone),
+            "### Slowest builds",
+            waterfall(spans_of(slowest.iloc[0]["trace_id"])),
+            markdown(_linked(slowest, link_of), BUILDS),
+            "### Failed builds",
+            markdown(_linked(failed, link_of), BUILDS),
+            "### Pipelines",
+            durations_by_pipeline(stats.pipelines),
+            markdown(stats.pipelines.sort_values("builds", ascending=False), PIPELINES),
+            "### Flaky steps",
+            markdown(flaky, FLAKY),
+            "### Most expensive steps",
+            markdown(stats.steps, EXPENSIVE),
+            "### Agent queues",
+            markdown(stats.queues, QUEUES),
+        ]
+    )
     return {
         "builds": int(whole["builds"]),
         "failure rate": percent(whole["failure_rate"]),
-        "duration p50": time_taken(whole["duration_p50_s"]),
-        "queue time p50": time_taken(whole["queue_p50_s"]),
+        "duration, p50": time_taken(whole["duration_p50_s"]),
+        "queue time, p50": time_taken(whole["queue_p50_s"]),
         "flaky failures": int(whole["flaky_failures"]),
-        "agent minutes": round(float(whole["agent_minutes"]), 1),
-        "over the day": dg.MetadataValue.md(builds_over_the_day(stats.builds, window, zone)),
-        "durations": dg.MetadataValue.md(durations_by_pipeline(stats.pipelines) or "None."),
-        "slowest build": dg.MetadataValue.md(waterfall(spans_of(slowest.iloc[0]["trace_id"]))),
-        "slowest builds": markdown(_linked(slowest, link_of), BUILDS),
-        "failed builds": markdown(_linked(failed, link_of), BUILDS),
-        "pipelines": markdown(stats.pipelines.sort_values("builds", ascending=False), PIPELINES),
-        "flaky steps": markdown(flaky, FLAKY),
-        "most expensive steps": markdown(stats.steps, EXPENSIVE),
-        "agent queues": markdown(stats.queues, QUEUES),
+        "agent minutes": round(float(whole["agent_minutes"])),
+        "report": dg.MetadataValue.md(report),
         "dagster/partition_row_count": len(stats.pipelines),
     }
 
@@ -92,11 +104,17 @@ def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
 
 
 def _link(words: str, url: Any) -> str:
-    return f"[{text(words)}]({url})" if isinstance(url, str) and url else text(words)
+    shown = _together(text(words))
+    return f"[{shown}]({url})" if isinstance(url, str) and url else shown
 
 
 def time_taken(seconds: float) -> str:
-    return NOTHING if math.isnan(seconds) else duration(round(seconds * 1000))
+    """Two units at most, that no line break comes between."""
+    return NOTHING if math.isnan(seconds) else _together(duration(round(seconds * 1000)))
+
+
+def _together(words: str) -> str:
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def percent(share: float) -> str:
@@ -184,9 +202,7 @@ QUEUES: Mapping[str, tuple[str, Show]] = {
 WORDS = {text, str, step, first_line}
 
 
-def markdown(
-    rows: pd.DataFrame, columns: Mapping[str, tuple[str, Show]]
-) -> dg.MarkdownMetadataValue:
+def markdown(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Show]]) -> str:
     """The first `ROWS` rows as a table; words to the left, numbers to the right."""
     lines = [
         [head for head, _ in columns.values()],
@@ -198,4 +214,4 @@ def markdown(
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     more = f"\n\n{len(rows) - ROWS:,} more." if len(rows) > ROWS else ""
-    return dg.MetadataValue.md(table + more if len(rows) else "None.")
+    return table + more if len(rows) else "None."

@@ -1,0 +1,66 @@
+"""Debian's Chromium, driven by Playwright, and pictures of what it shows.
+
+Playwright brings browsers of its own, from a host that CI does not reach; Debian's does
+the same. `BK_PIPELINE_TEST_CHROMIUM=required` makes its absence a failure.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from bk_pipeline_tests.dagster_dev import PATIENCE_S, PROJECT
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# Read here, since tests see an environment without what is ours.
+REQUIRED = os.environ.get("BK_PIPELINE_TEST_CHROMIUM") == "required"
+PICTURES = Path(os.environ.get("BK_PIPELINE_TEST_PICTURES") or PROJECT / ".screenshots")
+COLOURS = 128
+
+
+def path_of_chromium() -> str:
+    """Where it is; the test is skipped, or fails where it is required, if it is nowhere."""
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        missing = "NO CHROMIUM, SO THE UI GOES UNTESTED HERE: apt-get install chromium"
+        if REQUIRED:
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return found
+
+
+@contextmanager
+def browser_page(*, width: int = 1440, height: int = 900) -> Iterator[Page]:
+    """A page of a browser of its own. What it waits for, it waits for with patience."""
+    path = path_of_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=OPTIONS, timeout=PATIENCE_S * 1000
+        )
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(PATIENCE_S * 1000)
+            yield page
+        finally:
+            browser.close()
+
+
+def take_picture(page: Page, name: str) -> Path:
+    """Keep what the page shows as `name`.png, small enough for a repository."""
+    # Where the mouse is, things light up.
+    page.mouse.move(0, 0)
+    content = page.screenshot(animations="disabled")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    path = PICTURES / f"{name}.png"
+    with Image.open(io.BytesIO(content)) as image:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path

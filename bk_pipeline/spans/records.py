@@ -10,13 +10,12 @@ Source: Buildkite REST API, "Builds"; recorded answers from 2015 to 2025.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from bk_pipeline.errors import RecordError
+from bk_pipeline.spans.sharing import shared
 from bk_pipeline.spans.text import compact, mended
 
 # What a column of integers holds.
@@ -112,27 +111,12 @@ else:
     NULL = msgspec.Raw(b"null")
 
 
-def _shared(type_: Any, name: str) -> Callable[[bytes], Any]:
-    """What makes the object of a text, or finds the one that it made of the same text before."""
-    decode = msgspec.json.Decoder(type_).decode
-
-    @lru_cache(maxsize=4096)
-    def shared(text: bytes) -> Any:
-        try:
-            return decode(text)
-        except msgspec.ValidationError as exc:
-            raise ValueError(str(exc).replace("`$", f"`{name}")) from exc
-        except UnicodeDecodeError as exc:
-            raise msgspec.DecodeError("not UTF-8") from exc
-
-    return shared
-
-
-_pipeline = _shared(Pipeline | None, "pipeline")
-_person = _shared(Person | None, "creator")
-_agent = _shared(Agent | None, "agent")
-_priority = _shared(Priority | None, "priority")
-_rules = _shared(tuple[str, ...] | None, "agent_query_rules")
+# A pipeline comes with its steps: tens of kilobytes, in large ones.
+_pipeline = shared(Pipeline | None, "pipeline", keep=256)
+_person = shared(Person | None, "creator")
+_agent = shared(Agent | None, "agent")
+_priority = shared(Priority | None, "priority")
+_rules = shared(tuple[str, ...] | None, "agent_query_rules")
 
 
 class Job(_Record):

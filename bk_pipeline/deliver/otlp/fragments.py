@@ -75,10 +75,10 @@ def _of_distinct(field: Field, values: pa.Array, tag: bytes) -> Fragments:
             return _one_by_one(
                 values, lambda text: attribute(tag, name, any_value(msgspec.json.decode(text)))
             )
-        case FieldType.INT if len(values) > FEW:
-            return _headed(varints(values), lambda length: int_head(tag, name, length))
-        case FieldType.INT | FieldType.BOOL:
+        case _ if len(values) <= FEW:
             return _one_by_one(values, lambda value: attribute(tag, name, any_value(value)))
+        case FieldType.INT:
+            return _headed(varints(values), lambda length: int_head(tag, name, length))
         case _:
             return _headed(values.cast(BYTES), lambda length: text_head(tag, name, length))
 

@@ -15,21 +15,23 @@ def trace_links(
     At the first destination that has such pages; None if none has. A destination that
     cannot say is told of once: links are a convenience that nothing fails for.
     """
-    opened: list[Destination] | None = None
+    waiting = services.destinations()
+    opened: list[Destination] = []
 
     def link(trace_id: str, start_ns: int, end_ns: int) -> str | None:
-        nonlocal opened
-        if opened is None:
-            opened = [one.open(services.clock) for one in services.destinations()]
-        for destination in list(opened):
+        while waiting or opened:
             try:
-                found = destination.trace_link(trace_id, start_ns=start_ns, end_ns=end_ns)
+                if not opened:
+                    opened.append(waiting[0].open(services.clock))
+                found = opened[0].trace_link(trace_id, start_ns=start_ns, end_ns=end_ns)
             except PipelineError as exc:
-                opened.remove(destination)
                 on_trouble(f"No links to traces: {exc}")
-            else:
-                if found is not None:
-                    return found
+                found = None
+            if found is not None:
+                return found
+            # It has none of any trace; so the next one is asked, if there is one.
+            waiting.pop(0)
+            opened.clear()
         return None
 
     return link

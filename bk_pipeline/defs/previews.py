@@ -59,7 +59,7 @@ def stats_preview(
         [
             builds_over_the_day(stats.builds, window, zone),
             "### Slowest builds",
-            waterfall(spans_of(slowest.iloc[0]["trace_id"])),
+            *(waterfall(spans_of(trace_id)) for trace_id in slowest["trace_id"].head(1)),
             markdown(_linked(slowest, link_of), BUILDS),
             "### Failed builds",
             markdown(_linked(failed, link_of), BUILDS),
@@ -89,9 +89,7 @@ def stats_preview(
 def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
     """The rows that are shown, with Markdown links to the build and its trace; all others bare."""
     shown = builds.head(ROWS)
-    pages = [
-        _link(f"{row['pipeline']} #{row['number']}", row["url"]) for row in shown.to_dict("records")
-    ]
+    pages = [_link(_name(row), row["url"]) for row in shown.to_dict("records")]
     times = zip(*(shown[at].astype("int64") for at in ("start", "end")), strict=True)
     traces = [
         f"[trace]({url})" if (url := link_of(trace_id, start, end)) else NOTHING
@@ -101,6 +99,11 @@ def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
         build=pd.Series(pages, shown.index, dtype=object),
         trace=pd.Series(traces, shown.index, dtype=object),
     )
+
+
+def _name(build: Mapping[Any, Any]) -> str:
+    known = not pd.isna(build["number"])  # a privacy setting may have left it out
+    return f"{build['pipeline']} #{build['number']:.0f}" if known else str(build["pipeline"])
 
 
 def _link(words: str, url: Any) -> str:

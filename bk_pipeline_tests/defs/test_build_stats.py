@@ -103,6 +103,17 @@ def test_a_destination_that_does_not_answer_costs_the_links_and_nothing_else(tmp
     assert "(https://buildkite.com/" in report
 
 
+def test_a_day_of_which_nothing_may_be_told_is_told_as_that(tmp_path):
+    with (
+        stage(tmp_path, builds_per_day=10, BK_PIPELINE_SPANS_DROP="*") as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+    assert run.error is None
+    assert "(unknown)" in run.metadata["build_stats"]["report"]
+    assert "buildkite.com" not in run.metadata["build_stats"]["report"]
+
+
 def test_a_day_without_builds_says_so(tmp_path):
     with (
         stage(tmp_path, BK_PIPELINE_START_DATE="2026-01-01") as scene,

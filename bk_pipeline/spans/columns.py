@@ -57,6 +57,7 @@ class Columns:
         every = np.arange(len(self.spans), dtype=np.int32)
         names = pa.array([span.kind for span in self.spans], pa.string())
         self.kinds: Numbers = pc.index_in(names, KINDS).to_numpy()
+        self.present = {kind for code, kind in enumerate(SpanKind) if code in self.kinds}
         self._owners = {"trace": Owners(traces, builds), "span": Owners(self.spans, every)}
         self._rows: dict[tuple[str, frozenset[SpanKind]], pa.Array] = {}
         self._values: dict[object, pa.Array] = {}
@@ -71,10 +72,10 @@ class Columns:
         if key not in self._values:
             owners = self.owners(field.owner).objects
             self._values[key] = array_of(field, list(map(field.getter, owners)))
-        if (key, field.kinds) not in self._made:
-            rows = self.rows(field.owner, field.kinds)
-            self._made[key, field.kinds] = self._values[key].take(rows)
-        return self._made[key, field.kinds]
+        kinds = field.kinds & self.present
+        if (key, kinds) not in self._made:
+            self._made[key, kinds] = self._values[key].take(self.rows(field.owner, kinds))
+        return self._made[key, kinds]
 
     def owners(self, path: str) -> Owners:
         """What stands at `path`, which leads from a `trace` or, in short, from a `span`."""

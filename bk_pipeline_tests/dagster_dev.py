@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 
+from bk_pipeline_tests.cli.program import MINDFUL
 from bk_pipeline_tests.worlds import free_port
 
 PROJECT = Path(__file__).parents[1]
@@ -137,7 +138,8 @@ def dagster_dev(
     env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
     binary = Path(sys.executable).with_name("dagster")
     subprocess.run([binary, "instance", "migrate"], env=env, check=True, capture_output=True)
-    command = [binary, "dev", "-w", PROJECT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", MINDFUL, binary, "dev", "-w", PROJECT / "workspace.yaml"]
+    command += ["-h", "127.0.0.1", "-p", str(port)]
     with (folder / "dagster.log").open("w") as log:
         process = subprocess.Popen(
             command, env=env, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""The whole job, pages of the API to accepted spans: ours, and what one would write first.
+"""The whole job, payloads to accepted spans: ours, and what one would write first.
 
 Ours with its ledger on disk; theirs as `json`, a DataFrame, and the OpenTelemetry SDK or
 `libhoney`. All send to the loopback sink of `deliver`, each route in a process of its own,
@@ -51,11 +51,11 @@ def run(scratch: Path) -> Report:
             for _ in range(ROUNDS)
         ]
     notes.append(
-        f"Medians of {ROUNDS} rounds over every {EVERY}th page of the corpus. Seconds are the "
+        f"Medians of {ROUNDS} rounds over every {EVERY}th file of the corpus. Seconds are the "
         "clock's. Left out on both sides: Dagster's start, Buildkite's answers, Parquet."
     )
     return Report(
-        title="whole: pages of the API to accepted spans",
+        title="whole: payloads to accepted spans",
         columns=("route", "spans", "seconds", "CPU seconds", "spans/s", "peak MiB"),
         rows=[_row(route, [one[route] for one in rounds]) for route in ROUTES],
         figures=_figures(rounds),

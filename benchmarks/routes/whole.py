@@ -1,4 +1,4 @@
-"""The whole job in one process: pages of the API to accepted spans.
+"""The whole job in one process: payloads to accepted spans.
 
 Ours is what `pipeline.transform_day` and `deliver_day` do, ledger and all, without the
 Parquet files between them. Theirs is what one would write first: `json`, a dictionary a
@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.corpus import read_pages, warm_up_page
+from benchmarks.corpus import read_payloads, warm_up_payloads
 from benchmarks.measured import Work
 from benchmarks.routes import libhoney_events, sdk_spans
 from benchmarks.routes.delivered import (
@@ -27,19 +27,21 @@ from benchmarks.routes.delivered import (
     honeycomb_destination,
     otlp_destination,
 )
-from benchmarks.routes.dict_rows import frame_of_pages
-from benchmarks.routes.ours import tables_of_pages
+from benchmarks.routes.dict_rows import frame_of_payloads
+from benchmarks.routes.ours import tables_of_payloads
 from benchmarks.routes.rows import IDENTITY, LISTS, MAPS, Row
 from benchmarks.sink import WARM_UP
 from bk_pipeline.spans.fields import FIELDS, FieldType
 
-NUMBERS = {field.name for field in FIELDS if field.type is FieldType.INT}
+# What pandas has types of its own for, and libraries want as plain ones.
+PLAIN = {FieldType.INT: int, FieldType.BOOL: bool}
+PLAIN_TYPES = {field.name: PLAIN[field.type] for field in FIELDS if field.type in PLAIN}
 
 Send = Callable[[Iterator[tuple[Row, Row]], str, str], int]
 
 
 def our_honeycomb(folder: str, every: str, url: str) -> Work:
-    """The work of every so many pages in `folder`."""
+    """The work of every so many files in `folder`."""
     return _ours(honeycomb_destination, folder, every, url)
 
 
@@ -60,21 +62,21 @@ def their_otlp(folder: str, every: str, url: str) -> Work:
 
 def _ours(open_: Open, folder: str, every: str, url: str) -> Work:
     ledgers = Path(mkdtemp(dir=folder))
-    few = [warm_up_page(Path(folder))]
-    delivered(tables_of_pages(few), open_(url, WARM_UP), ledgers / "warm-up.sqlite")
+    few = warm_up_payloads(Path(folder))
+    delivered(tables_of_payloads(few), open_(url, WARM_UP), ledgers / "warm-up.sqlite")
 
     def work() -> dict[str, float]:
-        tables = tables_of_pages(read_pages(Path(folder), every=int(every)))
+        tables = tables_of_payloads(read_payloads(Path(folder), every=int(every)))
         return {"spans": delivered(tables, open_(url, DATASET), ledgers / "ledger.sqlite")}
 
     return work
 
 
 def _theirs(send: Send, folder: str, every: str, url: str) -> Work:
-    send(_rows(frame_of_pages([warm_up_page(Path(folder))])), url, WARM_UP)
+    send(_rows(frame_of_payloads(warm_up_payloads(Path(folder)))), url, WARM_UP)
 
     def work() -> dict[str, float]:
-        frame = frame_of_pages(read_pages(Path(folder), every=int(every)))
+        frame = frame_of_payloads(read_payloads(Path(folder), every=int(every)))
         return {"spans": send(_rows(frame), url, DATASET)}
 
     return work
@@ -87,15 +89,16 @@ def _rows(frame: pd.DataFrame) -> Iterator[tuple[Row, Row]]:
         row = dict(zip(names, values, strict=True))
         identity = {name: row.pop(name) for name in IDENTITY}
         identity["start"], identity["end"] = identity["start"].value, identity["end"].value
-        identity["links"] = []
-        if identity["parent_span_id"] != identity["parent_span_id"]:  # NaN
+        if not isinstance(identity["links"], list):
+            identity["links"] = []
+        if not isinstance(identity["parent_span_id"], str):
             identity["parent_span_id"] = None
         yield identity, dict(_attributes(row))
 
 
 def _attributes(row: Row) -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if value is None or value != value:  # noqa: PLR0124  # NaN
+        if value is None or value is pd.NA or value != value:  # noqa: PLR0124  # NaN
             continue
         if name in MAPS:
             for key, one in json.loads(value).items():
@@ -103,4 +106,4 @@ def _attributes(row: Row) -> Iterator[tuple[str, Any]]:
         elif name in LISTS:
             yield name, json.loads(value)
         else:
-            yield name, int(value) if name in NUMBERS else value
+            yield name, PLAIN_TYPES[name](value) if name in PLAIN_TYPES else value

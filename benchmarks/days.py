@@ -1,6 +1,6 @@
 """What the processes of `extract`, `sync` and `day` do: a day, or a stage of it.
 
-The plain functions of `pipeline.py` with the objects that the Dagster assets hand them;
+The plain functions of `pipeline/` with the objects that the Dagster assets hand them;
 Dagster's own start-up is not in the figures.
 """
 

@@ -1,4 +1,4 @@
-"""What every ledger keeps, as `deliver/receipts.py` and `pipeline.py` rely on it.
+"""What every ledger keeps, as `deliver/receipts.py` and `pipeline/` rely on it.
 
 To add one: a line in `LEDGERS`.
 """

@@ -1,0 +1,39 @@
+"""The program: extract a day, transform it, deliver it, summarize it, mark it.
+
+Plain functions over plain objects. Dagster (`defs/`), the command line (`cli/`) and the tests
+are shells around these. Each can be run again at any time: it costs what has come since, and
+repeats nothing.
+"""
+
+from bk_pipeline.pipeline.days import Day, Progress
+from bk_pipeline.pipeline.deliver import deliver_day
+from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day
+from bk_pipeline.pipeline.mark import Marking, place_markers, plan_markers, prune_markers
+from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
+from bk_pipeline.pipeline.transform import (
+    Transformation,
+    recipe,
+    set_aside_builds,
+    transform_day,
+    what_is_stored,
+)
+
+__all__ = [
+    "OVERLAP",
+    "Day",
+    "Extraction",
+    "Marking",
+    "Progress",
+    "Transformation",
+    "deliver_day",
+    "extract_day",
+    "place_markers",
+    "plan_markers",
+    "prune_markers",
+    "recipe",
+    "set_aside_builds",
+    "stats_are_stale",
+    "summarize_day",
+    "transform_day",
+    "what_is_stored",
+]

@@ -1,0 +1,67 @@
+"""Deliver: what a destination does not have yet of a day's spans."""
+
+from __future__ import annotations
+
+from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.aged import aged_note, too_old_in
+from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
+from bk_pipeline.deliver.destination import Destination
+from bk_pipeline.deliver.loop import deliver
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.pipeline.days import Progress, silent
+from bk_pipeline.store.spans import SpanPart, SpanStore
+
+
+def deliver_day(
+    day: str,
+    *,
+    spans: SpanStore,
+    destination: Destination,
+    ledger: Ledger,
+    clock: Clock,
+    policy: DeliveryPolicy | None = None,
+    progress: Progress = silent,
+) -> Delivery:
+    """Send what the destination has not settled yet of the day's spans.
+
+    Two runs that deliver the same day to the same destination take turns.
+
+    Raises:
+        PipelineError: From the destination or the ledger. What was accepted until then is
+            in the ledger and will not be sent again.
+    """
+    total = Delivery()
+
+    def tell(so_far: Delivery) -> None:
+        accepted = total.accepted + so_far.accepted
+        progress(f"{day}: {accepted:,} events accepted by {destination.name}")
+
+    with ledger.exclusive(destination.name, day, on_wait=progress):
+        settled = ledger.delivered_parts(destination.name, day)
+        waiting = [part for part in spans.parts(day) if part.name not in settled]
+        for part in waiting[:]:
+            merged_of = {SpanPart(old, part.recipe).name for old in spans.replaced(day, part)}
+            if merged_of and merged_of <= settled:
+                ledger.note_part(destination.name, day, part.name)
+                waiting.remove(part)
+                continue
+            too_old = too_old_in(settled, part.name, destination.max_age)
+            if too_old is not None:
+                total.too_old += too_old
+                waiting.remove(part)
+        for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
+            delivery = deliver(
+                spans.tables(day, part, columns=destination.columns),
+                day=day,
+                destination=destination,
+                ledger=ledger,
+                clock=clock,
+                policy=policy,
+                on_progress=tell,
+            )
+            total += delivery
+            note = part.name
+            if delivery.too_old and destination.max_age is not None:
+                note = aged_note(part.name, delivery.too_old, destination.max_age)
+            ledger.note_part(destination.name, day, note)
+    return total

@@ -1,0 +1,104 @@
+"""Extract: the builds of a day, as Buildkite sent them, into the raw store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.tally import Usage
+from bk_pipeline.clock import Clock
+from bk_pipeline.pipeline.days import Day, Progress, silent
+from bk_pipeline.store.compaction import compact
+from bk_pipeline.store.raw import PartWriter, RawStore, Revision
+
+# How far behind the watermark a listing begins again: how late a build may show up in it.
+OVERLAP = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What an extraction found, and what it cost.
+
+    Attributes:
+        listed: Builds that Buildkite told of.
+        stored: Those that the store did not have already.
+        parts: New files.
+        full: The whole day was listed.
+        watermark: What is known from now on; None for a day that lies ahead.
+        usage: Requests made and seconds waited.
+        clock_ahead: By how much our clock is ahead of Buildkite's, at most.
+        set_aside: Why builds had to be left out.
+    """
+
+    listed: int = 0
+    stored: int = 0
+    parts: int = 0
+    full: bool = True
+    watermark: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    clock_ahead: timedelta = timedelta()
+    set_aside: list[str] = field(default_factory=list)
+
+
+def extract_day(
+    day: Day,
+    *,
+    client: BuildkiteClient,
+    raw: RawStore,
+    clock: Clock,
+    reread: bool = False,
+    full_refresh: bool = False,
+    progress: Progress = silent,
+) -> Extraction:
+    """Store the day's builds that are not stored yet.
+
+    The first time the whole day is listed, later only what has finished since the day's
+    watermark (less an overlap). Pages are stored as they come: what a killed run had stored
+    is not fetched in vain. A day that lies ahead is empty.
+
+    Args:
+        reread: List the whole day again, and store what is missing: it mends whatever was
+            missed or lost.
+        full_refresh: List the whole day again, and store all of it once more.
+
+    Raises:
+        PipelineError: From the client or the store; the watermark is where it was.
+    """
+    asked_at = clock.now()
+    if day.window.start >= asked_at:
+        return Extraction()
+    watermark = None if reread or full_refresh else raw.watermark(day.key)
+    since = watermark - OVERLAP if watermark else None
+    # Before anything is added: what earlier runs added has been transformed and delivered.
+    compact(raw, day.key, now=asked_at)
+    known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
+    before = client.usage
+    writer = PartWriter(raw, day.key, fetched_at=asked_at)
+    listed = 0
+    set_aside: list[str] = []
+    for page in client.iter_builds(day.window, finished_from=since):
+        listed += len(page.builds)
+        set_aside += page.set_aside
+        writer.add(
+            [
+                one
+                for one in page.builds
+                if Revision(one.id, one.finished_ns, one.state) not in known
+            ]
+        )
+        progress(f"{day.key}: {listed:,} builds listed, {writer.builds:,} of them new")
+    writer.flush()
+    # In Buildkite's time, which its filters compare with. Were our clock slow, ours is earlier.
+    watermark = asked_at - client.ahead
+    raw.set_watermark(day.key, watermark)
+    return Extraction(
+        listed=listed,
+        stored=writer.builds,
+        parts=len(writer.parts),
+        full=since is None,
+        watermark=watermark,
+        usage=client.usage - before,
+        clock_ahead=client.ahead,
+        set_aside=set_aside,
+    )

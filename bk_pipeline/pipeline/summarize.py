@@ -1,0 +1,45 @@
+"""Summarize: what a day's builds come to."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from bk_pipeline.stats.columns import TABLES
+from bk_pipeline.store.spans import SpanStore
+from bk_pipeline.store.stats import StatsStore
+
+if TYPE_CHECKING:
+    from bk_pipeline.stats.summary import DayStats
+
+# If this one has been written, the others have.
+LAST_TABLE = TABLES[-1].name
+
+
+def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
+    """The day's statistics, which are also stored, in place of those of an earlier run.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+    """
+    # Here, because pandas takes half a second to load and nothing else needs it.
+    from bk_pipeline.stats.frames import COLUMNS  # noqa: PLC0415
+    from bk_pipeline.stats.summary import summarize  # noqa: PLC0415
+
+    made_of = _parts_of(day, spans)
+    found = summarize(day, spans.newest(day, columns=COLUMNS))
+    for table, rows in found.tables().items():
+        stats.write(table.name, day, rows, made_of=made_of)
+    return found
+
+
+def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
+    """Whether the day has spans that its statistics were not made of. Reads no span."""
+    present = _parts_of(day, spans)
+    return bool(present) and stats.made_of(LAST_TABLE, day) != present
+
+
+def _parts_of(day: str, spans: SpanStore) -> str:
+    """16 hex digits that say which parts a day has; nothing if it has none."""
+    names = [part.name for part in spans.parts(day)]
+    return sha256("\0".join(names).encode()).hexdigest()[:16] if names else ""

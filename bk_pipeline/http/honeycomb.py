@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bk_pipeline.errors import UnexpectedAnswer
+from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.session import Response
 
 INGEST = "ingest"
@@ -87,6 +87,15 @@ def host_shown(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     port = parts.port if parts.port != DEFAULT_PORTS.get(parts.scheme) else None
     return f"{parts.hostname}:{port}" if port else f"{parts.hostname}"
+
+
+def unreachable(place: str, exc: ServiceUnavailable) -> ServiceUnavailable:
+    """The same, with what cannot be reached and what to look at."""
+    return ServiceUnavailable(
+        f"{place} cannot be reached. {exc} Check HONEYCOMB_API_ENDPOINT and the network if that "
+        "goes on.",
+        maybe_processed=exc.maybe_processed,
+    )
 
 
 def said_in(response: Response, quote: Quote) -> str:

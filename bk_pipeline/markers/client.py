@@ -14,7 +14,7 @@ import msgspec
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, UnexpectedAnswer
-from bk_pipeline.http.honeycomb import INGEST, Account, account_in, host_shown, shown
+from bk_pipeline.http.honeycomb import INGEST, Account, account_in, host_shown, shown, unreachable
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.markers.answers import KEY, refusal
@@ -231,11 +231,7 @@ class MarkerClient:
         try:
             response = self._session.send(method, path, body=content, headers=headers)
         except ServiceUnavailable as exc:
-            raise ServiceUnavailable(
-                f"{self._place} cannot be reached. {exc} Check HONEYCOMB_API_ENDPOINT and the "
-                "network if that goes on.",
-                maybe_processed=exc.maybe_processed,
-            ) from exc
+            raise unreachable(self._place, exc) from exc
         self._pace.note(response.headers)
         failed = refusal(
             response, place=self._place, dataset=dataset, quote=self._quote, now=self._clock.now()

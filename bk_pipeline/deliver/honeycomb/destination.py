@@ -18,7 +18,7 @@ from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
-from bk_pipeline.http.honeycomb import Account, account_in, dataset_slug, host_shown
+from bk_pipeline.http.honeycomb import Account, account_in, dataset_slug, host_shown, unreachable
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
@@ -196,11 +196,7 @@ class Honeycomb:
         try:
             response = self._session.send(method, path, body=body, headers=headers)
         except ServiceUnavailable as exc:
-            raise ServiceUnavailable(
-                f"{self._place} cannot be reached. {exc} Check HONEYCOMB_API_ENDPOINT and the "
-                "network if that goes on.",
-                maybe_processed=exc.maybe_processed,
-            ) from exc
+            raise unreachable(self._place, exc) from exc
         failed = refusal(response, place=self._place, quote=self._quote, now=self._clock.now())
         if failed is not None:
             raise failed

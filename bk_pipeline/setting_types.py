@@ -1,0 +1,127 @@
+"""What a setting's value may be: types that check it and say what to put there instead.
+
+An error names what is wanted and quotes nothing of the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+# Honeycomb API description, "Dataset"; a slash cannot be sent in the path of a batch.
+DATASET_NAME_LIMIT = 255
+# What a key is called by; 32 characters of the 64 that an ingest key has.
+KEY_ID = re.compile(r"hc[a-z][a-z]k_[a-z0-9]{26}")
+SLUG = re.compile(r"[\w.~-]+", re.ASCII)
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError("give a URL like https://api.buildkite.com")
+    if parts.username or parts.password:
+        raise ValueError("give the URL without a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("give the URL without anything behind '?' or '#'")
+    return value.rstrip("/")
+
+
+def _zone(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError("give a time zone like UTC or Europe/Berlin") from exc
+
+
+def _day(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return date.fromisoformat(value)
+    except ValueError as exc:
+        raise ValueError("give a date like 2026-01-31") from exc
+
+
+def _globs(value: Any) -> Any:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _dataset(value: str) -> str:
+    if "/" in value or not value.isprintable() or not 1 <= len(value.strip()) <= DATASET_NAME_LIMIT:
+        raise ValueError("give a name of 1 to 255 characters without a slash, like buildkite")
+    return value.strip()
+
+
+def _slug(value: str) -> str:
+    if not SLUG.fullmatch(value):
+        raise ValueError("give the one word, like acme: no URL, no spaces, no quotes")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable() or set(text) & set(" '\""):
+        raise ValueError("give it as it was issued: no spaces, line breaks or quotes")
+    return value
+
+
+def _honeycomb_key(value: SecretStr) -> SecretStr:
+    if KEY_ID.fullmatch(value.get_secret_value()):
+        raise ValueError(
+            "that is a key's id: give the whole key, which is shown once, as it is made"
+        )
+    return value
+
+
+def _database(value: SecretStr) -> SecretStr:
+    """What the ledger can open; in the errors no part of the value, which holds a password."""
+    text = value.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  # raises if it is no number
+    except ValueError:
+        parts = urlsplit("")
+    scheme = parts.scheme.partition("+")[0] if "://" in text else ""
+    named = parts.path.strip("/") or "dbname=" in parts.query
+    if (
+        scheme in {"postgres", "postgresql"}
+        and named
+        and not parts.fragment
+        and text.isprintable()
+        and " " not in text
+    ):
+        return value
+    if text.startswith("sqlite:///") and text != "sqlite:///" and text.isprintable():
+        return value
+    raise ValueError(
+        "give a URL like postgresql://user:password@host:5432/database, with %-escapes for "
+        "special characters in the password, or sqlite:////folder/ledger.sqlite"
+    )
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as exc:
+        raise ValueError(f"give a regular expression; at character {exc.pos}: {exc.msg}") from exc
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
+Day = Annotated[date, BeforeValidator(_day)]
+Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
+Dataset = Annotated[str, AfterValidator(_dataset)]
+Slug = Annotated[str, AfterValidator(_slug)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+HoneycombKey = Annotated[Secret, AfterValidator(_honeycomb_key)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database)]

@@ -7,12 +7,13 @@ Lists and objects are given as compact JSON text, as they stand in the span tabl
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
 from bk_pipeline.spans.model import Span
 from bk_pipeline.spans.records import Agent, Build, Job, Person, PullRequest
-from bk_pipeline.spans.text import compact, cut
+from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, compact, cut
 
 DEFAULT_QUEUE = "default"
 QUEUE = "queue="
@@ -33,15 +34,17 @@ def organization_slug(build: Build) -> str | None:
 def cluster_id(build: Build) -> str | None:
     """The build's, else its pipeline's; older payloads have it on the jobs alone."""
     own = build.cluster_id or (build.pipeline.cluster_id if build.pipeline else None)
-    return own or next((job.cluster_id for job in build.jobs or () if job.cluster_id), None)
+    if own:
+        return own
+    for job in build.jobs or ():
+        if job.cluster_id:
+            return job.cluster_id
+    return None
 
 
 def job_counts(build: Build) -> str:
     """How many of the build's jobs are in which state; waiters have none and do not count."""
-    counts: dict[str, int] = {}
-    for job in build.jobs or ():
-        if job.state:
-            counts[job.state] = counts.get(job.state, 0) + 1
+    counts = Counter([job.state for job in build.jobs or () if job.state])
     return compact(counts)
 
 
@@ -54,7 +57,12 @@ def merge_queue(build: Build) -> str | None:
 
 
 def _map(values: Mapping[str, str] | None) -> str | None:
-    return compact({key: cut(one) for key, one in values.items()}) if values else None
+    if not values:
+        return None
+    text = compact(values)
+    if len(text) * 4 <= VALUE_LIMIT_BYTES:
+        return text
+    return compact({key: cut(one) for key, one in values.items()})
 
 
 def pull_request_id(request: PullRequest) -> str | None:
@@ -82,14 +90,13 @@ def agent_query_rules(rules: tuple[str, ...]) -> str | None:
 
 def agent_queue(job: Job) -> str | None:
     """The queue that the agent was listening to: the one the job asked for, if it may choose."""
-    agent = job.agent
-    if agent is None or not _is_named(agent):
-        return None
-    return _queue(agent, job.agent_query_rules or ())
+    return _queue(job.agent, job.agent_query_rules or ()) if job.agent else None
 
 
 @lru_cache(maxsize=4096)
 def _queue(agent: Agent, rules: tuple[str, ...]) -> str | None:
+    if not _is_named(agent):
+        return None
     tags = agent.meta_data
     asked = [rule.removeprefix(QUEUE) for rule in rules if rule.startswith(QUEUE)]
     if tags is None:

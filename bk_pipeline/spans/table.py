@@ -16,15 +16,17 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from bk_pipeline.spans.columns import KINDS, REPEATED, Columns, arrow_type
+from bk_pipeline.spans.columns import REPEATED, Columns, arrow_type, codes_of
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
-from bk_pipeline.spans.model import Link, SpanKind, Trace
+from bk_pipeline.spans.model import Link, SpanKind, SpanStatus, Trace
 from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
 
 __all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "attributes_of", "cut", "rows", "table_of"]
 
 LINKS = pa.list_(pa.struct([("trace_id", pa.string()), ("span_id", pa.string())]))
 MOMENT = pa.timestamp("ns", tz="UTC")
+KINDS = pa.array(map(str, SpanKind), pa.string())
+STATUSES = pa.array(map(str, SpanStatus), pa.string())
 
 IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("trace_id", REPEATED),
@@ -78,7 +80,8 @@ def _identity(traces: Sequence[Trace], columns: Columns) -> Iterator[pa.Array]:
     yield pa.DictionaryArray.from_arrays(columns.kinds, KINDS)
     yield pa.array([span.start_ns for span in spans], pa.int64()).cast(MOMENT)
     yield pa.array([span.end_ns for span in spans], pa.int64()).cast(MOMENT)
-    yield pa.array([span.status for span in spans], pa.string()).dictionary_encode()
+    codes = codes_of([span.status for span in spans], SpanStatus)
+    yield pa.DictionaryArray.from_arrays(codes, STATUSES)
     yield _links([span.links for span in spans])
 
 

@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from bk_pipeline.deliver.destination import Item, Limits
 from bk_pipeline.deliver.receipts import ItemIds
 
+_size: Callable[[Item], int] = attrgetter("size")
+_shared: Callable[[Item], bytes] = attrgetter("shared")
 
-def batches(items: Iterable[Item], limits: Limits) -> Iterator[list[Item]]:
-    """Lists of items, each as full as `limits` allow; together all of `items`, in their order.
+
+class Batching:
+    """Items as they come, to batches, each as full as `limits` allow; their order stays.
 
     An item that is too large by itself is a batch of its own.
+
+    Attributes:
+        pending: Those that are in no batch yet.
     """
-    batch: list[Item] = []
-    said = {b""}
-    size = 0
-    for item in items:
-        added = item.size + (limits.separator_bytes if batch else limits.framing_bytes)
-        if item.shared not in said:
-            added += len(item.shared) + limits.shared_framing_bytes
-        if batch and (size + added > limits.batch_bytes or len(batch) == limits.batch_items):
-            yield batch
-            batch, said, size = [], {b""}, 0
-            added = body_bytes([item], limits)
-        batch.append(item)
-        said.add(item.shared)
-        size += added
-    if batch:
-        yield batch
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._begin()
+
+    def add(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """The batches that are full, now that `items` have come."""
+        limits = self._limits
+        for item in items:
+            added = item.size + limits.separator_bytes
+            if item.shared not in self._said:
+                added += len(item.shared) + limits.shared_framing_bytes
+            if self.pending and (
+                self._bytes + added > limits.batch_bytes or len(self.pending) == limits.batch_items
+            ):
+                yield self.pending
+                self._begin()
+                added = body_bytes([item], limits) - self._bytes
+            self.pending.append(item)
+            self._said.add(item.shared)
+            self._bytes += added
+
+    def rest(self) -> Iterator[list[Item]]:
+        """The last batch, if anything is left for it."""
+        if self.pending:
+            yield self.pending
+            self._begin()
+
+    def _begin(self) -> None:
+        self.pending: list[Item] = []
+        # What the items have in common that are in it; of nothing nothing is said.
+        self._said = {b""}
+        # Each item is counted with a separator, and the first has none.
+        self._bytes = self._limits.framing_bytes - self._limits.separator_bytes
 
 
 def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
@@ -40,9 +65,9 @@ def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
 def body_bytes(items: Sequence[Item], limits: Limits) -> int:
     """How large a request with these items is, before compression."""
     frame = limits.framing_bytes + limits.separator_bytes * (len(items) - 1)
-    shared = {item.shared for item in items} - {b""}
+    shared = set(map(_shared, items)) - {b""}
     frame += sum(map(len, shared)) + limits.shared_framing_bytes * len(shared)
-    return frame + sum(item.size for item in items)
+    return frame + sum(map(_size, items))
 
 
 def ids_of(items: Iterable[Item]) -> ItemIds:

@@ -18,6 +18,9 @@ import pyarrow as pa
 
 from bk_pipeline.http.retry import RetryPolicy
 
+# Trace id and item id.
+Key = tuple[bytes, bytes]
+
 
 class Item(msgspec.Struct, frozen=True, gc=False):
     """What a destination takes, answers and bills singly: a span, or a link of one.
@@ -29,6 +32,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         name: The span's name, for people.
         pieces: Encoded, ready to be framed: these end to end. Apart, because what all spans
             of a build have is most of each, and is the same bytes for all until they leave.
+        size: How long the pieces are, together.
         trimmed: The pieces hold less than the span, because all of it is too much.
         shared: Encoded, what a request says once for all of its items that have it in common.
     """
@@ -38,6 +42,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     time_ns: int
     name: str
     pieces: tuple[bytes, ...]
+    size: int
     trimmed: bool = False
     shared: bytes = b""
 
@@ -47,12 +52,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         return b"".join(self.pieces)
 
     @property
-    def size(self) -> int:
-        """The length of `body`."""
-        return sum(map(len, self.pieces))
-
-    @property
-    def key(self) -> tuple[bytes, bytes]:
+    def key(self) -> Key:
         return self.trace_id, self.item_id
 
 

@@ -7,7 +7,7 @@ may be interrupted anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from operator import attrgetter
@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.batching import batches
+from bk_pipeline.deliver.batching import Batching
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.destination import Destination, Item
+from bk_pipeline.deliver.destination import Destination, Item, Key
 from bk_pipeline.deliver.receipts import ItemIds, Receipts
-from bk_pipeline.deliver.selection import NOTHING, builds_of, one_chunk, select
+from bk_pipeline.deliver.selection import NOTHING, builds_of, one_chunk, select, unsent
 from bk_pipeline.deliver.sending import Sender, Stopped
 
 # Batches that wait, encoded, until a request ends.
@@ -31,6 +31,8 @@ BATCHES_READY = 2
 ROWS_AT_ONCE = 16_384
 
 Progress = Callable[[Delivery], None]
+
+_time_ns = attrgetter("time_ns")
 
 
 def deliver(
@@ -88,9 +90,8 @@ class _Loop:
         self._total = Delivery()
         self._doubts: ItemIds = {}
         self._stop = Event()
+        self._batching = Batching(destination.limits)
         self._under_way: dict[Future[Delivery], Sequence[Item]] = {}
-        # What the ledger cannot know yet, lest a build that stands twice be sent twice.
-        self._keys_under_way: set[tuple[bytes, bytes]] = set()
 
     def run(self, tables: Iterable[pa.Table]) -> Delivery:
         started = self._clock.monotonic()
@@ -114,7 +115,7 @@ class _Loop:
         )
         with ThreadPoolExecutor(self._in_flight, "bk-deliver") as pool:
             try:
-                for batch in batches(self._items(tables), self._destination.limits):
+                for batch in self._batches(tables):
                     self._collect(leaving=self._in_flight + BATCHES_READY - 1)
                     future = pool.submit(telemetry.carried(self._send), sender, batch)
                     self._under_way[future] = batch
@@ -143,23 +144,24 @@ class _Loop:
         while len(self._under_way) > leaving:
             ended, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
             for future in ended:
-                items = self._under_way.pop(future)
+                del self._under_way[future]
                 with suppress(Stopped):  # whoever gave the stop is among the others
                     self._total += future.result()
-                self._keys_under_way.difference_update(item.key for item in items)
                 if self._on_progress is not None:
                     self._on_progress(self._total)
 
-    def _items(self, tables: Iterable[pa.Table]) -> Iterator[Item]:
+    def _batches(self, tables: Iterable[pa.Table]) -> Iterator[Sequence[Item]]:
         """What is to be sent, in time order within each table or large piece of one."""
         for each in tables:
             for at in range(0, each.num_rows, ROWS_AT_ONCE):
-                yield from self._items_of(one_chunk(each.slice(at, ROWS_AT_ONCE)))
+                items = self._items_of(one_chunk(each.slice(at, ROWS_AT_ONCE)))
+                yield from self._batching.add(items)
+        yield from self._batching.rest()
 
-    def _items_of(self, table: pa.Table) -> Iterator[Item]:
+    def _items_of(self, table: pa.Table) -> Sequence[Item]:
         builds = builds_of(table)
-        # Before the ledger is asked: what is settled after that, it did not say.
-        taken = set(self._keys_under_way)
+        # Batches end in this thread alone, so what ends later is in here or in the ledger.
+        under_way = self._keys_under_way(builds.trace_ids)
         settled = self._ledger.settled(self._name, builds.trace_ids)
         selection = select(
             table,
@@ -175,15 +177,18 @@ class _Loop:
             future=selection.future,
         )
         if not selection.table.num_rows:
-            return
-        items = sorted(self._destination.encode(selection.table), key=attrgetter("time_ns"))
-        for item in items:
-            key = item.key
-            if key in taken or item.item_id in settled.get(item.trace_id, NOTHING):
-                self._total.already_settled += 1
-                continue
-            taken.add(key)
-            self._keys_under_way.add(key)
-            if item.item_id in self._doubts.get(item.trace_id, NOTHING):
-                self._total.in_doubt_resent += 1
-            yield item
+            return ()
+        items = sorted(self._destination.encode(selection.table), key=_time_ns)
+        left = unsent(items, settled, under_way)
+        self._total.already_settled += len(items) - len(left)
+        if self._doubts:
+            self._total.in_doubt_resent += sum(
+                item.item_id in self._doubts.get(item.trace_id, NOTHING) for item in left
+            )
+        return left
+
+    def _keys_under_way(self, trace_ids: Iterable[bytes]) -> Collection[Key]:
+        """Of the items of these builds, what the ledger cannot know yet."""
+        traces = set(trace_ids)
+        batches = (*self._under_way.values(), self._batching.pending)
+        return {item.key for batch in batches for item in batch if item.trace_id in traces}

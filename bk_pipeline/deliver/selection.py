@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bk_pipeline.deliver.destination import Item, Key
 from bk_pipeline.deliver.receipts import ItemIds
 from bk_pipeline.spans.timing import to_ns
 
 NOTHING: frozenset[bytes] = frozenset()
 # What is read here, besides what a destination reads.
 COLUMNS = ("trace_id", "span_id", "start", "links")
+
+_item_id = attrgetter("item_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,32 @@ def select(
         future = int((wanted & (starts > to_ns(now + future_limit))).sum())
     chosen = table if wanted.all() else table.filter(pa.array(wanted))
     return Selection(chosen, settled_count, too_old, future)
+
+
+def unsent(items: Sequence[Item], settled: ItemIds, under_way: Collection[Key]) -> Sequence[Item]:
+    """Those of `items` that are neither settled nor under way, each once, in their order. Pure.
+
+    Most builds are wholly new: only the items of others are looked up one by one.
+    """
+    if len(set(map(_item_id, items))) < len(items):
+        items = _once(items)
+    known = {*settled, *(trace_id for trace_id, _ in under_way)}
+    if not known:
+        return items
+    return [
+        item
+        for item in items
+        if item.trace_id not in known
+        or not (item.key in under_way or item.item_id in settled.get(item.trace_id, NOTHING))
+    ]
+
+
+def _once(items: Sequence[Item]) -> list[Item]:
+    """Of the items of one key the first."""
+    found: dict[Key, Item] = {}
+    for item in items:
+        found.setdefault(item.key, item)
+    return list(found.values())
 
 
 def _unsettled(table: pa.Table, builds: Builds, settled: ItemIds) -> Any:

@@ -24,7 +24,7 @@ from bk_pipeline.errors import (
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.contract.stand_ins import QUICK, STAND_INS
-from bk_pipeline_tests.deliver.tables import payload, table, tables
+from bk_pipeline_tests.deliver.tables import payload, table, tables, uuid
 
 
 @pytest.fixture(params=STAND_INS.values(), ids=STAND_INS)
@@ -79,6 +79,15 @@ def test_encoding_the_same_again_gives_the_same(destination):
     one = table(payload(1))
 
     assert destination.encode(one) == destination.encode(one)
+
+
+def test_each_item_says_how_large_it_is(destination):
+    large = {f"key-{number}": "x" * 60_000 for number in range(120)}
+    linked = {"id": uuid("build", 9), "number": 9}
+    made = table(payload(1), payload(2, rebuilt_from=linked), payload(3, meta_data=large))
+
+    for item in destination.encode(made):
+        assert item.size == len(item.body)
 
 
 def test_no_item_is_larger_than_a_request(destination):

@@ -39,7 +39,7 @@ class ScriptedDestination:
         table = one_chunk(table)
         builds = builds_of(table)
         return [
-            Item(builds.trace_ids[build], span_id, time_ns, name, (b'{"n":1}',))
+            Item(builds.trace_ids[build], span_id, time_ns, name, (b'{"n":1}',), 7)
             for build, span_id, time_ns, name in zip(
                 builds.of_row.tolist(),
                 span_ids_of(table),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.deliver.batching import batches, body_bytes, halves, ids_of
+from bk_pipeline.deliver.batching import Batching, body_bytes, halves, ids_of
 from bk_pipeline.deliver.destination import Item, Limits
 
 LIMITS = Limits(batch_bytes=100, batch_items=5, framing_bytes=2, separator_bytes=1)
@@ -14,22 +14,28 @@ LIMITS = Limits(batch_bytes=100, batch_items=5, framing_bytes=2, separator_bytes
 
 def items(sizes):
     return [
-        Item(b"t" * 16, at.to_bytes(8), at, "span", (b"x" * size,)) for at, size in enumerate(sizes)
+        Item(b"t" * 16, at.to_bytes(8), at, "span", (b"x" * size,), size)
+        for at, size in enumerate(sizes)
     ]
+
+
+def batches(given_items):
+    batching = Batching(LIMITS)
+    return [*batching.add(given_items), *batching.rest()]
 
 
 @given(st.lists(st.integers(1, 150), max_size=60))
 def test_batching_loses_and_reorders_nothing(sizes):
     given_items = items(sizes)
 
-    made = list(batches(given_items, LIMITS))
+    made = batches(given_items)
 
     assert [item for batch in made for item in batch] == given_items
 
 
 @given(st.lists(st.integers(1, 98), max_size=60))
 def test_no_batch_exceeds_a_limit_and_none_could_take_the_next_item(sizes):
-    made = list(batches(items(sizes), LIMITS))
+    made = batches(items(sizes))
 
     for batch in made:
         framed = b"[" + b",".join(item.body for item in batch) + b"]"
@@ -41,7 +47,7 @@ def test_no_batch_exceeds_a_limit_and_none_could_take_the_next_item(sizes):
 
 
 def test_an_item_beyond_the_limit_is_a_batch_of_its_own():
-    made = list(batches(items([10, 200, 10]), LIMITS))
+    made = batches(items([10, 200, 10]))
 
     assert [len(batch) for batch in made] == [1, 1, 1]
 
@@ -51,7 +57,23 @@ def test_batches_are_made_as_items_come():
         yield from items([60, 60])
         pytest.fail("asked for more than it takes to fill the first batch")
 
-    assert len(next(batches(endless(), LIMITS))) == 1
+    assert len(next(Batching(LIMITS).add(endless()))) == 1
+
+
+@given(st.lists(st.integers(1, 150), max_size=60), st.integers(1, 20))
+def test_what_comes_in_portions_makes_the_same_batches_and_is_pending_until_it_is_in_one(
+    sizes, portion
+):
+    given_items = items(sizes)
+    batching = Batching(LIMITS)
+    made = []
+    for at in range(0, len(sizes), portion):
+        made += batching.add(given_items[at : at + portion])
+        so_far = [item for batch in made for item in batch] + batching.pending
+        assert so_far == given_items[: at + portion]
+
+    assert made + list(batching.rest()) == batches(given_items)
+    assert batching.pending == []
 
 
 @given(st.integers(1, 40))

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
-from bk_pipeline.deliver.selection import builds_of, one_chunk, select, span_ids_of
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.selection import builds_of, one_chunk, select, span_ids_of, unsent
 from bk_pipeline_tests.deliver.tables import START, payload, table, uuid
 
 NOW = START + timedelta(hours=25)
@@ -95,3 +96,32 @@ def test_spans_too_far_ahead_are_counted_and_chosen(two):
     found = choose(two, future_limit=timedelta(hours=1), now=START - timedelta(hours=2))
 
     assert found.future == len(found.table) == len(two)
+
+
+ONE, TWO = b"1" * 16, b"2" * 16
+A, B, C = b"a" * 8, b"b" * 8, b"c" * 8
+
+
+def item(trace_id, item_id, name="buildkite.job"):
+    return Item(trace_id, item_id, 0, name, (b"{}",), 2)
+
+
+def test_what_is_settled_or_under_way_is_not_sent_and_the_rest_keeps_its_order():
+    made = [item(ONE, C), item(TWO, A), item(ONE, A), item(ONE, B), item(TWO, B)]
+
+    left = unsent(made, {ONE: {A}}, {(TWO, B)})
+
+    assert [one.key for one in left] == [(ONE, C), (TWO, A), (ONE, B)]
+
+
+def test_an_item_that_is_there_twice_is_sent_once_the_first_one():
+    made = [item(ONE, A, "first"), item(TWO, A), item(ONE, A, "second")]
+
+    assert unsent(made, {}, ()) == [made[0], made[1]]
+    assert unsent(made, {ONE: {A}}, ()) == [made[1]]
+
+
+def test_where_all_is_new_all_is_sent():
+    made = [item(ONE, A), item(ONE, B), item(TWO, A)]
+
+    assert unsent(made, {}, ()) == made

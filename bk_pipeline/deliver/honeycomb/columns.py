@@ -118,19 +118,21 @@ class _Encoder:
     def items(self) -> list[Item]:
         trace_ids = self._builds.trace_ids
         columns = self._columns()
+        sizes = sizes_of(columns) + len(ENDING)
         spans = [
-            Item(trace_ids[build], span_id, time_ns, name, pieces)
-            for build, span_id, time_ns, name, pieces in zip(
+            Item(trace_ids[build], span_id, time_ns, name, pieces, size)
+            for build, span_id, time_ns, name, pieces, size in zip(
                 self._builds.of_row.tolist(),
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
                 listed(column(self._table, "name")),
                 zip(*columns, repeat(ENDING)),
+                sizes.tolist(),
                 strict=True,
             )
         ]
-        for row, event, is_less in self._trimmed(sizes_of(columns)):
-            spans[row] = replace(spans[row], pieces=(event,), trimmed=is_less)
+        for row, event, is_less in self._trimmed(sizes):
+            spans[row] = replace(spans[row], pieces=(event,), size=len(event), trimmed=is_less)
         return list(self._with_links(spans))
 
     def _with_links(self, spans: list[Item]) -> Iterator[Item]:
@@ -140,7 +142,7 @@ class _Encoder:
             yield from spans[at:row]
             at, span = row, spans[row]
             for link_id, body in links:
-                yield Item(span.trace_id, link_id, span.time_ns, span.name, (body,))
+                yield Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body))
         yield from spans[at:]
 
     def _columns(self) -> list[list[bytes]]:
@@ -239,7 +241,7 @@ class _Encoder:
     def _trimmed(self, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
         """The rows whose events may be too large, and those events made to fit."""
         keys = sum(keys_of(column(self._table, name)) for name in MAPS)
-        large = sizes + len(ENDING) > EVENT_BYTES
+        large = sizes > EVENT_BYTES
         for row in np.flatnonzero(large | (keys > UNSUSPICIOUS_KEYS)).tolist():
             (span,) = rows(self._table.slice(row, 1))
             event, is_less = fitted(plain.span_event(span, self._shape))

@@ -67,6 +67,7 @@ def items(table: pa.Table) -> list[Item]:
             start_ns,
             name,
             (content[at * size : (at + 1) * size],),
+            size,
             shared=shared,
         )
         for at, (build, span_id, start_ns, name, shared) in enumerate(

@@ -88,18 +88,28 @@ class _Encoder:
         sizes = sizes_of(columns)
         heads = {size: SPAN + varint(size) for size in set(sizes.tolist())}
         made = [
-            Item(trace_ids[build], span_id, time_ns, name, pieces, shared=shared[build])
-            for build, span_id, time_ns, name, pieces in zip(
+            Item(
+                trace_ids[build],
+                span_id,
+                time_ns,
+                name,
+                pieces,
+                size + len(pieces[0]),
+                shared=shared[build],
+            )
+            for build, span_id, time_ns, name, size, pieces in zip(
                 self._builds.of_row.tolist(),
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
                 listed(column(self._table, "name")),
+                sizes.tolist(),
                 zip(map(heads.__getitem__, sizes.tolist()), *columns, strict=True),
                 strict=True,
             )
         ]
         for row in np.flatnonzero(sizes > SPAN_BYTES).tolist():
-            made[row] = replace(made[row], pieces=(self._trimmed(row),), trimmed=True)
+            span = self._trimmed(row)
+            made[row] = replace(made[row], pieces=(span,), size=len(span), trimmed=True)
         return made
 
     def _columns(self) -> list[list[bytes]]:

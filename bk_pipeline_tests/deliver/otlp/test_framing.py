@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bk_pipeline.deliver.batching import batches, body_bytes
+from bk_pipeline.deliver.batching import Batching, body_bytes
 from bk_pipeline.deliver.destination import Item, Limits
 from bk_pipeline.deliver.otlp.framing import FRAMING_BYTES, body_of, resource_part, span_entry
 from bk_pipeline.deliver.otlp.wire import any_value, attribute, sized
@@ -18,17 +18,18 @@ RESOURCES = [
 
 def items(drawn):
     """A span with a name of so many letters and one of three resources, each."""
-    return [
-        Item(
-            b"t" * 16,
-            at.to_bytes(8),
-            at,
-            "span",
-            (span_entry(sized(b"\x2a", b"n" * size)),),
-            shared=RESOURCES[which],
+    made = []
+    for at, (size, which) in enumerate(drawn):
+        span = span_entry(sized(b"\x2a", b"n" * size))
+        made.append(
+            Item(b"t" * 16, at.to_bytes(8), at, "span", (span,), len(span), shared=RESOURCES[which])
         )
-        for at, (size, which) in enumerate(drawn)
-    ]
+    return made
+
+
+def batches(made):
+    batching = Batching(LIMITS)
+    return [*batching.add(made), *batching.rest()]
 
 
 many = st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 2)), max_size=80).map(items)
@@ -36,7 +37,7 @@ many = st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 2)), max_size=80
 
 @given(many)
 def test_no_body_is_longer_than_was_counted_on_and_hardly_shorter(made):
-    for batch in batches(made, LIMITS):
+    for batch in batches(made):
         actual, counted = len(body_of(batch)), body_bytes(batch, LIMITS)
 
         resources = len({item.shared for item in batch})
@@ -47,7 +48,7 @@ def test_no_body_is_longer_than_was_counted_on_and_hardly_shorter(made):
 @given(many)
 def test_all_spans_are_in_the_bodies_once_and_in_order_within_their_resource(made):
     named: dict[str, list[int]] = {}
-    for batch in batches(made, LIMITS):
+    for batch in batches(made):
         groups = ExportTraceServiceRequest.FromString(body_of(batch)).resource_spans
         assert len(groups) == len({item.shared for item in batch})
         for group in groups:

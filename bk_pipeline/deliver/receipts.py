@@ -43,6 +43,10 @@ class Receipts(Protocol):
         """Note that a batch in doubt is about to be sent once more."""
         ...
 
+    def accept(self, batch: int) -> None:
+        """Write down that all of a batch was accepted."""
+        ...
+
     def settle(
         self,
         batch: int,

@@ -7,7 +7,7 @@ refusal, a throttling, a connection that was never made) is taken back at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
@@ -24,7 +24,7 @@ from bk_pipeline.deliver.destination import (
     Verdict,
 )
 from bk_pipeline.deliver.pace import pace_of
-from bk_pipeline.deliver.receipts import ItemIds, Receipts, Rejection
+from bk_pipeline.deliver.receipts import Receipts, Rejection
 from bk_pipeline.errors import (
     DeliveryThrottled,
     PipelineError,
@@ -189,18 +189,27 @@ class Sender:
 
     def _reject_alone(self, waiting: _Waiting, words: str, total: Delivery) -> None:
         rejected = [_rejection(waiting.items[0], words)]
-        self._write(waiting, rejected=rejected)
+        self._write(waiting, lambda batch: self._ledger.settle(batch, rejected=rejected))
         total += Delivery(rejected=1, rejections=rejected)
 
     def _settle_answered(self, waiting: _Waiting, answer: Answer, total: Delivery) -> None:
         """Settle what has an outcome; what is left goes on waiting."""
         accepted, rejected, left = _divided(waiting.items, answer.outcomes)
-        if any(outcome.verdict is Verdict.UNANSWERED for outcome in set(answer.outcomes)):
+        if left and any(one.verdict is Verdict.UNANSWERED for one in answer.outcomes):
             waiting.maybe_arrived = True
         doubtful = left if waiting.maybe_arrived else []
-        self._write(
-            waiting, accepted=ids_of(accepted), rejected=rejected, in_doubt=ids_of(doubtful)
-        )
+        if accepted is waiting.items:
+            self._write(waiting, self._ledger.accept)
+        else:
+            self._write(
+                waiting,
+                lambda batch: self._ledger.settle(
+                    batch,
+                    accepted=ids_of(accepted),
+                    rejected=rejected,
+                    in_doubt=ids_of(doubtful),
+                ),
+            )
         total += Delivery(
             accepted=len(accepted),
             rejected=len(rejected),
@@ -215,25 +224,12 @@ class Sender:
         waiting.items = left
         waiting.batch = waiting.batch if doubtful else None
 
-    def _write(
-        self,
-        waiting: _Waiting,
-        *,
-        accepted: ItemIds | None = None,
-        rejected: Sequence[Rejection] = (),
-        in_doubt: ItemIds | None = None,
-    ) -> None:
+    def _write(self, waiting: _Waiting, write: Callable[[int], None]) -> None:
         """Settle, and try hard: what the ledger does not learn now is sent again later."""
         batch = waiting.batch
         assert batch is not None
         with _not_retried():
-            retry(
-                lambda: self._ledger.settle(
-                    batch, accepted=accepted, rejected=rejected, in_doubt=in_doubt
-                ),
-                policy=self._destination.retry,
-                clock=self._patient_clock,
-            )
+            retry(lambda: write(batch), policy=self._destination.retry, clock=self._patient_clock)
 
 
 @contextmanager
@@ -247,8 +243,11 @@ def _not_retried() -> Iterator[None]:
 def _divided(
     items: Sequence[Item], outcomes: Sequence[Outcome]
 ) -> tuple[Sequence[Item], list[Rejection], list[Item]]:
-    """The accepted items, the rejections, and the items that have no outcome yet."""
-    if len(items) == len(outcomes) and set(outcomes) == {ACCEPTED}:
+    """The accepted items, the rejections, and the items that have no outcome yet.
+
+    Where all are accepted, those are `items` itself.
+    """
+    if len(items) == len(outcomes) == outcomes.count(ACCEPTED):
         return items, [], []
     pairs = list(zip(items, outcomes, strict=True))
     return (

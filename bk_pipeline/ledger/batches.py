@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from bk_pipeline.ledger import settled
 from bk_pipeline.ledger.inserting import insert_new
+from bk_pipeline.ledger.many import execute_many
 from bk_pipeline.ledger.packed import pack, unpack
 from bk_pipeline.ledger.parties import number_for, number_of
 from bk_pipeline.ledger.settled import ItemIds
@@ -60,6 +61,12 @@ def begin_again(connection: Connection, batch: int, *, now: int) -> None:
     connection.execute(_SENT_AGAIN, {"batch": batch, "now": now})
 
 
+def accept(connection: Connection, batch: int) -> None:
+    """Nothing where the batch is gone; see `settle`."""
+    settled.accept(connection, batch)
+    _keep_in_doubt(connection, batch, {})
+
+
 def settle(
     connection: Connection,
     batch: int,
@@ -75,9 +82,9 @@ def settle(
         return
     number, day = known
     if accepted:
-        settled.add(connection, number, day, Outcome.ACCEPTED, accepted, batch=batch)
+        settled.add(connection, number, day, Outcome.ACCEPTED, accepted)
     if rejected:
-        settled.add(connection, number, day, Outcome.REJECTED, _by_trace(rejected), batch=batch)
+        settled.add(connection, number, day, Outcome.REJECTED, _by_trace(rejected))
         _note_words(connection, number, day, rejected, now)
     _keep_in_doubt(connection, batch, in_doubt)
 
@@ -127,7 +134,8 @@ def _doubts(connection: Connection, number: int | None, day: str) -> list[_Doubt
 
 
 def _doubt(connection: Connection, batch: int, items: ItemIds) -> None:
-    connection.execute(
+    execute_many(
+        connection,
         _INSERT_DOUBT,
         [
             {"batch_id": batch, "trace_id": trace_id, "item_ids": pack(ids)}

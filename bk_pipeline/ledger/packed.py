@@ -6,6 +6,7 @@ statements few.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 
 ITEM_ID_BYTES = 8
@@ -21,6 +22,13 @@ def unpack(packed: bytes) -> set[bytes]:
     return {packed[at : at + ITEM_ID_BYTES] for at in range(0, len(packed), ITEM_ID_BYTES)}
 
 
+def union(one: bytes, other: bytes) -> bytes:
+    """The packed form of all ids in either."""
+    # As numbers, highest byte first, they have the same order, and are made in one go.
+    ids = {*_numbers(one), *_numbers(other)}
+    return struct.pack(f">{len(ids)}Q", *sorted(ids))
+
+
 def merged(packed: bytes, item_ids: Iterable[bytes]) -> bytes:
     """`packed` with `item_ids` added."""
     return pack(unpack(packed).union(item_ids))
@@ -29,6 +37,10 @@ def merged(packed: bytes, item_ids: Iterable[bytes]) -> bytes:
 def without(packed: bytes, item_ids: Iterable[bytes]) -> bytes:
     """`packed` less `item_ids`."""
     return pack(unpack(packed).difference(item_ids))
+
+
+def _numbers(packed: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(packed) // ITEM_ID_BYTES}Q", packed)
 
 
 def count(packed_bytes: int) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, SmallInteger, and_, bindparam, delete, literal, select, update
 
 from bk_pipeline.ledger.inserting import insert_new
-from bk_pipeline.ledger.packed import merged, pack, unpack, without
+from bk_pipeline.ledger.many import execute_many
+from bk_pipeline.ledger.packed import merged, pack, union, unpack, without
 from bk_pipeline.ledger.parties import number_of
-from bk_pipeline.ledger.tables import Outcome, in_doubt, outcomes
+from bk_pipeline.ledger.tables import Outcome, batches, in_doubt, outcomes
 
 T = TypeVar("T")
 # Below what any database takes as parameters of one statement.
@@ -30,17 +31,39 @@ _OF_OUTCOME = (
     .order_by(outcomes.c.trace_id)
     .with_for_update()
 )
-# The same for a batch's builds: its rows name them, so that no list has to be spelt out.
-_OF_BATCH = (
-    select(outcomes.c.trace_id, outcomes.c.item_ids)
-    .where(
-        outcomes.c.destination_id == bindparam("destination"),
-        outcomes.c.outcome == bindparam("of"),
-        outcomes.c.trace_id.in_(
-            select(in_doubt.c.trace_id).where(in_doubt.c.batch_id == bindparam("batch"))
+# What a batch has in doubt, as rows of `outcomes`.
+_DOUBTS_OF_BATCH = (
+    select(
+        batches.c.destination_id,
+        in_doubt.c.trace_id,
+        literal(int(Outcome.ACCEPTED), SmallInteger).label("outcome"),
+        batches.c.day,
+        in_doubt.c.item_ids,
+    )
+    .join_from(in_doubt, batches)
+    .where(in_doubt.c.batch_id == bindparam("batch"))
+    .order_by(in_doubt.c.trace_id)
+)
+# Where there is another row already: the key, what it has, and what the batch adds.
+_TO_MERGE = (
+    select(
+        outcomes.c.destination_id,
+        outcomes.c.trace_id,
+        outcomes.c.item_ids,
+        in_doubt.c.item_ids.label("added"),
+    )
+    .join_from(in_doubt, batches)
+    .join(
+        outcomes,
+        and_(
+            outcomes.c.destination_id == batches.c.destination_id,
+            outcomes.c.trace_id == in_doubt.c.trace_id,
+            outcomes.c.outcome == int(Outcome.ACCEPTED),
+            outcomes.c.item_ids != in_doubt.c.item_ids,
         ),
     )
-    .order_by(outcomes.c.trace_id)
+    .where(in_doubt.c.batch_id == bindparam("batch"))
+    .order_by(in_doubt.c.trace_id)
     .with_for_update(of=outcomes)
 )
 _UPDATE = (
@@ -76,24 +99,13 @@ def items(
     return found
 
 
-def add(
-    connection: Connection,
-    number: int,
-    day: str,
-    outcome: Outcome,
-    added: ItemIds,
-    *,
-    batch: int | None = None,
-) -> None:
-    """Settle items with `outcome`, in addition to those that are; `batch`, if all are of one.
+def add(connection: Connection, number: int, day: str, outcome: Outcome, added: ItemIds) -> None:
+    """Settle items with `outcome`, in addition to those that are.
 
     Rows that are there are locked, read and rewritten; the others inserted. If another writer
     has inserted some of those in between, all of them are there now, and are rewritten.
     """
-    if batch is None:
-        present = _packed(connection, number, outcome, added)
-    else:
-        present = _packed_of_batch(connection, number, outcome, batch)
+    present = _packed(connection, number, outcome, added)
     left = dict(added)
     while left:
         found = {
@@ -105,6 +117,20 @@ def add(
         if not left or _inserted(connection, number, day, outcome, left):
             return
         present = _packed(connection, number, outcome, left)
+
+
+def accept(connection: Connection, batch: int) -> None:
+    """Settle as accepted all that a batch has in doubt. Most of it never leaves the database.
+
+    Rows that are not there are inserted first. All of them are there now, as nobody takes
+    away what was accepted; those that others have made are locked, read and rewritten.
+    """
+    doubts = insert_new(connection, outcomes, _DOUBTS_OF_BATCH)
+    connection.execute(doubts, {"batch": batch})
+    rows = connection.execute(_TO_MERGE, {"batch": batch}).all()
+    if rows:
+        found = {trace_id: union(present, added) for _, trace_id, present, added in rows}
+        _rewrite(connection, rows[0].destination_id, Outcome.ACCEPTED, found)
 
 
 def _inserted(
@@ -154,20 +180,12 @@ def _packed(
     return found
 
 
-def _packed_of_batch(
-    connection: Connection, number: int, outcome: Outcome, batch: int
-) -> dict[bytes, bytes]:
-    """The same of the builds of which a batch has something in doubt."""
-    values = {"destination": number, "of": int(outcome), "batch": batch}
-    rows = connection.execute(_OF_BATCH, values)
-    return {trace_id: packed for trace_id, packed in rows}  # noqa: C416  # rows are no pairs
-
-
 def _rewrite(
     connection: Connection, number: int, outcome: Outcome, packed: Mapping[bytes, bytes]
 ) -> None:
     if packed:
-        connection.execute(
+        execute_many(
+            connection,
             _UPDATE,
             [
                 {

@@ -156,6 +156,11 @@ class Ledger:
         with self._turns.write(destination, day) as connection:
             batches.begin_again(connection, batch, now=self._now())
 
+    def accept(self, batch: int) -> None:
+        """Write down that all of a batch was accepted; as `settle`, but many times as fast."""
+        with self._database.write() as connection:
+            batches.accept(connection, batch)
+
     def settle(
         self,
         batch: int,

@@ -93,6 +93,45 @@ def test_what_was_accepted_is_settled_and_no_longer_in_doubt(ledger):
     assert doubtful(ledger) == {}
 
 
+def test_a_batch_that_was_accepted_is_settled_wholly(ledger):
+    ledger.accept(ledger.begin(HERE, DAY, {ONE: [B, A], TWO: [C]}))
+
+    assert settled(ledger, ONE, TWO) == {ONE: {A, B}, TWO: {C}}
+    assert doubtful(ledger) == {}
+    assert ledger.summary(HERE).last_day == DAY
+
+
+def test_what_was_accepted_adds_to_what_was_settled_before(ledger):
+    settle(ledger, {ONE: [B]}, rejected=[rejection(item_id=B)])
+    for items in ({ONE: [C]}, {ONE: [A, C], TWO: [A]}, {ONE: [A, C]}, {TWO: [A]}):
+        ledger.accept(ledger.begin(HERE, DAY, items))
+
+    assert settled(ledger, ONE, TWO) == {ONE: {A, B, C}, TWO: {A}}
+    summary = ledger.summary(HERE)
+    assert (summary.accepted, summary.rejected, summary.in_doubt) == (3, 1, 0)
+
+
+def test_accepting_a_batch_again_changes_nothing_nor_does_accepting_another_destinations(ledger):
+    batch = ledger.begin(HERE, DAY, {ONE: [A]})
+    ledger.begin(HERE, DAY, {TWO: [B]})
+    ledger.accept(ledger.begin(THERE, DAY, {ONE: [A, B]}))
+    for _ in range(2):
+        ledger.accept(batch)
+
+    assert settled(ledger, ONE, TWO) == {ONE: {A}}
+    assert doubtful(ledger) == {TWO: {B}}
+
+
+def test_of_a_batch_that_was_settled_in_part_the_rest_is_accepted(ledger):
+    batch = ledger.begin(HERE, DAY, {ONE: [A, B, C]})
+    ledger.settle(batch, rejected=[rejection()], in_doubt={ONE: [B]})
+
+    ledger.accept(batch)
+
+    assert settled(ledger, ONE) == {ONE: {A, B}}
+    assert doubtful(ledger) == {}
+
+
 def test_what_an_answer_does_not_name_is_as_if_never_sent(ledger):
     settle(ledger, {ONE: [A, B]}, accepted={ONE: [A]})
 
@@ -341,7 +380,10 @@ def test_whatever_happens_an_item_has_the_outcome_that_it_was_given(ledger, step
     accepted: dict[bytes, set[bytes]] = {}
     for trace, item_ids, kept in steps:
         some = set(sorted(item_ids)[:kept])
-        settle(ledger, {trace: item_ids}, accepted={trace: some} if some else {})
+        if some == item_ids:
+            ledger.accept(ledger.begin(HERE, DAY, {trace: item_ids}))
+        else:
+            settle(ledger, {trace: item_ids}, accepted={trace: some} if some else {})
         if some:
             accepted.setdefault(trace, set()).update(some)
 

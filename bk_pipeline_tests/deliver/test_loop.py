@@ -458,12 +458,14 @@ class BrokenLedger:
         self._left = count
 
     def __getattr__(self, name):
-        if name == self._method:
-            self._after -= 1
-            if self._after < 0 < self._left:
-                self._left -= 1
-                raise self._error
-        return getattr(self._ledger, name)
+        return self._failing if name == self._method else getattr(self._ledger, name)
+
+    def _failing(self, *args, **kwargs):
+        self._after -= 1
+        if self._after < 0 < self._left:
+            self._left -= 1
+            raise self._error
+        return getattr(self._ledger, self._method)(*args, **kwargs)
 
 
 def test_what_cannot_be_noted_is_not_sent(ledger, send):
@@ -478,7 +480,7 @@ def test_what_cannot_be_noted_is_not_sent(ledger, send):
 
 def test_a_ledger_that_is_busy_for_a_while_does_not_have_a_batch_sent_twice(ledger, send):
     destination = ScriptedDestination()
-    busy = BrokenLedger(ledger, "settle", RetryableError("locked"), count=3)
+    busy = BrokenLedger(ledger, "accept", RetryableError("locked"), count=3)
     made = tables(1)
 
     delivery = send(made, destination=destination, ledger=busy)
@@ -489,7 +491,7 @@ def test_a_ledger_that_is_busy_for_a_while_does_not_have_a_batch_sent_twice(ledg
 
 def test_a_ledger_that_fails_after_the_answer_leaves_a_doubt_and_no_second_request(ledger, send):
     destination = ScriptedDestination()
-    broken = BrokenLedger(ledger, "settle", RetryableError("locked"))
+    broken = BrokenLedger(ledger, "accept", RetryableError("locked"))
 
     with pytest.raises(RetryableError, match=r"locked.*Gave up"):
         send(tables(1), destination=destination, ledger=broken)

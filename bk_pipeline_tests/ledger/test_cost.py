@@ -59,10 +59,10 @@ def deliver(ledger: Ledger, made: Iterator[tuple[bytes, list[bytes]]]) -> int:
             batch.setdefault(trace_id, []).append(span_id)
             waiting, total = waiting + 1, total + 1
             if waiting == BATCH:
-                ledger.settle(ledger.begin(HERE, DAY, batch), accepted=batch)
+                ledger.accept(ledger.begin(HERE, DAY, batch))
                 batch, waiting = {}, 0
     if batch:
-        ledger.settle(ledger.begin(HERE, DAY, batch), accepted=batch)
+        ledger.accept(ledger.begin(HERE, DAY, batch))
     return total
 
 
@@ -129,6 +129,34 @@ def test_statements_are_in_proportion_to_builds_and_not_to_spans(ledger):
     # Twelve times the spans. What grows is the number of batches, by eleven.
     assert len(few_spans) < 3 * 100
     assert len(many_spans) < 5 * 100
+
+
+@contextmanager
+def steps(ledger: Ledger) -> Iterator[list[int]]:
+    """Something for every hundred steps that SQLite takes, whatever the time they take."""
+    taken: list[int] = []
+
+    def opened(connection, _record, _proxy):
+        connection.set_progress_handler(lambda: taken.append(1), 100)
+
+    event.listen(ledger._database.engine, "checkout", opened)
+    try:
+        yield taken
+    finally:
+        event.remove(ledger._database.engine, "checkout", opened)
+        with ledger._database.read() as connection:
+            connection.connection.dbapi_connection.set_progress_handler(None, 100)
+
+
+def test_what_a_batch_costs_does_not_grow_with_what_is_settled(file_ledger):
+    made = list(builds(1_060))
+    with steps(file_ledger) as with_nothing_settled:
+        deliver(file_ledger, iter(made[:30]))
+    deliver(file_ledger, iter(made[30:-30]))
+    with steps(file_ledger) as with_a_thousand_builds_settled:
+        deliver(file_ledger, iter(made[-30:]))
+
+    assert len(with_a_thousand_builds_settled) < 2 * len(with_nothing_settled)
 
 
 def test_looking_up_what_is_settled_takes_few_statements_for_many_builds(ledger):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.ledger.packed import count, merged, pack, unpack, without
+from bk_pipeline.ledger.packed import count, merged, pack, union, unpack, without
 
 ids = st.lists(st.binary(min_size=8, max_size=8), max_size=30)
 
@@ -24,4 +24,5 @@ def test_the_same_set_gives_the_same_bytes_in_any_order(given_ids):
 @given(ids, ids)
 def test_adding_and_taking_away_are_those_of_sets(one, two):
     assert unpack(merged(pack(one), two)) == set(one) | set(two)
+    assert union(pack(one), pack(two)) == merged(pack(one), two)
     assert unpack(without(pack(one), two)) == set(one) - set(two)

@@ -170,7 +170,7 @@ def test_many_threads_share_few_connections(postgres_url, clock):
 
     def settle(trace_id):
         items = {trace_id: [b"a" * 8], b"shared" * 2 + b"....": [trace_id[8:]]}
-        ledger.settle(ledger.begin(HERE, DAY, items), accepted=items)
+        ledger.accept(ledger.begin(HERE, DAY, items))
 
     with Ledger.open(postgres_url, clock=clock) as ledger, ThreadPoolExecutor(30) as pool:
         list(pool.map(settle, traces))

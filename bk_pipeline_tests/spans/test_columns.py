@@ -33,7 +33,7 @@ def plain_value(field, trace, span):
         elif name != "span" and owner is not None:
             owner = getattr(owner, name)
     value = None if owner is None else field.getter(owner)
-    return cut(value) if field.type is FieldType.STRING and value is not None else value
+    return cut(value) if field.type in {FieldType.STRING, FieldType.JSON} and value else value
 
 
 def assert_plain(traces):

@@ -1,108 +1,130 @@
 """Columns to rows of bytes: what the columns hold for a row, encoded, end to end.
 
-An encoder makes a piece for each distinct value of a column; each row that has the value
-refers to it, and a row's pieces are copied once, when it is put together. So what a row
-costs is some twenty nanoseconds a column. Pure.
+There are two sorts of columns. Where values repeat, a piece is made for each distinct one,
+and a row only refers to its piece: `Shared`. Where nearly every row has a value of its own,
+Arrow puts the bytes together, and no row is looked at in Python: `Own`. Which of them a
+column is follows from what is in it. `grouping.py` then makes few columns of many. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bk_pipeline.deliver.selection import column
-from bk_pipeline.spans.fields import Field
+from bk_pipeline.deliver.blobs import BYTES, bare, lengths, listed, valid
 
 NOTHING = b""
 # For no more values than this Python is faster than Arrow.
 FEW = 64
-
-# A piece for each value of an array; None or nothing where a row shall have none.
-Make = Callable[[pa.Array], Sequence[bytes | None]]
-# The same bytes in every row, or a piece for each row; None: no row has any.
-Column = bytes | Sequence[bytes] | None
+# A value, or a combination of values, is worth a piece of its own if so many rows have it,
+# on average.
+ROWS_A_PIECE = 8
 
 
-def column_of(values: pa.Array, make: Make) -> Column:
-    """For each row what `make` makes of its value; made once for each in a dictionary."""
-    if values.null_count == len(values):
-        return None
-    if not pa.types.is_dictionary(values.type):
-        return filled(make(values))
-    if len(values.dictionary) > len(values):
-        # A slice of a large table brings the whole table's dictionary along.
-        values = values.cast(values.type.value_type).dictionary_encode()
-    return chosen(make(values.dictionary), places_of(values))
+class Shared(NamedTuple):
+    """A column whose rows have pieces in common.
+
+    Attributes:
+        pieces: Those there are; not all need to be in use.
+        places: For each row, which of them it has.
+    """
+
+    pieces: Sequence[bytes]
+    places: Any
 
 
-def places_of(values: pa.Array) -> Any:
-    """For each row the place of its value in the dictionary; of null, the one behind the last."""
-    return np.asarray(values.indices.fill_null(len(values.dictionary)))
+class Own(NamedTuple):
+    """A column whose rows have bytes of their own.
+
+    Attributes:
+        parts: What a row has, in its order: of an array its value there, where null is
+            nothing; bytes as they are. At least one is an array, all of them of BYTES.
+    """
+
+    parts: tuple[pa.Array | bytes, ...]
 
 
-def chosen(pieces: Sequence[bytes | None], places: Any) -> list[bytes]:
-    """For each row the piece at its place; nothing for the place behind the last."""
-    rows: list[bytes] = np.array([*filled(pieces), NOTHING], object)[places].tolist()
-    return rows
+Column = Shared | Own
+# What is made of an array's values: a piece for each, None or nothing where there shall be
+# none; or all of them by Arrow.
+Make = Callable[[pa.Array], Sequence[bytes | None] | Own]
 
 
-def filled(pieces: Sequence[bytes | None]) -> list[bytes]:
-    """`pieces`, with nothing in the place of None."""
-    return [piece or NOTHING for piece in pieces]
+def most_shared(count: int) -> int:
+    """How many pieces a shared column of so many rows may have."""
+    return max(FEW, count // ROWS_A_PIECE)
 
 
-def spread(pieces: Sequence[bytes], rows: Any, count: int) -> Column:
-    """`pieces` in those of `count` rows that `rows` names, and nothing in the others."""
-    if not pieces:
-        return None
-    places = np.full(count, len(pieces))
-    places[rows] = np.arange(len(pieces))
-    return chosen(pieces, places)
-
-
-def by_kind(
-    table: pa.Table, fields: Sequence[Field], fragments: Callable[[Field, pa.Array], Column]
-) -> list[bytes]:
-    """For each row the fragments of those of `fields` that spans of its kind have, as one.
+def column_of(values: pa.Array, make: Make) -> Column | None:
+    """What `make` makes of each row's value, once for each distinct one; None: of none.
 
     Args:
-        table: What `one_chunk` made.
-        fields: In the order in which the fragments shall stand.
-        fragments: What encodes a field's column.
+        values: Texts, mostly with a dictionary; or whole numbers, or booleans.
+        make: Gets distinct values, or each row's where there are many.
     """
-    names = column(table, "name")
-    made = np.full(len(table), NOTHING, object)
-    for place, kind in enumerate(names.dictionary.to_pylist()):
-        own = [field for field in fields if kind in field.kinds]
-        rows = np.flatnonzero(np.asarray(names.indices) == place)
-        if own and len(rows):
-            some = table.select([field.name for field in own]).take(pa.array(rows))
-            each = (fragments(field, column(some, field.name)) for field in own)
-            made[rows] = np.array(assembled(each, len(rows)), object)
-    pieces: list[bytes] = made.tolist()
-    return pieces
+    if values.null_count == len(values):
+        return None
+    distinct, places = _numbered(values, most_shared(len(values)))
+    made = make(distinct)
+    if places is None:
+        return made if isinstance(made, Own) else Own((pa.array(made, BYTES),))
+    pieces = rows_of(made) if isinstance(made, Own) else [one or NOTHING for one in made]
+    return Shared([NOTHING, *pieces], places)
 
 
-def assembled(columns: Iterable[Column], count: int) -> list[bytes]:
-    """The pieces of each of `count` rows, end to end."""
-    each = [
-        repeat(column, count) if isinstance(column, bytes) else column
-        for column in columns
-        if column is not None
-    ]
-    return list(map(NOTHING.join, zip(*each, strict=True))) if each else [NOTHING] * count
+def _numbered(values: pa.Array, most: int) -> tuple[pa.Array, Any]:
+    """Distinct values, and for each row the place of its own, from 1; of null, 0.
+
+    If there are more than `most`, the values themselves, and None.
+    """
+    if pa.types.is_dictionary(values.type):
+        if len(values.dictionary) > most:
+            return values.dictionary_decode(), None
+        return values.dictionary, (bare(values.indices) + 1) * valid(values.indices)
+    if pa.types.is_boolean(values.type):
+        return pa.array([False, True]), (bare(values.cast(pa.uint8())) + 1) * valid(values)
+    if not pa.types.is_integer(values.type):
+        return values, None
+    low, high = (one.as_py() for one in pc.min_max(values).values())
+    if high - low < FEW:
+        return pa.array(range(low, high + 1)), (bare(values) - low + 1) * valid(values)
+    encoded = values.dictionary_encode()
+    return (values, None) if len(encoded.dictionary) > most else _numbered(encoded, most)
 
 
-def sizes_of(columns: Sequence[Sequence[bytes]]) -> Any:
-    """How many bytes the columns have in each row, all together."""
-    return sum(np.fromiter(map(len, column), np.int64, len(column)) for column in columns)
+def parts_of(columns: Iterable[Column | None]) -> tuple[pa.Array | bytes, ...]:
+    """What has each row's bytes of all `columns`, end to end, as the parts of one."""
+    found: list[pa.Array | bytes] = []
+    for column in columns:
+        if isinstance(column, Own):
+            found += column.parts
+        elif column is not None:
+            found.append(pa.array(column.pieces, BYTES).take(pa.array(column.places)))
+    return tuple(found)
 
 
-def listed(values: pa.Array) -> list[Any]:
-    """Strings or bytes as a list; `to_pylist` takes several times as long."""
-    found: list[Any] = values.to_numpy(zero_copy_only=False).tolist()
+def rows_of(column: Column) -> list[bytes]:
+    """Each row's piece of a column."""
+    if isinstance(column, Shared):
+        return chosen(column.pieces, column.places)
+    parts = [pa.scalar(one, BYTES) if isinstance(one, bytes) else one for one in column.parts]
+    # Not "skip": Arrow then leaves out rows in which all parts are null.
+    nulls = pc.JoinOptions(null_handling="replace", null_replacement="")
+    return listed(pc.binary_join_element_wise(*parts, pa.scalar(NOTHING, BYTES), options=nulls))
+
+
+def chosen(pieces: Sequence[bytes], places: Any) -> list[bytes]:
+    """The piece at each of `places`."""
+    found: list[bytes] = np.array(pieces, object)[places].tolist()
     return found
+
+
+def sizes_of(column: Column) -> Any:
+    """How many bytes each row has of a column."""
+    if isinstance(column, Own):
+        return sum(len(part) if isinstance(part, bytes) else lengths(part) for part in column.parts)
+    return np.fromiter(map(len, column.pieces), np.int64, len(column.pieces))[column.places]

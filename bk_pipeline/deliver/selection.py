@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bk_pipeline.deliver.blobs import fixed, from_hex, listed
 from bk_pipeline.deliver.destination import Item, Key
 from bk_pipeline.deliver.receipts import ItemIds
 from bk_pipeline.spans.timing import to_ns
@@ -72,7 +73,7 @@ def builds_of(table: pa.Table) -> Builds:
 
 def span_ids_of(table: pa.Table) -> list[bytes]:
     """The span ids as 8 bytes each. Pure."""
-    return [bytes.fromhex(text) for text in column(table, "span_id").to_pylist()]
+    return listed(fixed(from_hex(column(table, "span_id"), 8)))
 
 
 def start_ns_of(table: pa.Table) -> Any:

@@ -8,7 +8,6 @@ each; `pieces.py` puts the rows together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -17,16 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import replace
 
-from bk_pipeline.deliver.destination import Item
-from bk_pipeline.deliver.honeycomb import plain
-from bk_pipeline.deliver.honeycomb.fragments import (
-    fragments,
-    head,
-    joined,
-    keys_of,
-    numbers,
-    texts,
+from bk_pipeline.deliver.arrangement import (
+    COMMON_FIELDS,
+    OWN_FIELDS,
+    RESOURCE_FIELDS,
+    columns_of,
+    of_builds,
+    rows_together,
 )
+from bk_pipeline.deliver.blobs import BYTES, listed
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.grouping import grouped
+from bk_pipeline.deliver.honeycomb import plain
+from bk_pipeline.deliver.honeycomb.fragments import fragments, framed, head, keys_of
 from bk_pipeline.deliver.honeycomb.shape import (
     ERROR,
     EVENT_BYTES,
@@ -41,12 +43,12 @@ from bk_pipeline.deliver.honeycomb.shape import (
 from bk_pipeline.deliver.honeycomb.trimming import fitted
 from bk_pipeline.deliver.pieces import (
     Column,
-    assembled,
-    by_kind,
+    Own,
+    Shared,
     chosen,
     column_of,
-    filled,
-    listed,
+    parts_of,
+    rows_of,
     sizes_of,
 )
 from bk_pipeline.deliver.selection import (
@@ -57,14 +59,9 @@ from bk_pipeline.deliver.selection import (
     span_ids_of,
     start_ns_of,
 )
-from bk_pipeline.spans.fields import ALL, FIELDS, Field, FieldType
+from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.table import rows
 
-RESOURCE = tuple(field for field in FIELDS if field.per_build and field.resource)
-OF_BUILD = tuple(
-    field for field in FIELDS if field.per_build and field.kinds == ALL and not field.resource
-)
-OF_KINDS = tuple(field for field in FIELDS if field not in {*RESOURCE, *OF_BUILD})
 LINK_COLUMNS = ["span_id", "name", "status", "links"]
 MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
 
@@ -98,39 +95,34 @@ class _Encoder:
         self._table = table
         self._shape = shape
         self._builds: Builds = builds_of(table)
-        names = ["trace_id", *(field.name for field in RESOURCE + OF_BUILD)]
-        firsts = one_chunk(table.select(names).take(pa.array(self._builds.first_rows)))
-        self._trace_ids = column(firsts, "trace_id").to_pylist()
+        firsts = pa.array(self._builds.first_rows)
+        build_ids = column(table, "buildkite.build.id").take(firsts).to_pylist()
+        self._trace_ids = column(table, "trace_id").take(firsts).to_pylist()
         self._traces = [shape.trace_text(text) for text in self._trace_ids]
         self._root_ids = [
             root_span_id(trace_id, build_id)
-            for trace_id, build_id in zip(
-                self._trace_ids, column(firsts, "buildkite.build.id").to_pylist(), strict=True
-            )
+            for trace_id, build_id in zip(self._trace_ids, build_ids, strict=True)
         ]
-        self._resources = _together(firsts, RESOURCE)
-        self._of_builds = _together(firsts, OF_BUILD)
+        self._resources = rows_together(table, RESOURCE_FIELDS, self._builds.first_rows, fragments)
         starts = column(table, "start").cast(pa.timestamp("ns")).cast(pa.string())
-        self._times = pc.utf8_replace_slice(starts, 10, 11, "T")
+        self._times = pc.binary_replace_slice(starts, 10, 11, "T")
         self._own_ids = self._span_texts("span_id")
         self._link_counts = pc.fill_null(pc.list_value_length(column(table, "links")), 0)
 
     def items(self) -> list[Item]:
-        trace_ids = self._builds.trace_ids
         columns = self._columns()
-        sizes = sizes_of(columns) + len(ENDING)
-        spans = [
-            Item(trace_ids[build], span_id, time_ns, name, pieces, size)
-            for build, span_id, time_ns, name, pieces, size in zip(
-                self._builds.of_row.tolist(),
+        sizes = sum(map(sizes_of, columns))
+        spans = list(
+            map(
+                Item,
+                chosen(self._builds.trace_ids, self._builds.of_row),
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
                 listed(column(self._table, "name")),
-                zip(*columns, repeat(ENDING)),
+                zip(*map(rows_of, columns), strict=True),
                 sizes.tolist(),
-                strict=True,
             )
-        ]
+        )
         for row, event, is_less in self._trimmed(sizes):
             spans[row] = replace(spans[row], pieces=(event,), size=len(event), trimmed=is_less)
         return list(self._with_links(spans))
@@ -145,33 +137,33 @@ class _Encoder:
                 yield Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body))
         yield from spans[at:]
 
-    def _columns(self) -> list[list[bytes]]:
-        """The spans' events as JSON: what each has of its own, its build's, its kind's."""
+    def _columns(self) -> list[Column]:
+        """The spans' events as JSON: what each has of its own, its build's, what it shares."""
         table = self._table
-        traces = [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in self._traces]
-        parents = joined(head("trace.parent_id") + '"', self._span_texts("parent_span_id"), '"')
-        own: list[Column] = [
-            filled(joined('{"time":"', self._times)),
-            chosen(traces, self._builds.of_row),
-            filled(joined(head("trace.span_id") + '"', self._own_ids, '"')),
-            filled(parents),
-            column_of(column(table, "name"), lambda names: texts("name", names)),
-            column_of(column(table, "status"), _statuses),
+        frame: list[Column | None] = [
+            framed('{"time":"', self._times),
+            Shared(self._beginnings(), self._builds.of_row),
+            framed(head("trace.span_id") + '"', self._own_ids, '"'),
+            framed(head("trace.parent_id") + '"', self._span_texts("parent_span_id"), '"'),
             self._durations(),
-            column_of(
-                self._link_counts.dictionary_encode(), lambda one: numbers("span.num_links", one)
-            ),
         ]
         always = _inside({**FIXED, "service.name": self._shape.service_name})
-        of_builds = [
-            always + resource + build
-            for resource, build in zip(self._resources, self._of_builds, strict=True)
+        common = [
+            column_of(column(table, "name"), _names),
+            column_of(column(table, "status"), _statuses),
+            column_of(self._link_counts, _link_counts),
+            *columns_of(table, COMMON_FIELDS, fragments),
+            Shared([ENDING], np.zeros(len(table), np.int64)),
         ]
         return [
-            assembled(own, len(table)),
-            chosen(of_builds, self._builds.of_row),
-            by_kind(table, OF_KINDS, fragments),
+            Own(parts_of([*frame, *columns_of(table, OWN_FIELDS, fragments)])),
+            of_builds(table, self._builds, fragments, [always + one for one in self._resources]),
+            *grouped(common),
         ]
+
+    def _beginnings(self) -> list[bytes]:
+        """What follows a time: of each build."""
+        return [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in self._traces]
 
     def _span_texts(self, name: str) -> pa.Array:
         values = column(self._table, name)
@@ -195,12 +187,10 @@ class _Encoder:
         lengths = ends - start_ns_of(self._table)
         whole, rest = np.divmod(lengths, NS_PER_MS)
         start = head("duration_ms")
-        if rest.any():
-            return [f"{start}{length / 1e6!r}".encode() for length in lengths.tolist()]
-        return column_of(
-            pa.array(whole).dictionary_encode(),
-            lambda distinct: joined(start, distinct.cast(pa.string()), ".0"),
-        )
+        if not rest.any():
+            return framed(start, pa.array(whole), ".0")
+        made = [f"{start}{length / 1e6!r}".encode() for length in lengths.tolist()]
+        return Own((pa.array(made, BYTES),))
 
     def _links(self) -> Iterator[tuple[int, list[tuple[bytes, bytes]]]]:
         """For each row with links: their item ids and events."""
@@ -248,10 +238,12 @@ class _Encoder:
             yield row, plain.encode(event), is_less
 
 
-def _together(table: pa.Table, fields: tuple[Field, ...]) -> list[bytes]:
-    """All fragments of `fields` in each row, as one."""
-    each = (fragments(field, column(table, field.name)) for field in fields)
-    return assembled(each, len(table))
+def _names(values: pa.Array) -> list[bytes]:
+    return [_inside({"name": name}) for name in values.to_pylist()]
+
+
+def _link_counts(values: pa.Array) -> list[bytes]:
+    return [_inside({"span.num_links": count}) for count in values.to_pylist()]
 
 
 def _statuses(values: pa.Array) -> list[bytes]:

@@ -14,21 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bk_pipeline.deliver.blobs import BYTES, bare, lengths, valid, where
 from bk_pipeline.deliver.honeycomb.plain import column_value
 from bk_pipeline.deliver.honeycomb.shape import list_text, value_text
-from bk_pipeline.deliver.pieces import FEW, Column, column_of, listed, places_of
+from bk_pipeline.deliver.pieces import FEW, Column, Own, column_of
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.spans.text import VALUE_LIMIT_BYTES
 
 _QUOTE, _BACKSLASH, _FIRST_PLAIN = 0x22, 0x5C, 0x20
 _json = msgspec.json.Encoder().encode
-
-Fragments = Sequence[bytes | None]
-
-
-def joined(*pieces: Any) -> Fragments:
-    """The pieces (arrays of strings, or texts) of each row, end to end; None where any is null."""
-    return listed(pc.binary_join_element_wise(*pieces, "").cast(pa.binary()))
 
 
 def head(column: str) -> str:
@@ -36,27 +30,16 @@ def head(column: str) -> str:
     return f",{_json(column).decode()}:"
 
 
-def texts(column: str, values: pa.Array) -> Fragments:
-    """The fragments of strings."""
-    if len(values) > FEW and _is_plain(values) and _longest_bytes(values) <= VALUE_LIMIT_BYTES:
-        return joined(head(column) + '"', values, '"')
-    start = head(column).encode()
-    return _one_by_one(values, lambda text: start + _json(value_text(text)))
+def framed(before: str, values: pa.Array, after: str = "") -> Own:
+    """Each of `values` (texts, or numbers) between two texts; nothing where there is none."""
+    present = valid(values)
+    parts = [where(present, before.encode()), values.cast(pa.string()).cast(BYTES)]
+    return Own((*parts, where(present, after.encode()))) if after else Own(tuple(parts))
 
 
-def numbers(column: str, values: pa.Array) -> Fragments:
-    """The fragments of integers or booleans."""
-    if len(values) > FEW:
-        return joined(head(column), values.cast(pa.string()))
-    start = head(column).encode()
-    return _one_by_one(values, lambda number: start + _json(number))
-
-
-def fragments(field: Field, values: pa.Array) -> Column:
+def fragments(field: Field, values: pa.Array) -> Column | None:
     """The fragments of a field's column in the span table, row by row."""
-    if field.type in {FieldType.INT, FieldType.BOOL}:
-        return column_of(values.dictionary_encode(), lambda one: numbers(field.name, one))
-    return column_of(values, lambda one: _strings(field, one))
+    return column_of(values, lambda some: _of_values(field, some))
 
 
 def keys_of(values: pa.Array) -> Any:
@@ -64,44 +47,50 @@ def keys_of(values: pa.Array) -> Any:
 
     Counted by their colons: at least as many as there are.
     """
-    counts = pc.count_substring(values.dictionary, ":")
-    return np.append(np.asarray(counts), 0)[places_of(values)]
+    counts = np.asarray(pc.count_substring(values.dictionary, ":"))
+    places = (bare(values.indices) + 1) * valid(values.indices)
+    return np.concatenate([[0], counts])[places]
 
 
-def _strings(field: Field, values: pa.Array) -> Fragments:
+def _of_values(field: Field, values: pa.Array) -> Sequence[bytes | None] | Own:
+    start = head(field.name)
+    match field.type:
+        case FieldType.INT if len(values) > FEW:
+            return framed(start, values)
+        case FieldType.STRING | FieldType.JSON if len(values) > FEW and _is_plain(values):
+            return framed(start + '"', values, '"')
+    each = values.to_pylist()
+    make = _maker(field)
+    made = {value: make(value) for value in set(each) - {None}}
+    return [made.get(value) for value in each]
+
+
+def _maker(field: Field) -> Callable[[Any], bytes]:
+    """What makes the column of one value, or of a map those of its keys."""
+    start = head(field.name).encode()
     match field.type:
         case FieldType.MAP:
-            prefix = field.name.removesuffix("*")
-            return _one_by_one(values, lambda text: _map_fragment(prefix, text))
+            return lambda text: _map(field.name.removesuffix("*"), msgspec.json.decode(text))
         case FieldType.STRINGS:
-            start = head(field.name).encode()
-            return _one_by_one(values, lambda text: start + _json(list_text(text)))
+            return lambda text: start + _json(list_text(text))
+        case FieldType.STRING | FieldType.JSON:
+            return lambda text: start + _json(value_text(text))
         case _:
-            return texts(field.name, values)
+            return lambda value: start + _json(value)
 
 
-def _map_fragment(prefix: str, text: str) -> bytes | None:
-    columns = {
-        prefix + key: column_value(value) for key, value in msgspec.json.decode(text).items()
-    }
+def _map(prefix: str, values: dict[str, Any]) -> bytes:
+    columns = {prefix + key: column_value(value) for key, value in values.items()}
     kept = {name: value for name, value in columns.items() if value is not None}
-    return b"," + _json(kept)[1:-1] if kept else None
-
-
-def _one_by_one(values: pa.Array, make: Callable[[Any], bytes | None]) -> Fragments:
-    return [None if value is None else make(value) for value in values.to_pylist()]
+    return b"," + _json(kept)[1:-1] if kept else b""
 
 
 def _is_plain(values: pa.Array) -> bool:
-    """Whether no value has a character that JSON escapes. May say no although none has."""
+    """Whether no value is too long, or has a character that JSON escapes. May say no in error."""
     _, offsets, data = values.buffers()
-    if data is None or not len(values):
+    if data is None:
         return True
-    edges = np.frombuffer(offsets, np.int32)[[values.offset, values.offset + len(values)]]
-    letters = np.frombuffer(data, np.uint8)[edges[0] : edges[1]]
+    begin, end = np.frombuffer(offsets, np.int32)[[values.offset, values.offset + len(values)]]
+    letters = np.frombuffer(data, np.uint8)[begin:end]
     escaped = (letters < _FIRST_PLAIN) | (letters == _QUOTE) | (letters == _BACKSLASH)
-    return not escaped.any()
-
-
-def _longest_bytes(values: pa.Array) -> int:
-    return pc.max(pc.binary_length(values)).as_py() or 0
+    return not escaped.any() and lengths(values).max() <= VALUE_LIMIT_BYTES

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bk_pipeline.spans.fields import ALL, FIELDS, FieldType
-from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.deliver.arrangement import (
+    BUILD_FIELDS,
+    COMMON_FIELDS,
+    OWN_FIELDS,
+    RESOURCE_FIELDS,
+    ROOT_FIELDS,
+)
+from bk_pipeline.spans.fields import FIELDS, FieldType
 
 SCOPE_NAME = "bk_pipeline"
 SERVICE_NAME = "service.name"
@@ -25,19 +31,8 @@ FLAGS_REMOTE = 0x300
 # of 1,000,000 bytes of JSON, which is longer than protobuf.
 SPAN_BYTES = 1_000_000
 
-RESOURCE_FIELDS = tuple(field for field in FIELDS if field.per_build and field.resource)
-# The same on all spans of a build; then what only its root has; then what each span has.
-BUILD_FIELDS = tuple(
-    field for field in FIELDS if field.per_build and field.kinds == ALL and not field.resource
-)
-ROOT_FIELDS = tuple(
-    field for field in FIELDS if field.per_build and field.kinds == {SpanKind.BUILD}
-)
-OWN_FIELDS = tuple(
-    field for field in FIELDS if field not in {*RESOURCE_FIELDS, *BUILD_FIELDS, *ROOT_FIELDS}
-)
 # The order of a span's attributes.
-SPAN_FIELDS = BUILD_FIELDS + ROOT_FIELDS + OWN_FIELDS
+SPAN_FIELDS = OWN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + COMMON_FIELDS
 MAP_PREFIXES = tuple(
     field.name.removesuffix("*") for field in FIELDS if field.type is FieldType.MAP
 )

@@ -56,6 +56,23 @@ def tables(draw: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
+def large_table(builds: int, *, words: int) -> pa.Table:
+    """So many builds of up to four spans, whose columns have up to so many distinct values each."""
+    chance = random.Random(words)
+    strings = [f"{ODD[n % len(ODD)]}{n // len(ODD)}" for n in range(words)]
+    pools = {
+        FieldType.STRING: strings,
+        FieldType.JSON: strings,
+        FieldType.INT: [(-3) ** (n % 39) for n in range(words)],
+        FieldType.BOOL: [True, False],
+        FieldType.STRINGS: [text(strings[n : n + n % 3]) for n in range(words)],
+        FieldType.MAP: [text({"a": n, strings[n]: strings[n], "b": None}) for n in range(words)],
+    }
+    times = [1_760_000_000_000_000_000 + n * 1_000_000 for n in range(words)]
+    made = [_build(n, chance.randrange(4), pools, times, chance) for n in range(builds)]
+    return pa.Table.from_pylist([row for rows in made for row in rows], schema=SCHEMA)
+
+
 def _build(
     number: int, children: int, pools: dict, times: list[int], chance: random.Random
 ) -> list[dict[str, Any]]:

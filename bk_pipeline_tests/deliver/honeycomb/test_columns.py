@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from bk_pipeline.deliver.honeycomb import columns, plain
 from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
 from bk_pipeline.spans.table import rows
-from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table, tables
 from bk_pipeline_tests.deliver.tables import payload, table
 
 SHAPES = {style.value: Shape("ci “builds”", style) for style in TraceIdStyle}
@@ -38,6 +38,14 @@ def decoded(body: bytes) -> dict:
 @settings(max_examples=60, deadline=None)
 @given(one=tables())
 def test_the_fast_encoder_gives_what_the_plain_one_gives(shape, one):
+    assert fast(one, shape) == plainly(one, shape)
+
+
+@every_shape
+@pytest.mark.parametrize("words", [1, 30, 1_000])
+def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(shape, words):
+    one = large_table(200, words=words)
+
     assert fast(one, shape) == plainly(one, shape)
 
 

@@ -9,9 +9,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bk_pipeline.deliver.otlp import columns, plain
-from bk_pipeline.deliver.otlp.framing import body_of
+from bk_pipeline.deliver.otlp.framing import body_of, span_entry
 from bk_pipeline.deliver.otlp.shape import SPAN_BYTES
 from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp.exporter import exported
 from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
@@ -47,6 +48,22 @@ def fast(one: pa.Table, common: dict) -> ExportTraceServiceRequest:
 @given(one=odd_tables())
 def test_the_fast_encoder_gives_what_the_plain_one_gives(common, one):
     assert fast(one, common) == plain.request(plain.raw_rows(one), common)
+
+
+@pytest.mark.parametrize("words", [1, 30, 1_000])
+def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(words):
+    one = large_table(200, words=words)
+
+    assert fast(one, CROWDED) == plain.request(plain.raw_rows(one), CROWDED)
+
+
+def test_a_span_is_the_same_bytes_as_from_the_official_classes():
+    one = large_table(60, words=100)
+    spans = [plain.span(row).SerializeToString() for row in plain.raw_rows(one)]
+
+    items = columns.items(one, PLAIN)
+
+    assert [item.body for item in items] == list(map(span_entry, spans))
 
 
 def test_the_plain_encoder_and_the_official_exporter_give_the_same_bytes():

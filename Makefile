@@ -72,7 +72,7 @@ golden: $(READY) ## Write the golden spans anew, to be reviewed as a diff
 
 .PHONY: screenshots
 screenshots: $(READY) ## Pictures of Dagster's UI into docs/images/, by the browser test (needs Chromium)
-	@BK_PIPELINE_TEST_CHROMIUM=required BK_PIPELINE_TEST_PICTURES=$(CURDIR)/docs/images \
+	@BK_PIPELINE_TEST_PROGRAMS=required BK_PIPELINE_TEST_PICTURES=$(CURDIR)/docs/images \
 		$(BIN)/pytest -q bk_pipeline_tests/browser
 
 .PHONY: format

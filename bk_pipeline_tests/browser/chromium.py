@@ -1,7 +1,7 @@
 """Debian's Chromium, driven by Playwright, and pictures of what it shows.
 
 Playwright brings browsers of its own, from a host that CI does not reach; Debian's does
-the same. `BK_PIPELINE_TEST_CHROMIUM=required` makes its absence a failure.
+the same. `BK_PIPELINE_TEST_PROGRAMS=required` makes its absence a failure.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from bk_pipeline_tests.dagster_dev import PATIENCE_S, PROJECT
+from bk_pipeline_tests.programs import missing
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-# Read here, since tests see an environment without what is ours.
-REQUIRED = os.environ.get("BK_PIPELINE_TEST_CHROMIUM") == "required"
 PICTURES = Path(os.environ.get("BK_PIPELINE_TEST_PICTURES") or PROJECT / ".screenshots")
 COLOURS = 128
 
@@ -31,10 +29,7 @@ def path_of_chromium() -> str:
     """Where it is; the test is skipped, or fails where it is required, if it is nowhere."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
-        missing = "NO CHROMIUM, SO THE UI GOES UNTESTED HERE: apt-get install chromium"
-        if REQUIRED:
-            pytest.fail(missing)
-        pytest.skip(missing)
+        missing("Chromium", "chromium")
     return found
 
 

@@ -21,6 +21,7 @@ from bk_pipeline.errors import (
 )
 from bk_pipeline.http.session import HttpSession
 from bk_pipeline_tests.http.scripted import Answer, Hang, Raw
+from bk_pipeline_tests.programs import missing
 
 TOKEN = "s3cret-token-0001"
 GZIPPED = gzip.compress(b"[1, 2, 3]" * 100)
@@ -169,7 +170,7 @@ def test_plain_http_under_an_https_address_is_fatal(server, connect):
 def self_signed(tmp_path):
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
+        missing("openssl", "openssl")
     path = tmp_path / "self.pem"
     request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=self"
     command = [openssl, *request.split(), "-keyout", path, "-out", tmp_path / "cert.pem"]

@@ -22,12 +22,12 @@ from threading import Lock
 from typing import Any
 
 import psycopg
-import pytest
 from sqlalchemy import URL, make_url
+
+from bk_pipeline_tests.programs import missing
 
 # Read now: the fixtures of a test hide the developer's own environment.
 GIVEN = os.environ.get("BK_PIPELINE_TEST_POSTGRES_URL")
-IN_CI = os.environ.get("CI", "").lower() == "true"
 USER, PASSWORD = "keeper", "sesame/open"
 SETTINGS = {"fsync": "off", "max_connections": "40", "autovacuum": "off"}
 TIMEOUT_S = 60
@@ -138,10 +138,7 @@ def cluster() -> Cluster:
     """This process's server, which goes with the process."""
     binaries = programs()
     if binaries is None:
-        reason = "no PostgreSQL server programs found; install them, see .ci/run"
-        if IN_CI:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("PostgreSQL server", "postgresql")
     return Cluster(binaries)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.programs import missing
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def pair(tmp_path):
     """A certificate of loopback's, signed by itself, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
+        missing("openssl", "openssl")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     request = (
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=self "

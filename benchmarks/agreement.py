@@ -94,7 +94,8 @@ def _jobs(spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def _duration_ms(spans: pd.DataFrame) -> pd.Series[int]:
-    return (spans["end"] - spans["start"]) // MS
+    lengths: pd.Series[int] = (spans["end"] - spans["start"]) // MS  # type: ignore[operator]  # pandas-stubs know no such division
+    return lengths
 
 
 def _require_equal(mine: pd.Series, theirs: pd.Series, what: str) -> None:

@@ -128,7 +128,7 @@ def _root_spans(builds: pd.DataFrame) -> pd.DataFrame:
     spans["start"] = pd.to_datetime(spans["start"], format="ISO8601")
     spans["end"] = pd.to_datetime(spans["end"], format="ISO8601")
     began = pd.to_datetime(builds["started_at"], format="ISO8601")
-    spans["buildkite.build.queue_ms"] = (began - spans["start"]) // MS
+    spans["buildkite.build.queue_ms"] = (began - spans["start"]) // MS  # type: ignore[operator]  # pandas-stubs know no such division
     spans["buildkite.build.run_ms"] = (spans["end"] - began) // MS
     spans["status"] = builds["state"].map({"passed": "ok", "failed": "error"}).fillna("unset")
     spans["error.type"] = builds["state"].where(builds["state"] == "failed")
@@ -186,8 +186,8 @@ def _step_spans(jobs: pd.DataFrame, job_spans: pd.DataFrame) -> pd.DataFrame:
     steps["start"] = steps["buildkite.step.id"].map(times["start"])
     steps["end"] = steps["buildkite.step.id"].map(times["end"])
     final = job_spans[~job_spans["buildkite.job.retried"].eq(True)]  # noqa: FBT003  # a column's value
-    errors = final.dropna(subset="error.type").drop_duplicates("buildkite.step.id")
-    errors = errors.set_index("buildkite.step.id")["error.type"]
+    failed = final.dropna(subset="error.type").drop_duplicates("buildkite.step.id")
+    errors = failed.set_index("buildkite.step.id")["error.type"]
     steps["error.type"] = steps["buildkite.step.id"].map(errors)
     steps["status"] = steps["error.type"].isna().map({True: "ok", False: "error"})
     return steps

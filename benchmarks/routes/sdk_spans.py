@@ -61,7 +61,7 @@ def sent(rows: Iterable[tuple[Row, Row]], url: str, place: str) -> int:
         count += 1
         if count % QUEUE == 0:
             sdk.processor.force_flush()
-    sdk.processor.shutdown()
+    sdk.processor.shutdown()  # type: ignore[no-untyped-call]
     if exporter.failed:
         raise RuntimeError(f"{exporter.failed} of {count} spans failed")
     return count

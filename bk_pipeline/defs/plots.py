@@ -163,8 +163,8 @@ def waterfall(spans: Sequence[dict[str, Any]]) -> str:
         axes.text(
             0,
             len(lines) - 0.1,
-            "grey: waited for an agent   blue: waited for a person"
-            + ("   long pauses are drawn shortened" if scale.shortened else ""),
+            "grey: waited for an agent · blue: waited for a person"
+            + (" · long pauses are drawn shortened" if scale.shortened else ""),
             color=QUIET,
             fontsize=8,
             va="top",

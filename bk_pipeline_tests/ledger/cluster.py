@@ -1,7 +1,7 @@
 """A PostgreSQL server of the tests' own, that they may kill; or the one they are given.
 
 `BK_PIPELINE_TEST_POSTGRES_URL` names a database whose user may create others. Without it,
-and without server programs, these tests are skipped; where `CI` is true they fail.
+and without server programs, these tests are skipped; see `programs.py`.
 """
 
 from __future__ import annotations

@@ -154,8 +154,9 @@ class _Loop:
         """What is to be sent, in time order within each table or large piece of one."""
         for each in tables:
             for at in range(0, each.num_rows, ROWS_AT_ONCE):
-                items = self._items_of(one_chunk(each.slice(at, ROWS_AT_ONCE)))
-                yield from self._batching.add(items)
+                piece = each.slice(at, ROWS_AT_ONCE)
+                # Nothing here holds them any longer than the batches do.
+                yield from self._batching.add(self._items_of(one_chunk(piece)))
         yield from self._batching.rest()
 
     def _items_of(self, table: pa.Table) -> Sequence[Item]:

@@ -7,14 +7,17 @@ else in this package is the same SQL for all.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from bk_pipeline.errors import PipelineError
+from bk_pipeline.ledger.together import Together
+
+T = TypeVar("T")
 
 # Execution option of a connection: what it is opened for.
 WRITES = "bk_pipeline_writes"
@@ -35,6 +38,10 @@ class Locks(Protocol):
         """
         ...
 
+    def do(self, work: Callable[[Connection], T]) -> T:
+        """`Database.do`, with the same proviso."""
+        ...
+
     def close(self) -> None:
         """Release all of them. The holder's death does so too."""
         ...
@@ -44,6 +51,8 @@ class Dialect(Protocol):
     """What differs from database to database."""
 
     driver_error: type[Exception]
+    # Whether only one transaction at a time can write.
+    one_writer: bool
 
     def explain(self, exc: Exception) -> PipelineError:
         """The error of ours for one of SQLAlchemy's or the driver's; made, not raised."""
@@ -78,6 +87,7 @@ class Database:
         self.where = where
         # Connections that are not closed would warn when they are collected.
         self._finalizer = weakref.finalize(self, engine.dispose)
+        self._together = Together() if dialect.one_writer else None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -103,6 +113,23 @@ class Database:
         """
         with self._transaction(self.dialect.writing(), writes=True) as connection:
             yield connection
+
+    def do(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, done in a transaction like that of `write`, and committed.
+
+        Where only one can write at a time, it may be one with the work of other threads.
+
+        Args:
+            work: May be called twice; what it did the first time is undone by then.
+
+        Raises:
+            RetryableError: As for `write`.
+            StorageError: As for `write`.
+        """
+        if self._together is not None:
+            return self._together.do(work, write=self.write)
+        with self.write() as connection:
+            return work(connection)
 
     def locks(self) -> Locks:
         """Locks to take; `close` them, or they stay until this process ends."""

@@ -118,6 +118,7 @@ class _Postgres:
     """The dialect. Locks are advisory ones of a session: the server drops a dead client's."""
 
     driver_error: type[Exception] = psycopg.Error
+    one_writer = False
 
     def __init__(self, address: URL) -> None:
         self._where = _where(address)

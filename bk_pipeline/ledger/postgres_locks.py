@@ -8,16 +8,19 @@ and writing, and a session that is gone is never quietly replaced by a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from threading import Lock
+from typing import TypeVar
 
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.ledger.database import WRITES, Database
+
+T = TypeVar("T")
 
 _TRY = select(func.pg_try_advisory_lock(bindparam("number")))
 _WAIT = select(func.pg_advisory_lock(bindparam("number")))
@@ -67,6 +70,10 @@ class SessionLocks:
                 if connection.invalidated:
                     raise self._lost() from exc
                 raise
+
+    def do(self, work: Callable[[Connection], T]) -> T:
+        with self.write() as connection:
+            return work(connection)
 
     def close(self) -> None:
         with self._one_at_a_time:

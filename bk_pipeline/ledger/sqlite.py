@@ -9,12 +9,12 @@ before a batch leaves, so that not even a power cut makes us forget what was sen
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from bk_pipeline.errors import PipelineError, RetryableError, StorageError
 from bk_pipeline.ledger.database import WRITES, Database
 
+T = TypeVar("T")
 SETUP_TIMEOUT_S = 60.0
 # By the beginning of SQLite's own names, the first that fits.
 _REMEDIES = (
@@ -105,6 +106,7 @@ class _Sqlite:
     """The dialect. Locks are files beside the database: the system drops a dead process's."""
 
     driver_error: type[Exception] = sqlite3.Error
+    one_writer = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -192,6 +194,9 @@ class _FileLocks:
 
     def write(self) -> AbstractContextManager[Connection]:
         return self._database.write()
+
+    def do(self, work: Callable[[Connection], T]) -> T:
+        return self._database.do(work)
 
     def close(self) -> None:
         while self._taken:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -144,8 +145,10 @@ class Ledger:
         Raises:
             RetryableError: Also if `exclusive` was lost. Nothing more may be sent then.
         """
-        with self._turns.write(destination, day) as connection:
-            return batches.begin(connection, destination, day, items, now=self._now())
+        begin = partial(
+            batches.begin, destination=destination, day=day, items=items, now=self._now()
+        )
+        return self._turns.do(destination, day, begin)
 
     def begin_again(self, destination: str, day: str, batch: int) -> None:
         """Note that a batch is sent once more. Only then may it be.
@@ -153,13 +156,12 @@ class Ledger:
         Raises:
             RetryableError: As for `begin`.
         """
-        with self._turns.write(destination, day) as connection:
-            batches.begin_again(connection, batch, now=self._now())
+        again = partial(batches.begin_again, batch=batch, now=self._now())
+        self._turns.do(destination, day, again)
 
     def accept(self, batch: int) -> None:
         """Write down that all of a batch was accepted; as `settle`, but many times as fast."""
-        with self._database.write() as connection:
-            batches.accept(connection, batch)
+        self._database.do(partial(batches.accept, batch=batch))
 
     def settle(
         self,
@@ -175,15 +177,16 @@ class Ledger:
         remains as long as something of it is `in_doubt`. Doing this again changes nothing, so
         it may be tried again after an error of the connection.
         """
-        with self._database.write() as connection:
-            batches.settle(
-                connection,
-                batch,
+        self._database.do(
+            partial(
+                batches.settle,
+                batch=batch,
                 accepted=accepted or {},
                 rejected=list(rejected),
                 in_doubt=in_doubt or {},
                 now=self._now(),
             )
+        )
 
     def presume_sent(self, destination: str, day: str) -> int:
         """Take for sent what is in doubt of `day`, and say how many items those are.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -16,6 +17,7 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RetryableError
 from bk_pipeline.ledger.database import Database, Locks
 
+T = TypeVar("T")
 FIRST_LOOK_S = 0.1
 LONGEST_LOOK_S = 2.0
 
@@ -69,5 +71,11 @@ class Turns:
 
     def write(self, destination: str, day: str) -> AbstractContextManager[Connection]:
         """A transaction under the turn that this ledger has for the day, if it has it."""
-        locks = self._held.get((destination, day))
-        return self._database.write() if locks is None else locks.write()
+        return self._writer(destination, day).write()
+
+    def do(self, destination: str, day: str, work: Callable[[Connection], T]) -> T:
+        """`Database.do` under the turn that this ledger has for the day, if it has it."""
+        return self._writer(destination, day).do(work)
+
+    def _writer(self, destination: str, day: str) -> Locks | Database:
+        return self._held.get((destination, day), self._database)

@@ -7,8 +7,8 @@ with which it hangs together. That is what makes encoding fast; right it is in a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -39,13 +39,18 @@ COMMON_FIELDS = tuple(
     )
 )
 
-# What encodes a field's values.
-Encode = Callable[[Field, pa.Array], Column | None]
+
+class Encode(Protocol):
+    """What encodes a field's values; `own` as `column_of` has it."""
+
+    def __call__(self, field: Field, values: pa.Array, *, own: bool) -> Column | None: ...
 
 
-def columns_of(table: pa.Table, fields: Iterable[Field], encode: Encode) -> Iterator[Column | None]:
+def columns_of(
+    table: pa.Table, fields: Iterable[Field], encode: Encode, *, own: bool = False
+) -> Iterator[Column | None]:
     """What `encode` makes of each of `fields`."""
-    return (encode(field, column(table, field.name)) for field in fields)
+    return (encode(field, column(table, field.name), own=own) for field in fields)
 
 
 def rows_together(
@@ -53,7 +58,9 @@ def rows_together(
 ) -> list[bytes]:
     """For each of `rows` what `encode` makes of all `fields`, as one."""
     some = pa.array(rows)
-    parts = parts_of(encode(field, column(table, field.name).take(some)) for field in fields)
+    parts = parts_of(
+        encode(field, column(table, field.name).take(some), own=True) for field in fields
+    )
     return rows_of(Own(parts)) if parts else [NOTHING] * len(rows)
 
 

@@ -25,8 +25,33 @@ def fixed(rows: Any, counts: Any = None) -> pa.Array:
     return cut_at(sums(taken) * rows.shape[1], np.ascontiguousarray(rows))
 
 
-def where(present: Any, content: bytes) -> pa.Array:
-    """`content` where `present` is true, and nothing elsewhere."""
+def beside(*contents: Any) -> Any:
+    """Matrices of bytes side by side, and bytes that stand in each row."""
+    count = next(len(one) for one in contents if not isinstance(one, bytes))
+    each = [
+        np.broadcast_to(np.frombuffer(one, np.uint8), (count, len(one)))
+        if isinstance(one, bytes)
+        else one
+        for one in contents
+    ]
+    return np.concatenate(each, axis=1)
+
+
+def equally_long(values: pa.Array) -> Any:
+    """Values of BYTES that are not null, as the rows of a matrix; None if their lengths differ."""
+    _, offsets, content = values.buffers()
+    edges = np.frombuffer(offsets, np.int64)[values.offset :][: len(values) + 1]
+    count = len(values) - values.null_count
+    width = int(edges[-1] - edges[0]) // max(count, 1)
+    if not width or (np.diff(edges) != valid(values) * width).any():
+        return None
+    return np.frombuffer(content, np.uint8)[edges[0] : edges[-1]].reshape(count, width)
+
+
+def where(present: Any, content: bytes) -> pa.Array | bytes:
+    """`content` where `present` is true, and nothing elsewhere; itself if that is everywhere."""
+    if present.all():
+        return content
     offsets = sums(present) * len(content)
     return cut_at(offsets, content * int(np.count_nonzero(present)))
 

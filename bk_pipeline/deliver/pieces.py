@@ -59,16 +59,17 @@ def most_shared(count: int) -> int:
     return max(FEW, count // ROWS_A_PIECE)
 
 
-def column_of(values: pa.Array, make: Make) -> Column | None:
+def column_of(values: pa.Array, make: Make, *, own: bool = False) -> Column | None:
     """What `make` makes of each row's value, once for each distinct one; None: of none.
 
     Args:
         values: Texts, mostly with a dictionary; or whole numbers, or booleans.
         make: Gets distinct values, or each row's where there are many.
+        own: Each row gets bytes of its own in any case: distinct values are not counted.
     """
     if values.null_count == len(values):
         return None
-    distinct, places = _numbered(values, most_shared(len(values)))
+    distinct, places = _numbered(values, own=own)
     made = make(distinct)
     if places is None:
         return made if isinstance(made, Own) else Own((pa.array(made, BYTES),))
@@ -76,24 +77,24 @@ def column_of(values: pa.Array, make: Make) -> Column | None:
     return Shared([NOTHING, *pieces], places)
 
 
-def _numbered(values: pa.Array, most: int) -> tuple[pa.Array, Any]:
+def _numbered(values: pa.Array, *, own: bool) -> tuple[pa.Array, Any]:
     """Distinct values, and for each row the place of its own, from 1; of null, 0.
 
-    If there are more than `most`, the values themselves, and None.
+    If there are many, the values themselves, and None.
     """
-    if pa.types.is_dictionary(values.type):
-        if len(values.dictionary) > most:
-            return values.dictionary_decode(), None
-        return values.dictionary, (bare(values.indices) + 1) * valid(values.indices)
     if pa.types.is_boolean(values.type):
         return pa.array([False, True]), (bare(values.cast(pa.uint8())) + 1) * valid(values)
-    if not pa.types.is_integer(values.type):
+    if pa.types.is_integer(values.type):
+        low, high = (one.as_py() for one in pc.min_max(values).values())
+        if high - low < FEW:
+            return pa.array(range(low, high + 1)), (bare(values) - low + 1) * valid(values)
+        if not own:
+            values = values.dictionary_encode()
+    if not pa.types.is_dictionary(values.type):
         return values, None
-    low, high = (one.as_py() for one in pc.min_max(values).values())
-    if high - low < FEW:
-        return pa.array(range(low, high + 1)), (bare(values) - low + 1) * valid(values)
-    encoded = values.dictionary_encode()
-    return (values, None) if len(encoded.dictionary) > most else _numbered(encoded, most)
+    if len(values.dictionary) > (FEW if own else most_shared(len(values))):
+        return values.dictionary_decode(), None
+    return values.dictionary, (bare(values.indices) + 1) * valid(values.indices)
 
 
 def parts_of(columns: Iterable[Column | None]) -> tuple[pa.Array | bytes, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,13 +27,13 @@ from bk_pipeline.deliver.blobs import BYTES, listed
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.grouping import grouped
 from bk_pipeline.deliver.honeycomb import plain
-from bk_pipeline.deliver.honeycomb.fragments import fragments, framed, head, keys_of
+from bk_pipeline.deliver.honeycomb.fragments import fragments, framed, head, inside, keys_of
+from bk_pipeline.deliver.honeycomb.link_columns import link_columns
 from bk_pipeline.deliver.honeycomb.shape import (
     ERROR,
     EVENT_BYTES,
     EVENT_COLUMNS,
     FIXED,
-    LINK_FIXED,
     STATUS_CODES,
     Shape,
     TraceIdStyle,
@@ -62,7 +61,6 @@ from bk_pipeline.deliver.selection import (
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.table import rows
 
-LINK_COLUMNS = ["span_id", "name", "status", "links"]
 MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
 
 # With fewer keys than this no event has too many columns.
@@ -96,18 +94,14 @@ class _Encoder:
         self._shape = shape
         self._builds: Builds = builds_of(table)
         firsts = pa.array(self._builds.first_rows)
-        build_ids = column(table, "buildkite.build.id").take(firsts).to_pylist()
         self._trace_ids = column(table, "trace_id").take(firsts).to_pylist()
         self._traces = [shape.trace_text(text) for text in self._trace_ids]
-        self._root_ids = [
-            root_span_id(trace_id, build_id)
-            for trace_id, build_id in zip(self._trace_ids, build_ids, strict=True)
-        ]
         self._resources = rows_together(table, RESOURCE_FIELDS, self._builds.first_rows, fragments)
         starts = column(table, "start").cast(pa.timestamp("ns")).cast(pa.string())
         self._times = pc.binary_replace_slice(starts, 10, 11, "T")
         self._own_ids = self._span_texts("span_id")
-        self._link_counts = pc.fill_null(pc.list_value_length(column(table, "links")), 0)
+        links = column(table, "links")
+        self._link_counts = pc.fill_null(pc.list_value_length(links), 0)
 
     def items(self) -> list[Item]:
         columns = self._columns()
@@ -125,17 +119,17 @@ class _Encoder:
         )
         for row, event, is_less in self._trimmed(sizes):
             spans[row] = replace(spans[row], pieces=(event,), size=len(event), trimmed=is_less)
-        return list(self._with_links(spans))
+        return self._with_links(spans)
 
-    def _with_links(self, spans: list[Item]) -> Iterator[Item]:
+    def _with_links(self, spans: list[Item]) -> list[Item]:
         """`spans`, each after its links."""
-        at = 0
-        for row, links in self._links():
-            yield from spans[at:row]
-            at, span = row, spans[row]
-            for link_id, body in links:
-                yield Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body))
-        yield from spans[at:]
+        made: list[Item] = []
+        done = 0
+        for row, link_id, event in self._links():
+            made += spans[done:row]
+            done, span = row, spans[row]
+            made.append(Item(span.trace_id, link_id, span.time_ns, span.name, (event,), len(event)))
+        return made + spans[done:]
 
     def _columns(self) -> list[Column]:
         """The spans' events as JSON: what each has of its own, its build's, what it shares."""
@@ -147,7 +141,7 @@ class _Encoder:
             framed(head("trace.parent_id") + '"', self._span_texts("parent_span_id"), '"'),
             self._durations(),
         ]
-        always = _inside({**FIXED, "service.name": self._shape.service_name})
+        always = inside({**FIXED, "service.name": self._shape.service_name})
         common = [
             column_of(column(table, "name"), _names),
             column_of(column(table, "status"), _statuses),
@@ -156,7 +150,7 @@ class _Encoder:
             Shared([ENDING], np.zeros(len(table), np.int64)),
         ]
         return [
-            Own(parts_of([*frame, *columns_of(table, OWN_FIELDS, fragments)])),
+            Own(parts_of([*frame, *columns_of(table, OWN_FIELDS, fragments, own=True)])),
             of_builds(table, self._builds, fragments, [always + one for one in self._resources]),
             *grouped(common),
         ]
@@ -169,15 +163,22 @@ class _Encoder:
         values = column(self._table, name)
         if self._shape.style is TraceIdStyle.OTEL:
             return values
+        build_ids = column(self._table, "buildkite.build.id")
+        root_ids = list(
+            map(
+                root_span_id,
+                self._trace_ids,
+                build_ids.take(pa.array(self._builds.first_rows)).to_pylist(),
+            )
+        )
+        of_row = self._builds.of_row.tolist()
         return pa.array(
             [
                 text
                 and self._shape.span_text(
-                    text, trace_id=self._trace_ids[build], root_id=self._root_ids[build]
+                    text, trace_id=self._trace_ids[build], root_id=root_ids[build]
                 )
-                for text, build in zip(
-                    values.to_pylist(), self._builds.of_row.tolist(), strict=True
-                )
+                for text, build in zip(values.to_pylist(), of_row, strict=True)
             ],
             pa.string(),
         )
@@ -192,41 +193,23 @@ class _Encoder:
         made = [f"{start}{length / 1e6!r}".encode() for length in lengths.tolist()]
         return Own((pa.array(made, BYTES),))
 
-    def _links(self) -> Iterator[tuple[int, list[tuple[bytes, bytes]]]]:
-        """For each row with links: their item ids and events."""
-        places = np.flatnonzero(np.asarray(self._link_counts))
-        linked = pa.array(places)
-        spans = self._table.select(LINK_COLUMNS).take(linked).to_pylist()
-        times, own_ids = self._times.take(linked).to_pylist(), self._own_ids.take(linked)
-        builds = self._builds.of_row[places].tolist()
-        always = LINK_FIXED | {"service.name": self._shape.service_name}
-        for at, (row, span) in enumerate(zip(places.tolist(), spans, strict=True)):
-            build = builds[at]
-            own: dict[str, Any] = {
-                "trace.trace_id": self._traces[build],
-                "trace.parent_id": own_ids[at].as_py(),
-                "parent_name": span["name"],
-            }
-            own |= ({"error": True} if span["status"] == ERROR else {}) | always
-            before = f'{{"time":"{times[at]}Z","data":{{'.encode()
-            after = self._resources[build] + b"}}"
-            yield (
-                row,
-                [
-                    (
-                        plain.link_item_id(span["span_id"], link),
-                        before + _inside(own | self._target(link))[1:] + after,
-                    )
-                    for link in span["links"]
-                ],
-            )
-
-    def _target(self, link: dict[str, str]) -> dict[str, str]:
-        trace_id, span_id = link["trace_id"], link["span_id"]
-        return {
-            "trace.link.trace_id": self._shape.trace_text(trace_id),
-            "trace.link.span_id": self._shape.linked_span_text(trace_id, span_id),
-        }
+    def _links(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Each link's row, item id and event."""
+        counts = np.asarray(self._link_counts)
+        linked = np.repeat(np.arange(len(counts)), counts)
+        rows, of_builds = pa.array(linked), self._builds.of_row[linked]
+        spans = self._table.select(["span_id", "name", "status"]).take(rows)
+        links = column(self._table, "links").flatten().to_pylist()
+        events = [
+            framed('{"time":"', self._times.take(rows)),
+            Shared(self._beginnings(), of_builds),
+            framed(head("trace.parent_id") + '"', self._own_ids.take(rows), '"'),
+            *link_columns(spans, links, self._shape),
+            Shared(self._resources, of_builds),
+            Own((ENDING,)),
+        ]
+        ids = map(plain.link_item_id, column(spans, "span_id").to_pylist(), links)
+        return zip(linked.tolist(), ids, rows_of(Own(parts_of(events))), strict=True)
 
     def _trimmed(self, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
         """The rows whose events may be too large, and those events made to fit."""
@@ -239,22 +222,15 @@ class _Encoder:
 
 
 def _names(values: pa.Array) -> list[bytes]:
-    return [_inside({"name": name}) for name in values.to_pylist()]
+    return [inside({"name": name}) for name in values.to_pylist()]
 
 
 def _link_counts(values: pa.Array) -> list[bytes]:
-    return [_inside({"span.num_links": count}) for count in values.to_pylist()]
+    return [inside({"span.num_links": count}) for count in values.to_pylist()]
 
 
 def _statuses(values: pa.Array) -> list[bytes]:
     return [
-        _inside(
-            {"status_code": STATUS_CODES[status]} | ({"error": True} if status == ERROR else {})
-        )
+        inside({"status_code": STATUS_CODES[status]} | ({"error": True} if status == ERROR else {}))
         for status in values.to_pylist()
     ]
-
-
-def _inside(columns: dict[str, Any]) -> bytes:
-    """The columns as JSON, each with a comma before it."""
-    return b"," + msgspec.json.encode(columns)[1:-1]

@@ -14,7 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.deliver.blobs import BYTES, bare, lengths, valid, where
+from bk_pipeline.deliver.blobs import (
+    BYTES,
+    bare,
+    beside,
+    equally_long,
+    fixed,
+    lengths,
+    valid,
+    where,
+)
 from bk_pipeline.deliver.honeycomb.plain import column_value
 from bk_pipeline.deliver.honeycomb.shape import list_text, value_text
 from bk_pipeline.deliver.pieces import FEW, Column, Own, column_of
@@ -30,16 +39,25 @@ def head(column: str) -> str:
     return f",{_json(column).decode()}:"
 
 
+def inside(columns: dict[str, Any]) -> bytes:
+    """The columns as JSON, each with a comma before it; nothing for none."""
+    return b"," + _json(columns)[1:-1] if columns else b""
+
+
 def framed(before: str, values: pa.Array, after: str = "") -> Own:
     """Each of `values` (texts, or numbers) between two texts; nothing where there is none."""
-    present = valid(values)
-    parts = [where(present, before.encode()), values.cast(pa.string()).cast(BYTES)]
-    return Own((*parts, where(present, after.encode()))) if after else Own(tuple(parts))
+    start, end, present = before.encode(), after.encode(), valid(values)
+    content = values.cast(pa.string()).cast(BYTES)
+    rows = equally_long(content)
+    if rows is not None:
+        return Own((fixed(beside(start, rows, end), present),))
+    parts = (where(present, start), content, where(present, end))
+    return Own(parts if end else parts[:2])
 
 
-def fragments(field: Field, values: pa.Array) -> Column | None:
+def fragments(field: Field, values: pa.Array, *, own: bool) -> Column | None:
     """The fragments of a field's column in the span table, row by row."""
-    return column_of(values, lambda some: _of_values(field, some))
+    return column_of(values, lambda some: _of_values(field, some), own=own)
 
 
 def keys_of(values: pa.Array) -> Any:
@@ -82,7 +100,7 @@ def _maker(field: Field) -> Callable[[Any], bytes]:
 def _map(prefix: str, values: dict[str, Any]) -> bytes:
     columns = {prefix + key: column_value(value) for key, value in values.items()}
     kept = {name: value for name, value in columns.items() if value is not None}
-    return b"," + _json(kept)[1:-1] if kept else b""
+    return inside(kept)
 
 
 def _is_plain(values: pa.Array) -> bool:
@@ -92,5 +110,8 @@ def _is_plain(values: pa.Array) -> bool:
         return True
     begin, end = np.frombuffer(offsets, np.int32)[[values.offset, values.offset + len(values)]]
     letters = np.frombuffer(data, np.uint8)[begin:end]
-    escaped = (letters < _FIRST_PLAIN) | (letters == _QUOTE) | (letters == _BACKSLASH)
-    return not escaped.any() and lengths(values).max() <= VALUE_LIMIT_BYTES
+    if letters.min(initial=_FIRST_PLAIN) < _FIRST_PLAIN:
+        return False
+    if (letters == _QUOTE).any() or (letters == _BACKSLASH).any():
+        return False
+    return bool(lengths(values).max() <= VALUE_LIMIT_BYTES)

@@ -23,11 +23,11 @@ from bk_pipeline.deliver.arrangement import (
     of_builds,
     rows_together,
 )
-from bk_pipeline.deliver.blobs import fixed, from_hex, listed, valid
+from bk_pipeline.deliver.blobs import beside, fixed, from_hex, listed, valid
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.grouping import grouped
 from bk_pipeline.deliver.otlp import plain
-from bk_pipeline.deliver.otlp.fragments import fragments, little_endian, messages, varints
+from bk_pipeline.deliver.otlp.fragments import fragments, little_endian, varints
 from bk_pipeline.deliver.otlp.framing import SPAN, resource_part, span_entry
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
@@ -116,7 +116,7 @@ class _Encoder:
     def _spans(self) -> tuple[Own, list[Column]]:
         """The spans without what frames them: what each has of its own, and the rest."""
         table = self._table
-        own = parts_of([*self._frame(), *columns_of(table, OWN_FIELDS, _attributes)])
+        own = parts_of([*self._frame(), *columns_of(table, OWN_FIELDS, _attributes, own=True)])
         common = columns_of(table, COMMON_FIELDS, _attributes)
         ends = column_of(column(table, "status"), _ends)
         return Own(own), [
@@ -134,16 +134,16 @@ class _Encoder:
     def _ids(self) -> Own:
         trace_ids = self._trace_ids[self._builds.of_row]
         span_ids = from_hex(column(self._table, "span_id"), 8)
-        return Own((fixed(messages((TRACE_ID, trace_ids), (SPAN_ID, span_ids))),))
+        return Own((fixed(beside(TRACE_ID, trace_ids, SPAN_ID, span_ids)),))
 
     def _parents(self) -> Own:
         values = column(self._table, "parent_span_id")
-        rows = messages((PARENT_ID, from_hex(values.drop_null(), 8)))
+        rows = beside(PARENT_ID, from_hex(values.drop_null(), 8))
         return Own((fixed(rows, valid(values)),))
 
     def _times(self) -> Own:
         starts, ends = start_ns_of(self._table), column(self._table, "end").cast(pa.int64())
-        rows = messages((START, little_endian(starts)), (END, little_endian(np.asarray(ends))))
+        rows = beside(START, little_endian(starts), END, little_endian(np.asarray(ends)))
         return Own((fixed(rows),))
 
     def _links(self) -> Shared:
@@ -155,10 +155,13 @@ class _Encoder:
         trace_ids = from_hex(trace_texts, 16)
         own = np.repeat(self._trace_ids[self._builds.of_row], counts, axis=0)
         flags = np.where((trace_ids == own).all(axis=1), FLAGS_LOCAL, FLAGS_REMOTE)
-        rows = messages(
-            (LINKS + varint(LINK_BYTES) + TRACE_ID, trace_ids),
-            (SPAN_ID, from_hex(span_texts, 8)),
-            (LINK_FLAGS, little_endian(flags.astype(np.int32))),
+        rows = beside(
+            LINKS + varint(LINK_BYTES) + TRACE_ID,
+            trace_ids,
+            SPAN_ID,
+            from_hex(span_texts, 8),
+            LINK_FLAGS,
+            little_endian(flags.astype(np.int32)),
         )
         places = np.zeros(len(counts), np.int64)
         places[linked] = np.arange(len(linked)) + 1
@@ -176,11 +179,11 @@ class _Encoder:
         made = {one: resource_part(outer + one) for one in set(own)}
         return [made[one] for one in own]
 
-    def _resource_attributes(self, field: Field, values: pa.Array) -> Column | None:
+    def _resource_attributes(self, field: Field, values: pa.Array, *, own: bool) -> Column | None:
         instead = self._common.get(field.name)
         if instead is not None:
             values = pc.fill_null(values.cast(pa.string()), instead)
-        return fragments(field, values, RESOURCE_ATTRIBUTES)
+        return fragments(field, values, RESOURCE_ATTRIBUTES, own=own)
 
     def _trimmed(self, row: int) -> bytes:
         """A row's span, which is too large, made to fit."""
@@ -192,8 +195,8 @@ def _names(kinds: pa.Array) -> list[bytes]:
     return [sized(NAME, kind.encode()) + KIND_INTERNAL for kind in kinds.to_pylist()]
 
 
-def _attributes(field: Field, values: pa.Array) -> Column | None:
-    return fragments(field, values, ATTRIBUTES)
+def _attributes(field: Field, values: pa.Array, *, own: bool) -> Column | None:
+    return fragments(field, values, ATTRIBUTES, own=own)
 
 
 def _ends(statuses: pa.Array) -> list[bytes]:

@@ -14,7 +14,17 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from bk_pipeline.deliver.blobs import BYTES, bare, cut_at, lengths, sums, valid, where
+from bk_pipeline.deliver.blobs import (
+    BYTES,
+    bare,
+    beside,
+    cut_at,
+    equally_long,
+    fixed,
+    lengths,
+    sums,
+    valid,
+)
 from bk_pipeline.deliver.otlp.wire import any_value, attribute, int_head, text_attribute, text_head
 from bk_pipeline.deliver.pieces import FEW, NOTHING, Column, Own, Shared, column_of, parts_of
 from bk_pipeline.spans.fields import Field, FieldType
@@ -39,18 +49,9 @@ def little_endian(numbers: Any) -> Any:
     return np.ascontiguousarray(numbers, f"<i{width}").view(np.uint8).reshape(-1, width)
 
 
-def messages(*fields: tuple[bytes, Any]) -> Any:
-    """Fields of fixed length, in each row of a matrix: what stands before, and the field's bytes."""
-    count = len(fields[0][1])
-    parts = []
-    for before, content in fields:
-        parts += [np.broadcast_to(np.frombuffer(before, np.uint8), (count, len(before))), content]
-    return np.concatenate(parts, axis=1)
-
-
-def fragments(field: Field, values: pa.Array, tag: bytes) -> Column | None:
+def fragments(field: Field, values: pa.Array, tag: bytes, *, own: bool) -> Column | None:
     """A declared field's column as attributes: the repeated field `tag` of a message."""
-    return column_of(values, lambda some: _of_values(field, some, tag))
+    return column_of(values, lambda some: _of_values(field, some, tag), own=own)
 
 
 def _of_values(field: Field, values: pa.Array, tag: bytes) -> Sequence[bytes | None] | Own:
@@ -68,14 +69,15 @@ def _of_values(field: Field, values: pa.Array, tag: bytes) -> Sequence[bytes | N
 
 def _headed(content: pa.Array, present: Any, head: Callable[[int], bytes]) -> Own:
     """Each of `content` that is `present`, behind what `head` makes of its length."""
+    rows = equally_long(content)
+    if rows is not None:
+        return Own((fixed(beside(head(rows.shape[1]), rows), present),))
     sizes = lengths(content)
     found = np.flatnonzero(np.bincount(sizes[present]))
-    heads = [head(size) for size in found.tolist()]
-    if len(heads) == 1:
-        return Own((where(present, heads[0]), content))
     places = np.zeros(found[-1] + 1, np.int64)
     places[found] = np.arange(len(found)) + 1
-    return Own(parts_of([Shared([NOTHING, *heads], places[sizes] * present), Own((content,))]))
+    heads = Shared([NOTHING, *map(head, found.tolist())], places[sizes] * present)
+    return Own(parts_of([heads, Own((content,))]))
 
 
 def _maker(field: Field, tag: bytes) -> Callable[[Any], bytes]:

@@ -95,7 +95,7 @@ def listed(values: pa.Array) -> list[Any]:
 
 
 def sums(counts: Any) -> Any:
-    """What comes before each place, and all."""
-    sums = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=sums[1:])
-    return sums
+    """For each place the sum of what comes before it; and the sum of all."""
+    found = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=found[1:])
+    return found

@@ -32,15 +32,20 @@ from bk_pipeline.spans.fields import Field, FieldType
 
 def varints(numbers: pa.Array) -> pa.Array:
     """Whole numbers, each as protobuf writes an `int64`; nothing where there is none."""
-    bits = (bare(numbers) * valid(numbers)).view(np.uint64)[:, None]
-    longest = int(bits.max(initial=0)).bit_length()
-    bits = bits >> np.arange(0, max(longest, 1), 7, dtype=np.uint64)
-    # A byte is there if any bit of it or of a higher one is set; the lowest always is.
-    there = bits > 0
-    there[:, 0] = valid(numbers)
-    groups = (bits & np.uint64(0x7F)).astype(np.uint8)
-    groups[:, :-1] |= there[:, 1:].astype(np.uint8) << 7
-    return cut_at(sums(there.sum(axis=1)), groups[there])
+    present = valid(numbers)
+    left = bare(numbers)[present].view(np.uint64)
+    there = np.ones(len(left), bool)
+    groups: list[Any] = []
+    kept: list[Any] = []
+    while not groups or there.any():
+        rest = left >> np.uint64(7)
+        more = rest > 0
+        groups.append(left.astype(np.uint8) & 0x7F | more.astype(np.uint8) << 7)
+        kept.append(there)
+        left, there = rest, more
+    sizes = np.zeros(len(numbers), np.int64)
+    sizes[present] = sum(kept)
+    return cut_at(sums(sizes), np.stack(groups, axis=1)[np.stack(kept, axis=1)])
 
 
 def little_endian(numbers: Any) -> Any:
@@ -74,7 +79,7 @@ def _headed(content: pa.Array, present: Any, head: Callable[[int], bytes]) -> Ow
         return Own((fixed(beside(head(rows.shape[1]), rows), present),))
     sizes = lengths(content)
     found = np.flatnonzero(np.bincount(sizes[present]))
-    places = np.zeros(found[-1] + 1, np.int64)
+    places = np.zeros(sizes.max() + 1, np.int64)
     places[found] = np.arange(len(found)) + 1
     heads = Shared([NOTHING, *map(head, found.tolist())], places[sizes] * present)
     return Own(parts_of([heads, Own((content,))]))
@@ -96,9 +101,11 @@ def _maker(field: Field, tag: bytes) -> Callable[[Any], bytes]:
 
 def _map(tag: bytes, prefix: str, values: Mapping[str, Any]) -> bytes:
     return NOTHING.join(
-        text_attribute(tag, prefix + key, value)
-        if isinstance(value, str)
-        else attribute(tag, prefix + key, any_value(value))
-        for key, value in values.items()
-        if value is not None
+        [
+            text_attribute(tag, prefix + key, value)
+            if isinstance(value, str)
+            else attribute(tag, prefix + key, any_value(value))
+            for key, value in values.items()
+            if value is not None
+        ]
     )

@@ -12,7 +12,7 @@ import struct
 from functools import lru_cache
 from typing import Any
 
-from bk_pipeline.spans.text import cut
+from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
 
 # So many beginnings of attributes are kept: some hundred keys, each with some lengths.
 HEADS = 8_192
@@ -89,7 +89,9 @@ def attribute(tag: bytes, key: str, value: bytes) -> bytes:
 
 def text_attribute(tag: bytes, key: str, text: str) -> bytes:
     """What `attribute` makes of a text, faster where a key's texts often have the same length."""
-    content = cut(text).encode()
+    content = text.encode()
+    if len(content) > VALUE_LIMIT_BYTES:
+        content = cut(text).encode()
     return text_head(tag, key, len(content)) + content
 
 

@@ -38,11 +38,16 @@ def beside(*contents: Any) -> Any:
 
 
 def equally_long(values: pa.Array) -> Any:
-    """Values of BYTES that are not null, as the rows of a matrix; None if their lengths differ."""
+    """Values of BYTES that are not null, as the rows of a matrix.
+
+    None if they are not equally long, or empty, or there is none.
+    """
+    count = len(values) - values.null_count
+    if not count:
+        return None
     _, offsets, content = values.buffers()
     edges = np.frombuffer(offsets, np.int64)[values.offset :][: len(values) + 1]
-    count = len(values) - values.null_count
-    width = int(edges[-1] - edges[0]) // max(count, 1)
+    width = int(edges[-1] - edges[0]) // count
     if not width or (np.diff(edges) != valid(values) * width).any():
         return None
     return np.frombuffer(content, np.uint8)[edges[0] : edges[-1]].reshape(count, width)

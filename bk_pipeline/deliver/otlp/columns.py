@@ -2,7 +2,8 @@
 
 Gives, byte for byte, what `plain.py` and the official exporter give (but for a time of 0,
 which they leave out), many times as fast. A build's own attributes are encoded once a
-build, and a column's distinct values once each; `pieces.py` puts the rows together.
+build, and of the rest distinct values, and combinations of them, once each: `pieces.py` and
+`grouping.py`.
 """
 
 from __future__ import annotations

@@ -76,6 +76,13 @@ def span_ids_of(table: pa.Table) -> list[bytes]:
     return listed(fixed(from_hex(column(table, "span_id"), 8)))
 
 
+def names_of(table: pa.Table) -> list[str]:
+    """The spans' names; equal ones are one object. Pure."""
+    names = column(table, "name")
+    found: list[str] = np.array(names.dictionary.to_pylist(), object)[names.indices].tolist()
+    return found
+
+
 def start_ns_of(table: pa.Table) -> Any:
     """The starts as an array of nanoseconds since 1970. Pure."""
     return np.asarray(column(table, "start").cast(pa.int64()))

@@ -23,7 +23,7 @@ from bk_pipeline.deliver.arrangement import (
     of_builds,
     rows_together,
 )
-from bk_pipeline.deliver.blobs import BYTES, listed
+from bk_pipeline.deliver.blobs import BYTES
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.grouping import grouped
 from bk_pipeline.deliver.honeycomb import plain
@@ -54,6 +54,7 @@ from bk_pipeline.deliver.selection import (
     Builds,
     builds_of,
     column,
+    names_of,
     one_chunk,
     span_ids_of,
     start_ns_of,
@@ -112,7 +113,7 @@ class _Encoder:
                 chosen(self._builds.trace_ids, self._builds.of_row),
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
-                listed(column(self._table, "name")),
+                names_of(self._table),
                 zip(*map(rows_of, columns), strict=True),
                 sizes.tolist(),
             )

@@ -54,6 +54,7 @@ from bk_pipeline.deliver.selection import (
     Builds,
     builds_of,
     column,
+    names_of,
     one_chunk,
     span_ids_of,
     start_ns_of,
@@ -102,7 +103,7 @@ class _Encoder:
                 chosen(self._builds.trace_ids, of_row),
                 span_ids_of(self._table),
                 start_ns_of(self._table).tolist(),
-                listed(column(self._table, "name")),
+                names_of(self._table),
                 zip(*map(rows_of, pieces), strict=True),
                 (sizes + sizes_of(head)).tolist(),
                 repeat(False),  # noqa: FBT003  # not trimmed

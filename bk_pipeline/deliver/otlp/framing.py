@@ -43,13 +43,15 @@ def body_of(items: Iterable[Item]) -> bytes:
 
     Longer than the items and what they share by at most FRAMING_BYTES a resource.
     """
-    by_resource: dict[bytes, list[bytes]] = {}
+    by_resource: dict[bytes, list[Item]] = {}
     for item in items:
-        by_resource.setdefault(item.shared, []).extend(item.pieces)
+        by_resource.setdefault(item.shared, []).append(item)
     parts: list[bytes] = []
     for resource, spans in by_resource.items():
-        inner_bytes = len(SCOPE_PART) + sum(map(len, spans))
+        inner_bytes = len(SCOPE_PART) + sum(span.size for span in spans)
         inner = SCOPE_SPANS + varint(inner_bytes)
         outer = RESOURCE_SPANS + varint(len(resource) + len(inner) + inner_bytes)
-        parts += [outer, resource, inner, SCOPE_PART, *spans]
+        parts += (outer, resource, inner, SCOPE_PART)
+        for span in spans:
+            parts += span.pieces
     return b"".join(parts)

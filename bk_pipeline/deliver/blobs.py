@@ -87,6 +87,11 @@ def bare(values: pa.Array) -> Any:
     )
 
 
+def places_of(numbers: pa.Array) -> Any:
+    """For each number, 0 or more, the one that comes after it; 0 for null."""
+    return (bare(numbers) + 1) * valid(numbers)
+
+
 def lengths(values: pa.Array) -> Any:
     """How many bytes each value has; null has none."""
     found = pc.binary_length(values)

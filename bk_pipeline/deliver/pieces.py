@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.deliver.blobs import BYTES, bare, lengths, listed, valid
+from bk_pipeline.deliver.blobs import BYTES, bare, lengths, listed, places_of, valid
 
 NOTHING = b""
 # For no more values than this Python is faster than Arrow.
@@ -83,7 +83,7 @@ def _numbered(values: pa.Array, *, own: bool) -> tuple[pa.Array, Any]:
     If there are many, the values themselves, and None.
     """
     if pa.types.is_boolean(values.type):
-        return pa.array([False, True]), (bare(values.cast(pa.uint8())) + 1) * valid(values)
+        return pa.array([False, True]), places_of(values.cast(pa.uint8()))
     if pa.types.is_integer(values.type):
         low, high = (one.as_py() for one in pc.min_max(values).values())
         if high - low < FEW:
@@ -94,7 +94,7 @@ def _numbered(values: pa.Array, *, own: bool) -> tuple[pa.Array, Any]:
         return values, None
     if len(values.dictionary) > (FEW if own else most_shared(len(values))):
         return values.dictionary_decode(), None
-    return values.dictionary, (bare(values.indices) + 1) * valid(values.indices)
+    return values.dictionary, places_of(values.indices)
 
 
 def parts_of(columns: Iterable[Column | None]) -> tuple[pa.Array | bytes, ...]:

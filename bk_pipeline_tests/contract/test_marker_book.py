@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import pytest
 
 from bk_pipeline.ledger.markers import PlacedMarker
-from bk_pipeline.ledger.store import Ledger
-from bk_pipeline_tests.contract.test_ledger import LEDGERS
 
 HERE, THERE = "markers:host/team/here", "markers:host/team/there"
 DAY, OTHER_DAY = "2026-11-19", "2026-11-18"
 PARTS = {"part-1", "part-2"}
 
 
-@pytest.fixture(params=LEDGERS.values(), ids=LEDGERS)
-def reopen(request, tmp_path, clock):
-    """Opens the same ledger again, as another process would."""
-    with request.param(tmp_path) as where, ExitStack() as opened:
-        yield lambda: opened.enter_context(Ledger.open(where, clock=clock)).markers
-
-
 @pytest.fixture
-def book(reopen):
-    return reopen()
+def book(ledger):
+    return ledger.markers
 
 
 def placed(**fields):
@@ -38,7 +27,7 @@ def test_markers_are_remembered_by_place_and_day_and_forgotten(book, reopen):
     book.remember(HERE, yesterday)
     book.remember(THERE, today)
 
-    other = reopen()
+    other = reopen().markers
     assert other.placed(HERE) == [yesterday, today]
     assert other.placed(HERE, day=DAY) == [today]
     other.forget(HERE, today)
@@ -65,7 +54,7 @@ def test_parts_are_noted_for_the_rules_that_looked_at_them(book, reopen):
     book.note_parts(HERE, OTHER_DAY, {"part-9"}, "rules-1")
     book.note_parts(HERE, OTHER_DAY, (), "rules-1")
 
-    other = reopen()
+    other = reopen().markers
     assert other.noted_parts(HERE, DAY, "rules-1") == {*PARTS, "part-3"}
     assert other.noted_parts(HERE, DAY, "rules-2") == set()
     assert other.noted_parts(THERE, DAY, "rules-1") == set()

@@ -1,4 +1,4 @@
-"""A destination that says what a test has written down for it."""
+"""A destination that says what a test has written down for it, and what it may say."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from bk_pipeline.deliver.destination import ACCEPTED, Answer, Item, Limits
+from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
+from bk_pipeline.deliver.destination import ACCEPTED, Answer, Item, Limits, Outcome, Verdict
 from bk_pipeline.deliver.selection import builds_of, one_chunk, span_ids_of, start_ns_of
+from bk_pipeline.errors import RequestTooLarge, ServiceUnavailable
 from bk_pipeline.http.retry import RetryPolicy
 
 PATIENT = RetryPolicy(deadline_s=300, draw=lambda: 1.0)
 _names = count()
+
+ONE_BY_ONE = DeliveryPolicy(in_flight=1)
+MOST_ONCE = DeliveryPolicy(guarantee=Guarantee.AT_MOST_ONCE, in_flight=1)
+THROTTLED = Outcome(Verdict.THROTTLED, "429: slow down")
+FAILED = Outcome(Verdict.FAILED, "500: oops")
+REJECTED = Outcome(Verdict.REJECTED, "400: too many columns")
+UNANSWERED = Outcome(Verdict.UNANSWERED)
+LOST = ServiceUnavailable("the connection broke")
+DOWN = ServiceUnavailable("no connection", maybe_processed=False)
 
 Reply = Callable[[Sequence[Item]], Answer]
 
@@ -85,3 +96,12 @@ class ScriptedDestination:
             return Answer(answered, 1)
 
         return reply
+
+
+def too_large():
+    return RequestTooLarge("too large", status=413, said="too large")
+
+
+def stored_once(destination, count):
+    keys = [item.key for item in destination.stored]
+    return len(keys) == len(set(keys)) == count

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from bk_pipeline.deliver.blobs import (
     BYTES,
-    bare,
     beside,
     equally_long,
     fixed,
     lengths,
+    places_of,
     valid,
     where,
 )
@@ -66,8 +66,7 @@ def keys_of(values: pa.Array) -> Any:
     Counted by their colons: at least as many as there are.
     """
     counts = np.asarray(pc.count_substring(values.dictionary, ":"))
-    places = (bare(values.indices) + 1) * valid(values.indices)
-    return np.concatenate([[0], counts])[places]
+    return np.concatenate([[0], counts])[places_of(values.indices)]
 
 
 def _of_values(field: Field, values: pa.Array) -> Sequence[bytes | None] | Own:

@@ -151,6 +151,11 @@ class Destination(Protocol):
     def encode(self, table: pa.Table) -> Sequence[Item]:
         """The items of the rows of `table`: some of the span table's, with contiguous builds.
 
+        In the order in which they are to leave. Where a service asks for no other, that is the
+        table's: a build's items then leave one after the other, from its root on, so that a
+        sampler on the way sees all of a trace at once, and a delivery that breaks off leaves
+        few traces in pieces.
+
         Pure. None is larger than a request may be.
         """
         ...

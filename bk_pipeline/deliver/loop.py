@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from operator import attrgetter
 from threading import Event
 
 import pyarrow as pa
@@ -32,8 +31,6 @@ ROWS_AT_ONCE = 16_384
 
 Progress = Callable[[Delivery], None]
 
-_time_ns = attrgetter("time_ns")
-
 
 def deliver(
     tables: Iterable[pa.Table],
@@ -49,7 +46,7 @@ def deliver(
 
     Args:
         tables: Of the span table's schema, each holding whole builds, in time order; one
-            at a time is in memory. Within each, spans leave in the order of their start.
+            at a time is in memory. What they hold leaves in the order that `encode` gives it.
         day: The day that all of them belong to. The caller holds `ledger.exclusive` for it.
         destination: Where to.
         ledger: What is settled, and who is told what was.
@@ -151,7 +148,7 @@ class _Loop:
                     self._on_progress(self._total)
 
     def _batches(self, tables: Iterable[pa.Table]) -> Iterator[Sequence[Item]]:
-        """What is to be sent, in time order within each table or large piece of one."""
+        """What is to be sent, encoded a table, or a large piece of one, at a time."""
         for each in tables:
             for at in range(0, each.num_rows, ROWS_AT_ONCE):
                 piece = each.slice(at, ROWS_AT_ONCE)
@@ -179,7 +176,7 @@ class _Loop:
         )
         if not selection.table.num_rows:
             return ()
-        items = sorted(self._destination.encode(selection.table), key=_time_ns)
+        items = self._destination.encode(selection.table)
         left = unsent(items, settled, under_way)
         self._total.already_settled += len(items) - len(left)
         if self._doubts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import closing
+from itertools import groupby
+from operator import attrgetter
 
 import pytest
 
@@ -73,6 +75,19 @@ def test_encoding_gives_each_span_with_its_own_ids_and_start(destination):
         assert (
             item.time_ns == int(row["start"].timestamp()) * 10**9 + row["start"].microsecond * 1_000
         )
+
+
+def test_encoding_keeps_the_order_of_the_rows_and_the_items_of_a_build_together(destination):
+    linked = {"id": uuid("build", 9), "number": 9}
+    one = table(payload(2, rebuilt_from=linked), payload(1), payload(3, rebuilt_from=linked))
+
+    encoded = destination.encode(one)
+
+    by_build = [trace_id.hex() for trace_id, _ in groupby(encoded, key=attrgetter("trace_id"))]
+    assert by_build == one["trace_id"].unique().to_pylist()
+    rows = one["span_id"].to_pylist()
+    ids = [item.item_id.hex() for item in encoded]
+    assert [span_id for span_id in ids if span_id in rows] == rows
 
 
 def test_encoding_the_same_again_gives_the_same(destination):

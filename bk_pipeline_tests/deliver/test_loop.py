@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from itertools import groupby
+from operator import attrgetter
 
 from bk_pipeline.deliver import loop
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
@@ -61,17 +63,15 @@ def test_a_build_that_stands_in_two_tables_is_sent_once(send):
     assert delivery.accepted + delivery.already_settled == span_count(made)
 
 
-def test_spans_leave_in_the_order_of_their_start(send):
+def test_items_leave_as_they_were_encoded_so_that_those_of_a_build_stand_together(send):
     destination = ScriptedDestination(items=10)
+    made = table(*(payload(number) for number in (1, 2, 3, 4, 5)))
 
-    send(
-        [table(*(payload(number) for number in (5, 3, 4, 1, 2)))],
-        destination=destination,
-        policy=ONE_BY_ONE,
-    )
+    send([made], destination=destination, policy=ONE_BY_ONE)
 
-    times = [item.time_ns for request in destination.requests for item in request]
-    assert times == sorted(times)
+    left = [item for request in destination.requests for item in request]
+    assert left == destination.encode(made)
+    assert len(list(groupby(left, key=attrgetter("trace_id")))) == 5
 
 
 def test_several_requests_are_under_way_at_once_and_no_more_than_allowed(send):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import pyarrow as pa
 
@@ -29,6 +30,8 @@ LIMITS = Limits(
     # last.
     requests_at_once=1,
 )
+
+_time_ns = attrgetter("time_ns")
 
 
 class OtlpMetrics:
@@ -65,8 +68,8 @@ class OtlpMetrics:
         return self._settings.name
 
     def encode(self, table: pa.Table) -> list[Item]:
-        """The builds and jobs in the table. Pure."""
-        return measurements.items(table)
+        """The builds and jobs in the table, in time order. Pure."""
+        return sorted(measurements.items(table), key=_time_ns)
 
     def send(self, items: Sequence[Item]) -> Answer:
         """What the endpoint says to `items`; errors as `Destination.send` has them.

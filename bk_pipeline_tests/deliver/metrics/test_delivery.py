@@ -13,7 +13,7 @@ from bk_pipeline.deliver.metrics.measurements import COLUMNS
 from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
 from bk_pipeline.errors import AccessDenied, NotFound, RetryableError, TokenRefused
 from bk_pipeline_tests.builders import make_block, make_build, make_job, uid
-from bk_pipeline_tests.deliver.tables import table, tables, uuid
+from bk_pipeline_tests.deliver.tables import payload, table, tables, uuid
 from bk_pipeline_tests.http.scripted import Answer, scripted_server
 
 BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
@@ -71,6 +71,12 @@ def test_builds_that_come_later_in_the_hour_add_points_and_repeat_none(sandbox, 
     assert len({one.start_ns for one in found}) == 1
     assert len({one.time_ns for one in found}) == 5
     assert sorted(one.time_ns for one in found) == [one.time_ns for one in found]
+
+
+def test_what_builds_at_the_same_time_did_is_encoded_in_time_order(metrics):
+    times = [item.time_ns for item in metrics.encode(table(payload(3), payload(1), payload(2)))]
+    assert len(times) == 12
+    assert times == sorted(times)
 
 
 def test_a_build_that_goes_on_is_still_one_build_and_its_new_jobs_are_added(sandbox, metrics, send):

@@ -12,8 +12,9 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.otlp.settings import ACCOUNT
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.env_file import ENV_FILE, env_file
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.settings import ENV_FILE, Settings, env_file
+from bk_pipeline.settings import Settings
 
 HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
 OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_")

@@ -64,9 +64,10 @@ def _ours(open_: Open, folder: str, every: str, url: str) -> Work:
     ledgers = Path(mkdtemp(dir=folder))
     few = warm_up_payloads(Path(folder))
     delivered(tables_of_payloads(few), open_(url, WARM_UP), ledgers / "warm-up.sqlite")
+    payloads = list(read_payloads(Path(folder), every=int(every)))
 
     def work() -> dict[str, float]:
-        tables = tables_of_payloads(read_payloads(Path(folder), every=int(every)))
+        tables = tables_of_payloads(payloads)
         return {"spans": delivered(tables, open_(url, DATASET), ledgers / "ledger.sqlite")}
 
     return work
@@ -74,9 +75,10 @@ def _ours(open_: Open, folder: str, every: str, url: str) -> Work:
 
 def _theirs(send: Send, folder: str, every: str, url: str) -> Work:
     send(_rows(frame_of_payloads(warm_up_payloads(Path(folder)))), url, WARM_UP)
+    payloads = list(read_payloads(Path(folder), every=int(every)))
 
     def work() -> dict[str, float]:
-        frame = frame_of_payloads(read_payloads(Path(folder), every=int(every)))
+        frame = frame_of_payloads(payloads)
         return {"spans": send(_rows(frame), url, DATASET)}
 
     return work

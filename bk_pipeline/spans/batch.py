@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter
 
@@ -14,7 +14,9 @@ from bk_pipeline.spans.records import Build, decode_build
 from bk_pipeline.spans.timing import Times
 from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
 
-# The times that nearly every job has; others are parsed when they come up.
+# The times that a build's root needs, and those that nearly every job has; others are parsed
+# when they come up.
+ITS_TIMES = attrgetter("created_at", "finished_at")
 USUAL_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
 
 
@@ -25,7 +27,7 @@ def traces_of(
     the error that says why it cannot be made into spans.
     """
     builds = [_build(payload) for payload in payloads]
-    times = times_in([build for build in builds if isinstance(build, Build)])
+    times = times_of([build for build in builds if isinstance(build, Build)])
     for build in builds:
         if isinstance(build, RecordError):
             yield build
@@ -36,11 +38,12 @@ def traces_of(
             yield exc
 
 
-def times_in(builds: Iterable[Build]) -> Times:
-    """The times of all jobs of `builds`."""
+def times_of(builds: Sequence[Build]) -> Times:
+    """The times of `builds` and of all their jobs."""
     jobs = chain.from_iterable(build.jobs or () for build in builds)
+    texts = chain(map(ITS_TIMES, builds), map(USUAL_TIMES, jobs))
     times = Times()
-    times.read(list(chain.from_iterable(map(USUAL_TIMES, jobs))))
+    times.read(list(chain.from_iterable(texts)))
     return times
 
 

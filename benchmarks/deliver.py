@@ -8,14 +8,14 @@ is compared value by value. OTLP goes uncompressed on both sides. Honeycomb's bo
 compressed as each side does by itself: zstd-1 by ours, gzip-1 by libhoney, which has no other.
 
 What the comparison leaves out. Ours writes each batch to its ledger on disk before it
-leaves and after it is answered, sorts by time and keeps to limits; the others do nothing of
-the kind, and that counts against ours. Theirs have to make rows of the table first, since
+leaves and after it is answered, and keeps to limits; the others do nothing of the kind, and
+that counts against ours. Theirs have to make rows of the table first, since
 they take one span at a time; how long that takes alone is in the table. The network is
 loopback: with a real round trip, what counts is how many requests are under way (4 of ours,
 10 of libhoney's, 1 of the SDK's) and how many spans are in each (500 and 1,000, 101, 512).
 
 Peak memory is of deliveries from Parquet: half of the corpus, and all of it five times, with
-other ids each time, which is ten times as much.
+other ids each time, which is ten times as much. It is taken once: memory is not noisy.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Stage:
         return self.sink.taken()
 
     def growth(self, route: str) -> tuple[int, int]:
-        """Bytes at the peak, of the short day and of the long one. Once: memory is not noisy."""
+        """Bytes at the peak, of the short day and of the long one."""
         short, long = (self._run(route, part) for part in (SHORT_DAY, LONG_DAY))
         return short.peak_bytes, long.peak_bytes
 

@@ -111,15 +111,15 @@ class _Kept:
             return json.dumps(ACCOUNT).encode()
         if path == "/cpu":
             return json.dumps({"seconds": time.process_time()}).encode()
-        told = self._sent() if path == "/taken" else self._counts()
+        told = msgspec.msgpack.encode(list(self._sent())) if path == "/taken" else self._counts()
         self._bodies, self._used = [], 0
         return told
 
-    def _sent(self) -> bytes:
-        return msgspec.msgpack.encode([_one(*body) for body in self._bodies])
+    def _sent(self) -> Iterator[Sent]:
+        return (Sent(path, encoding, bytes(body)) for path, encoding, body in self._bodies)
 
     def _counts(self) -> bytes:
-        ids = [span.key for body in self._bodies for span in spans_of(_one(*body))]
+        ids = [span.key for sent in self._sent() for span in spans_of(sent)]
         counts = {
             "requests": len(self._bodies),
             "bytes": sum(len(body) for _, _, body in self._bodies),
@@ -127,10 +127,6 @@ class _Kept:
             "distinct": len(set(ids)),
         }
         return json.dumps(counts).encode()
-
-
-def _one(path: str, encoding: str, body: memoryview) -> Sent:
-    return Sent(path, encoding, bytes(body))
 
 
 class _Connection(asyncio.BufferedProtocol):

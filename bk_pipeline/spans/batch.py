@@ -16,8 +16,8 @@ from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
 
 # The times that a build's root needs, and those that nearly every job has; others are parsed
 # when they come up.
-ITS_TIMES = attrgetter("created_at", "finished_at")
-USUAL_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
+BUILD_TIMES = attrgetter("created_at", "finished_at")
+JOB_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
 
 
 def traces_of(
@@ -41,7 +41,7 @@ def traces_of(
 def times_of(builds: Sequence[Build]) -> Times:
     """The times of `builds` and of all their jobs."""
     jobs = chain.from_iterable(build.jobs or () for build in builds)
-    texts = chain(map(ITS_TIMES, builds), map(USUAL_TIMES, jobs))
+    texts = chain(map(BUILD_TIMES, builds), map(JOB_TIMES, jobs))
     times = Times()
     times.read(list(chain.from_iterable(texts)))
     return times

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bk_pipeline.buildkite.elements import Split, split_elements, whole_object
 from bk_pipeline.buildkite.quota import WINDOW_S
 from bk_pipeline.errors import (
     AccessDenied,
@@ -152,35 +153,56 @@ def spent_shown(response: Response) -> str:
     return f"{name} ({limit} a minute)" if isinstance(limit, int) else name
 
 
-def read_elements(response: Response, quote: Quote) -> list[bytes]:
+def read_elements(response: Response, quote: Quote) -> Split:
     """The elements of a JSON array, each exactly as it was sent and free of the page's memory.
 
+    An element that is broken does not keep the others from being read.
+
     Raises:
-        ServiceUnavailable: The array was cut on its way: what came of it is no JSON.
+        ServiceUnavailable: The array was cut on its way: it has no end.
         UnexpectedAnswer: The body is something else.
     """
-    elements = _read(response, list[msgspec.Raw], "a JSON array of builds", quote)
-    return [bytes(element) for element in elements]
+    split = split_elements(response.body)
+    if split is None:
+        raise _not_wanted(response, "a JSON array of builds", quote)
+    if not split.closed:
+        raise _cut_short(response)
+    return split
+
+
+def read_payload(response: Response, quote: Quote) -> bytes:
+    """The JSON object that the body is, exactly as it was sent; the errors are the same."""
+    payload = whole_object(response.body)
+    if payload is None:
+        raise _broken(response, "a JSON object", quote)
+    return payload
 
 
 def read_object(response: Response, kind: type[T], quote: Quote) -> T:
     """The body as a `kind`; the errors are those of `read_elements`."""
-    return _read(response, kind, "a JSON object", quote)
-
-
-def _read(response: Response, kind: type[T], wanted: str, quote: Quote) -> T:
+    wanted = "a JSON object"
     try:
         return msgspec.json.decode(response.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        broken = not isinstance(exc, msgspec.ValidationError | RecursionError)
-        if broken and response.body.lstrip()[:1] in {b"[", b"{"}:
-            raise ServiceUnavailable(
-                f"{response.request}: the JSON of the answer is broken or cut short."
-            ) from None
-        raise UnexpectedAnswer(
-            f"{response.request}: wanted {wanted}, got {body_shown(response, quote)}. Check that "
-            "BUILDKITE_API_URL is Buildkite's REST API and that no login page stands before it."
-        ) from None
+    except (msgspec.ValidationError, RecursionError):
+        raise _not_wanted(response, wanted, quote) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _broken(response, wanted, quote) from None
+
+
+def _broken(response: Response, wanted: str, quote: Quote) -> PipelineError:
+    begins_well = response.body.lstrip()[:1] in {b"[", b"{"}
+    return _cut_short(response) if begins_well else _not_wanted(response, wanted, quote)
+
+
+def _cut_short(response: Response) -> ServiceUnavailable:
+    return ServiceUnavailable(f"{response.request}: the JSON of the answer is broken or cut short.")
+
+
+def _not_wanted(response: Response, wanted: str, quote: Quote) -> UnexpectedAnswer:
+    return UnexpectedAnswer(
+        f"{response.request}: wanted {wanted}, got {body_shown(response, quote)}. Check that "
+        "BUILDKITE_API_URL is Buildkite's REST API and that no login page stands before it."
+    )
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

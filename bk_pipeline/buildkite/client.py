@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from bk_pipeline.buildkite.answers import Subject, read_elements, read_object
+from bk_pipeline.buildkite.answers import Subject, read_elements, read_object, read_payload
 from bk_pipeline.buildkite.api import Api
 from bk_pipeline.buildkite.choice import MOST_NAMES, BranchChoice, PipelineChoice
 from bk_pipeline.buildkite.finished import finished_params, gather
 from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
 from bk_pipeline.buildkite.page_size import PageSize
-from bk_pipeline.buildkite.paging import Sheet, iter_sheets
+from bk_pipeline.buildkite.paging import Paging, Sheet, iter_sheets
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import (
     AccessToken,
@@ -96,6 +96,7 @@ class BuildkiteClient:
             timeouts=Timeouts().within(patience_s),
             clock=self._clock,
         )
+        self._paging = Paging()
         self._api = Api(
             self._session,
             quota=quota or Quota(),
@@ -192,7 +193,9 @@ class BuildkiteClient:
             **finished_params(window, finished_from),
             **self.branches.params,
         }
-        sheets = iter_sheets(self._api, _path(subject), params=params, subject=subject)
+        sheets = iter_sheets(
+            self._api, _path(subject), params=params, subject=subject, paging=self._paging
+        )
         sieve = Sieve(PipelineChoice() if single else self.choice, self.branches)
         return gather(sheets, sieve, max_pages=max_pages)
 
@@ -206,7 +209,7 @@ class BuildkiteClient:
         subject = Subject(self.organization, pipeline, number=number)
         payload = self._api.get(
             f"{_path(subject)}/{number}",
-            lambda response: bytes(read_object(response, msgspec.Raw, self._session.quote)),
+            lambda response: read_payload(response, self._session.quote),
             params={"include_retried_jobs": "true"},
             subject=subject,
         )
@@ -223,7 +226,8 @@ class BuildkiteClient:
     ) -> Sample:
         """The newest builds created in `window`, and how many pages of so many there are.
 
-        One request, of the organization or of one pipeline; whatever pipelines are chosen.
+        One request, of the organization or of one pipeline; whatever pipelines are chosen. A
+        second one where it is not clear that there is no further page.
 
         Args:
             window: By `created_at`.
@@ -239,12 +243,15 @@ class BuildkiteClient:
             **self.branches.params,
         }
         params |= {"include_retried_jobs": "true", "state": "finished"} if jobs else LEAN
-        return self._api.get(
-            _path(subject),
-            lambda response: sample_in(response, self._session.quote),
-            params=params,
-            subject=subject,
-        )
+        found = self._sample_page(subject, params, count)
+        if found.pages is None and not self._paging.links:
+            following = self._sample_page(subject, {**params, "page": "2"}, count)
+            return found if following.size else msgspec.structs.replace(found, pages=1)
+        return found
+
+    def _sample_page(self, subject: Subject, params: Params, count: int) -> Sample:
+        read = partial(sample_in, quote=self._session.quote, paging=self._paging, asked=count)
+        return self._api.get(_path(subject), read, params=params, subject=subject)
 
     @property
     def ahead(self) -> timedelta:
@@ -341,7 +348,12 @@ class BuildkiteClient:
             **self.branches.params,
         }
         sheets = iter_sheets(
-            self._api, _path(subject), params=params, subject=subject, most_bytes=size.most_bytes
+            self._api,
+            _path(subject),
+            params=params,
+            subject=subject,
+            paging=self._paging,
+            most_bytes=size.most_bytes,
         )
         try:
             for sheet in sheets:

@@ -39,10 +39,12 @@ def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> Finished
     set_aside: list[str] = []
     created: list[int] = []
     read = 0
-    more = True
+    cut_off = False
     try:
         for sheet in islice(sheets, max_pages):
-            read, more = read + 1, sheet.more
+            read += 1
+            # Whether a page follows that may follow is known once it is asked for.
+            cut_off = sheet.more and read == max_pages
             page, listed = sieve.sort(sheet.elements)
             created += [build.created_ns for build in listed]
             set_aside += page.set_aside
@@ -50,7 +52,8 @@ def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> Finished
     except RequestRefused as refused:
         if not too_deep(refused, pages=read):
             raise
-    return FinishedListing(builds, set_aside, cut_off=more, oldest_ns=min(created, default=None))
+        cut_off = True
+    return FinishedListing(builds, set_aside, cut_off, oldest_ns=min(created, default=None))
 
 
 def _finished(build: BuildRecord) -> FinishedBuild | None:

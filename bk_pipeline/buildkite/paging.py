@@ -1,11 +1,19 @@
-"""From page to page of a listing, by the `Link` header alone; pages are never counted.
+"""From page to page of one listing, whatever became of the `Link` header on the way.
+
+A gateway may take the header away, leave Buildkite's own address in it, or give fewer builds
+than were asked for. So the header only helps: a link that cannot be followed is replaced by
+the page's number, and a listing ends where a page brings nothing new. `Paging` tells when a
+page without a link may be the last.
 
 Source: RFC 8288 for the header; Buildkite REST API, "Pagination".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -13,15 +21,67 @@ from requests.utils import parse_header_links
 
 from bk_pipeline.buildkite.answers import Subject, read_elements
 from bk_pipeline.buildkite.api import Api
-from bk_pipeline.errors import UnexpectedAnswer
-from bk_pipeline.http.session import HttpSession, Params, Response
+from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
+from bk_pipeline.http.session import Params, Response
+
+_FIRST_ID = re.compile(rb'"id"\s*:\s*"([^"]+)"')
+# The fewest builds that a gateway would make a page of.
+FEWEST = 10
+MOST = 100
+USUAL_SIZES = {*range(FEWEST, MOST, 10), 16, 25, 32, 64, 75}
 
 
 class Sheet(NamedTuple):
-    """One page's elements, each as it was sent, and whether a further page follows."""
+    """One page's elements, each as it was sent, and whether a further page may follow."""
 
     elements: list[bytes]
     more: bool
+
+
+@dataclass(slots=True)
+class Paging:
+    """What one service's answers have shown of its paging.
+
+    Buildkite leaves `Link` away where there is one page. Whether a short page without it is
+    that, or one that a gateway has capped and taken the header from, is known once a link or
+    a larger page has come from there. Until then a size is suspicious that gateways cap at,
+    or that came before; a page of such a size costs one more request.
+
+    Attributes:
+        links: A `Link` header has come.
+        largest: The builds of the largest page.
+        sizes: The sizes of pages without a link.
+    """
+
+    links: bool = False
+    largest: int = 0
+    sizes: set[int] = field(default_factory=set)
+
+    def more(self, response: Response, count: int, asked: int, *, sample: bool = False) -> bool:
+        """Whether another page may follow this one, of `count` builds of the `asked` ones.
+
+        Of a `sample` the size says little: the same one may be taken repeatedly.
+        """
+        header = "Link" in response.headers
+        following = next_link(response) is not None
+        capped = self._may_be_capped(count)
+        self.links |= header
+        self.largest = max(self.largest, count)
+        if not following and not sample:
+            self.sizes.add(count)
+        return following or (count > 0 and not header and (count >= asked or capped))
+
+    def _may_be_capped(self, count: int) -> bool:
+        if self.links or count < max(self.largest, FEWEST):
+            return False
+        return count in USUAL_SIZES or count in self.sizes
+
+
+class _Got(NamedTuple):
+    elements: list[bytes]
+    link: str | None
+    more: bool
+    linked: bool
 
 
 def iter_sheets(
@@ -30,56 +90,116 @@ def iter_sheets(
     *,
     params: Params,
     subject: Subject,
+    paging: Paging,
     most_bytes: int | None = None,
 ) -> Iterator[Sheet]:
     """The pages of one listing. Each is asked for when it is wanted, not before.
 
+    Args:
+        api: Asks.
+        path: Of the listing.
+        params: With `per_page`.
+        subject: What is listed, for messages.
+        paging: What is known of the service; learns from each page.
+        most_bytes: How large a page may be.
+
     Raises:
         AnswerTooLarge: A page is larger than `most_bytes`.
         RequestRefused: At a later page too: the listing is deeper than the API lists.
-        UnexpectedAnswer: A page is no array, or its link leads away or back.
+        UnexpectedAnswer: A page is no array; or there must be more, and no way leads there.
     """
-    trail = Trail(api.session)
-
-    def read(response: Response) -> tuple[list[bytes], str | None]:
-        return read_elements(response, api.session.quote), trail.onward(response)
-
-    elements, link = api.get(path, read, params=params, subject=subject, most_bytes=most_bytes)
-    yield Sheet(elements, more=link is not None)
-    while link is not None:
-        elements, link = api.get(link, read, subject=subject, most_bytes=most_bytes)
-        yield Sheet(elements, more=link is not None)
+    listing = _Listing(api, path, params, subject=subject, paging=paging, most_bytes=most_bytes)
+    page: _Got | None = listing.first()
+    while page is not None:
+        yield Sheet(page.elements, page.more)
+        page = listing.after(page) if page.more else None
 
 
-class Trail:
-    """The pages that one listing has come by."""
+class _Listing:
+    """The pages that one listing has come by, and the builds that were on them."""
 
-    def __init__(self, session: HttpSession) -> None:
-        self._session = session
+    def __init__(
+        self,
+        api: Api,
+        path: str,
+        params: Params,
+        *,
+        subject: Subject,
+        paging: Paging,
+        most_bytes: int | None,
+    ) -> None:
+        self._api, self._path, self._params = api, path, params
+        self._subject, self._paging, self._most_bytes = subject, paging, most_bytes
+        self._number = 1
         self._been: set[str] = set()
+        self._seen: set[bytes] = set()
+        self._doubtful: bytes | None = None
 
-    def onward(self, response: Response) -> str | None:
-        """The next page's URL; None after the last page.
+    def first(self) -> _Got:
+        page = self._get(self._path, self._params)
+        self._brings_new(page)
+        return page
 
-        Raises:
-            UnexpectedAnswer: It is of another origin, or a page that was there before.
+    def after(self, page: _Got) -> _Got | None:
+        """The page after `page`; None if there is none that brings anything new.
+
+        By its link, where that can be followed and leads on, else by its number.
         """
-        self._been.add(response.url)
+        self._number += 1
+        if page.link is not None:
+            found = self._get(page.link, None)
+            if self._brings_new(found) or not found.elements:
+                return found if found.elements else None
+        found = self._get(self._path, {**self._params, "page": str(self._number)})
+        if self._brings_new(found):
+            return found
+        if found.elements and found.more and not found.linked:
+            raise UnexpectedAnswer(
+                f"{self._path}: page {self._number} holds the same builds as those before it, and "
+                "no Link header leads on. Set BUILDKITE_API_URL to an address that passes "
+                "Buildkite's Link header and page parameter on."
+            )
+        return None
+
+    def _get(self, path_or_url: str, params: Params | None) -> _Got:
+        return self._api.get(
+            path_or_url,
+            self._read,
+            params=params,
+            subject=self._subject,
+            most_bytes=self._most_bytes,
+        )
+
+    def _read(self, response: Response) -> _Got:
+        split = read_elements(response, self._api.session.quote)
+        if not split.sure:
+            self._confirm(response)
+        asked = int(str(self._params["per_page"]))
+        more = self._paging.more(response, len(split.elements), asked)
         link = next_link(response)
-        if link is None:
-            return None
-        if not self._session.owns(link):
-            raise UnexpectedAnswer(
-                f"{response.request}: the link to the next page leads away from "
-                f"{self._session.origin}, and the token must not go there. Set "
-                f"{self._session.setting} to the address that Buildkite itself uses in its links."
+        self._been.add(response.url)
+        usable = link is not None and self._api.session.owns(link) and link not in self._been
+        return _Got(split.elements, link if usable else None, more, linked=link is not None)
+
+    def _confirm(self, response: Response) -> None:
+        """Have a page asked for again whose end may be missing; what comes twice was meant so."""
+        digest = sha256(response.body).digest()
+        if digest != self._doubtful:
+            self._doubtful = digest
+            raise ServiceUnavailable(
+                f"{response.request}: the last build of the answer is broken, perhaps on its way."
             )
-        if link in self._been:
-            raise UnexpectedAnswer(
-                f"{response.request}: after {len(self._been)} pages the link to the next one "
-                "leads back to an earlier one. Nothing is wrong on this side; try again later."
-            )
-        return link
+
+    def _brings_new(self, page: _Got) -> bool:
+        found = set(map(_key, page.elements)) - self._seen
+        self._seen |= found
+        return bool(found)
+
+
+def _key(element: bytes) -> bytes:
+    """What an element is known by: its first id, which is the build's; else all of it."""
+    found = _FIRST_ID.search(element, 0, 200)
+    return found[1] if found else sha256(element).digest()
 
 
 def next_link(response: Response) -> str | None:
@@ -89,8 +209,6 @@ def next_link(response: Response) -> str | None:
 
 def page_count(response: Response) -> int | None:
     """How many pages the listing has whose first page this is; None if that is not said."""
-    if _link(response, "next") is None:
-        return 1
     try:
         (number,) = parse_qs(urlsplit(_link(response, "last") or "").query).get("page", ["0"])
         return int(number) if int(number) > 1 else None

@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from bk_pipeline.buildkite.elements import id_in
 from bk_pipeline.errors import RecordError
+from bk_pipeline.spans.text import mended
 from bk_pipeline.spans.timing import parse_ns
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
@@ -62,12 +64,13 @@ class Page(msgspec.Struct, frozen=True):
 class Sample(msgspec.Struct, frozen=True):
     """The first page of a listing, newest creation first.
 
-    `pages` is how many pages there are; None where Buildkite says that there are more, and
-    not how many.
+    `pages` is how many pages there are; None where there are more, or may be, and Buildkite
+    does not say how many. `size` is how many builds the page has, readable or not.
     """
 
     builds: list[BuildRecord]
     pages: int | None
+    size: int = 0
 
 
 class FinishedListing(msgspec.Struct, frozen=True):
@@ -105,10 +108,6 @@ class _Pipeline(msgspec.Struct):
     slug: Text
 
 
-class _Id(msgspec.Struct):
-    id: str | None = None
-
-
 class _Keys(msgspec.Struct):
     id: Text
     number: Number
@@ -122,7 +121,6 @@ class _Keys(msgspec.Struct):
 
 
 _decode_keys = msgspec.json.Decoder(_Keys).decode
-_decode_id = msgspec.json.Decoder(_Id).decode
 
 
 def read_build(payload: bytes) -> BuildRecord:
@@ -133,9 +131,9 @@ def read_build(payload: bytes) -> BuildRecord:
             `finished_at` cannot be used.
     """
     try:
-        keys = _decode_keys(payload)
+        keys = _keys_of(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise RecordError(str(exc), record_id=_id_of(payload)) from exc
+        raise RecordError(str(exc), record_id=id_in(payload)) from exc
     slug = keys.pipeline.slug if keys.pipeline else _slug_in(keys.url)
     if slug is None:
         raise RecordError("neither pipeline.slug nor url names its pipeline", record_id=keys.id)
@@ -160,11 +158,13 @@ def _moment(text: str, name: str, record_id: str) -> int:
         raise RecordError(f"`$.{name}` is not a time", record_id=record_id) from None
 
 
-def _id_of(payload: bytes) -> str | None:
+def _keys_of(payload: bytes) -> _Keys:
     try:
-        return _decode_id(payload).id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return _decode_keys(payload)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_keys(mended(payload))
 
 
 def _slug_in(url: str | None) -> str | None:

@@ -93,7 +93,7 @@ def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: 
     if page.pages == 1:
         builds = float(len(page.builds))
     elif page.pages is not None:
-        builds = (page.pages - 0.5) * PER_PAGE
+        builds = (page.pages - 0.5) * page.size
     else:
         builds = _a_day(client, pipeline, window.end) * ((window.end - window.start) / DAY)
     began = clock.monotonic()

@@ -18,6 +18,8 @@ _ESCAPE = re.compile(
     rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_CONTROL = re.compile(rb"[\x00-\x1f]")
 
 
 def cut(text: str, limit_bytes: int = VALUE_LIMIT_BYTES) -> str:
@@ -37,13 +39,18 @@ def compact(value: Any) -> str:
 
 def mended(payload: bytes) -> bytes:
     r"""The JSON text with U+FFFD for what no string can hold: half a surrogate pair, or bytes
-    that are no UTF-8.
+    that are no UTF-8. Control characters in strings are escaped.
 
     Ruby writes `\ud83d` alone when a message was cut amid an emoji. Such a character is not
     worth a build.
     """
     whole = payload.decode(errors="replace").encode()
-    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], whole)
+    return _STRING.sub(_mended_string, whole)
+
+
+def _mended_string(string: re.Match[bytes]) -> bytes:
+    whole = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], string[0])
+    return _CONTROL.sub(lambda found: b"\\u%04x" % ord(found[0]), whole)
 
 
 def duration(length_ms: int) -> str:

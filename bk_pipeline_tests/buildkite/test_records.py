@@ -64,7 +64,7 @@ def test_unusable_build_is_a_record_error_that_shows_where(fields, path):
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("payload", [b"1", b"null", b'"x"', b"[]", b'{"id": "\xff"}', b"{}"])
+@pytest.mark.parametrize("payload", [b"1", b"null", b'"x"', b"[]", b"{}"])
 def test_no_build_at_all_is_a_record_error_without_an_id(payload):
     with pytest.raises(RecordError, match="record without an id"):
         read_build(payload)

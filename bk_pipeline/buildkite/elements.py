@@ -1,0 +1,165 @@
+"""Split a page into its elements, even if some of them are broken.
+
+A good page takes one strict pass of msgspec. Only if that fails is the page gone through
+element by element, as leniently as Python's own JSON reader is: each element keeps its bytes,
+and what is wrong with it is found when it is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from json import JSONDecoder
+from typing import Any, NamedTuple
+
+import msgspec
+
+# NaN, control characters and numbers of any length pass: an element's end is all that matters.
+_LENIENT = JSONDecoder(strict=False, parse_int=len, parse_float=len, parse_constant=len)
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+# Between elements. Bytes are read as Latin-1 here, in which a BOM is three letters.
+_BLANK = r"[ \t\r\n\0]|\xef\xbb\xbf"
+_SPACE = re.compile(rf"(?:{_BLANK})*+")
+_BETWEEN = re.compile(rf"(?:{_BLANK}|,)*+")
+_CANDIDATE = re.compile(rf",(?:{_BLANK})*+(?=\{{)")
+_BUILD_KEYS = {"id", "number", "created_at"}
+# Buildkite's builds begin with it.
+_FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]{1,100})"')
+
+
+class Split(NamedTuple):
+    """A page's elements, each exactly as it was sent.
+
+    Attributes:
+        elements: Good ones and broken ones.
+        closed: The array has an end; without one the page was cut short on its way.
+        sure: That end was found where it must be, and not guessed behind a broken element.
+    """
+
+    elements: list[bytes]
+    closed: bool = True
+    sure: bool = True
+
+
+def split_elements(body: bytes) -> Split | None:
+    """The elements of the JSON array in `body`, free of its memory; None if it is no array."""
+    try:
+        elements = msgspec.json.decode(body, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return split_leniently(body)
+    return Split([bytes(element) for element in elements])
+
+
+def split_leniently(body: bytes) -> Split | None:
+    """The same for a page that is broken somewhere. An element that cannot be told from the
+    rest by its brackets reaches up to where the next build begins.
+    """
+    text = body.decode("latin-1")
+    begin = _end_of_space(text, 0)
+    if not text.startswith("[", begin):
+        return None
+    elements: list[bytes] = []
+    closed = False
+    for start, end in _extents(text, begin + 1):
+        if text[start] == "]":
+            closed = True
+        else:
+            elements.append(text[start:end].encode("latin-1"))
+    if closed or not elements:
+        return Split(elements, closed, closed)
+    last = elements[-1].rstrip(b" \t\r\n\0")
+    return Split([*elements[:-1], last.removesuffix(b"]")], last.endswith(b"]"), sure=False)
+
+
+def whole_object(body: bytes) -> bytes | None:
+    """The one JSON object in `body` as it was sent, even a broken one; None if it was cut short."""
+    text = body.decode("latin-1")
+    begin = _end_of_space(text, 0)
+    if not text.startswith("{", begin):
+        return None
+    end, _ = _end_of_value(text, begin)
+    end = _end_by_brackets(text, begin) if end is None else end
+    return None if end is None else text[begin:end].encode("latin-1")
+
+
+def id_in(element: bytes) -> str | None:
+    """The id that a broken element has, if it can be seen."""
+    _, value = _end_of_value(element.decode(errors="replace"), 0)
+    if isinstance(value, dict):
+        found = value.get("id")
+        return found.encode(errors="replace").decode() if isinstance(found, str) else None
+    first = _FIRST_ID.match(element)
+    return first[1].decode(errors="replace") if first else None
+
+
+def _extents(text: str, at: int) -> Iterator[tuple[int, int]]:
+    """Where each element begins and ends; and the array's `]`, or what is taken for it."""
+    while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+        end = at + 1 if text[at] == "]" else _end_of_element(text, at)
+        yield at, end
+        at = end
+
+
+def _end_of_element(text: str, at: int) -> int:
+    end, value = _end_of_value(text, at)
+    if end is not None and _ends_well(text, end) and not isinstance(value, list):
+        return end
+    end = _end_by_brackets(text, at)
+    if end is None or not _ends_well(text, end):
+        end = len(text)
+    # Brackets may balance by accident where one or a quote is missing: no element holds a build.
+    return _next_build(text, at, end)
+
+
+def _ends_well(text: str, end: int) -> bool:
+    after = _end_of_space(text, end)
+    return after == len(text) or text[after] in ",]"
+
+
+def _next_build(text: str, at: int, limit: int) -> int:
+    """Where the next build begins after the broken element at `at`, its comma before it.
+
+    Objects of other kinds, jobs for instance, are passed over whole. `limit` if there is none
+    before that.
+    """
+    while (found := _CANDIDATE.search(text, at, limit)) is not None:
+        begin = found.end()
+        end, value = _end_of_value(text, begin)
+        if end is not None and _is_build(text[begin:end] if value is None else value):
+            return found.start()
+        at = begin if end is None else end
+    return limit
+
+
+def _is_build(value: Any) -> bool:
+    if isinstance(value, str):  # an object too deep to be read
+        return all(f'"{key}"' in value for key in _BUILD_KEYS)
+    return isinstance(value, dict) and value.keys() >= _BUILD_KEYS
+
+
+def _end_of_space(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches everywhere
+
+
+def _end_of_value(text: str, at: int) -> tuple[int | None, Any]:
+    """Where the JSON value at `at` ends (None: it is broken), and the value if it can be had."""
+    try:
+        value, end = _LENIENT.raw_decode(text, at)
+    except ValueError:
+        return None, None
+    except RecursionError:
+        return _end_by_brackets(text, at), None
+    return end, value
+
+
+def _end_by_brackets(text: str, at: int) -> int | None:
+    """Where as many brackets have been closed as were opened from `at` on; None: nowhere."""
+    depth = 0
+    for token in _TOKENS.finditer(text, at):
+        if token[0] in "[{":
+            depth += 1
+        elif token[0] in "]}":
+            depth -= 1
+            if depth <= 0:
+                return token.end() if depth == 0 else None
+    return None

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bk_pipeline.buildkite.elements import Split, split_elements, split_leniently
+from bk_pipeline.buildkite.records import read_build
+from bk_pipeline.errors import RecordError
+from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, build, numbers
+from bk_pipeline_tests.http.scripted import Answer
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PAYLOADS = [
+    json.dumps(json.loads(path.read_text()), ensure_ascii=False, separators=(",", ":")).encode()
+    for path in sorted(GOLDEN.glob("*.json"))
+    if not path.name.endswith(".spans.json")
+]
+# Values that make a strict reader refuse the page, or that no field expects.
+ODD = {
+    "surrogate": rb'"abc\ud83d"',
+    "no utf-8": b'"\xff\xfe"',
+    "control": b'"a\nb\x00c"',
+    "nan": b"NaN",
+    "infinity": b"-Infinity",
+    "bom": b"\xef\xbb\xbf1",
+    "nested": b"[" * 1_000 + b"]" * 1_000,
+    "nested objects": b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+    "huge": b"1e999",
+    "digits": b"9" * 5_000,
+    "escape": rb'"\x"',
+    "word": b"undefined",
+    "duplicate": b'1,"odd":2',
+    "left out": b"",
+}
+REPAIRED = {"surrogate", "no utf-8", "control", "huge", "digits", "duplicate"}
+NO_BUILDS = [b"null", b"7", b'"x"', b"[]", b"{}", b"NaN", b"\xff", b'{"id":"b-9"', b'"never', b"}"]
+
+
+def page(*elements: bytes) -> bytes:
+    return b"[" + b",".join(elements) + b"]"
+
+
+def text(number: int, odd: bytes | None = None) -> bytes:
+    whole = json.dumps(build(number, number)).encode()
+    return whole if odd is None else whole[:-1] + b', "odd": ' + odd + b"}"
+
+
+@st.composite
+def mutated(draw: st.DrawFn, element: bytes) -> bytes:
+    """`element` with some bytes in it replaced, inserted or taken away."""
+    at = draw(st.integers(0, len(element) - 1))
+    gone = draw(st.sampled_from([0, 1, 1, 1, 2, 40, len(element)]))
+    new = draw(
+        st.sampled_from([b"", b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", *ODD.values()])
+    )
+    return element[:at] + new + element[at + gone :]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_one_mutated_element_leaves_every_other_one_as_it_was(data):
+    elements = data.draw(st.lists(st.sampled_from(PAYLOADS), min_size=1, max_size=4, unique=True))
+    which = data.draw(st.integers(0, len(elements) - 1))
+    odd = data.draw(mutated(elements[which]))
+
+    split = split_elements(page(*elements[:which], odd, *elements[which + 1 :]))
+
+    assert split is not None
+    assert split.closed
+    others = [one for one in elements if one != elements[which]]
+    assert [one for one in split.elements if one in others] == others, odd[:200]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([*PAYLOADS, b"null", b"[1, 2]", b'"]"']), max_size=4))
+def test_the_fast_and_the_slow_way_agree(elements):
+    body = page(*elements)
+    assert split_elements(body) == split_leniently(body) == Split(elements)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_value_in_a_build_stops_no_other(server, client, odd):
+    """It is read all the same where there is a standard way, else quarantined with its id."""
+    elements = text(3), text(2, ODD[odd]), text(1)
+    server.otherwise = Answer(body=page(*elements))
+
+    [found] = client.iter_builds(WHOLE_DAY)
+
+    expected = [3, 2, 1] if odd in REPAIRED else [3, 1]
+    assert [one.number for one in found.builds] == expected
+    assert [one.payload for one in found.builds if one.number != 2] == [elements[0], elements[2]]
+    assert [reason.partition(":")[0] for reason in found.set_aside] == (
+        [] if odd in REPAIRED else [build(2)["id"]]
+    )
+    finished = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=1)
+    assert [one.number for one in finished] == expected
+    assert [one.number for one in client.sample(WHOLE_DAY).builds] == expected
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_value_in_the_only_build_of_an_answer(server, client, odd):
+    server.otherwise = Answer(body=text(2, ODD[odd]))
+    if odd in REPAIRED:
+        assert client.build("web", 2).payload == text(2, ODD[odd])
+    else:
+        with pytest.raises(RecordError, match=build(2)["id"]):
+            client.build("web", 2)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("odd", NO_BUILDS)
+@pytest.mark.parametrize("where", [0, 1, 2], ids=["first", "middle", "last"])
+def test_element_that_is_no_build_is_quarantined_alone(server, client, odd, where):
+    elements = [text(2), text(1)]
+    elements.insert(where, odd)
+    server.otherwise = Answer(body=page(*elements))
+
+    [found] = client.iter_builds(WHOLE_DAY)
+
+    assert [one.number for one in found.builds] == [2, 1]
+    assert len(found.set_aside) <= 2
+    if odd != b"}" or where:
+        assert found.set_aside
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"\xef\xbb\xbf", b""), (b"\n\xef\xbb\xbf ", b"\n"), (b"", b"\x00\x00"), (b"", b"<!-- p -->")],
+    ids=["bom", "bom amid space", "nul bytes", "garbage"],
+)
+def test_what_stands_around_a_page_is_no_matter(server, client, before, after):
+    server.otherwise = Answer(body=before + page(text(2), text(1)) + after)
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [2, 1]
+    server.otherwise = Answer(body=before + text(1) + after)
+    assert client.build("web", 1).number == 1
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_page_that_was_cut_short_is_asked_for_again(server, client, cut):
+    whole = page(text(2), text(1))
+    server.replies.append(Answer(body=whole[:-cut]))
+    server.otherwise = Answer(body=whole)
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [2, 1]
+    assert len(server.requests) == 2
+
+
+def test_broken_last_build_is_asked_for_once_more_as_the_page_may_have_been_cut(server, client):
+    """Cut behind an inner bracket, a page ends as a whole one does."""
+    whole = page(text(3), text(2), text(1))
+    server.replies.append(Answer(body=whole[: whole.rindex(b'"jobs": []') + len(b'"jobs": []')]))
+    server.otherwise = Answer(body=whole)
+    assert numbers(client.iter_builds(WHOLE_DAY)) == [3, 2, 1]
+
+    server.otherwise = Answer(body=page(text(3), text(2)[:-1]))
+    [found] = client.iter_builds(WHOLE_DAY)
+    assert [one.number for one in found.builds] == [3]
+    assert found.set_aside[0].startswith(build(2)["id"])
+    assert len(server.requests) == 4
+
+
+def test_neighbours_that_are_broken_are_each_quarantined_with_their_id():
+    odd = [text(n, value) for n, value in enumerate(ODD.values(), 1)]
+    split = split_elements(page(*odd))
+    assert split is not None
+    for number, element in enumerate(split.elements, 1):
+        try:
+            found = read_build(element).id
+        except RecordError as error:
+            found = error.record_id
+        assert found == build(number)["id"]
+    assert len(split.elements) == len(odd)

@@ -26,6 +26,18 @@ demo: $(READY) ## The whole way on stand-ins: no account, no server
 test: $(READY) ## The tests, on real servers on loopback
 	@$(BIN)/pytest -n 2
 
+# Time zone and date at which a run begins: a Sunday night on which clocks change, the end of a
+# leap day, the start of summer time, a year ahead.
+DATES ?= UTC@2027-10-31T00:58:00 UTC@2028-02-29T23:59:30 Europe/Berlin@2027-03-28T01:59:30 \
+	America/New_York@2027-11-26T12:00:00
+
+.PHONY: test-any-day
+test-any-day: $(READY) ## The tests without a browser, as if at each of DATES (needs faketime)
+	@command -v faketime >/dev/null || { echo "faketime is missing: apt-get install faketime" >&2; exit 1; }
+	@for at in $(DATES); do echo "As if it were $$at:"; \
+	TZ=$${at%@*} FAKETIME_DONT_FAKE_MONOTONIC=1 faketime "$${at#*@}" \
+	$(BIN)/pytest -q -n 2 -m "not browser" $(TESTS) || exit 1; done
+
 .PHONY: bench
 bench: $(READY) ## What it costs beside the obvious ways: tables, and figures in benchmarks/latest.json
 	@$(BIN)/python -m benchmarks

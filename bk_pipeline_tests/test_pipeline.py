@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import ServiceUnavailable
 from bk_pipeline.pipeline import (
     Day,
@@ -44,7 +43,7 @@ def day_of(scene: Stage) -> Day:
 
 def extract(scene: Stage, client: BuildkiteClient, **options):
     raw = scene.services.raw()
-    return extract_day(day_of(scene), client=client, raw=raw, clock=SystemClock(), **options)
+    return extract_day(day_of(scene), client=client, raw=raw, clock=scene.clock, **options)
 
 
 def finish_one_more(scene: Stage, number: int) -> dict:
@@ -86,7 +85,7 @@ def test_what_the_overlap_lists_again_is_not_stored_again(scene, client):
 def test_a_build_that_finishes_again_is_stored_again(scene, client):
     build = finish_one_more(scene, 9_000_001)
     extract(scene, client)
-    moved = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    moved = scene.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
     scene.sandbox.world.add_build(build | {"finished_at": moved})
     assert extract(scene, client).stored == 1
 
@@ -110,10 +109,10 @@ def test_a_full_refresh_lists_and_stores_all_again(scene, client):
 
 
 def test_a_day_that_lies_ahead_is_empty_and_asks_nobody(scene, client):
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    tomorrow = scene.clock.now() + timedelta(days=1)
     day = Day("ahead", Window(tomorrow, tomorrow + timedelta(days=1)))
     raw = scene.services.raw()
-    found = extract_day(day, client=client, raw=raw, clock=SystemClock())
+    found = extract_day(day, client=client, raw=raw, clock=scene.clock)
     assert (found.listed, found.stored, found.watermark) == (0, 0, None)
     assert raw.watermark("ahead") is None
     assert scene.sandbox.buildkite.request_count == 0
@@ -177,13 +176,13 @@ def test_merged_parts_are_made_spans_of_once_and_sent_by_nobody(scene, client):
     raw, spans = scene.services.raw(), scene.services.spans()
     [day] = scene.days
     [honeycomb] = scene.services.destinations()
-    destination, ledger = honeycomb.open(SystemClock()), scene.services.ledger()
+    destination, ledger = honeycomb.open(scene.clock), scene.services.ledger()
 
     def sync():
         extract(scene, client)
         made = transform_day(day, raw=raw, spans=spans)
         return made, deliver_day(
-            day, spans=spans, destination=destination, ledger=ledger, clock=SystemClock()
+            day, spans=spans, destination=destination, ledger=ledger, clock=scene.clock
         )
 
     extract(scene, client)
@@ -235,7 +234,7 @@ def test_a_part_with_spans_that_are_too_old_is_read_once_for_each_limit(scene, c
             spans=spans,
             destination=destination,
             ledger=scene.services.ledger(),
-            clock=SystemClock(),
+            clock=scene.clock,
         )
 
     first = deliver(timedelta(seconds=1))

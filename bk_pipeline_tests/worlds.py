@@ -1,20 +1,48 @@
-"""A sandbox that serves, and the services that are pointed at it."""
+"""A sandbox that serves, and the services that are pointed at it.
+
+No test depends on when it runs. `stage` serves a world whose present is Thursday afternoon,
+`PRESENT`, and hands the same clock to the services. Programs that a test starts as processes
+of their own read the machine's clock: their world ends on `last_thursday()`, so that its
+complete days are working days that are over, whatever day it is.
+"""
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from bk_pipeline.cli.sandbox import environment
-from bk_pipeline.clock import Clock
+from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import day_keys
+
+PRESENT = datetime(2024, 2, 15, 15, tzinfo=UTC)
+THURSDAY = 3
+
+
+class ShiftedClock(SystemClock):
+    """Runs and sleeps as the machine's does, from `start` on."""
+
+    def __init__(self, start: datetime = PRESENT) -> None:
+        self._start = start
+        self._began_at = time.monotonic()
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=time.monotonic() - self._began_at)
+
+
+def last_thursday() -> date:
+    """The last Thursday before today (UTC)."""
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    return yesterday - timedelta(days=(yesterday.weekday() - THURSDAY) % 7)
 
 
 @dataclass
@@ -26,10 +54,20 @@ class Stage:
     services: Services
 
     @property
+    def clock(self) -> Clock:
+        """What the sandbox and the services go by."""
+        return self.services.clock
+
+    @property
     def days(self) -> list[str]:
         """The complete days of the sandbox's world, oldest first."""
         first, last = self.sandbox.world.first_and_last_day()
         return day_keys(first, last)[:-1]
+
+    @property
+    def today(self) -> str:
+        """The last day of the sandbox's world, which is under way."""
+        return self.sandbox.world.first_and_last_day()[1].isoformat()
 
 
 @contextmanager
@@ -39,12 +77,26 @@ def stage(
     days: int = 1,
     builds_per_day: int = 20,
     clock: Clock | None = None,
+    live: bool = False,
     limits: bool = False,
     otlp: bool = False,
     **settings: str,
 ) -> Iterator[Stage]:
-    """A served world and services with their data in `folder`."""
-    sandbox = Sandbox(World(days=days, builds_per_day=builds_per_day), limits=limits)
+    """A served world and services with their data in `folder`.
+
+    Args:
+        folder: The data directory.
+        days: Complete days of the world.
+        builds_per_day: On a working day.
+        clock: What the sandbox and the services go by. Default: a `ShiftedClock`.
+        live: By the machine's own clock, for tests that start other processes.
+        limits: Whether rate limits are enforced.
+        otlp: Whether spans go to the sandbox's OTLP endpoint too.
+        settings: Variables besides those of the sandbox.
+    """
+    clock = SystemClock() if live else clock or ShiftedClock()
+    world = World(days=days, builds_per_day=builds_per_day, today=last_thursday() if live else None)
+    sandbox = Sandbox(world, clock=lambda: clock.now().timestamp(), limits=limits)
     with running(sandbox) as url:
         values = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(folder)} | settings
         if otlp:

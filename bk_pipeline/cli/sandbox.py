@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 
 import click
 
@@ -25,7 +26,14 @@ from bk_pipeline.sandbox.world import World
     type=click.IntRange(1, 50_000),
     help="Builds on a working day.",
 )
-def sandbox(host: str, port: int, seed: int, days: int, builds_per_day: int) -> None:
+@click.option(
+    "--today",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Last day that has builds (UTC). Default: the present day, with new builds as you watch.",
+)
+def sandbox(
+    *, host: str, port: int, seed: int, days: int, builds_per_day: int, today: datetime | None
+) -> None:
     """Serve stand-ins for Buildkite and Honeycomb until interrupted.
 
     A made-up organization with DAYS of history and builds going on as you watch, and a
@@ -34,7 +42,12 @@ def sandbox(host: str, port: int, seed: int, days: int, builds_per_day: int) -> 
     their own. GET /_sandbox/stored tells what has arrived, POST /_sandbox/builds finishes
     another build.
     """
-    world = World(seed=seed, days=days, builds_per_day=builds_per_day)
+    world = World(
+        seed=seed,
+        days=days,
+        builds_per_day=builds_per_day,
+        today=today.date() if today else None,
+    )
     stand_in = Sandbox(world)
 
     def announce(url: str) -> None:

@@ -26,7 +26,7 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 @pytest.fixture
 def scene(tmp_path):
     path_of_chromium()
-    with stage(tmp_path / "data", days=3, builds_per_day=250) as made:
+    with stage(tmp_path / "data", days=3, builds_per_day=250, live=True) as made:
         yield made
 
 

@@ -22,7 +22,7 @@ DAYS = Window(datetime(2026, 11, 17, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=
 @pytest.fixture(scope="module")
 def world():
     """Three days of builds, made once; read-only."""
-    return World(seed=1, days=3, builds_per_day=120)
+    return World(seed=1, days=3, builds_per_day=120, today=DAYS.end.date())
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import run, started, wait_until
+from bk_pipeline_tests.worlds import last_thursday
 
 TOKEN = "bkua_" + "0123456789abcdef" * 2
 READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
@@ -47,7 +48,7 @@ def test_a_date_that_is_none_is_a_usage_error(tmp_path):
 
 @pytest.fixture
 def served():
-    sandbox = Sandbox(World(days=2, builds_per_day=10))
+    sandbox = Sandbox(World(days=2, builds_per_day=10, today=last_thursday()))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 
@@ -167,7 +168,7 @@ def test_a_refused_token_stops_at_once(served, service):
 
 
 def test_three_days_in_a_row_that_fail_are_enough():
-    sandbox = Sandbox(World(days=5, builds_per_day=3))
+    sandbox = Sandbox(World(days=5, builds_per_day=3, today=last_thursday()))
     sandbox.faults.order("buildkite", "status", status=503, count=100)
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}

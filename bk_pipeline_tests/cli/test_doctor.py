@@ -3,10 +3,11 @@ from __future__ import annotations
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.worlds import last_thursday
 
 
 def test_a_line_a_check_and_exit_status_0_if_nothing_failed(call):
-    sandbox = Sandbox(World(days=1, builds_per_day=10))
+    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
     with running(sandbox) as url:
         done = call("doctor", "--days", "2", **environment(sandbox, url))
     assert done.returncode == 0, done.stdout

@@ -6,12 +6,13 @@ from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import run
+from bk_pipeline_tests.worlds import last_thursday
 
 
 @pytest.fixture
 def delivered(tmp_path):
     """A day of which Honeycomb rejected two root spans."""
-    sandbox = Sandbox(World(days=1, builds_per_day=10))
+    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
     with running(sandbox) as url:
         settings = environment(sandbox, url)
         day = sandbox.world.first_and_last_day()[0].isoformat()

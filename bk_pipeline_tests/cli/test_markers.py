@@ -26,7 +26,7 @@ dataset = "__all__"
 def scene(tmp_path):
     """A day of spans, and a file of rules."""
     (tmp_path / "markers.toml").write_text(RULES)
-    with stage(tmp_path, builds_per_day=20, BK_PIPELINE_MARKERS="markers.toml") as scene:
+    with stage(tmp_path, builds_per_day=20, live=True, BK_PIPELINE_MARKERS="markers.toml") as scene:
         services = scene.services
         with services.buildkite(on_wait=print) as client:
             for key in scene.days:

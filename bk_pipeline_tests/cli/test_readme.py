@@ -12,6 +12,7 @@ import pytest
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.worlds import last_thursday
 
 PROJECT = Path(__file__).parents[2]
 SECTION = re.compile(r"## Your own builds in ten minutes\n(.*?)\n### ", re.DOTALL)
@@ -19,7 +20,7 @@ SECTION = re.compile(r"## Your own builds in ten minutes\n(.*?)\n### ", re.DOTAL
 
 @pytest.fixture
 def served(tmp_path):
-    sandbox = Sandbox(World(days=2, builds_per_day=5))
+    sandbox = Sandbox(World(days=2, builds_per_day=5, today=last_thursday()))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 

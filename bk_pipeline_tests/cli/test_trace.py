@@ -8,11 +8,12 @@ from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World, build_as_of
 from bk_pipeline_tests.builders import make_build, make_job
+from bk_pipeline_tests.worlds import last_thursday
 
 
 @pytest.fixture
 def served():
-    sandbox = Sandbox(World(days=1, builds_per_day=10))
+    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 

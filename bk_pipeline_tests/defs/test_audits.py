@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -88,7 +88,7 @@ def test_a_build_that_nobody_saw_is_missed(scene, audit):
 
 
 def test_what_finished_since_the_day_was_read_is_not_missed(scene, audit):
-    now = datetime.now(UTC) + timedelta(seconds=1)
+    now = scene.clock.now() + timedelta(seconds=1)
     scene.sandbox.world.add_build(missed_build(scene, finished_at=now.isoformat()))
     assert failed(audit()) == set()
 
@@ -138,7 +138,7 @@ def test_a_span_that_ends_before_it_starts_is_found(scene, audit):
 
 
 def test_a_day_that_was_not_read_to_its_end_is_not_fresh(scene, audit, clock):
-    clock.moment = datetime.now(UTC)
+    clock.moment = scene.clock.now()
     scene.services.clock = clock
     assert failed(audit()) == set()
     clock.moment += timedelta(days=2)

@@ -113,7 +113,7 @@ def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance, 
 
 
 def test_a_backfill_ends_what_a_killed_one_left_behind(tmp_path, killed):
-    with stage(tmp_path / "data") as scene, local_instance() as instance:
+    with stage(tmp_path / "data", live=True) as scene, local_instance() as instance:
         [day] = scene.days
         run_id = started_by(killed, instance, day)
         settings = environment(scene.sandbox, scene.url)

@@ -79,7 +79,7 @@ def nightly(scene, instance):
 
     def run() -> dict[str, int]:
         definitions = code_location(scene.services.settings, scene.services)
-        found = night(definitions, datetime.now(UTC) + timedelta(minutes=1), instance)
+        found = night(definitions, scene.clock.now() + timedelta(minutes=1), instance)
         job = definitions.resolve_job_def("sync_day")
         counts = dict.fromkeys(("builds stored", "new parts", "accepted"), 0)
         assert sorted(days(found.run_requests)) == scene.days
@@ -165,7 +165,7 @@ def test_statistics_are_made_anew_once_where_spans_have_changed(tmp_path, instan
         definitions = code_location(scene.services.settings, scene.services)
         sync = definitions.resolve_job_def("sync_day")
         refresh = definitions.resolve_job_def("refresh_stats")
-        now = datetime.now(UTC)
+        now = scene.clock.now()
         assert stats_at(scene, now, instance).run_requests == []
         for day in scene.days[:2]:
             sync.execute_in_process(partition_key=day, instance=instance)
@@ -179,7 +179,7 @@ def test_statistics_are_made_anew_once_where_spans_have_changed(tmp_path, instan
 
 def test_statistics_of_weeks_ago_are_left_alone(tmp_path, instance):
     with stage(tmp_path / "data") as scene:
-        sync = code_location(scene.services.settings).resolve_job_def("sync_day")
+        sync = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
         sync.execute_in_process(partition_key=scene.days[0], instance=instance)
-        later = datetime.now(UTC) + timedelta(days=8)
+        later = scene.clock.now() + timedelta(days=8)
         assert stats_at(scene, later, instance).run_requests == []

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 import msgspec
@@ -49,7 +49,7 @@ def since(moment: datetime) -> str:
 
 def note_run(scene, instance, day, status) -> None:
     """A run of the day, as the daemon makes one, which has come to `status`."""
-    job = code_location(scene.services.settings).resolve_job_def("sync_day")
+    job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
     instance.create_run_for_job(job, tags={"dagster/partition": day}, status=status)
 
 
@@ -95,7 +95,7 @@ def test_builds_that_were_created_tomorrow_wait_for_it(tmp_path, instance):
     with stage(tmp_path) as scene:
         cursor = settle(scene, instance)
         build = scene.sandbox.world.finish_build_now()
-        moment = datetime.now(UTC) + timedelta(days=1)
+        moment = scene.clock.now() + timedelta(days=1)
         build |= {"number": 99, "id": build["id"][::-1], "created_at": moment.isoformat()}
         scene.sandbox.world.add_build(build)
         assert moment.date().isoformat() not in days(tick(scene, instance, cursor))
@@ -104,8 +104,7 @@ def test_builds_that_were_created_tomorrow_wait_for_it(tmp_path, instance):
 def test_a_requested_run_delivers_the_build(tmp_path, instance):
     with stage(tmp_path) as scene:
         build = scene.sandbox.world.finish_build_now()
-        definitions = code_location(scene.services.settings)
-        # Builds of yesterday may have finished within the hour as well.
+        definitions = code_location(scene.services.settings, scene.services)
         day = build["created_at"][:10]
         assert day in days(tick(scene, instance))
         job = definitions.resolve_job_def("sync_day")
@@ -118,7 +117,7 @@ def test_a_requested_run_delivers_the_build(tmp_path, instance):
 def test_a_sensor_that_was_off_for_weeks_catches_up_over_several_ticks(tmp_path, instance):
     with stage(tmp_path, days=25, builds_per_day=200) as scene:
         asked: list[str] = []
-        result = tick(scene, instance, since(datetime.now(UTC) - timedelta(days=26)))
+        result = tick(scene, instance, since(scene.clock.now() - timedelta(days=26)))
         ticks = 1
         while read(result).place.backlog or read(result).wanted:
             asked += days(result)
@@ -127,15 +126,13 @@ def test_a_sensor_that_was_off_for_weeks_catches_up_over_several_ticks(tmp_path,
             assert scene.sandbox.buildkite.request_count - requests <= 16
             ticks += 1
             assert ticks < 10
-        # The complete days, and as the time of day wants it, today.
-        assert set(scene.days) <= set(asked)
+        assert set(asked) == {*scene.days, scene.today}
         assert len(asked) == len(set(asked))
         assert ticks >= 3
         assert days(result) == []
 
 
 def test_a_run_that_failed_is_asked_for_again_less_and_less_often(tmp_path, instance, clock):
-    clock.moment = datetime.now(UTC)
     with stage(tmp_path, clock=clock) as scene:
         cursor = settle(scene, instance)
         day = scene.sandbox.world.finish_build_now()["created_at"][:10]
@@ -159,7 +156,6 @@ def test_a_run_that_failed_is_asked_for_again_less_and_less_often(tmp_path, inst
 
 
 def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
-    clock.moment = datetime.now(UTC)
     with stage(tmp_path, clock=clock) as scene:
         cursor = settle(scene, instance)
         build = scene.sandbox.world.finish_build_now()
@@ -173,7 +169,7 @@ def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
         clock.moment += timedelta(minutes=1)
         result = tick(scene, instance, result.cursor)
         assert days(result) == [day]
-        job = code_location(scene.services.settings).resolve_job_def("sync_day")
+        job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
         assert job.execute_in_process(partition_key=day, instance=instance).success
         result = tick(scene, instance, result.cursor)
         assert days(result) == []
@@ -208,7 +204,6 @@ def test_what_finished_while_ticks_failed_is_found_by_the_next(tmp_path, instanc
 
 
 def test_a_spent_quota_skips_the_tick_instead_of_waiting(tmp_path, instance, clock):
-    clock.moment = datetime.now(UTC)
     with stage(tmp_path, clock=clock, limits=True) as scene:
         cursor = settle(scene, instance)
         with scene.services.buildkite(str) as client:
@@ -233,7 +228,7 @@ def test_a_cursor_that_cannot_be_read_is_made_anew_and_that_is_said(tmp_path, in
         build = scene.sandbox.world.finish_build_now()
         result = tick(scene, instance, text)
         assert build["created_at"][:10] in days(result)
-        assert read(result).place.since > datetime.now(UTC) - timedelta(hours=1)
+        assert read(result).place.since > scene.clock.now() - timedelta(hours=1)
 
 
 def test_the_sensor_without_a_token_names_the_variable(instance):

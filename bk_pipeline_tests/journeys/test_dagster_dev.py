@@ -13,7 +13,7 @@ ASSETS = ("raw_builds", "spans", "honeycomb_events")
 
 @pytest.fixture
 def scene(tmp_path):
-    with stage(tmp_path / "data", days=3, builds_per_day=10) as made:
+    with stage(tmp_path / "data", days=3, builds_per_day=10, live=True) as made:
         yield made
 
 

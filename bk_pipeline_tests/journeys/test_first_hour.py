@@ -75,7 +75,7 @@ def test_a_run_that_cannot_go_says_why_in_its_first_line(tmp_path, step, mistake
         changed = mistake(scene.sandbox) if callable(mistake) else mistake
         values = {**scene.services.settings.environment, **changed}
         given = {name: value for name, value in values.items() if value}
-        services = Services(Settings.of(**given), retries=0)
+        services = Services(Settings.of(**given), clock=scene.clock, retries=0)
         failed, message = failure(services, scene.days[0])
     assert failed == step
     first, *rest = message.strip().splitlines()

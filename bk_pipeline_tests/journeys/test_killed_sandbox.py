@@ -17,7 +17,7 @@ import requests
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.settings import Settings
-from bk_pipeline_tests.worlds import free_port
+from bk_pipeline_tests.worlds import free_port, last_thursday
 
 BUILDS_PER_DAY = 500
 PATIENCE_S = 60.0
@@ -28,6 +28,7 @@ def sandbox(port: int) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]
     """`bk-pipeline sandbox` in a process of its own, and the settings that it prints."""
     command = [Path(sys.executable).with_name("bk-pipeline"), "sandbox", "--port", str(port)]
     command += ["--days", "1", "--builds-per-day", str(BUILDS_PER_DAY)]
+    command += ["--today", last_thursday().isoformat()]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
     )

@@ -113,7 +113,6 @@ def test_the_asset_follows_its_dataset_and_tells_a_missing_one(tmp_path, rules):
         stage(tmp_path / "data", BK_PIPELINE_MARKERS=rules) as scene,
         dg.DagsterInstance.ephemeral() as instance,
     ):
-        # Whatever passed: there is some on a quiet Sunday too.
         passed = RULES.replace("failed", "passed").replace('branch = "main"', "")
         (tmp_path / "markers.toml").write_text(passed.replace('dataset = "__all__"', ""))
         [first] = materialize_days(scene.services, scene.days, instance=instance)

@@ -25,6 +25,7 @@ from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp import husky
 from bk_pipeline_tests.deliver.tables import payload, table
 from bk_pipeline_tests.spans.timelines import timelines
+from bk_pipeline_tests.worlds import PRESENT
 
 SERVICE = "ci builds"
 
@@ -74,7 +75,7 @@ def assert_same(one: pa.Table) -> None:
 @pytest.fixture(scope="module")
 def world() -> pa.Table:
     """A day of the sandbox's builds: retries, blocks, triggers, emoji, nulls and all."""
-    made = World(seed=3, days=1, builds_per_day=150)
+    made = World(seed=3, days=1, builds_per_day=150, today=PRESENT.date())
     day, _ = made.first_and_last_day()
     payloads = [build_as_of(life, life.created + 30 * 86_400_000) for life in made.builds(day)]
     return table_of([found for one in payloads if one and (found := trace(one))])

@@ -1,7 +1,9 @@
 """The span table as people in notebooks want it: a frame of builds, a frame of jobs.
 
-Only the columns that are needed are read, and words stay categories. What the privacy
-settings leave out of the table is null, and `UNKNOWN` where rows are grouped by it.
+Only the columns that are needed are read. Text becomes plain strings, not categories: pandas
+refuses to align two categorical indexes whose codes have different widths, which happens as
+soon as a day has 128 distinct steps. What the privacy settings leave out of the table is null,
+and `UNKNOWN` where rows are grouped by it.
 """
 
 from __future__ import annotations
@@ -100,8 +102,17 @@ def frames_of(spans: Iterable[pa.Table]) -> Frames:
 
 
 def _frame(tables: list[pa.Table]) -> pd.DataFrame:
-    frame: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(map(_decoded, tables)).to_pandas()
     return frame
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """The table without dictionary columns."""
+    for at, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            values = table.column(at).cast(field.type.value_type)
+            table = table.set_column(at, field.name, values)
+    return table
 
 
 def _builds(table: pa.Table) -> pa.Table:
@@ -134,7 +145,7 @@ def _jobs(table: pa.Table) -> pa.Table:
             "parallel": pc.fill_null(found["parallel"], -1),
             "matrix": _words(found["matrix"], unknown=""),
             "queue": _words(pc.coalesce(_text(found["queue"]), asked), unknown=DEFAULT_QUEUE),
-            "subject": pc.if_else(known, commit, _text(found["trace_id"])).dictionary_encode(),
+            "subject": pc.if_else(known, commit, _text(found["trace_id"])),
             "run_s": _seconds(_ns(found["end"], found["start"]), per_second=1e9),
             "wait_s": _seconds(found["wait_ms"]),
             "command": pc.equal(_text(found["type"]), "script"),
@@ -183,7 +194,7 @@ def _first(*columns: Any) -> Any:
 
 
 def _words(values: Any, *, unknown: str = UNKNOWN) -> Any:
-    return pc.fill_null(_text(values), unknown).dictionary_encode()
+    return pc.fill_null(_text(values), unknown)
 
 
 def _is(values: Any, word: str) -> Any:
@@ -199,4 +210,5 @@ def _ns(later: Any, earlier: Any) -> Any:
 
 
 def _seconds(values: Any, *, per_second: float = 1e3) -> Any:
-    return pc.divide(values.cast(pa.float64()), per_second)
+    # Not safe: whole nanoseconds of more than 104 days are rounded, by less than a millisecond.
+    return pc.divide(values.cast(pa.float64(), safe=False), per_second)

@@ -66,10 +66,8 @@ def summarize(day: str, spans: Iterable[pa.Table]) -> DayStats:
 
 def flaky(jobs: pd.DataFrame) -> pd.Series[bool]:
     """Whether each job failed where the same job of the same commit passed later."""
-    passed = _by(jobs[jobs["passed"]], SAME_JOB)["end"].max()
-    last_pass = jobs[SAME_JOB].merge(
-        passed.rename("last_pass"), left_on=SAME_JOB, right_index=True, how="left"
-    )["last_pass"]
+    passes = jobs.assign(last_pass=jobs["end"].where(jobs["passed"]))
+    last_pass: pd.Series[Any] = _by(passes, SAME_JOB)["last_pass"].transform("max")
     return jobs["flunked"] & (last_pass >= jobs["end"])
 
 

@@ -3,7 +3,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What the program needs, and what tests and checks need besides.
 READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
 FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p $(FITS) && echo $$p && break; done)
@@ -14,6 +16,11 @@ UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --quiet
+SYNC = $(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python
+INSTALL = $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+
 .PHONY: help
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,7 +30,7 @@ demo: $(READY) ## The whole way on stand-ins: no account, no server
 	@$(BIN)/bk-pipeline demo
 
 .PHONY: test
-test: $(READY) ## The tests, on real servers on loopback
+test: $(DEV_READY) ## The tests, on real servers on loopback
 	@$(BIN)/pytest -n 2
 
 # Time zone and date at which a run begins: a Sunday night on which clocks change, the end of a
@@ -32,18 +39,18 @@ DATES ?= UTC@2027-10-31T00:58:00 UTC@2028-02-29T23:59:30 Europe/Berlin@2027-03-2
 	America/New_York@2027-11-26T12:00:00
 
 .PHONY: test-any-day
-test-any-day: $(READY) ## The tests without a browser, as if at each of DATES (needs faketime)
+test-any-day: $(DEV_READY) ## The tests without a browser, as if at each of DATES (needs faketime)
 	@command -v faketime >/dev/null || { echo "faketime is missing: apt-get install faketime" >&2; exit 1; }
 	@for at in $(DATES); do echo "As if it were $$at:"; \
 	TZ=$${at%@*} FAKETIME_DONT_FAKE_MONOTONIC=1 faketime "$${at#*@}" \
 	$(BIN)/pytest -q -n 2 -m "not browser" $(TESTS) || exit 1; done
 
 .PHONY: bench
-bench: $(READY) ## What it costs beside the obvious ways: tables, and figures in benchmarks/latest.json
+bench: $(DEV_READY) ## What it costs beside the obvious ways: tables, and figures in benchmarks/latest.json
 	@$(BIN)/python -m benchmarks
 
 .PHONY: fault-table
-fault-table: $(READY) ## What faults cost in spans, measured, into docs/operating.md
+fault-table: $(DEV_READY) ## What faults cost in spans, measured, into docs/operating.md
 	@$(BIN)/python -m benchmarks.faults
 
 .PHONY: dev
@@ -58,44 +65,44 @@ dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, or PORT=, with .env
 check: lint types layers docs-check test ## What CI runs: format, lint, types, import directions, docs, tests
 
 .PHONY: lint
-lint: $(READY) ## Format and lint, changing nothing
+lint: $(DEV_READY) ## Format and lint, changing nothing
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 
 .PHONY: types
-types: $(READY) ## mypy, strict
+types: $(DEV_READY) ## mypy, strict
 	@$(BIN)/mypy
 
 .PHONY: layers
-layers: $(READY) ## Imports point one way
+layers: $(DEV_READY) ## Imports point one way
 	@$(BIN)/lint-imports
 
 .PHONY: docs
-docs: $(READY) ## Write the generated pages of docs/
+docs: $(DEV_READY) ## Write the generated pages of docs/
 	@$(BIN)/python -m bk_pipeline.docsgen
 
 .PHONY: docs-check
-docs-check: $(READY)
+docs-check: $(DEV_READY)
 	@$(BIN)/python -m bk_pipeline.docsgen --check
 
 .PHONY: golden
-golden: $(READY) ## Write the golden spans anew, to be reviewed as a diff
+golden: $(DEV_READY) ## Write the golden spans anew, to be reviewed as a diff
 	@$(BIN)/python -m bk_pipeline_tests.spans.goldens
 
 .PHONY: screenshots
-screenshots: $(READY) ## Pictures of Dagster's UI into docs/images/, by the browser test (needs Chromium)
+screenshots: $(DEV_READY) ## Pictures of Dagster's UI into docs/images/, by the browser test (needs Chromium)
 	@BK_PIPELINE_TEST_PROGRAMS=required BK_PIPELINE_TEST_PICTURES=$(CURDIR)/docs/images \
 		$(BIN)/pytest -q bk_pipeline_tests/browser
 
 .PHONY: format
-format: $(READY) ## Format and fix what can be fixed
+format: $(DEV_READY) ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
 .PHONY: lock
-lock: $(READY) ## Newest versions that pyproject.toml allows, into requirements.lock
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev \
-		--no-emit-index-url --upgrade --quiet pyproject.toml -o requirements.lock
+lock: $(DEV_READY) ## Newest versions that pyproject.toml allows, into requirements.lock
+	@$(COMPILE) --group dev --upgrade pyproject.toml -o requirements-dev.lock
+	@$(COMPILE) --group build --upgrade pyproject.toml -c requirements-dev.lock -o requirements.lock
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data stay
@@ -108,6 +115,12 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || $(UNFETCHED)
-	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock || $(UNFETCHED)
-	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@$(SYNC) requirements.lock || $(UNFETCHED)
+	@$(INSTALL)
+	@touch $@
+
+$(DEV_READY): $(READY) requirements-dev.lock
+	@echo "Adding what tests and checks need"
+	@$(SYNC) requirements-dev.lock || $(UNFETCHED)
+	@$(INSTALL)
 	@touch $@

@@ -53,7 +53,11 @@ class StandIn:
     def finish(self, builds: list[dict[str, Any]]) -> None:
         """Serve these builds from now on."""
         for build in builds:
-            request = Request(f"{self.url}/_sandbox/builds", msgspec.json.encode(build))  # noqa: S310
+            request = Request(  # noqa: S310  # our own
+                f"{self.url}/_sandbox/builds",
+                msgspec.json.encode(build),
+                {"Content-Type": "application/json"},
+            )
             urlopen(request).close()  # noqa: S310  # our own
 
     def memory_bytes(self) -> int:

@@ -33,9 +33,33 @@ def settings_page() -> str:
     return (
         "# Settings\n\n"
         "All settings are environment variables. A file `.env` in the working directory is read "
-        "too; the environment goes before it. An empty value counts as unset. A malformed one "
-        "ends the command with exit status 2 and a line that names the variable.\n\n"
-        + _table(("variable", "default", "meaning"), rows)
+        "too; exported variables take precedence. A malformed value ends the command with exit "
+        "status 2 and a line that names the variable and never repeats the value.\n\n"
+        "One rule holds for all variables: these, those of named destinations, `OTEL_*`, and the "
+        "standard ones for the network. White space and line breaks around a value do not count, "
+        "and an empty value counts as unset. Quotation marks that are part of the value (`docker "
+        "--env-file` keeps them), line breaks within it, bytes that are not UTF-8 and a token in a "
+        "variable that takes none are refused.\n\n"
+        "In `.env`, as in `dagster dev`, which reads the file too:\n\n"
+        "- Single or double quotes around a whole value are taken off. ` #` begins a comment in a "
+        "value without quotes.\n"
+        "- A backslash stays as it is without quotes and between single ones: "
+        "`BK_PIPELINE_SPANS_MASK='\\bfoo\\d+'`. What would become something else (`\"\\b\"`, "
+        "`\"\\n\"`, `'\\\\'`) is refused.\n"
+        "- `$NAME` stays as it is. `${NAME}` is replaced by the variable of that name, or by "
+        "`default` in `${NAME:-default}`; where none is set, and between single quotes, it is "
+        "refused. Write `%24` for a `$` in a URL or a header, or export the variable.\n\n"
+        "`dagster dev` lets `.env` take precedence over what is exported, also with an empty value; "
+        "`bk-pipeline doctor` names the variables that differ. A variable that looks misspelt is "
+        "named by every command, and in the log of the code location.\n\n"
+        "`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` (or in small letters) and the CA "
+        "bundle, the first of `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE` and "
+        "`SSL_CERT_DIR` that is set, count for Buildkite, Honeycomb, OTLP and markers. "
+        "`OTEL_EXPORTER_OTLP_CERTIFICATE` goes before them for its endpoint.\n\n"
+        "`OTEL_SDK_DISABLED=true` stops everything that goes by OTLP. Refused by name are "
+        "`OTEL_*` variables that would change what is sent and are not supported: limits of "
+        "attributes and links, samplers other than `always_on`, declarative configuration, the "
+        "size of batches.\n\n" + _table(("variable", "default", "meaning"), rows)
     )
 
 

@@ -26,11 +26,19 @@ unredacted URL. The values in it are attributes too, where a caller acts on them
 
 from __future__ import annotations
 
+from bk_pipeline.tokens import without_tokens
+
 
 class PipelineError(Exception):
-    """Anything this package raises on purpose. `exit_status` is the command line's."""
+    """Anything this package raises on purpose. `exit_status` is the command line's.
+
+    What looks like a token in a message is redacted, wherever it was typed in by mistake.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_tokens(message))
 
 
 class ConfigError(PipelineError):

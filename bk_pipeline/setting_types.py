@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
+from bk_pipeline.environment import quoted
+
 # Honeycomb API description, "Dataset"; a slash cannot be sent in the path of a batch.
 DATASET_NAME_LIMIT = 255
 # What a key is called by; 32 characters of the 64 that an ingest key has.
@@ -51,7 +53,12 @@ def _day(value: Any) -> Any:
 
 
 def _globs(value: Any) -> Any:
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    globs = tuple(value.replace(",", " ").split())
+    if any(quoted(one.removeprefix("!")) for one in globs):
+        raise ValueError("give the names with no quotes around them")
+    return globs
 
 
 def _dataset(value: str) -> str:
@@ -111,7 +118,9 @@ def _pattern(value: str) -> str:
     try:
         re.compile(value)
     except re.error as exc:
-        raise ValueError(f"give a regular expression; at character {exc.pos}: {exc.msg}") from exc
+        # What is quoted in the message is a part of the value.
+        reason = re.split(r"['\"\\?]", exc.msg)[0].strip()
+        raise ValueError(f"give a regular expression; at character {exc.pos}: {reason}") from exc
     return value
 
 

@@ -8,17 +8,27 @@ against this class. A setting keeps its established name where one exists
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bk_pipeline.env_file import ENCODING, ENV_FILE, env_file
+from bk_pipeline.env_file import env_file, env_path
+from bk_pipeline.environment import (
+    OTLP,
+    OURS,
+    SDK_DISABLED,
+    environment,
+    problems,
+    tidied,
+    unknown,
+)
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.setting_types import (
     DatabaseUrl,
@@ -35,7 +45,7 @@ from bk_pipeline.setting_types import (
 
 # What a named destination does not inherit from the plain one.
 OTHERS = ("HONEYCOMB_", "OTEL_")
-OURS = "BK_PIPELINE_"
+_log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -43,15 +53,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_file=ENV_FILE,
-        env_file_encoding=ENCODING,
-        env_ignore_empty=True,
         extra="ignore",
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,
     )
 
     _environment: dict[str, str] = PrivateAttr(default_factory=dict)
+    _looked_in: Path | None = PrivateAttr(None)
 
     buildkite_api_token: Secret | None = Field(
         None,
@@ -226,20 +234,24 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def load(cls, **values: str) -> Self:
-        """The settings of this process; `values` go before the environment's.
+    def load(cls, **values: str) -> Settings:
+        """The settings of this process; `values` take precedence over the environment.
+
+        Variables that are probably misspelt are told to the log.
 
         Raises:
             ConfigError: A value is malformed. One line for each such variable, naming it and
                 what to put there, never the value.
         """
-        surroundings = cls._surroundings()
-        try:
-            loaded = cls(**values)  # type: ignore[arg-type]  # text, which the fields read
-        except ValidationError as exc:
-            raise ConfigError("\n".join(_complaint(error) for error in exc.errors())) from None
-        loaded._environment = {**surroundings, **values}
+        loaded = cls.read(**values)
+        for warning in loaded.warnings:
+            _log.warning("%s", warning)
         return loaded
+
+    @classmethod
+    def read(cls, **values: str) -> Settings:
+        """As `load`, but nothing is logged: `warnings` are the caller's to show."""
+        return cls._checked({**environment(), **values}, looked_in=env_path())
 
     @classmethod
     def of(cls, **values: str) -> Settings:
@@ -248,12 +260,59 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: As `load`.
         """
-        return _Given.load(**values)
+        return cls._checked(values)
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the others go unused
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given alone: `environment.py` reads the variables, by one rule for all."""
+        return (init_settings,)
+
+    @classmethod
+    def _checked(
+        cls,
+        variables: Mapping[str, str],
+        shown: Callable[[str], str] = str,
+        looked_in: Path | None = None,
+    ) -> Settings:
+        """The settings of these variables.
+
+        Args:
+            variables: By their names without the prefix of a named destination.
+            shown: The name of a variable as people have set it.
+            looked_in: The `.env` that was searched.
+
+        Raises:
+            ConfigError: Some are malformed: a line for each.
+        """
+        given = tidied(variables)
+        wrong = problems(given)
+        lines = [_complaint(name, what, shown) for name, what in wrong.items()]
+        values = {name: given[name] for name in ALIASES if name in given and name not in wrong}
+        try:
+            found = Settings(**values)  # type: ignore[arg-type]  # text, which the fields read
+        except ValidationError as exc:
+            errors = exc.errors()
+            lines += [_complaint(str(one["loc"][0]), one["msg"], shown) for one in errors]
+        if lines:
+            raise ConfigError("\n".join(lines))
+        found._environment = given
+        found._looked_in = looked_in
+        return found
 
     @property
     def environment(self) -> Mapping[str, str]:
         """All variables, for conventions that are not ours (`OTEL_*`). Holds secrets."""
         return self._environment
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each variable that was probably meant for us and that nothing reads."""
+        return _warnings(self) if self._looked_in else ()
 
     def named(self, prefix: str) -> Settings:
         """These settings, where variables that begin with `prefix` stand in the place of the
@@ -268,14 +327,17 @@ class Settings(BaseSettings):
             for name, value in self._environment.items()
             if name.startswith(prefix)
         }
-        known = {field.alias for field in type(self).model_fields.values()}
-        own |= {f"{OURS}{name}": value for name, value in own.items() if f"{OURS}{name}" in known}
-        ours = {name: v for name, v in self._environment.items() if not name.startswith(OTHERS)}
-        return Settings.of(**{**ours, **own})
+        own |= {f"{OURS}{name}": value for name, value in own.items() if f"{OURS}{name}" in ALIASES}
+        ours = {
+            name: value
+            for name, value in self._environment.items()
+            if name == SDK_DISABLED or not name.startswith(OTHERS)
+        }
 
-    @classmethod
-    def _surroundings(cls) -> dict[str, str]:
-        return {**env_file(), **os.environ}
+        def shown(name: str) -> str:
+            return f"{prefix}{name.removeprefix(OURS)}" if name in own else name
+
+        return self._checked({**ours, **own}, shown, looked_in=self._looked_in)
 
     @property
     def storage(self) -> str:
@@ -306,12 +368,14 @@ class Settings(BaseSettings):
         if self.buildkite_api_token is None:
             raise ConfigError(
                 "BUILDKITE_API_TOKEN is not set. Create a token with the scope read_builds "
-                "under Personal Settings > API Access Tokens in Buildkite and put it there."
+                "under Personal Settings > API Access Tokens in Buildkite and "
+                f"{self._put('it')}."
             )
         if self.buildkite_organization_slug is None:
             raise ConfigError(
-                "BUILDKITE_ORGANIZATION_SLUG is not set. Put your organization's name there as "
-                "it stands in Buildkite URLs: acme, if they begin with https://buildkite.com/acme."
+                "BUILDKITE_ORGANIZATION_SLUG is not set. Take your organization's name as it "
+                "stands in Buildkite URLs, acme if they begin with https://buildkite.com/acme, and "
+                f"{self._put('it')}."
             )
         return self.buildkite_organization_slug, self.buildkite_api_token.get_secret_value()
 
@@ -324,7 +388,7 @@ class Settings(BaseSettings):
         if self.honeycomb_api_key is None:
             raise ConfigError(
                 "HONEYCOMB_API_KEY is not set. Create an ingest key under Environment Settings > "
-                "API Keys in Honeycomb and put it there."
+                f"API Keys in Honeycomb and {self._put('it')}."
             )
         return self.honeycomb_api_key.get_secret_value()
 
@@ -338,7 +402,7 @@ class Settings(BaseSettings):
             raise ConfigError(
                 "HONEYCOMB_CONFIGURATION_KEY is not set. Markers need a configuration key with the "
                 "permission Manage Markers, which no ingest key has: create one under Environment "
-                "Settings > API Keys > Configuration in Honeycomb and put it there."
+                f"Settings > API Keys > Configuration in Honeycomb and {self._put('it')}."
             )
         return self.honeycomb_configuration_key.get_secret_value()
 
@@ -350,27 +414,44 @@ class Settings(BaseSettings):
         """
         if self.markers is None:
             raise ConfigError(
-                "BK_PIPELINE_MARKERS is not set. Put the path of a file of rules there; "
-                "docs/markers.md has ready ones."
+                "BK_PIPELINE_MARKERS is not set. Write a file of rules (docs/markers.md has ready "
+                f"ones) and {self._put('its path')}."
             )
         return _absolute(str(self.markers))
 
+    def _put(self, what: str) -> str:
+        """Where to put a variable that is missing, and that it was searched for there."""
+        if self._looked_in is None:
+            return f"set it to {what}" if what != "it" else "set it"
+        state = "which does not set it" if self._looked_in.is_file() else "which does not exist"
+        return f"put {what} into {self._looked_in}, {state}, or export it"
 
-class _Given(Settings):
-    """Reads no environment."""
 
-    @classmethod
-    def _surroundings(cls) -> dict[str, str]:
-        return {}
+ALIASES = {str(field.alias): field for field in Settings.model_fields.values()}
 
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]  # the others go unused
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+
+def _complaint(variable: str, wanted: str, shown: Callable[[str], str]) -> str:
+    field = ALIASES.get(variable)
+    meaning = f" It is: {field.description}" if field else ""
+    wanted = wanted.removeprefix("Value error, ")
+    return f"{shown(variable)} is malformed: {wanted}.{meaning}"
+
+
+def _warnings(settings: Settings) -> tuple[str, ...]:
+    """What is set in vain."""
+    prefixes = tuple(
+        f"{OURS}{one.partition(':')[2].upper()}_" for one in settings.destinations if ":" in one
+    )
+    exported = {name for name, value in os.environ.items() if value.strip()}
+    file = {name for name, value in env_file().items() if value.strip()}
+    found = unknown(exported, file, settings=ALIASES, prefixes=prefixes)
+    given = settings.environment
+    endpoints = [name for name in given if name.startswith(OTLP) and name.endswith("ENDPOINT")]
+    if given.get(SDK_DISABLED, "").lower() == "true" and endpoints:
+        found.append(
+            f"{SDK_DISABLED} is true: nothing is sent by OTLP, although an endpoint is set."
+        )
+    return tuple(found)
 
 
 def _absolute(path: str) -> Path:
@@ -380,11 +461,3 @@ def _absolute(path: str) -> Path:
 def _beside_dagster() -> Path:
     home = os.environ.get("DAGSTER_HOME")
     return _absolute(home).parent if home else Path().absolute()
-
-
-def _complaint(error: Any) -> str:
-    variable = error["loc"][0] if error["loc"] else "The environment"
-    field = next((f for f in Settings.model_fields.values() if f.alias == variable), None)
-    wanted = error["msg"].removeprefix("Value error, ")
-    meaning = f" It is: {field.description}" if field else ""
-    return f"{variable} is malformed: {wanted}.{meaning}"

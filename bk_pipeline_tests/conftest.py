@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bk_pipeline.environment import NETWORK
+
 LOOPBACK = ("127.", "::1", "localhost")
 OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_", "OTEL_", "DAGSTER_")
 
@@ -39,7 +41,7 @@ def clock() -> FakeClock:
 def clean_environment(monkeypatch, tmp_path):
     """No setting of the developer's own shell or `.env` reaches a test."""
     for name in list(os.environ):
-        if name.startswith(OURS):
+        if name.startswith(OURS) or name in NETWORK:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

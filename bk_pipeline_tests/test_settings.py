@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
@@ -169,3 +171,214 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_line(content, says):
         Settings.load()
     assert str(Path(".env").absolute()) in str(caught.value)
     assert "bkua_1" not in str(caught.value)
+
+
+# A variable of each kind, a value that it takes, and where the value can be seen.
+KINDS = {
+    "BUILDKITE_API_TOKEN": TOKEN,
+    "BUILDKITE_ORGANIZATION_SLUG": "acme",
+    "BUILDKITE_API_URL": "http://127.0.0.1:1",
+    "HONEYCOMB_API_KEY": KEY,
+    "HONEYCOMB_DATASET": "ci",
+    "BK_PIPELINE_PIPELINES": "web-*",
+    "BK_PIPELINE_BRANCHES": "main",
+    "BK_PIPELINE_SPANS_DROP": "*.email",
+    "BK_PIPELINE_SPANS_HASH": "*.hostname",
+    "BK_PIPELINE_SPANS_MASK": r"\bfoo\d+",
+    "BK_PIPELINE_DATA_DIR": "data",
+    "BK_PIPELINE_TIMEZONE": "Asia/Tokyo",
+    "BK_PIPELINE_LEDGER_URL": "sqlite:////tmp/ledger.sqlite",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    "OTEL_EXPORTER_OTLP_HEADERS": "x-key=abc",
+    "OTEL_SERVICE_NAME": "ci",
+    "OTEL_RESOURCE_ATTRIBUTES": "team=web",
+    "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4319",
+    "HTTPS_PROXY": "http://127.0.0.1:3128",
+    "no_proxy": "internal",
+    "REQUESTS_CA_BUNDLE": "ca.pem",
+}
+# What a shell, a file or a copied page leaves around or in a value, and whether it is harmless.
+SLIPS = {
+    "double quotes": '"{}"',
+    "single quotes": "'{}'",
+    "typographic quotes": "\u201c{}\u201d",
+    "a quote before it": '"{}',
+    "a line break in it": "{}\n{}",
+    "a character that cannot be seen": "\u200b{}",
+    "bytes that are not UTF-8": "{}\udcff",
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_a_value_with_what_a_shell_left_of_it_is_refused_by_name(monkeypatch, name, slip):
+    monkeypatch.setenv(name, slip.format(KINDS[name], KINDS[name]))
+    with pytest.raises(ConfigError, match=f"^{name} is malformed: ") as caught:
+        Settings.load()
+    assert len(str(caught.value).splitlines()) == 1
+    # A description may have such a value as its example.
+    assert KINDS[name] not in str(caught.value).partition(" It is: ")[0]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("around", ["{}\r", "{}\n", " {}\t", "\u00a0{}"], ids=repr)
+def test_white_space_around_a_value_does_not_count(monkeypatch, name, around):
+    monkeypatch.setenv(name, around.format(KINDS[name]))
+    assert Settings.load().environment[name] == KINDS[name]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("empty", ["", "  ", "\n"], ids=repr)
+def test_an_exported_empty_value_leaves_the_file_its_say(monkeypatch, name, empty):
+    Path(".env").write_text(f"{name}={KINDS[name]}\n")
+    monkeypatch.setenv(name, empty)
+    assert Settings.load().environment[name] == KINDS[name]
+    monkeypatch.setenv(name, KINDS[name])
+    Path(".env").write_text(f"{name}=\n")
+    assert Settings.load().environment[name] == KINDS[name]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_variable_is_read_from_the_file(name):
+    Path(".env").write_text(f"{name}='{KINDS[name]}'\r\n")
+    assert Settings.load().environment[name] == KINDS[name]
+    Path(".env").write_text(f"{name}=\u201c{KINDS[name]}\u201d\n")
+    with pytest.raises(ConfigError, match=f"^{name} is malformed"):
+        Settings.load()
+
+
+def test_a_pattern_may_end_with_a_quotation_mark(monkeypatch):
+    monkeypatch.setenv("BK_PIPELINE_SPANS_MASK", 'password="[^"]*"')
+    assert Settings.load().spans_mask == 'password="[^"]*"'
+
+
+def test_quotes_around_one_of_several_names_are_refused(monkeypatch):
+    monkeypatch.setenv("BK_PIPELINE_PIPELINES", "web,'deploy',docs")
+    with pytest.raises(ConfigError, match="no quotes around them"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (r"BK_PIPELINE_SPANS_MASK=\bfoo\d+", r"\bfoo\d+"),
+        (r"BK_PIPELINE_SPANS_MASK='\bfoo\d+'", r"\bfoo\d+"),
+        (r'BK_PIPELINE_SPANS_MASK="foo\d+\."', r"foo\d+\."),
+        (r'BK_PIPELINE_SPANS_MASK="\\bfoo"', r"\bfoo"),
+        ("BK_PIPELINE_SPANS_MASK=pa$word$x", "pa$word$x"),
+        ("X=foo\nBK_PIPELINE_SPANS_MASK=${X}bar", "foobar"),
+        ("BK_PIPELINE_SPANS_MASK=${NONE:-foo}", "foo"),
+    ],
+)
+def test_escapes_and_dollars_in_the_file_mean_what_dagster_dev_makes_of_them(line, value):
+    Path(".env").write_text(f"OTHER={{}}\n{line}\n")
+    assert Settings.load().spans_mask == value
+    assert dotenv_values(".env")["BK_PIPELINE_SPANS_MASK"] == value
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (r'BK_PIPELINE_SPANS_MASK="\bfoo\d+"', "escape between double quotes"),
+        (r'BK_PIPELINE_SPANS_MASK="\\\nfoo"', "escape between double quotes"),
+        (r"BK_PIPELINE_SPANS_MASK='a\\.b'", "between single quotes"),
+        ("BK_PIPELINE_LEDGER_URL=postgresql://u:s3${x}cret@h/d", r"holds \$\{…\}.*none is set"),
+        ("X=1\nHONEYCOMB_API_KEY='s3${X}cret'", r"holds \$\{…\}"),
+        ('OTEL_EXPORTER_OTLP_HEADERS="x-key=s3\\tcret"', "escape between double quotes"),
+        ("BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_HEADERS=x-key=s3${x}cret", r"holds \$\{…\}"),
+    ],
+)
+def test_what_would_change_a_value_in_silence_is_refused_with_its_line(line, says):
+    number = line.count("\n") + 5
+    # The lines of other programs may hold what they like.
+    Path(".env").write_text(f'KEY="-----BEGIN\\n"\nY=${{none}}\n\n\n{line}\n')
+    with pytest.raises(ConfigError, match=f"line {number}: .*{says}") as caught:
+        Settings.load()
+    assert "cret" not in str(caught.value)
+
+
+MISSPELT = {
+    "BK_PIPELINE_PIPELINE": "BK_PIPELINE_PIPELINES",
+    "BK_PIPELINE_SPANS_DORP": "BK_PIPELINE_SPANS_DROP",
+    "BK_PIPELINE_HONEYCOMB_API_KEY": "HONEYCOMB_API_KEY",
+    "BUILDKITE_ORGANISATION_SLUG": "BUILDKITE_ORGANIZATION_SLUG",
+    "HONEYCOMB_APIKEY": "HONEYCOMB_API_KEY",
+    "OTEL_EXPORTER_OTLP_HEADER": "OTEL_EXPORTER_OTLP_HEADERS",
+    "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPONT": "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT",
+    "BK_PIPELINE_TEMPO_OTLP_ACOUNT": "BK_PIPELINE_TEMPO_OTLP_ACCOUNT",
+}
+
+
+@pytest.mark.parametrize("exported", [True, False], ids=["exported", "in the file"])
+@pytest.mark.parametrize(("name", "meant"), MISSPELT.items(), ids=str)
+def test_a_misspelt_variable_is_named_with_the_one_that_is_meant(
+    *, monkeypatch, caplog, name, meant, exported
+):
+    monkeypatch.setenv("BK_PIPELINE_DESTINATIONS", "honeycomb,otlp:tempo")
+    if exported:
+        monkeypatch.setenv(name, "x")
+    else:
+        Path(".env").write_text(f"{name}=x\n")
+    assert Settings.load().warnings == (f"{name} is no setting: {meant} is meant?",)
+    assert caplog.messages == [f"{name} is no setting: {meant} is meant?"]
+
+
+def test_variables_of_other_programs_are_left_alone(monkeypatch):
+    monkeypatch.setenv("BUILDKITE", "true")
+    for name in (
+        "BUILDKITE_ORGANIZATION_ID",  # the agent's, in a job
+        "BUILDKITE_MESSAGE",
+        "HONEYCOMB_METRICS_DATASET",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+        "OTEL_PYTHON_LOG_LEVEL",
+        "BK_PIPELINE_SERVICE_HOST",  # Kubernetes', of a service bk-pipeline
+        "BK_PIPELINE_PORT_80_TCP_ADDR",
+    ):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("BUILDKITE_MESSAGE", '"quoted"\nand long')
+    assert Settings.load().warnings == ()
+
+
+def test_a_destinations_own_variable_is_named_as_it_was_set(monkeypatch):
+    monkeypatch.setenv("BK_PIPELINE_STAGING_HONEYCOMB_DATASET", "a/b")
+    with pytest.raises(ConfigError, match=r"^BK_PIPELINE_STAGING_HONEYCOMB_DATASET is malformed"):
+        Settings.load().named("BK_PIPELINE_STAGING_")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_missing_is_told_with_the_file_that_was_searched(tmp_path, there):
+    if there:
+        (tmp_path / ".env").write_text("BUILDKITE_API_TOKEN=\n")
+    state = "does not set it" if there else "does not exist"
+    for require in ("require_buildkite", "require_honeycomb", "require_configuration_key"):
+        with pytest.raises(ConfigError, match=f"{re.escape(str(tmp_path / '.env'))}, .*{state}"):
+            getattr(Settings.load(), require)()
+    with pytest.raises(ConfigError, match="is not set") as caught:
+        Settings.of().require_buildkite()
+    assert ".env" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        {str(field.alias) for field in Settings.model_fields.values()}
+        - {"BUILDKITE_API_TOKEN", "HONEYCOMB_API_KEY", "HONEYCOMB_CONFIGURATION_KEY"}
+        - {"BK_PIPELINE_SPANS_MASK"}
+    ),
+)
+@pytest.mark.parametrize("token", [TOKEN, KEY, "0123456789abcdef" * 2], ids=["b", "h", "bare"])
+def test_a_token_in_a_variable_that_takes_none_is_refused_and_not_told(monkeypatch, name, token):
+    monkeypatch.setenv(name, token)
+    with pytest.raises(ConfigError, match=f"^{name} is malformed") as caught:
+        Settings.load()
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?P<s3cret-1>x)", "s3cret(?P=s3cret)", r"[s3cret\8", "(s3cret"]
+)
+def test_of_a_malformed_pattern_nothing_is_told(monkeypatch, pattern):
+    monkeypatch.setenv("BK_PIPELINE_SPANS_MASK", pattern)
+    with pytest.raises(ConfigError, match="at character") as caught:
+        Settings.load()
+    assert "s3cret" not in str(caught.value)

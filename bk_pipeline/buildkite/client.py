@@ -32,6 +32,7 @@ from bk_pipeline.buildkite.sample import sample_in
 from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import AnswerTooLarge, NotFound
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import HttpSession, Params, Timeouts
 from bk_pipeline.settings import Settings
@@ -58,6 +59,7 @@ class BuildkiteClient:
         token: An API access token with the scope `read_builds`.
         api_url: Where the REST API answers.
         clock: Tells time and waits.
+        network: Proxies and CA bundle; by default those that are exported.
         session: Instead of one made for `token`; must carry the token itself. Closed by
             `close`.
         quota: To be shared with other clients of the same token.
@@ -76,6 +78,7 @@ class BuildkiteClient:
         *,
         api_url: str = API_URL,
         clock: Clock | None = None,
+        network: Network | None = None,
         session: HttpSession | None = None,
         quota: Quota | None = None,
         retry_policy: RetryPolicy | None = None,
@@ -94,6 +97,7 @@ class BuildkiteClient:
             setting="BUILDKITE_API_URL",
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
             timeouts=Timeouts().within(patience_s),
+            network=network,
             clock=self._clock,
         )
         self._paging = Paging()
@@ -127,6 +131,7 @@ class BuildkiteClient:
             organization,
             token,
             api_url=settings.buildkite_api_url,
+            network=Network.of(settings.environment),
             clock=clock,
             quota=quota,
             retry_policy=retry_policy,

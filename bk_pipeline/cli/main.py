@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 
 from bk_pipeline import __version__
 from bk_pipeline.errors import PipelineError, RetryableError
+from bk_pipeline.tokens import without_tokens
 
 # Verb: the module that has it, and the name there. Loaded when it is needed, so that
 # `--help` does not wait for Dagster.
@@ -40,6 +44,24 @@ class _Verbs(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _tokens_redacted():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _tokens_redacted():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _tokens_redacted() -> Iterator[None]:
+    """A block whose usage errors repeat no token that was typed in as an argument."""
+    try:
+        yield
+    except click.ClickException as exc:
+        exc.message = without_tokens(exc.message)
+        raise
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

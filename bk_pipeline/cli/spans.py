@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bk_pipeline.cli.build_files import Payload, builds_in
 from bk_pipeline.errors import FatalError, RecordError
 from bk_pipeline.spans.model import Trace
 from bk_pipeline.spans.records import decode_build
@@ -44,8 +45,9 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
     """Turn answers of Buildkite's builds API into spans, without any network.
 
     A FILE holds one build object or an array of them, as GET
-    /v2/organizations/{org}/builds gives them; - is standard input. Builds that have not
-    finished give no spans.
+    /v2/organizations/{org}/builds gives them, or several of either, as jq -c makes them; - is
+    standard input. It may be gzipped, and in UTF-8 or UTF-16. Builds that have not finished
+    give no spans.
 
     \b
       curl -H "Authorization: Bearer $TOKEN" \\
@@ -88,23 +90,20 @@ def _traces(file: str) -> list[Trace | None]:
     except OSError as exc:
         raise FatalError(f"Cannot read {file}: {exc.strerror}.") from exc
     try:
-        if content.lstrip()[:1] != b"[":
-            return [spans_for_build(decode_build(content))]
-        payloads = msgspec.json.decode(content, type=list[msgspec.Raw])
+        return [_trace(build) for build in builds_in(content)]
     except RecordError as exc:
         raise FatalError(f"{named} is no build answer: {exc.reason}.") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise FatalError(f"{named} is no build answer: {exc}.") from exc
-    found = []
-    for n, payload in enumerate(payloads):
-        try:
-            found.append(spans_for_build(decode_build(payload)))
-        except RecordError as exc:
-            # Of what is wrong with the build itself, no path is given.
-            reason = exc.reason if "`$" in exc.reason else f"{exc.reason} - at `$`"
-            reason = reason.replace("`$", f"`$[{n}]")
-            raise FatalError(f"{named} is no build answer: {reason}.") from exc
-    return found
+
+
+def _trace(build: Payload) -> Trace | None:
+    try:
+        return spans_for_build(decode_build(build.content))
+    except RecordError as exc:
+        if not build.path:
+            raise
+        # Of what is wrong with the build itself, no path is given.
+        reason = exc.reason if "`$" in exc.reason else f"{exc.reason} - at `$`"
+        raise RecordError(reason.replace("`$", f"`${build.path}")) from exc
 
 
 def _ndjson(table: pa.Table) -> bytes:

@@ -17,6 +17,7 @@ from bk_pipeline.deliver.metrics.destination import OtlpMetrics
 from bk_pipeline.deliver.otlp.destination import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.environment import SDK_DISABLED
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
@@ -138,7 +139,8 @@ def destinations(settings: Settings) -> list[Configured]:
         found = KINDS[kind].configured(settings.named(prefix) if name else settings, prefix)
         if found is None:
             raise ConfigError(
-                f"{VARIABLE} names {entry}, and {prefix}{KINDS[kind].needs} is not set."
+                f"{VARIABLE} names {entry}, and {prefix}{KINDS[kind].needs} is not set"
+                f"{_switched_off(settings, prefix)}."
             )
         if found.name in entries:
             raise ConfigError(
@@ -150,6 +152,12 @@ def destinations(settings: Settings) -> list[Configured]:
             entries[found.name] = entry
         chosen.append(_configured(kind, name, found))
     return chosen
+
+
+def _switched_off(settings: Settings, prefix: str) -> str:
+    names = (f"{prefix}{SDK_DISABLED}", SDK_DISABLED)
+    off = next((name for name in names if settings.environment.get(name)), None)
+    return f", or {off} switches it off" if off else ""
 
 
 def _configured(kind: str, name: str, found: Found) -> Configured:

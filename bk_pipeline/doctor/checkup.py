@@ -11,6 +11,7 @@ from bk_pipeline.doctor import places, source, surroundings, targets
 from bk_pipeline.doctor.findings import Answer, Finding, Verdict, remark
 from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.errors import ConfigError, PipelineError
+from bk_pipeline.tokens import without_tokens
 
 SETTINGS, TOKEN, ORGANIZATION, COST = "settings", "token", "organization", "backfill"
 DESTINATIONS, STORAGE = "destinations", "storage"
@@ -66,7 +67,7 @@ class Checkup:
                 check.name, Verdict.FAILED, str(exc), setting=isinstance(exc, ConfigError)
             )
         verdict = Verdict.REMARK if answer.remark else Verdict.FINE
-        return Finding(check.name, verdict, answer.words)
+        return Finding(check.name, verdict, without_tokens(answer.words))
 
     def _together(self) -> bool:
         """Whether the ledger is a file in the data directory."""

@@ -36,8 +36,8 @@ class Installation:
         Raises:
             ConfigError: One is malformed.
         """
-        Settings.load()
-        return Settings.load(BK_PIPELINE_HTTP_DEADLINE_S=str(DEADLINE_S))
+        Settings.read()
+        return Settings.read(BK_PIPELINE_HTTP_DEADLINE_S=str(DEADLINE_S))
 
     @cached_property
     def quota(self) -> Quota:

@@ -4,58 +4,41 @@ from __future__ import annotations
 
 import os
 import platform
-from difflib import get_close_matches
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 from bk_pipeline import __version__
-from bk_pipeline.deliver.otlp.settings import ACCOUNT
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
-from bk_pipeline.env_file import ENV_FILE, env_file
+from bk_pipeline.env_file import ENV_FILE, env_file, env_path
+from bk_pipeline.environment import ours
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.settings import Settings
+from bk_pipeline.settings import ALIASES
 
 HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
-OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_")
-# `BK_PIPELINE_DESTINATIONS` may add variables of other names.
-DESTINATIONS = "BK_PIPELINE_DESTINATIONS"
 
 
 def settings(it: Installation) -> Answer:
-    """Whether all values are well-formed, and nothing in `.env` is in vain."""
-    _ = it.settings
-    known = {str(field.alias) for field in Settings.model_fields.values()}
+    """Whether all values are well-formed, and no variable is in vain."""
+    given = it.settings
     file = env_file()
-    exported = sum(bool(os.environ.get(name)) for name in known)
-    path = Path(ENV_FILE).absolute()
-    place = f"{len(known & file.keys())} in {path}" if path.exists() else f"there is no {path}"
+    exported = sum(bool(os.environ.get(name)) for name in ALIASES)
+    path = env_path()
+    set_there = sum(bool(file.get(name)) for name in ALIASES)
+    place = f"{set_there} in {path}" if path.exists() else f"there is no {path}"
     words = f"{exported} set in the environment, {place}."
-    remarks = [*_misspelt(file, known), *_overruled(file, known)]
+    remarks = [*given.warnings, *_overruled(file)]
+    if HOME in file:
+        remarks.append(f"{HOME} in {ENV_FILE} has no effect: export it in the shell.")
     return remark(" ".join([words, *remarks])) if remarks else fine(words)
 
 
-def _misspelt(file: dict[str, str], known: set[str]) -> list[str]:
-    known = known | {ACCOUNT}
-    if file.get(DESTINATIONS) or os.environ.get(DESTINATIONS):
-        known = known | {name for name in file if name.startswith("BK_PIPELINE_")}
-    found = []
-    for name in file:
-        if name == HOME:
-            found.append(f"{HOME} in {ENV_FILE} has no effect: export it in the shell.")
-        elif name.startswith(OURS) and name not in known:
-            near = get_close_matches(name, known, n=1)
-            meant = f": {near[0]} is meant?" if near else "; docs/settings.md lists them all."
-            found.append(f"{name} is no setting{meant}")
-    return found
-
-
-def _overruled(file: dict[str, str], known: set[str]) -> list[str]:
+def _overruled(file: dict[str, str]) -> list[str]:
     return [
         f"{name} has another value in the environment than in {ENV_FILE}, and the environment "
-        "goes before."
-        for name in sorted(known & file.keys())
-        if os.environ.get(name) not in {None, "", file[name]}
+        "goes before, except under dagster dev: take one of them out."
+        for name in sorted(file)
+        if ours(name) and os.environ.get(name, "").strip() not in {"", file[name].strip()}
     ]
 
 

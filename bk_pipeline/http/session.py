@@ -6,6 +6,7 @@ session's own headers and of query strings. Nothing here waits or tries again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
@@ -23,10 +24,10 @@ from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import ConfigError, UnexpectedAnswer
 from bk_pipeline.http.body import read_body
 from bk_pipeline.http.failures import explain, without_request
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.redaction import Redactor
 
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"
-LOOPBACK = ("localhost", "::1")
 DEFAULT_PORTS = {"https": 443, "http": 80}
 REDIRECTS = range(300, 400)
 SUCCESSES = range(200, 300)
@@ -89,17 +90,18 @@ class _NowhereElse(requests.Session):
 class HttpSession:
     """A pool of connections to one service, for several threads at once.
 
-    CA bundles come from the environment as `requests` has it, and so do proxies, except for
-    a service on loopback; credentials never do, so no `.netrc` replaces ours. Cookies are
-    refused, redirects are errors.
+    Proxies and CA bundles are those of `network`; nothing else comes from the environment, so
+    no `.netrc` replaces our credentials. Cookies are refused, redirects are errors.
 
     Args:
         base_url: Scheme, host, port and perhaps a path. Requests to another origin are refused.
         setting: The environment variable that `base_url` comes from, for messages.
         headers: Sent with every request. Their values count as secrets.
         timeouts: Used where `send` is given none.
-        ca_file: Path of a CA bundle instead of the system's or REQUESTS_CA_BUNDLE.
-        ca_setting: The environment variable that names such a bundle, for messages.
+        network: Proxies and CA bundle; by default those that are exported.
+        ca_file: Path of a CA bundle instead of the network's.
+        ca_setting: The environment variable that names such a bundle, for messages; by default
+            the network's.
         client_cert: Paths of the client's certificate and key.
         pool_size: Connections kept open; more threads than that get connections of their own.
         clock: Measures how long an answer takes.
@@ -115,8 +117,9 @@ class HttpSession:
         setting: str,
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
+        network: Network | None = None,
         ca_file: str | None = None,
-        ca_setting: str = "REQUESTS_CA_BUNDLE",
+        ca_setting: str | None = None,
         client_cert: tuple[str, str] | None = None,
         pool_size: int = 32,
         clock: Clock | None = None,
@@ -126,19 +129,19 @@ class HttpSession:
         self.setting = setting
         self._base_url = base_url.rstrip("/")
         parts, self._place = _split(self._base_url, setting)
-        host = self._place[1]
+        network = network or Network.of(os.environ)
         # Some services put a key into the path, so messages show no more than this.
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self._base_path = parts.path
         self._timeouts = timeouts or Timeouts()
-        self._ca_file = ca_file
-        self._ca_setting = ca_setting
+        self._ca_setting = ca_setting or network.ca_variable
         self._redact = Redactor(fixed)
         self._clock = clock or SystemClock()
-        # No proxy can reach our own loopback, whatever NO_PROXY forgot.
-        self._proxies = {"no_proxy": host} if host in LOOPBACK or host.startswith("127.") else {}
         self._session = _NowhereElse()
-        self._session.auth = lambda request: request  # something, lest requests read .netrc
+        self._session.trust_env = False
+        self._session.verify = ca_file or network.ca_bundle or True
+        proxy = network.proxy_for(*self._place)
+        self._session.proxies = {parts.scheme: proxy} if proxy else {}
         self._session.cert = client_cert
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.update(
@@ -194,8 +197,6 @@ class HttpSession:
                     data=body,
                     headers=headers,
                     timeout=(timeouts.connect_s, timeouts.silence_s),
-                    proxies=dict(self._proxies),
-                    verify=self._ca_file,
                     allow_redirects=False,
                     stream=True,
                 )

@@ -15,6 +15,7 @@ import msgspec
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.honeycomb import INGEST, Account, account_in, host_shown, shown, unreachable
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.markers.answers import KEY, refusal
@@ -53,6 +54,7 @@ class MarkerClient:
         clock: Tells time and waits.
         retry_policy: How long to try one call.
         timeouts: Of each request.
+        network: Proxies and CA bundle; by default those that are exported.
         on_wait: Told of waits for the rate limit.
     """
 
@@ -64,6 +66,7 @@ class MarkerClient:
         clock: Clock,
         retry_policy: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
+        network: Network | None = None,
         on_wait: Callable[[str], None] = _silent,
     ) -> None:
         self._clock = clock
@@ -74,6 +77,7 @@ class MarkerClient:
             setting="HONEYCOMB_API_ENDPOINT",
             headers={"X-Honeycomb-Team": key},
             timeouts=timeouts,
+            network=network,
             clock=clock,
         )
         self._host = host_shown(endpoint)
@@ -95,6 +99,7 @@ class MarkerClient:
             settings.require_configuration_key(),
             clock=clock,
             retry_policy=RetryPolicy(deadline_s=settings.http_deadline_s),
+            network=Network.of(settings.environment),
             on_wait=on_wait,
         )
 

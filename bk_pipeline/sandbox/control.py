@@ -1,10 +1,13 @@
 """The routes under `/_sandbox/`: what a program in another process may ask of the sandbox.
 
-They need no credentials, so the sandbox belongs on loopback.
+They need no credentials, so the sandbox belongs on loopback. Orders are JSON and say so: what
+a form of another site's page can send is refused here even where a browser told less than
+`own_site` asks for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -61,9 +64,9 @@ class Control:
             Route("/_sandbox/stored", self._stored),
             Route("/_sandbox/events", self._events),
             Route("/_sandbox/markers", self._markers),
-            Route("/_sandbox/faults", self._order, methods=["POST"]),
-            Route("/_sandbox/builds", self._add_build, methods=["POST"]),
-            Route("/_sandbox/reset", self._reset, methods=["POST"]),
+            Route("/_sandbox/faults", _takes_json(self._order), methods=["POST"]),
+            Route("/_sandbox/builds", _takes_json(self._add_build), methods=["POST"]),
+            Route("/_sandbox/reset", _takes_json(self._reset), methods=["POST"]),
         ]
 
     def _welcome(self, _request: Request) -> Response:
@@ -110,18 +113,17 @@ class Control:
         """All markers, each with its dataset, in order of creation."""
         return json_reply(request, self._honeycomb.markers.markers)
 
-    async def _order(self, request: Request) -> Response:
+    def _order(self, request: Request, body: bytes) -> Response:
         """Orders a fault; the body has the arguments of `Faults.order`."""
         try:
-            order = msgspec.json.decode(await request.body(), type=dict[str, Any])
+            order = msgspec.json.decode(body, type=dict[str, Any])
             self._faults.order(**order)
         except (msgspec.MsgspecError, TypeError, ValueError) as exc:
             return json_reply(request, {"error": str(exc)}, 400)
         return json_reply(request, {"ordered": order}, 201)
 
-    async def _add_build(self, request: Request) -> Response:
+    def _add_build(self, request: Request, body: bytes) -> Response:
         """Adds the build in the body; without a body, a small one that has just finished."""
-        body = await request.body()
         try:
             if body.strip():
                 build = msgspec.json.decode(body, type=dict[str, Any])
@@ -132,12 +134,29 @@ class Control:
             return json_reply(request, {"error": str(exc)}, 400)
         return json_reply(request, build, 201)
 
-    def _reset(self, request: Request) -> Response:
+    def _reset(self, request: Request, _body: bytes) -> Response:
         """Forgets stored events, spans and counts; builds, faults and credentials stay."""
         self._honeycomb.reset()
         self._otlp.reset()
         self._buildkite.reset()
         return json_reply(request, {})
+
+
+def _takes_json(
+    answer: Callable[[Request, bytes], Response],
+) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that gives `answer` the request's body, empty or said to be JSON."""
+
+    async def endpoint(request: Request) -> Response:
+        body = await request.body()
+        kind = request.headers.get("content-type")
+        if kind is None and body:
+            return json_reply(request, {"error": "Content-Type: application/json is missing"}, 400)
+        if kind is not None and kind.partition(";")[0].strip().lower() != "application/json":
+            return json_reply(request, {"error": "Content-Type is not application/json"}, 415)
+        return answer(request, body)
+
+    return endpoint
 
 
 def _shown(event: StoredEvent) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bk_pipeline.sandbox.faults import Faults
 from bk_pipeline.sandbox.honeycomb import HoneycombSide
 from bk_pipeline.sandbox.limits import RateLimits
 from bk_pipeline.sandbox.otlp import OtlpSide
+from bk_pipeline.sandbox.own_site import own_site
 from bk_pipeline.sandbox.replies import json_reply
 from bk_pipeline.sandbox.transport import SandboxServer
 from bk_pipeline.sandbox.trouble import Side, Trouble
@@ -141,7 +142,7 @@ def running(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Iterato
     """
     with _listening(host, port) as sock:
         started = Event()
-        server = _server(sandbox, started.set)
+        server = _server(sandbox, host, started.set)
         thread = Thread(
             target=server.run, kwargs={"sockets": [sock]}, name="bk-sandbox", daemon=True
         )
@@ -164,15 +165,15 @@ def serve(sandbox: Sandbox, host: str, port: int, on_ready: Callable[[str], None
     """
     with _listening(host, port) as sock:
         url = _url(sock)
-        _server(sandbox, lambda: on_ready(url)).run(sockets=[sock])
+        _server(sandbox, host, lambda: on_ready(url)).run(sockets=[sock])
 
 
-def _server(sandbox: Sandbox, on_ready: Callable[[], None]) -> SandboxServer:
+def _server(sandbox: Sandbox, host: str, on_ready: Callable[[], None]) -> SandboxServer:
     def begin() -> None:
         sandbox.app.resume()
         on_ready()
 
-    return SandboxServer(sandbox.app, begin, sandbox.app.release)
+    return SandboxServer(own_site(sandbox.app, host), begin, sandbox.app.release)
 
 
 def _listening(host: str, port: int) -> socket.socket:

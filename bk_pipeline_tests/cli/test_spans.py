@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 from collections import defaultdict
@@ -8,6 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from bk_pipeline.cli.build_files import builds_in
+from bk_pipeline.spans.records import decode_build
 from bk_pipeline_tests.cli import program
 
 BUILD = {
@@ -39,7 +42,9 @@ def run(*arguments: str, stdin: str | None = None, cwd: Path) -> subprocess.Comp
 
 
 def write(path: Path, content: object) -> str:
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else json.dumps(content)).encode()
+    path.write_bytes(content)
     return path.name
 
 
@@ -86,6 +91,60 @@ def test_a_build_and_an_array_of_builds_are_read_from_standard_input(tmp_path, s
         assert all(span.get("parent_span_id", next(iter(ids))) in ids for span in spans)
 
 
+ONE, OTHER = json.dumps(BUILD | {"note": "é"}, ensure_ascii=False), json.dumps(BUILD | {"id": "b"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"\ufeff[{ONE},{OTHER}]".encode(),
+        f"{ONE}\n{OTHER}\n".encode(),
+        f"{ONE}\r\n\r\n{OTHER}".encode(),
+        f"[{ONE}]\n[{OTHER}]".encode(),
+        json.dumps([BUILD, BUILD | {"id": "b"}], indent=2)[1:-1]
+        .replace("},\n  {", "}\n{")
+        .encode(),
+        f"[{ONE},{OTHER}]".encode("utf-16"),
+        f"[{ONE},{OTHER}]".encode("utf-16-le"),
+        f"\ufeff{ONE}\r\n{OTHER}\r\n".encode("utf-16-be"),
+        gzip.compress(f"[{ONE},{OTHER}]".encode()),
+        f'{{"builds": [{ONE},{OTHER}], "total": 2}}'.encode(),
+        f"[{ONE},{OTHER}]".encode("latin-1"),
+        f'[{ONE},{OTHER[:-1]}, "message": "\\ud83d"}}]'.encode(),
+    ],
+    ids=[
+        "byte order mark",
+        "a build a line",
+        "CRLF and an empty line",
+        "pages one after the other",
+        "indented objects",
+        "UTF-16 of PowerShell",
+        "UTF-16 without a mark",
+        "UTF-16, big-endian lines",
+        "gzip",
+        "wrapped",
+        "bytes that are no UTF-8",
+        "half a surrogate pair",
+    ],
+)
+def test_builds_are_read_in_whatever_form_a_shell_left_them(content):
+    builds = [decode_build(one.content) for one in builds_in(content)]
+    assert [one.id for one in builds] == [BUILD["id"], "b"]
+
+
+def test_a_build_with_a_message_is_no_error(tmp_path):
+    done = run("-", stdin=json.dumps(BUILD | {"message": "Fix"}), cwd=tmp_path)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 4)
+
+
+def test_an_error_that_repeats_the_token_is_not_told_with_it(tmp_path):
+    token = "bkua_" + "0123456789abcdef" * 2
+    done = run("-", stdin=json.dumps({"message": f"no such token: {token}"}), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no such token" in done.stderr
+    assert token not in done.stderr
+
+
 def test_a_table_shows_labels_as_they_are(tmp_path):
     done = run(write(tmp_path / "b.json", BUILD), "--format", "table", cwd=tmp_path)
     assert "[red]unit[/red]" in done.stdout
@@ -116,10 +175,16 @@ def test_a_build_that_has_not_finished_gives_no_spans_and_a_word(tmp_path):
         pytest.param([BUILD, {"id": "b"}], "`$[1]`", id="missing keys"),
         pytest.param([BUILD, {**BUILD, "jobs": [{"id": 3}]}], "`$[1].jobs[0].id`", id="in a job"),
         pytest.param([{**BUILD, "created_at": "soon"}], "`$[0].created_at`", id="no time"),
-        pytest.param({"message": "Not Found"}, "`id`", id="an error answer"),
+        pytest.param({"message": "Not Found"}, 'error of Buildkite\'s, "Not Found"', id="an error"),
+        pytest.param({"message": "No\nsuch", "errors": []}, '"No such"', id="an error, two lines"),
+        pytest.param({"builds": [BUILD, {"id": "b"}]}, "`$.builds[1]`", id="in a wrapped list"),
+        pytest.param(f"{json.dumps(BUILD)}\n{{}}", "`$[1]`", id="second line"),
+        pytest.param("HTTP/2 200\r\n\r\n[]", "leave out curl's -i", id="headers too"),
+        pytest.param(gzip.compress(b"[]" * 99)[:-9], "damaged", id="half of a gzipped file"),
         pytest.param('[{"id": ', "truncated", id="cut off"),
         pytest.param("<html>", "JSON is malformed", id="not JSON"),
-        pytest.param("", "truncated", id="empty"),
+        pytest.param("", "is empty", id="empty"),
+        pytest.param(b"\xef\xbb\xbf", "is empty", id="nothing but a byte order mark"),
         pytest.param("3", "Expected `object`", id="a number"),
     ],
 )

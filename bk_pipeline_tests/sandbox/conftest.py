@@ -35,6 +35,7 @@ class Client:
 
     def get(self, path, token=None, **rest):
         headers = {"Authorization": f"Bearer {token or self.sandbox.buildkite_token}"}
+        headers |= rest.pop("headers_too", {})
         return self.session.get(self.url + path, headers=headers, timeout=20, **rest)
 
     def builds(self, path="/v2/organizations/acme/builds", **params):

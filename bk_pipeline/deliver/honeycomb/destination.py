@@ -19,6 +19,7 @@ from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
 from bk_pipeline.http.honeycomb import Account, account_in, dataset_slug, host_shown, unreachable
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
@@ -48,6 +49,7 @@ class Honeycomb:
         max_age: Older spans are not sent; None: all are.
         retry_policy: How long to try one batch.
         timeouts: Of each request.
+        network: Proxies and CA bundle; by default those that are exported.
     """
 
     limits = LIMITS
@@ -65,6 +67,7 @@ class Honeycomb:
         max_age: timedelta | None = MAX_AGE,
         retry_policy: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
+        network: Network | None = None,
     ) -> None:
         self.max_age = max_age
         self.retry = retry_policy or RetryPolicy()
@@ -76,6 +79,7 @@ class Honeycomb:
             setting="HONEYCOMB_API_ENDPOINT",
             headers={"X-Honeycomb-Team": key},
             timeouts=timeouts,
+            network=network,
             clock=clock,
         )
         self._endpoint = endpoint
@@ -102,6 +106,7 @@ class Honeycomb:
             style=TraceIdStyle(settings.trace_id_style),
             max_age=timedelta(days=days) if (days := settings.honeycomb_max_age_days) else None,
             retry_policy=RetryPolicy(deadline_s=settings.http_deadline_s),
+            network=Network.of(settings.environment),
         )
 
     @property

@@ -45,6 +45,7 @@ class Endpoint:
             setting=settings.endpoint_variable,
             headers=settings.headers,
             timeouts=timeouts or settings.timeouts,
+            network=settings.network,
             ca_file=settings.ca_file,
             ca_setting=settings.certificate_variable,
             client_cert=settings.client_cert,

@@ -1,6 +1,7 @@
 """`key=value,key=value`, as OpenTelemetry's variables hold headers and resource attributes.
 
-A complaint names the variable and the pair's place in it, never a value.
+A complaint names the variable and the pair's place in it; never a value, and never a name:
+in a malformed variable the secret may stand in the name's place.
 
 Sources: OpenTelemetry specification, "Specifying headers via environment variables" and
 "Specifying resource information via an environment variable"; W3C Baggage.
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
+from bk_pipeline.environment import quoted
 from bk_pipeline.errors import ConfigError
 
 # RFC 9110, "token": what a header may be called.
@@ -35,12 +37,12 @@ def headers(variable: str, text: str) -> dict[str, str]:
             raise ConfigError(f"{variable}: the name of {place} is not that of a header.")
         if not value:
             raise ConfigError(
-                f"{variable}: {place} ({name}) has no value. Put one there, or take the pair out."
+                f"{variable}: {place} has no value. Put one there, or take the pair out."
             )
         decoded = _decoded(variable, place, value).strip()
         if RESERVED & set(value) or not decoded.isascii() or not decoded.isprintable():
             raise ConfigError(
-                f"{variable}: the value of {place} ({name}) cannot be sent as a header. Give it "
+                f"{variable}: the value of {place} cannot be sent as a header. Give it "
                 "on one line without letters beyond ASCII, and percent-encode what is no letter "
                 'or digit: %2C for a comma, %3B for a semicolon, %22 for a ".'
             )
@@ -66,13 +68,18 @@ def _pairs(variable: str, text: str) -> Iterator[tuple[str, str, str]]:
     pairs = [pair for pair in text.split(",") if pair.strip()]
     for number, pair in enumerate(pairs, start=1):
         place = f"pair {number} of {len(pairs)}"
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not key or not equals:
             raise ConfigError(
                 f"{variable}: {place} is not key=value. Give pairs like "
                 "key1=value1,key2=value2, and write a comma within a value as %2C."
             )
-        yield place, key.strip(), value.strip()
+        if quoted(key) or quoted(value):
+            raise ConfigError(
+                f"{variable}: {place} has quotes, which would be part of the value. Take them "
+                "off; percent-encode what is no letter or digit, %22 for a quote that belongs there."
+            )
+        yield place, key, value
 
 
 def _decoded(variable: str, place: str, text: str) -> str:

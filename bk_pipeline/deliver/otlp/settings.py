@@ -26,7 +26,9 @@ from bk_pipeline.deliver.otlp.variables import (
     Variables,
     timeouts_of,
 )
+from bk_pipeline.environment import sound
 from bk_pipeline.errors import ConfigError
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.session import Timeouts
 
 ACCOUNT = "BK_PIPELINE_OTLP_ACCOUNT"
@@ -42,8 +44,9 @@ class OtlpSettings:
         headers: Sent with each request, by names in small letters; mostly secrets.
         timeouts: Of each attempt.
         compression: Of bodies.
-        ca_file: Path of a CA bundle instead of the system's.
+        ca_file: Path of a CA bundle instead of the network's.
         client_cert: Paths of our certificate and its key.
+        network: Proxies, and the CA bundle for all services.
         resource: Attributes of every resource, the service's name first. A build's own
             value of the same name goes before.
         account: A word that tells us from others behind the same URL.
@@ -59,6 +62,7 @@ class OtlpSettings:
     compression: Compression = Compression.NONE
     ca_file: str | None = None
     client_cert: tuple[str, str] | None = None
+    network: Network = field(default_factory=Network)
     resource: Mapping[str, str] = field(
         default_factory=lambda: {SERVICE_NAME: DEFAULT_SERVICE_NAME}
     )
@@ -74,7 +78,8 @@ class OtlpSettings:
     ) -> Self | None:
         """What the variables say; None if no endpoint is set: then nothing goes anywhere.
 
-        None too if OTEL_TRACES_EXPORTER, or what it is for the signal, names others than otlp.
+        None too if OTEL_TRACES_EXPORTER, or what it is for the signal, names others than otlp,
+        and if OTEL_SDK_DISABLED is true.
 
         The specification's default, a collector on this host, would have every run fail
         that was meant for another destination.
@@ -88,11 +93,13 @@ class OtlpSettings:
         Raises:
             ConfigError: A variable is malformed, or asks for what is not supported; names it.
         """
+        environment = sound(environment, shown_prefix=shown_prefix)
         variables = Variables(environment, signal, shown_prefix=shown_prefix)
         endpoint_variable, endpoint = variables.get("ENDPOINT")
         if not endpoint or variables.switched_off:
             return None
         variables.refuse_other_protocols()
+        variables.refuse_unsupported()
         if signal is METRICS:
             variables.refuse_other_metrics()
         headers_variable, headers = variables.get("HEADERS")
@@ -103,6 +110,7 @@ class OtlpSettings:
             compression=variables.compression(),
             ca_file=variables.ca_file(),
             client_cert=variables.client_cert(),
+            network=Network.of(environment),
             resource=_resource(environment),
             account=_account(environment),
             endpoint_variable=endpoint_variable,

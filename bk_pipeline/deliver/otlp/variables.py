@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bk_pipeline.deliver.otlp.signals import Signal
+from bk_pipeline.environment import SDK_DISABLED
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.session import Timeouts
 
@@ -22,6 +23,26 @@ LONGEST_TIMEOUT_S = 3_600.0
 # Nobody means so few milliseconds: opentelemetry-python reads the variable as seconds.
 SHORTEST_TIMEOUT_MS = 100
 CONNECT_S = 10.0
+# What the specification has for programs that trace themselves, and would change what is sent:
+# refused, with why. Values in the second place are as good as none.
+# Source: OpenTelemetry specification, "Environment Variable Specification".
+_WHOLE = "a span keeps what BK_PIPELINE_SPANS_DROP leaves it"
+UNSUPPORTED: Mapping[str, tuple[str, frozenset[str]]] = {
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are cut at 65,535 bytes", frozenset()),
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are cut at 65,535 bytes", frozenset()),
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": (_WHOLE, frozenset()),
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (_WHOLE, frozenset()),
+    "OTEL_SPAN_LINK_COUNT_LIMIT": ("a span keeps its links", frozenset()),
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": ("a link keeps its attributes", frozenset()),
+    "OTEL_TRACES_SAMPLER": (
+        "every build is sent",
+        frozenset({"always_on", "parentbased_always_on"}),
+    ),
+    "OTEL_CONFIG_FILE": ("there is no declarative configuration here", frozenset()),
+    "OTEL_EXPERIMENTAL_CONFIG_FILE": ("there is no declarative configuration here", frozenset()),
+    "OTEL_ENTITIES": ("put attributes into OTEL_RESOURCE_ATTRIBUTES instead", frozenset()),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("the size of batches is fixed", frozenset({"512"})),
+}
 
 
 class Compression(StrEnum):
@@ -51,7 +72,18 @@ class Variables:
 
     @property
     def switched_off(self) -> bool:
-        """Whether the signal is to be exported otherwise, or not at all."""
+        """Whether the signal is to be exported otherwise, or not at all.
+
+        Raises:
+            ConfigError: OTEL_SDK_DISABLED is neither true nor false.
+        """
+        disabled = self._environment.get(SDK_DISABLED, "").strip().lower()
+        if disabled not in {"", "true", "false"}:
+            raise ConfigError(
+                f"{self._shown_prefix}{SDK_DISABLED} is malformed: give true or false."
+            )
+        if disabled == "true":
+            return True
         chosen = self._environment.get(self._signal.switch, "").strip().lower()
         return bool(chosen) and "otlp" not in chosen.split(",")
 
@@ -62,6 +94,15 @@ class Variables:
                 f"{variable} asks for a protocol that is not spoken here. Only {PROTOCOL} is: "
                 "put that there (its port is 4318 by custom, gRPC's 4317), or unset it."
             )
+
+    def refuse_unsupported(self) -> None:
+        for variable, (instead, harmless) in UNSUPPORTED.items():
+            value = self._environment.get(variable, "").strip().lower()
+            if value and value not in harmless:
+                raise ConfigError(
+                    f"{self._shown_prefix}{variable} is not supported: {instead}. Unset it for this "
+                    "program; a Collector on the way can do what it asks for."
+                )
 
     def refuse_other_metrics(self) -> None:
         """Metrics are deltas and exponential histograms, whatever a program's own would be."""

@@ -51,8 +51,11 @@ def test_headers_are_what_the_official_parser_reads(pairs):
         ("=secret", "pair 1 of 1 is not key=value"),
         ("a b=secret", "the name of pair 1"),
         ("ä=secret", "the name of pair 1"),
-        ("a=", r"pair 1 of 1 \(a\) has no value"),
-        ("a=secret;b=c", r"the value of pair 1 of 1 \(a\) cannot be sent"),
+        ("a=1,c2secret=", "pair 2 of 2 has no value"),
+        ("secret=x;y", "the value of pair 1 of 1 cannot be sent"),
+        ("x-key='secret'", "pair 1 of 1 has quotes"),
+        ("x-key=secret”", "pair 1 of 1 has quotes"),
+        ("'x-key=secret", "pair 1 of 1 has quotes"),
         ('a="secret"', "percent-encode"),
         ("a=secret%0Ax", "percent-encode"),
         ("a=secret-é", "percent-encode"),
@@ -72,7 +75,7 @@ def test_resource_attributes_may_be_any_text_keys_too():
     assert found == {"k=1": "a,b", "empty": "", "plain": "x y=z", "emoji": "🚀"}
 
 
-@pytest.mark.parametrize("text", ["a", "=b", "a=%FF"])
+@pytest.mark.parametrize("text", ["a", "=b", "a=%FF", 'a="b"', "a='b"])
 def test_malformed_resource_attributes_are_refused(text):
     with pytest.raises(ConfigError, match="X_ATTRIBUTES: pair 1 of 1"):
         attributes("X_ATTRIBUTES", text)

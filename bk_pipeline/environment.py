@@ -1,0 +1,189 @@
+"""The variables of this process and of `.env`, read by one rule whatever they are for.
+
+Exported variables take precedence over `.env`. White space around a value does not count, and
+an empty value is as good as none. A value that could only be a mistake is refused by name:
+quotation marks that are part of it, line breaks, characters that cannot be seen, a token in
+a variable that holds none. No message repeats a value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+
+from bk_pipeline.env_file import env_file
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.tokens import looks_like_token
+
+OURS = "BK_PIPELINE_"
+PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+CA_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+NETWORK = frozenset({*PROXIES, *(name.lower() for name in PROXIES), *CA_BUNDLES})
+# A job of Buildkite's has dozens of variables of this prefix, with anything in them.
+BUILDKITE = frozenset({"BUILDKITE_API_TOKEN", "BUILDKITE_ORGANIZATION_SLUG", "BUILDKITE_API_URL"})
+OTLP = "OTEL_EXPORTER_OTLP_"
+# OpenTelemetry specification, "OpenTelemetry Protocol Exporter".
+_OTLP_OPTIONS = (
+    "ENDPOINT",
+    "HEADERS",
+    "PROTOCOL",
+    "TIMEOUT",
+    "COMPRESSION",
+    "CERTIFICATE",
+    "CLIENT_CERTIFICATE",
+    "CLIENT_KEY",
+    "INSECURE",
+    "TEMPORALITY_PREFERENCE",
+    "DEFAULT_HISTOGRAM_AGGREGATION",
+)
+OTLP_NAMES = frozenset(
+    f"{OTLP}{signal}{option}"
+    for signal in ("", "TRACES_", "METRICS_", "LOGS_", "PROFILES_")
+    for option in _OTLP_OPTIONS
+)
+SDK_DISABLED = "OTEL_SDK_DISABLED"
+# Variables that may hold a key: what is in them is never shown.
+_MAY_HOLD_SECRETS = re.compile(
+    r"(?:_TOKEN|_KEY|HEADERS|ENDPOINT|ATTRIBUTES|LEDGER_URL|SPANS_MASK|_proxy)$", re.IGNORECASE
+)
+# Plain, typographic, and the backtick of Markdown.
+_QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # noqa: RUF001  # exactly these
+# The end of a pattern, `"[^"]*"`, is not a slip; its beginning might be.
+_MAY_END_QUOTED = ("SPANS_MASK",)
+# What Kubernetes sets in every pod of a namespace that has a service bk-pipeline-….
+_SERVICE_LINK = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_\w+)?$|_PORT(?:_\d+_(?:TCP|UDP)(?:_\w+)?)?$")
+# Of this project's own tests.
+_TESTS = "BK_PIPELINE_TEST_"
+_NEAR = 0.85
+
+
+def ours(name: str) -> bool:
+    """Whether a variable is one that we read."""
+    return name.startswith((OURS, "HONEYCOMB_", "OTEL_")) or name in BUILDKITE or name in NETWORK
+
+
+def environment() -> dict[str, str]:
+    """All variables: those exported, and those of `.env` that are not.
+
+    Raises:
+        ConfigError: `.env` cannot be read. What is wrong with values is told by `problems`.
+    """
+    exported = tidied(os.environ)
+    # https_proxy and HTTPS_PROXY are one variable.
+    proxies = {name.upper() for name in exported if name in NETWORK}
+    file = {n: v for n, v in tidied(env_file(ours)).items() if n.upper() not in proxies}
+    return {**file, **exported}
+
+
+def tidied(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables without white space around the values of ours, and without empty ones."""
+    stripped = {n: v.strip() if ours(n) else v for n, v in variables.items()}
+    return {name: value for name, value in stripped.items() if value}
+
+
+def problems(variables: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with the values, by the names of the variables of ours that have them."""
+    found = {name: _problem(name, value) for name, value in variables.items() if ours(name)}
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def sound(variables: Mapping[str, str], *, shown_prefix: str = "") -> dict[str, str]:
+    """The variables, tidied, if nothing is wrong with them.
+
+    Raises:
+        ConfigError: A line for each malformed one, with `shown_prefix` before its name.
+    """
+    tidy = tidied(variables)
+    wrong = problems(tidy)
+    if wrong:
+        lines = (f"{shown_prefix}{name} is malformed: {what}." for name, what in wrong.items())
+        raise ConfigError("\n".join(lines))
+    return tidy
+
+
+def quoted(value: str, *, end: bool = True) -> bool:
+    """Whether `value` begins with a quotation mark, or ends with one."""
+    return value[:1] in _QUOTES or (end and value[-1:] in _QUOTES) if value else False
+
+
+def _problem(name: str, value: str) -> str:
+    issued = " as it was issued," if name.endswith(("_TOKEN", "_KEY")) else ""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"it is not valid UTF-8: give it{issued} in that encoding"
+    if not value.isprintable():
+        return f"give it{issued} on one line, without characters that cannot be seen"
+    if quoted(value, end=not name.endswith(_MAY_END_QUOTED)):
+        return (
+            f"give it{issued} with no quotes around it: they are part of the value where no "
+            "shell takes them off, as in docker's --env-file"
+        )
+    if not _MAY_HOLD_SECRETS.search(name) and looks_like_token(value):
+        return "it looks like a token or key, which this variable does not take"
+    return ""
+
+
+def unknown(
+    exported: Collection[str],
+    file: Collection[str],
+    *,
+    settings: Collection[str],
+    prefixes: tuple[str, ...] = (),
+) -> list[str]:
+    """A sentence for each variable that was meant for us and that nothing reads.
+
+    Args:
+        exported: Names of the variables that are set in the environment.
+        file: Those that are set in `.env`.
+        settings: Names of the settings.
+        prefixes: What the variables of named destinations begin with.
+    """
+    names = {*exported, *file}
+    known = {*settings, *OTLP_NAMES}
+    found = []
+    for name in sorted(names):
+        prefix = next((one for one in prefixes if name.startswith(one)), "")
+        plain = name.removeprefix(prefix)
+        if _read(plain, known, named=bool(prefix)) or _of_others(name, in_file=name in file):
+            continue
+        near = _suggestion(plain, known)
+        near = f"{prefix}{near.removeprefix(OURS) if prefix else near}" if near else ""
+        meant = f": {near} is meant?" if near else "; docs/settings.md lists them all."
+        # Other programs have variables of the other prefixes too.
+        if (
+            name.startswith((OURS, OTLP))
+            or name in file
+            or (near and near not in names and get_close_matches(name, [near], cutoff=_NEAR))
+        ):
+            found.append(f"{name} is no setting{meant}")
+    return found
+
+
+def _read(name: str, known: Collection[str], *, named: bool) -> bool:
+    """Whether somebody reads the variable; that of a named destination lacks its prefix here."""
+    if named and (f"{OURS}{name}" in known or name in NETWORK):
+        return True
+    # Those of OpenTelemetry's that are not the exporter's are left to whoever reads them.
+    return name in known or (name.startswith("OTEL_") and not name.startswith(OTLP))
+
+
+def _of_others(name: str, *, in_file: bool) -> bool:
+    """Whether the variable is none of ours by its prefix, or set by what runs us."""
+    if name.startswith(OURS):
+        return not in_file and bool(name.startswith(_TESTS) or _SERVICE_LINK.search(name))
+    if name.startswith("BUILDKITE_"):
+        return not in_file and os.environ.get("BUILDKITE") == "true"
+    return not name.startswith(("HONEYCOMB_", OTLP))
+
+
+def _suggestion(name: str, known: Collection[str]) -> str:
+    """The known variable that `name` is nearest to; "" if it is near to none."""
+    bare = name.removeprefix(OURS)
+    if bare in known:
+        return bare
+    # What all of ours begin with would make each of them near to each other.
+    tails = {one.removeprefix(OURS) if bare != name else one: one for one in known}
+    return next((tails[tail] for tail in get_close_matches(bare, tails, n=1)), "")

@@ -1,0 +1,93 @@
+"""How the network is reached: the standard variables for proxies and CA bundles.
+
+They count wherever they are set, exported or in `.env`, and so are read from what the
+settings hold and not from the process: `requests` knows only what is exported, and has no
+SSL_CERT_FILE. A variable in small letters goes before the same one in capitals.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Self
+from urllib.request import getproxies
+
+from bk_pipeline.environment import CA_BUNDLES, NETWORK, sound
+from bk_pipeline.errors import ConfigError
+
+LOOPBACK = ("localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Proxies and the CA bundle for all services. Its `repr` shows no password.
+
+    Attributes:
+        proxies: URLs by what they are for: `https`, `http`, `all`.
+        no_proxy: Hosts that are reached directly, as NO_PROXY has them.
+        ca_bundle: Path of a file or folder of CA certificates; None: those of `certifi`.
+        ca_variable: The variable that names it, or should, for messages.
+    """
+
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    no_proxy: str = ""
+    ca_bundle: str | None = None
+    ca_variable: str = CA_BUNDLES[0]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """The network that these variables describe.
+
+        Raises:
+            ConfigError: A value is malformed, or a CA bundle is not there.
+        """
+        given = sound({name: environment[name] for name in NETWORK if name in environment})
+
+        def proxy(name: str) -> str:
+            return given.get(f"{name}_proxy") or given.get(f"{name.upper()}_PROXY", "")
+
+        named = {name: url for name in ("https", "http", "all") if (url := proxy(name))}
+        if not named and sys.platform in {"darwin", "win32"}:
+            named = getproxies()  # the operating system's own settings
+        ca_variable = next((name for name in CA_BUNDLES if name in given), CA_BUNDLES[0])
+        ca_bundle = given.get(ca_variable)
+        if ca_bundle is not None and not Path(ca_bundle).exists():
+            raise ConfigError(
+                f"{ca_variable} is not the path of a file or folder that can be seen from here. "
+                "Put that of a bundle of CA certificates there, or unset it."
+            )
+        return cls(named, proxy("no"), ca_bundle, ca_variable)
+
+    def proxy_for(self, scheme: str, host: str, port: int) -> str | None:
+        """The proxy for a service; None if it is reached directly.
+
+        No proxy can reach our own loopback, whatever NO_PROXY forgot.
+        """
+        if host in LOOPBACK or host.startswith("127.") or self._direct(host, port):
+            return None
+        return self.proxies.get(scheme) or self.proxies.get("all")
+
+    def _direct(self, host: str, port: int) -> bool:
+        return any(
+            _covers(entry.lower(), host.lower(), port)
+            for entry in self.no_proxy.replace(",", " ").split()
+        )
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY is of `host`: itself, a domain above it, or a network."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name, _, its_port = entry.partition(":")
+        domain = name.removeprefix("*").strip(".")
+        if its_port and its_port != str(port):
+            return False
+        return entry == "*" or (bool(domain) and (host == domain or host.endswith(f".{domain}")))
+    try:
+        return entry == "*" or address in ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        return entry in {f"{host}:{port}", f"[{host}]:{port}"}

@@ -193,6 +193,7 @@ class Settings(BaseSettings):
     spans_mask: Pattern = Field(
         "",
         alias="BK_PIPELINE_SPANS_MASK",
+        repr=False,  # it may be the very text that is to be masked
         description="A regular expression (Python's). What it matches inside commands, messages "
         "and other text leaves as `[masked]`.",
     )

@@ -8,7 +8,7 @@ REDACTED = "[redacted]"
 
 # By the prefixes that their makers gave them so that they can be found.
 _PREFIXED = re.compile(
-    r"\b(?:bk[a-z]{2,4}_[A-Za-z0-9]{16,}"  # Buildkite
+    r"(?<![A-Za-z])(?:bk[a-z]{2,4}_[A-Za-z0-9]{16,}"  # Buildkite
     r"|hc[a-z]{3}_[A-Za-z0-9]{16,}"  # Honeycomb
     r"|gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}\b|xox[abceoprs]-[\w-]{10,}|xapp-[\w-]{10,}"

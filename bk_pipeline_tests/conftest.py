@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bk_pipeline.environment import NETWORK
+from bk_pipeline_tests.programs import missing
 
 LOOPBACK = ("127.", "::1", "localhost")
 OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_", "OTEL_", "DAGSTER_")
@@ -57,3 +60,19 @@ def loopback_only(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A certificate of loopback's, signed by itself, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        missing("openssl", "openssl")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    request = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=self "
+        "-addext subjectAltName=IP:127.0.0.1"
+    )
+    command = [openssl, *request.split(), "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(certificate), str(key)

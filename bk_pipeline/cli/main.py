@@ -60,7 +60,7 @@ def _tokens_redacted() -> Iterator[None]:
     try:
         yield
     except click.ClickException as exc:
-        exc.message = without_tokens(exc.message)
+        exc.message = without_tokens(exc.message)  # type: ignore[misc]  # its one text
         raise
 
 

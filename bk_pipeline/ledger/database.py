@@ -51,6 +51,8 @@ class Dialect(Protocol):
     """What differs from database to database."""
 
     driver_error: type[Exception]
+    # Parts of the database's URL that no error may quote.
+    secrets: tuple[str, ...]
     # Whether only one transaction at a time can write.
     one_writer: bool
 
@@ -154,4 +156,5 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, self.dialect.driver_error) as exc:
-            raise self.dialect.explain(exc) from exc
+            quotes = any(secret in str(exc) for secret in self.dialect.secrets)
+            raise self.dialect.explain(exc) from (None if quotes else exc)

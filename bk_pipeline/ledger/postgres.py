@@ -26,6 +26,7 @@ DRIVER = "postgresql+psycopg"
 # Connections kept; as many again and more are opened while they are needed.
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
+SHORTEST_SECRET = 12
 
 # libpq's names. A peer that is gone without a word is noticed within a minute.
 _CONNECTION = {
@@ -114,6 +115,16 @@ def _prepare(engine: Engine, settings: Mapping[str, str]) -> None:
         raw.read_only = None if writes else True
 
 
+def _secrets(address: URL) -> tuple[str, ...]:
+    """The password, and whatever stands behind the `?`: the driver quotes what it cannot take.
+
+    What is too short to be a secret, like a number of seconds, stays readable.
+    """
+    values = [value for one in address.normalized_query.values() for value in one]
+    found = [str(address.password or ""), *values, *address.normalized_query]
+    return tuple(one for one in found if len(one) >= SHORTEST_SECRET or one == address.password)
+
+
 class _Postgres:
     """The dialect. Locks are advisory ones of a session: the server drops a dead client's."""
 
@@ -122,10 +133,10 @@ class _Postgres:
 
     def __init__(self, address: URL) -> None:
         self._where = _where(address)
-        self._password = str(address.password or address.query.get("password") or "")
+        self.secrets = _secrets(address)
 
     def explain(self, exc: Exception) -> PipelineError:
-        return explain(exc, where=self._where, password=self._password)
+        return explain(exc, where=self._where, secrets=self.secrets)
 
     def writing(self) -> AbstractContextManager[object]:
         return nullcontext()

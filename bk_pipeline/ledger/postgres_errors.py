@@ -6,6 +6,8 @@ decides no more than the advice and whether trying again may help. No password i
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -46,13 +48,13 @@ _CODES_OF_TEXTS = (
 )
 
 
-def explain(exc: Exception, *, where: str, password: str) -> PipelineError:
+def explain(exc: Exception, *, where: str, secrets: Collection[str]) -> PipelineError:
     """The error of ours for one of the driver's or of SQLAlchemy's.
 
     Args:
         exc: What was raised.
         where: The database as people are told of it.
-        password: What must not be in the message.
+        secrets: What must not be in the message.
     """
     if isinstance(exc, PoolTimeout):
         return RetryableError(
@@ -60,7 +62,7 @@ def explain(exc: Exception, *, where: str, password: str) -> PipelineError:
             "Run fewer deliveries at once."
         )
     cause = exc.orig if isinstance(exc, DBAPIError) else exc
-    words = _words(cause, password)
+    words = _words(cause, secrets)
     code = _code(cause)
     for beginnings, remedy in _NEVER:
         if code.startswith(beginnings):
@@ -89,10 +91,10 @@ def _code(cause: object) -> str:
     return ""
 
 
-def _words(cause: object, password: str) -> str:
+def _words(cause: object, secrets: Collection[str]) -> str:
     """What was said, as a sentence in one line."""
     primary = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
     text = primary or next(iter(str(cause).splitlines()), "") or type(cause).__name__
-    if password:
-        text = text.replace(password, "***")
+    for secret in secrets:
+        text = text.replace(secret, "***")
     return f"It says: {text[:LONGEST_WORDS].rstrip('. ')}."

@@ -107,6 +107,7 @@ class _Sqlite:
 
     driver_error: type[Exception] = sqlite3.Error
     one_writer = True
+    secrets = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -28,6 +28,36 @@ def test_an_unknown_verb_is_a_usage_error(tmp_path):
     assert "No such command" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["{}"],
+        ["--{}"],
+        ["spans", "{}"],
+        ["trace", "{}"],
+        ["traceparent", "{}"],
+        ["backfill", "--from", "{}", "--to", "2026-11-24"],
+        ["backfill", "--{}"],
+        ["doctor", "--days", "{}"],
+        ["spans", "--format", "{}", "-"],
+        ["sandbox", "--host", "{}"],
+        ["ledger", "{}"],
+    ],
+    ids=" ".join,
+)
+def test_a_token_among_the_arguments_is_not_repeated(call, arguments):
+    token = "bkua_" + "0123456789abcdef" * 2
+    done = call(*(one.format(token) for one in arguments))
+    assert done.returncode != 0
+    assert done.stderr
+    assert token not in done.stdout + done.stderr
+
+
+def test_a_misspelt_exported_variable_is_told_on_the_way(tmp_path):
+    done = run("ledger", cwd=tmp_path, BK_PIPELINE_PIPELINE="web")
+    assert "BK_PIPELINE_PIPELINE is no setting: BK_PIPELINE_PIPELINES is meant?" in done.stderr
+
+
 def test_a_terminal_that_knows_few_letters_is_no_error(tmp_path):
     done = run("doctor", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 2

@@ -64,7 +64,7 @@ class OtlpSettings:
     client_cert: tuple[str, str] | None = None
     network: Network = field(default_factory=Network)
     resource: Mapping[str, str] = field(
-        default_factory=lambda: {SERVICE_NAME: DEFAULT_SERVICE_NAME}
+        default_factory=lambda: {SERVICE_NAME: DEFAULT_SERVICE_NAME}, repr=False
     )
     account: str = ""
     endpoint_variable: str = f"{GENERAL}ENDPOINT"

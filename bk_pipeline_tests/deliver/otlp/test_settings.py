@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from bk_pipeline.clock import SystemClock
+from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
-from bk_pipeline.deliver.otlp.variables import Compression
+from bk_pipeline.deliver.otlp.variables import UNSUPPORTED, Compression
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.session import Timeouts
+from bk_pipeline.settings import Settings
 
 ENDPOINT = "http://collector:4318"
 
@@ -230,3 +232,43 @@ def test_no_secret_is_shown():
 def test_settings_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         read().url = "http://elsewhere"
+
+
+@pytest.mark.parametrize("variable", UNSUPPORTED)
+def test_what_the_specification_has_and_we_have_not_is_refused_by_name(variable):
+    with pytest.raises(ConfigError, match=f"^X_{variable} is not supported: ") as caught:
+        OtlpSettings.from_environment(
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, variable: "97"}, shown_prefix="X_"
+        )
+    assert "97" not in str(caught.value)
+    assert read(**{variable: "  "}) == read()
+    assert OtlpSettings.from_environment({variable: "97"}) is None
+
+
+@pytest.mark.parametrize("sampler", ["always_on", "parentbased_always_on", "Always_On"])
+def test_a_sampler_that_takes_all_is_no_other(sampler):
+    assert read(OTEL_TRACES_SAMPLER=sampler) == read()
+
+
+@pytest.mark.parametrize(("value", "off"), [("true", True), ("TRUE", True), ("false", False)])
+def test_a_disabled_sdk_sends_nothing_and_that_is_told(monkeypatch, value, off):
+    assert (read(OTEL_SDK_DISABLED=value) is None) is off
+    monkeypatch.setenv("OTEL_SDK_DISABLED", value)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT)
+    settings = Settings.load()
+    assert len(destinations(settings)) == (0 if off else 2)
+    assert [one.startswith("OTEL_SDK_DISABLED is true") for one in settings.warnings] == [
+        True
+    ] * off
+    monkeypatch.setenv("BK_PIPELINE_DESTINATIONS", "otlp:tempo")
+    monkeypatch.setenv("BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT)
+    if off:
+        with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED switches it off"):
+            destinations(Settings.load())
+    else:
+        assert len(destinations(Settings.load())) == 1
+
+
+def test_a_disabled_sdk_is_true_or_false():
+    with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED is malformed: give true or false"):
+        read(OTEL_SDK_DISABLED="1")

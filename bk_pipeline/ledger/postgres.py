@@ -122,7 +122,7 @@ def _secrets(address: URL) -> tuple[str, ...]:
     """
     values = [value for one in address.normalized_query.values() for value in one]
     found = [str(address.password or ""), *values, *address.normalized_query]
-    return tuple(one for one in found if len(one) >= SHORTEST_SECRET or one == address.password)
+    return tuple(one for one in found if len(one) >= SHORTEST_SECRET or (one and one == found[0]))
 
 
 class _Postgres:

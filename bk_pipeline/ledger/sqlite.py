@@ -107,7 +107,7 @@ class _Sqlite:
 
     driver_error: type[Exception] = sqlite3.Error
     one_writer = True
-    secrets = ()
+    secrets: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -46,7 +46,8 @@ OTLP_NAMES = frozenset(
 SDK_DISABLED = "OTEL_SDK_DISABLED"
 # Variables that may hold a key: what is in them is never shown.
 _MAY_HOLD_SECRETS = re.compile(
-    r"(?:_TOKEN|_KEY|HEADERS|ENDPOINT|ATTRIBUTES|LEDGER_URL|SPANS_MASK|_proxy)$", re.IGNORECASE
+    r"(?:_TOKEN|_KEY|HEADERS|_OTLP_(?:[A-Z]+_)?ENDPOINT|ATTRIBUTES|LEDGER_URL|SPANS_MASK|_proxy)$",
+    re.IGNORECASE,
 )
 # Plain, typographic, and the backtick of Markdown.
 _QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # noqa: RUF001  # exactly these

@@ -33,7 +33,7 @@ class Network:
     """
 
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
-    no_proxy: str = ""
+    no_proxy: str = field(default="", repr=False)
     ca_bundle: str | None = None
     ca_variable: str = CA_BUNDLES[0]
 

@@ -122,9 +122,11 @@ def _problem(name: str, value: str) -> str:
             f"give it{issued} with no quotes around it: they are part of the value where no "
             "shell takes them off, as in docker's --env-file"
         )
-    # Of an endpoint that has a key in its path, the host is shown.
-    shown = value.partition("//")[2].partition("/")[0] if name.endswith("ENDPOINT") else value
-    if looks_like_token(shown) and (shown != value or not _MAY_HOLD_SECRETS.search(name)):
+    shown = value
+    if _MAY_HOLD_SECRETS.search(name):
+        # Of an endpoint, which may have a key in its path, the host is shown.
+        shown = value.partition("//")[2].partition("/")[0] if name.endswith("ENDPOINT") else ""
+    if looks_like_token(shown):
         return "it looks like a token or key, which this variable does not take"
     return ""
 

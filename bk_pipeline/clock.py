@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+from bk_pipeline import stopping
+
 
 class Clock(Protocol):
     """What the program asks of time. Tests pass one that never really waits."""
@@ -24,7 +26,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The machine's own time. Nobody sleeps on once the process was asked to stop."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -33,4 +35,5 @@ class SystemClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        if stopping.PROCESS.wait(seconds):
+            raise KeyboardInterrupt

@@ -20,18 +20,24 @@ from bk_pipeline.environment import quoted
 DATASET_NAME_LIMIT = 255
 # What a key is called by; 32 characters of the 64 that an ingest key has.
 KEY_ID = re.compile(r"hc[a-z][a-z]k_[a-z0-9]{26}")
+# Of agents' sessions and jobs, of their registration, and of a cluster's agents. Source:
+# Buildkite's documentation, "Token security".
+AGENT_TOKENS = ("bkaa_", "bkaj_", "bkar_", "bkct_")
 SLUG = re.compile(r"[\w.~-]+", re.ASCII)
 
 
-def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ValueError("give a URL like https://api.buildkite.com")
-    if parts.username or parts.password:
-        raise ValueError("give the URL without a user name or password")
-    if parts.query or parts.fragment:
-        raise ValueError("give the URL without anything behind '?' or '#'")
-    return value.rstrip("/")
+def _url(example: str) -> AfterValidator:
+    def checked(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise ValueError(f"give a URL like {example}")
+        if parts.username or parts.password:
+            raise ValueError("give the URL without a user name or password")
+        if parts.query or parts.fragment:
+            raise ValueError("give the URL without anything behind '?' or '#'")
+        return value.rstrip("/")
+
+    return AfterValidator(checked)
 
 
 def _zone(value: Any) -> Any:
@@ -80,6 +86,15 @@ def _secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _buildkite_token(value: SecretStr) -> SecretStr:
+    if value.get_secret_value().startswith(AGENT_TOKENS):
+        raise ValueError(
+            "this is an agent token; create an API access token, under Personal Settings > API "
+            "Access Tokens in Buildkite"
+        )
+    return value
+
+
 def _honeycomb_key(value: SecretStr) -> SecretStr:
     if KEY_ID.fullmatch(value.get_secret_value()):
         raise ValueError(
@@ -124,7 +139,8 @@ def _pattern(value: str) -> str:
     return value
 
 
-Url = Annotated[str, AfterValidator(_url)]
+BuildkiteUrl = Annotated[str, _url("https://api.buildkite.com")]
+HoneycombUrl = Annotated[str, _url("https://api.honeycomb.io")]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Day = Annotated[date, BeforeValidator(_day)]
 Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
@@ -132,5 +148,6 @@ Dataset = Annotated[str, AfterValidator(_dataset)]
 Slug = Annotated[str, AfterValidator(_slug)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+BuildkiteToken = Annotated[Secret, AfterValidator(_buildkite_token)]
 HoneycombKey = Annotated[Secret, AfterValidator(_honeycomb_key)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database)]

@@ -31,15 +31,17 @@ from bk_pipeline.environment import (
 )
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.setting_types import (
+    BuildkiteToken,
+    BuildkiteUrl,
     DatabaseUrl,
     Dataset,
     Day,
     Globs,
     HoneycombKey,
+    HoneycombUrl,
     Pattern,
     Secret,
     Slug,
-    Url,
     Zone,
 )
 
@@ -61,7 +63,7 @@ class Settings(BaseSettings):
     _environment: dict[str, str] = PrivateAttr(default_factory=dict)
     _looked_in: Path | None = PrivateAttr(None)
 
-    buildkite_api_token: Secret | None = Field(
+    buildkite_api_token: BuildkiteToken | None = Field(
         None,
         alias="BUILDKITE_API_TOKEN",
         description="Buildkite API access token with the scope `read_builds`.",
@@ -72,7 +74,7 @@ class Settings(BaseSettings):
         description="The organization's name as it stands in Buildkite URLs, like `acme` in "
         "`https://buildkite.com/acme`.",
     )
-    buildkite_api_url: Url = Field(
+    buildkite_api_url: BuildkiteUrl = Field(
         "https://api.buildkite.com",
         alias="BUILDKITE_API_URL",
         description="Where the Buildkite REST API answers.",
@@ -89,7 +91,7 @@ class Settings(BaseSettings):
         description="Honeycomb configuration key with the permission Manage Markers, for "
         "`BK_PIPELINE_MARKERS`: ingest keys cannot place markers.",
     )
-    honeycomb_api_endpoint: Url = Field(
+    honeycomb_api_endpoint: HoneycombUrl = Field(
         "https://api.honeycomb.io",
         alias="HONEYCOMB_API_ENDPOINT",
         description="Honeycomb's API; for the EU region `https://api.eu1.honeycomb.io`.",

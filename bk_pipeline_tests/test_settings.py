@@ -26,7 +26,10 @@ def test_everything_has_a_default_that_works():
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
-        ("BUILDKITE_API_URL", "buildkite.internal", "give a URL like"),
+        ("BUILDKITE_API_URL", "buildkite.internal", "give a URL like https://api.buildkite.com"),
+        ("HONEYCOMB_API_ENDPOINT", "api.honeycomb.io", "give a URL like https://api.honeycomb.io"),
+        ("BUILDKITE_API_TOKEN", "bkct_0123456789abcdef", "this is an agent token; create an API"),
+        ("BUILDKITE_API_TOKEN", "bkaj_0123456789abcdef", "this is an agent token; create an API"),
         ("BUILDKITE_API_URL", "https://me:secret@api.buildkite.com", "without a user name"),
         ("HONEYCOMB_API_ENDPOINT", "https://api.honeycomb.io?x=1", "without anything behind"),
         ("HONEYCOMB_DATASET", "a/b", "without a slash"),

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,7 +23,7 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.retry_after import retry_after_s
+from bk_pipeline.http.retry_after import http_date, retry_after_s, wait_s
 from bk_pipeline.http.session import Response
 
 T = TypeVar("T")
@@ -107,11 +106,7 @@ def _not_found(subject: Subject) -> NotFound:
 
 def sent_at(response: Response) -> datetime | None:
     """The moment at which Buildkite says it answered, on its own clock; None if it does not say."""
-    try:
-        moment = parsedate_to_datetime(response.headers.get("Date", ""))
-    except ValueError:
-        return None
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
+    return http_date(response.headers.get("Date", ""))
 
 
 def said_in(response: Response, quote: Quote) -> str:
@@ -137,7 +132,7 @@ def reset_in_s(response: Response, now: datetime) -> float:
     fields = _object(response.body)
     prefix = "RateLimit-User" if fields.get("scope") == "rest_user" else "RateLimit"
     for value in (fields.get("reset"), response.headers.get(f"{prefix}-Reset")):
-        seconds = retry_after_s({"Retry-After": str(value)}, now)
+        seconds = wait_s(value, now)
         if seconds is not None:
             return seconds
     asked = retry_after_s(response.headers, now)

@@ -91,12 +91,13 @@ class BuildkiteClient:
         self.choice = choice or PipelineChoice()
         self.branches = branches or BranchChoice()
         self._clock = clock or SystemClock()
+        policy = retry_policy or RetryPolicy()
         self._session = session or HttpSession(
             # Some copy the documentation's base URL, which ends in the version.
             api_url.rstrip("/").removesuffix("/v2"),
             setting="BUILDKITE_API_URL",
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
-            timeouts=Timeouts().within(patience_s),
+            timeouts=Timeouts.for_deadline(policy.deadline_s).within(patience_s),
             network=network,
             clock=self._clock,
         )
@@ -105,7 +106,7 @@ class BuildkiteClient:
             self._session,
             quota=quota or Quota(),
             clock=self._clock,
-            policy=retry_policy or RetryPolicy(),
+            policy=policy,
             on_wait=on_wait,
             patience_s=patience_s,
         )

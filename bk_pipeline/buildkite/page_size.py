@@ -26,7 +26,7 @@ class PageSize:
     def most_bytes(self) -> int | None:
         """Where to break off an answer to the next question.
 
-        None: nowhere. A single build is taken however large, Buildkite's own limits bound it.
+        None: only where every answer is. A single build cannot be asked for in smaller pages.
         """
         return MOST_BYTES if self.builds > 1 else None
 

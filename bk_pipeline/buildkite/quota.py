@@ -25,11 +25,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+
 WINDOW_S = 60.0
 # Reset comes as whole seconds, rounded who knows how.
 ROUNDING_S = 1.0
-# A reset further away is not believed: windows have 60 seconds.
-LONGEST_RESET_S = 5 * WINDOW_S
 # The share of the organization's quota that is left to others.
 RESERVE = 0.1
 # The requests that are left to the token's owner.
@@ -248,7 +248,8 @@ class Quota:
     def block(self, now: float, seconds: float) -> None:
         """Let nothing go for `seconds`: a 429 said so."""
         with self.held(now):
-            self.blocked_until = max(self.blocked_until, now + seconds + ROUNDING_S)
+            wait_s = min(seconds, LONGEST_WAIT_S) + ROUNDING_S
+            self.blocked_until = max(self.blocked_until, now + wait_s)
 
     def _depart(self, number: int, now: float) -> None:  # noqa: ARG002  # for those who share it
         self.under_way += 1
@@ -271,7 +272,7 @@ def read_report(headers: Mapping[str, str], prefix: str) -> Report | None:
     else:
         limit = None
     reset = _number(headers.get(f"{prefix}-Reset"))
-    reset = WINDOW_S if reset is None else min(max(reset, 0), LONGEST_RESET_S)
+    reset = WINDOW_S if reset is None else min(max(reset, 0), LONGEST_WAIT_S)
     return Report(int(limit) if limit else None, max(int(remaining), 0), reset)
 
 

@@ -20,7 +20,6 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from bk_pipeline.buildkite.quota import (
-    LONGEST_RESET_S,
     OWNERS,
     RESERVE,
     ROUNDING_S,
@@ -30,11 +29,12 @@ from bk_pipeline.buildkite.quota import (
     families,
 )
 from bk_pipeline.errors import RetryableError, StorageError
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
 
 # After this, a request without an answer is taken for that of a process that died.
 LEASE_S = 2 * WINDOW_S
 LOCK_PATIENCE_S = 60.0
-FURTHEST_S = LONGEST_RESET_S + ROUNDING_S
+FURTHEST_S = LONGEST_WAIT_S + ROUNDING_S
 
 
 class _Known(msgspec.Struct):

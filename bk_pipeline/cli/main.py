@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from bk_pipeline import __version__
+from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.tokens import without_tokens
 
@@ -83,15 +84,35 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit status 2: a setting or argument; 75: try later; 1: other errors."""
+    """Run the command line, and exit.
+
+    Exit status 2: a setting or argument; 75: try later; 130 and 143: stopped by SIGINT and
+    SIGTERM; 1: other errors.
+    """
+    with stoppable():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """The exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows no ticks or bars shows question marks in their places.
             stream.reconfigure(errors="replace")
     try:
-        cli()
+        # Not in click's standalone mode: that calls an interruption an abortion.
+        result = cli(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort as exc:
+        if exc.__cause__ is not None:
+            raise KeyboardInterrupt from exc
+        click.echo("Aborted!", err=True)
+        return 1
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
     except PipelineError as exc:
         seconds = exc.retry_in_s if isinstance(exc, RetryableError) else None
         when = f" Try again in {seconds:.0f} s." if seconds else ""
         click.echo(f"bk-pipeline: {exc}{when}", err=True)
-        sys.exit(exc.exit_status)
+        return exc.exit_status

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from bk_pipeline.errors import PipelineError, RetryableError
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
 
 RETRY_PAUSE_S = 30.0
 # Metadata of a failure: the name of our error's class.
@@ -26,7 +27,8 @@ def as_dagster_failures(*, retries: int) -> Iterator[None]:
     try:
         yield
     except RetryableError as exc:
-        pause_s = max(exc.retry_in_s or 0.0, RETRY_PAUSE_S)
+        # Dagster waits inside of the run, which holds its slot in the pool meanwhile.
+        pause_s = min(max(exc.retry_in_s or 0.0, RETRY_PAUSE_S), LONGEST_WAIT_S)
         if retries:
             raise dg.RetryRequested(max_retries=retries, seconds_to_wait=pause_s) from exc
         raise _failure(exc) from exc

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from bk_pipeline import errors
+from bk_pipeline import errors, stopping
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.failures import ERROR
 from bk_pipeline.defs.home import explained
@@ -63,6 +63,9 @@ def materialize_days(
     assets = assets_of(services.settings)
     config = {"config": {"full_refresh": full_refresh}}
     for day in days:
+        if stopping.PROCESS.asked():
+            # Between steps Dagster notes a signal, and forgets it when the run ends.
+            raise KeyboardInterrupt
         try:
             with explained(str(instance.root_directory)):
                 result = dg.materialize(

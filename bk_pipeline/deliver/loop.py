@@ -14,7 +14,7 @@ from threading import Event
 
 import pyarrow as pa
 
-from bk_pipeline import telemetry
+from bk_pipeline import stopping, telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.batching import Batching
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
@@ -87,6 +87,7 @@ class _Loop:
         self._total = Delivery()
         self._doubts: ItemIds = {}
         self._stop = Event()
+        self._interrupted = stopping.Stop()
         self._batching = Batching(destination.limits)
         self._under_way: dict[Future[Delivery], Sequence[Item]] = {}
 
@@ -117,8 +118,11 @@ class _Loop:
                     future = pool.submit(telemetry.carried(self._send), sender, batch)
                     self._under_way[future] = batch
                 self._collect(leaving=0)
-            except BaseException:
+            except BaseException as exc:
                 self._stop.set()
+                if not isinstance(exc, Exception):
+                    # By a signal: requests that are under way end soon, answered or not.
+                    self._interrupted.ask()
                 raise
 
     def _send(self, sender: Sender, batch: Sequence[Item]) -> Delivery:
@@ -126,7 +130,10 @@ class _Loop:
             "bk_pipeline.destination": self._name,
             "bk_pipeline.items": len(batch),
         }
-        with telemetry.span("deliver batch", told) as note:
+        with (
+            stopping.heeding(self._interrupted),
+            telemetry.span("deliver batch", told) as note,
+        ):
             came_of_it = sender.deliver(batch)
             counts = ("accepted", "rejected", "sent_bytes")
             note.add({f"bk_pipeline.{name}": getattr(came_of_it, name) for name in counts})

@@ -88,10 +88,19 @@ def backfill_cost(it: Installation) -> Answer:
     found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
     if not found.builds:
         return remark(
-            f"no builds in the last {days} days. Check BUILDKITE_ORGANIZATION_SLUG and "
-            "BK_PIPELINE_PIPELINES if there should be."
+            f"no builds in the last {days} days. If there should be, check {_filters(it)}."
         )
     return fine(_told(found, days))
+
+
+def _filters(it: Installation) -> str:
+    """The settings that may have kept builds out, those that are set first."""
+    filters = {
+        "BK_PIPELINE_PIPELINES": it.settings.pipelines,
+        "BK_PIPELINE_BRANCHES": it.settings.branches,
+    }
+    named = [f"{name} (set to {','.join(value)})" for name, value in filters.items() if value]
+    return " and ".join([*named, "BUILDKITE_ORGANIZATION_SLUG"])
 
 
 def _told(found: Cost, days: int) -> str:

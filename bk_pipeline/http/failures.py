@@ -6,8 +6,11 @@ none of their text is copied, only what they are.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
+from http.client import BadStatusLine
+from urllib.request import getproxies
 
 from requests.exceptions import (
     ConnectTimeout,
@@ -35,16 +38,27 @@ NOT_CONNECTED = (ConnectTimeout, ConnectTimeoutError, NewConnectionError, ProxyE
 # The other side hung up in the middle; no sign of a setting that is wrong.
 PASSING_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 TIMED_OUT = (Timeout, ReadTimeoutError)
+# What a TLS server's alert begins with, which http.client takes for a status line.
+TLS_ALERT = "\x15\x03"
+# In the words of Go's, nginx's and Apache's servers, with a 400.
+WANTS_TLS = (b"to an HTTPS server", b"to HTTPS port", b"to an SSL-enabled server port")
+# How OpenSSL calls an answer that is no TLS; which of these depends on its version.
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 
 
 def explain(exc: Exception, *, request: str, setting: str, ca_setting: str) -> PipelineError:
     """The error of ours to raise for `exc`; made, not raised.
 
-    ConfigError for a proxy or CA bundle that cannot be used, FatalError for a certificate
+    ConfigError for a proxy or CA bundle that cannot be used or a scheme that is the other one's,
+    FatalError for a certificate
     or TLS that cannot be agreed on, ServiceUnavailable for all else. Its `maybe_processed`
     is False where `exc` says that no connection was made: only then was nothing sent.
     """
     chain = list(_chain(exc))
+    if (socks := _socks_failure(exc, request=request)) is not None:
+        return socks
+    if any(isinstance(link, BadStatusLine) and TLS_ALERT in str(link) for link in chain):
+        return speaks_tls(request, setting)
     if isinstance(exc, SSLError) and not any(isinstance(link, PASSING_TLS) for link in chain):
         return _tls_failure(chain, request=request, setting=setting, ca_setting=ca_setting)
     if isinstance(exc, UNUSABLE):
@@ -66,7 +80,7 @@ def without_request(exc: Exception) -> Exception | None:
 
     None where its own text may quote a header or a proxy's password.
     """
-    if isinstance(exc, UNUSABLE):
+    if isinstance(exc, UNUSABLE) or type(exc) is ValueError:
         return None
     if isinstance(exc, RequestException):
         exc.request = exc.response = None
@@ -87,7 +101,7 @@ def _what_happened(chain: list[BaseException]) -> str:
 
 def _tls_failure(
     chain: list[BaseException], *, request: str, setting: str, ca_setting: str
-) -> FatalError:
+) -> PipelineError:
     if any(isinstance(link, ssl.SSLCertVerificationError) for link in chain):
         return FatalError(
             f"{request}: the service's TLS certificate cannot be verified. Where a proxy signs "
@@ -96,9 +110,37 @@ def _tls_failure(
         )
     reasons = (link.reason for link in chain if isinstance(link, ssl.SSLError))
     reason = next(reasons, None) or "no reason given"
+    if reason in NO_TLS and not any(isinstance(link, ProxyError) for link in chain):
+        return ConfigError(
+            f"{request}: the endpoint does not speak TLS ({reason}). If that is right, use "
+            f"http:// in {setting}; else check its port."
+        )
     return FatalError(
         f"{request}: no TLS connection can be agreed on ({reason}). Check scheme and port in "
         f"{setting}, and the certificate settings."
+    )
+
+
+def speaks_tls(request: str, setting: str) -> ConfigError:
+    """What to raise where a server of HTTPS was sent plain HTTP."""
+    return ConfigError(f"{request}: the endpoint speaks TLS: use https:// in {setting}.")
+
+
+def _socks_failure(exc: Exception, *, request: str) -> ConfigError | None:
+    """For a proxy that is well-formed, and cannot be used as it is."""
+    if "SOCKS" not in str(exc) or not isinstance(exc, InvalidSchema | ValueError):
+        return None
+    found = {name for name, url in getproxies().items() if url.startswith("socks")}
+    names = [name for name in os.environ if name.lower().removesuffix("_proxy") in found]
+    shown = " and ".join(sorted(names)) or "ALL_PROXY"
+    if isinstance(exc, InvalidSchema):
+        return ConfigError(
+            f"{request} cannot be sent through the proxy in {shown}: SOCKS proxies need PySocks. "
+            "Install it (pip install PySocks), or unset the variable."
+        )
+    return ConfigError(
+        f"{request} cannot be sent through the proxy in {shown}: socks:// does not say which "
+        "version. Write socks5h://."
     )
 
 

@@ -14,10 +14,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
+from bk_pipeline.http.body import is_cut
 from bk_pipeline.http.session import Response
 
 INGEST = "ingest"
 DEFAULT_PORTS = {"https": 443, "http": 80}
+
+# What msgspec raises for a body that is no JSON, or other JSON than was wanted.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 Quote = Callable[[str], str]
 
@@ -58,11 +62,14 @@ def account_in(response: Response, *, place: str, quote: Quote) -> Account:
     """The account in a 200 of `/1/auth`.
 
     Raises:
+        ServiceUnavailable: It was cut on its way.
         UnexpectedAnswer: It is something else, or names no team.
     """
     try:
         auth = msgspec.json.decode(response.body, type=_Auth)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
+        if is_cut(exc, response.body):
+            raise cut_short(response, place) from exc
         raise _unexpected(response, place, quote) from exc
     if auth.team is None or not auth.team.slug:
         raise _unexpected(response, place, quote)
@@ -82,11 +89,26 @@ def dataset_slug(name: str) -> str:
     return re.sub(r"[^a-z0-9_~.-]", "-", name.strip().lower())
 
 
+def base_url(endpoint: str) -> str:
+    """`endpoint` as the API's paths are added to it.
+
+    Some copy the documentation's, which has the version and more: https://host/1/batch.
+    """
+    return re.sub(r"/1(/(auth|batch|events|markers)(/[^/]*)?)?/*$", "", endpoint).rstrip("/")
+
+
 def host_shown(endpoint: str) -> str:
     """Host and, unless it is the usual one, port: the same for all spellings of a URL."""
     parts = urlsplit(endpoint)
     port = parts.port if parts.port != DEFAULT_PORTS.get(parts.scheme) else None
     return f"{parts.hostname}:{port}" if port else f"{parts.hostname}"
+
+
+def cut_short(response: Response, place: str) -> ServiceUnavailable:
+    """What to raise for a 2xx of which a part is missing: what was asked for may be done."""
+    return ServiceUnavailable(
+        f"{place}: the JSON of the answer to {response.request} is broken or cut short."
+    )
 
 
 def unreachable(place: str, exc: ServiceUnavailable) -> ServiceUnavailable:
@@ -100,11 +122,15 @@ def unreachable(place: str, exc: ServiceUnavailable) -> ServiceUnavailable:
 
 def said_in(response: Response, quote: Quote) -> str:
     """Honeycomb's own words on a failure, on one line, else what kind of body came."""
+    return quote(words_in(response) or "") or shown(response, quote)
+
+
+def words_in(response: Response) -> str | None:
+    """Honeycomb's own words, as they came; None if the body is none of its error bodies."""
     try:
-        fields = _object.decode(response.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return shown(response, quote)
-    return next((quote(words) for words in _words(fields)), None) or shown(response, quote)
+        return next(_words(_object.decode(response.body)), None)
+    except UNDECODABLE:
+        return None
 
 
 def shown(response: Response, quote: Quote) -> str:

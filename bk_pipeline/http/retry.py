@@ -18,6 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RetryableError
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
 
 T = TypeVar("T")
 
@@ -29,7 +30,8 @@ class RetryPolicy:
     Attributes:
         deadline_s: From the first attempt's start; no pause may end after it.
         first_pause_s: Upper bound of the first pause; doubles with each further one.
-        longest_pause_s: Where the doubling ends. A service may ask for longer.
+        longest_pause_s: Where the doubling ends. A service may ask for longer, up to
+            `LONGEST_WAIT_S`.
         draw: A pause's share of its bound, from 0 to 1 ("full jitter"), so that clients
             that failed together do not return together.
     """
@@ -44,7 +46,9 @@ class RetryPolicy:
         growth = 2.0 ** min(attempt - 1, 60)
         pause = self.draw() * min(self.first_pause_s * growth, self.longest_pause_s)
         asked = error.retry_in_s
-        return pause if asked is None or math.isnan(asked) else max(pause, asked)
+        if asked is None or math.isnan(asked):
+            return pause
+        return max(pause, min(asked, LONGEST_WAIT_S))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,12 @@ session's own headers and of query strings. Nothing here waits or tries again.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import os
 from collections.abc import Mapping, Sequence
+=======
+from collections.abc import Callable, Mapping, Sequence
+>>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
@@ -15,22 +19,28 @@ from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.clock import Clock, SystemClock
+<<<<<<< HEAD
 from bk_pipeline.errors import ConfigError, UnexpectedAnswer
 from bk_pipeline.http.body import read_body
 from bk_pipeline.http.failures import explain, without_request
 from bk_pipeline.http.network import Network
+=======
+from bk_pipeline.errors import ConfigError, ServiceUnavailable, UnexpectedAnswer
+from bk_pipeline.http.body import SUCCESSES, read_body
+from bk_pipeline.http.exchange import Exchange, OutOfTime, WatchedAdapter
+from bk_pipeline.http.failures import WANTS_TLS, explain, speaks_tls, without_request
+>>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
 from bk_pipeline.http.redaction import Redactor
 
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"
 DEFAULT_PORTS = {"https": 443, "http": 80}
 REDIRECTS = range(300, 400)
-SUCCESSES = range(200, 300)
+BAD_REQUEST = 400
 # Scheme, host and port: where credentials may go.
 Place = tuple[str, str, int]
 # A query; a name with several values stands in it as often.
@@ -39,11 +49,14 @@ Params = Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for making the connection, between two bytes, and for the whole answer."""
+    """Seconds for making the connection, between two bytes, and for the whole request.
+
+    The last is from the lookup of the name to the last byte of the answer.
+    """
 
     connect_s: float = 10.0
     silence_s: float = 60.0
-    answer_s: float = 600.0
+    answer_s: float = 300.0
 
     def within(self, timeout_s: float | None) -> Timeouts:
         """These, none of them longer than `timeout_s`."""
@@ -54,6 +67,11 @@ class Timeouts:
             min(self.silence_s, timeout_s),
             min(self.answer_s, timeout_s),
         )
+
+    @classmethod
+    def for_deadline(cls, deadline_s: float) -> Timeouts:
+        """Those of requests that are tried until a deadline: none outlasts it by much."""
+        return cls().within(max(deadline_s, cls().silence_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +166,7 @@ class HttpSession:
             {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip", **fixed}
         )
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=pool_size, max_retries=0))
+            self._session.mount(scheme, WatchedAdapter(pool_maxsize=pool_size, max_retries=0))
 
     def send(
         self,
@@ -169,8 +187,9 @@ class HttpSession:
             params: Query, added to what the URL has.
             body: Sent as it is; compressing it, and saying so, is the caller's.
             headers: Besides the fixed ones; no secrets, they are not redacted.
-            timeout_s: For the whole answer, instead of the session's timeouts.
-            most_bytes: How large a body may be, decompressed.
+            timeout_s: For the whole request, if that is less than the session's timeouts.
+            most_bytes: How large a body may be, decompressed; else `MOST_BYTES` of `body.py`,
+                and a larger one is an UnexpectedAnswer.
 
         Raises:
             ServiceUnavailable: No answer, or not all of it. `maybe_processed` is False only
@@ -178,7 +197,8 @@ class HttpSession:
             UnexpectedAnswer: A redirect, an encoding nobody asked for, or `path_or_url` is
                 of another origin and would carry our credentials there.
             AnswerTooLarge: The body is larger than `most_bytes`; no more of it is held.
-            ConfigError: The proxy or the CA bundle cannot be used.
+            ConfigError: The proxy or the CA bundle cannot be used, or the URL's scheme is
+                http and the endpoint's https, or the other way round.
             FatalError: The service's certificate cannot be verified.
         """
         url = self._own(path_or_url)
@@ -186,10 +206,10 @@ class HttpSession:
         path = parts.path.removeprefix(self._base_path)
         request = f"{method} {parts.netloc}{path}"
         timeouts = self._timeouts.within(timeout_s)
-        until = self._clock.monotonic() + timeouts.answer_s
         told = {"http.request.method": method, "server.address": self._place[1], "url.path": path}
         with telemetry.leaf(method, told, outgoing=True) as note:
-            try:
+
+            def exchange() -> Response:
                 answer = self._session.request(
                     method,
                     url,
@@ -202,21 +222,15 @@ class HttpSession:
                 )
                 with answer:
                     self._refuse_redirect(answer, request)
-                    body_received = read_body(
-                        answer,
-                        request=request,
-                        clock=self._clock,
-                        until=until,
-                        most_bytes=most_bytes,
-                    )
-            except (RequestException, HTTPError, OSError) as exc:
-                raise explain(
-                    exc, request=request, setting=self.setting, ca_setting=self._ca_setting
-                ) from without_request(exc)
-            note.add({"http.response.status_code": answer.status_code})
-            if answer.status_code not in SUCCESSES:
-                note.add({"error.type": str(answer.status_code)})
-        return Response(answer.status_code, answer.headers, body_received, request, answer.url)
+                    content = read_body(answer, request=request, most_bytes=most_bytes)
+                return Response(answer.status_code, answer.headers, content, request, answer.url)
+
+            response = self._within(exchange, timeouts.answer_s, request)
+            self._refuse_plain(response)
+            note.add({"http.response.status_code": response.status})
+            if not response.ok:
+                note.add({"error.type": str(response.status)})
+        return response
 
     def quote(self, text: str, *, limit: int = 200) -> str:
         """`text` from the service as an error may quote it: one line, cut, without our secrets."""
@@ -250,6 +264,24 @@ class HttpSession:
     def __repr__(self) -> str:
         return f"HttpSession({self.origin!r})"
 
+    def _within(self, call: Callable[[], Response], seconds: float, request: str) -> Response:
+        """What `call` comes to within `seconds`, its errors as errors of ours."""
+        try:
+            until = self._clock.monotonic() + seconds
+            return Exchange(call).run(clock=self._clock, until=until)
+        except OutOfTime as exc:
+            why = f"no complete answer came in time, within {seconds:.0f} s"
+            if exc.stopped:
+                why = "it was given up, because the program was asked to stop"
+            raise ServiceUnavailable(f"{request}: {why}.", maybe_processed=exc.sent) from None
+        except (RequestException, HTTPError, OSError, ValueError) as exc:
+            theirs = isinstance(exc, (RequestException, HTTPError, OSError)) or "SOCKS" in str(exc)
+            if not theirs:
+                raise
+            raise explain(
+                exc, request=request, setting=self.setting, ca_setting=self._ca_setting
+            ) from without_request(exc)
+
     def _own(self, path_or_url: str) -> str:
         url = self._base_url + path_or_url if path_or_url.startswith("/") else path_or_url
         if not self.owns(url):
@@ -259,6 +291,11 @@ class HttpSession:
                 "uses."
             )
         return url
+
+    def _refuse_plain(self, response: Response) -> None:
+        plain = self._place[0] == "http" and response.status == BAD_REQUEST
+        if plain and any(words in response.body for words in WANTS_TLS):
+            raise speaks_tls(response.request, self.setting)
 
     def _refuse_redirect(self, answer: requests.Response, request: str) -> None:
         if answer.status_code in REDIRECTS:

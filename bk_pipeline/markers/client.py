@@ -14,8 +14,23 @@ import msgspec
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, UnexpectedAnswer
+<<<<<<< HEAD
 from bk_pipeline.http.honeycomb import INGEST, Account, account_in, host_shown, shown, unreachable
 from bk_pipeline.http.network import Network
+=======
+from bk_pipeline.http.body import is_cut
+from bk_pipeline.http.honeycomb import (
+    INGEST,
+    UNDECODABLE,
+    Account,
+    account_in,
+    base_url,
+    cut_short,
+    host_shown,
+    shown,
+    unreachable,
+)
+>>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.markers.answers import KEY, refusal
@@ -73,11 +88,15 @@ class MarkerClient:
         self._retry = retry_policy or RetryPolicy()
         self._pace = Pace(clock, on_wait)
         self._session = HttpSession(
-            endpoint,
+            base_url(endpoint),
             setting="HONEYCOMB_API_ENDPOINT",
             headers={"X-Honeycomb-Team": key},
+<<<<<<< HEAD
             timeouts=timeouts,
             network=network,
+=======
+            timeouts=timeouts or Timeouts.for_deadline(self._retry.deadline_s),
+>>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
             clock=clock,
         )
         self._host = host_shown(endpoint)
@@ -220,7 +239,9 @@ class MarkerClient:
         response = self._ask(method, path, dataset=dataset, body=body)
         try:
             return msgspec.json.decode(response.body, type=answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except UNDECODABLE as exc:
+            if is_cut(exc, response.body):
+                raise cut_short(response, self._place) from exc
             raise UnexpectedAnswer(
                 f"{self._place} answered {response.request} with {shown(response, self._quote)}. "
                 "Check HONEYCOMB_API_ENDPOINT and what stands between us and it; run again, and "

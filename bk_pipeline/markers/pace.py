@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 
 from bk_pipeline.clock import Clock
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
 
 # What stays for whoever else uses the same key.
 RESERVE = 5
-# No answer has us wait for longer; its successor will say more.
-LONGEST_WAIT_S = 300.0
 
 _NUMBER = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d{1,9})")
 

@@ -25,6 +25,8 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "hang": {"processed": False},
     # Processes, then closes the connection amid the body.
     "cut_body": {},
+    # Processes, then answers with half of the JSON, as if that were all.
+    "cut_json": {},
     # An HTML page with status 200, as some proxies send; nothing processed.
     "html": {},
     # Processes as usual, only later.

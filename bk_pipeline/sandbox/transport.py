@@ -80,7 +80,7 @@ class SandboxServer(uvicorn.Server):
                 date_header=False,  # the sandbox has a clock of its own
                 # Longer than clients pause, so that no test meets a connection closed for idleness.
                 timeout_keep_alive=120,
-                timeout_graceful_shutdown=5,
+                timeout_graceful_shutdown=2,
             )
         )
         self._on_start = on_start

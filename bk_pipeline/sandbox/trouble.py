@@ -91,6 +91,10 @@ class Trouble:
                 await exchange.break_off()
             case "cut_body":
                 await exchange.cut(*await exchange.process(self._app))
+            case "cut_json":
+                start, body = await exchange.process(self._app)
+                half = body[: max(len(body) // 2, 1)]
+                await exchange.answer(start["status"], {"content-type": "application/json"}, half)
             case "hang":
                 if fault.details["processed"]:
                     await exchange.process(self._app)

@@ -6,6 +6,7 @@ to its own, so that a reader never meets half a file and a killed run leaves non
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,21 @@ from bk_pipeline.errors import StorageError
 TEMPORARY = ".tmp"
 # In the footer of a file that was merged of others, whose names it holds.
 REPLACES = b"bk_pipeline.replaces"
+# In the words of the stores' clients; pyarrow has one class of errors for most of them.
+DENIED = re.compile(
+    r"ACCESS_DENIED|AccessDenied|access denied|permission denied|forbidden|unauthori[sz]ed|"
+    r"unauthenticated|\b40[13]\b|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
+    r"no (valid )?credential|anonymous caller",
+    re.IGNORECASE,
+)
+# Where each store's client finds them.
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
+    "abfs": "AZURE_STORAGE_ACCOUNT and its key, or the machine's identity",
+    "abfss": "AZURE_STORAGE_ACCOUNT and its key, or the machine's identity",
+}
 # What pyarrow names the column of a row's path.
 PATH = "__filename"
 
@@ -173,8 +189,22 @@ class Folder:
                 words = words.replace(secret, "***")
             raise StorageError(
                 f"Cannot {verb} {name or 'the data directory'} in {self.shown}: {words}. "
-                "Make room, or set BK_PIPELINE_DATA_DIR to another place, and run again."
+                f"{_remedy(exc, self.shown)}"
             ) from (None if self._secrets else exc)
+
+
+def _remedy(exc: Exception, shown: str) -> str:
+    """What to do about `exc`: a store that denies access does not lack room."""
+    scheme, _, _ = shown.partition("://")
+    denied = isinstance(exc, PermissionError) or DENIED.search(str(exc))
+    if denied and scheme in CREDENTIALS:
+        return (
+            f"Check the credentials, {CREDENTIALS[scheme]}: they must be valid and may list, read, "
+            "write and delete there."
+        )
+    if denied:
+        return "Check its permissions, or set BK_PIPELINE_DATA_DIR to another place."
+    return "Make room, or set BK_PIPELINE_DATA_DIR to another place, and run again."
 
 
 def _shown(location: str) -> tuple[str, list[str]]:

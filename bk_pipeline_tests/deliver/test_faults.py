@@ -101,6 +101,8 @@ def scene(sandbox, honeycomb, ledger, clock):
         ("hang", {}, 0),
         ("hang", {"processed": True}, BATCH),
         ("cut_body", {}, BATCH),
+        ("cut_json", {}, BATCH),
+        ("status", {"status": 429, "headers": {"Retry-After": "0"}, "count": 3}, 0),
         ("short_answer", {"missing": 7}, 7),
         ("event_status", {"status": 429, "indexes": (0, 3, 49)}, 0),
         ("event_status", {"status": 500, "indexes": tuple(range(50))}, 0),
@@ -124,7 +126,7 @@ def test_trouble_that_passes_costs_no_span_and_doubles_at_most_what_was_in_fligh
     assert scene.known().in_doubt == 0
 
 
-@pytest.mark.parametrize("kind", ["reset_after", "cut_body", "hang"])
+@pytest.mark.parametrize("kind", ["reset_after", "cut_body", "cut_json", "hang"])
 def test_at_most_once_doubles_nothing_and_lists_what_it_presumed(scene, kind):
     scene.order(kind, after=1, **({"processed": True} if kind == "hang" else {}))
 

@@ -125,6 +125,15 @@ def test_answers_without_quotas_are_remarked_upon(monkeypatch):
     assert "no builds in the last 30 days" in found["backfill"].words
 
 
+def test_filters_that_leave_nothing_are_named(serve, monkeypatch):
+    serve()
+    monkeypatch.setenv("BK_PIPELINE_BRANCHES", "no-such-branch")
+    found = checkup()["backfill"]
+    assert found.verdict is REMARK
+    assert "check BK_PIPELINE_BRANCHES (set to no-such-branch) and BUILDKITE_ORG" in found.words
+    assert "BK_PIPELINE_PIPELINES" not in found.words
+
+
 def test_nobody_there_is_said_with_what_to_look_at(serve, monkeypatch):
     serve()
     monkeypatch.setenv("BUILDKITE_API_URL", f"http://127.0.0.1:{free_port()}")

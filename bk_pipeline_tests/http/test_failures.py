@@ -8,10 +8,14 @@ import socket
 import ssl
 import subprocess
 import threading
-from datetime import timedelta
+import time
+import tracemalloc
+import zlib
+from contextlib import contextmanager, suppress
 
 import pytest
 
+from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import (
     ConfigError,
     FatalError,
@@ -19,7 +23,8 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.session import HttpSession
+from bk_pipeline.http.body import CHUNK_BYTES, MOST_BYTES, MOST_REFUSAL_BYTES
+from bk_pipeline.http.session import HttpSession, Timeouts
 from bk_pipeline_tests.http.scripted import Answer, Hang, Raw
 from bk_pipeline_tests.programs import missing
 
@@ -104,15 +109,138 @@ def test_silence_beyond_the_requests_own_timeout_is_maybe_processed(server, sess
     assert caught.value.maybe_processed
 
 
-def test_dripping_answer_is_dropped_after_the_whole_answers_time(server, session, clock):
-    def drip(request):
-        clock.moment += timedelta(seconds=31)
-        return Answer(body=b"[1, 2, 3]")
+@contextmanager
+def listening(serve):
+    """The address of a server whose connections `serve` has, until it returns."""
+    ended = threading.Event()
 
-    server.replies.append(drip)
+    def accept():
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                serve(connection, ended)
 
-    with pytest.raises(ServiceUnavailable, match="too slowly"):
-        session.send("GET", "/v2/builds")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        ended.set()
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def drip(*head: bytes, forever: bytes = b"x"):
+    def serve(connection, ended):
+        connection.sendall(b"".join(head))
+        while not ended.wait(0.05):
+            connection.sendall(forever)
+
+    return serve
+
+
+def deaf(connection, ended):
+    """Reads nothing, so that what is sent fills all buffers."""
+    ended.wait(60)
+
+
+DRIPPING = {
+    "status line": drip(b"HTTP/1.1 200 OK"),
+    "headers": drip(b"HTTP/1.1 200 OK\r\nX-Padding: "),
+    "many headers": drip(b"HTTP/1.1 200 OK\r\n", forever=b"X: y\r\n"),
+    "interim answers": drip(forever=b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": drip(head("Content-Length: 1000")),
+    "gzip": drip(head("Content-Encoding: gzip", "Content-Length: 999"), b"\x1f\x8b\x08\x00"),
+    "empty gzip members": drip(
+        head("Content-Encoding: gzip", "Content-Length: 99999"), forever=gzip.compress(b"")
+    ),
+    "chunks": drip(head("Transfer-Encoding: chunked"), forever=b"1\r\n[\r\n"),
+    "a chunk's extension": drip(head("Transfer-Encoding: chunked"), b"1;x="),
+    "trailers": drip(head("Transfer-Encoding: chunked"), b"0\r\n", forever=b"X: y\r\n"),
+    "nothing is read": deaf,
+}
+
+
+@pytest.mark.parametrize("serve", DRIPPING.values(), ids=DRIPPING.keys())
+def test_no_server_outlasts_the_deadline_of_the_whole_request(serve, connect):
+    with listening(serve) as place:
+        session = connect(f"http://{place}", timeouts=Timeouts(60, 60, 1))
+        session._clock = SystemClock()
+        began = time.monotonic()
+        with pytest.raises(ServiceUnavailable) as caught:
+            session.send("POST", "/", body=b"x" * 50_000_000 if serve is deaf else b"[]")
+        assert time.monotonic() - began < 30  # for ever, without the deadline
+        assert caught.value.maybe_processed
+        # The connection was shut, so that its thread ends too.
+        assert not ended_late()
+
+
+def ended_late() -> list[threading.Thread]:
+    deadline = time.monotonic() + 30
+    while threads := [one for one in threading.enumerate() if one.name == "bk-http"]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return threads
+
+
+def test_a_tls_handshake_that_hangs_was_not_processed(connect):
+    with listening(deaf) as place:
+        session = connect(f"https://{place}", timeouts=Timeouts(60, 60, 1))
+        session._clock = SystemClock()
+        with pytest.raises(ServiceUnavailable, match="in time") as caught:
+            session.send("POST", "/", body=b"[]")
+        assert not caught.value.maybe_processed
+
+
+def test_a_lookup_that_hangs_is_left_and_sends_nothing_later(server, connect, monkeypatch):
+    lookup, slow = socket.getaddrinfo, threading.Event()
+
+    def hang(host, *rest, **named):
+        slow.wait(30)
+        return lookup("127.0.0.1", *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    session = connect(f"http://far.test:{server.server_port}", timeouts=Timeouts(60, 60, 0.5))
+    session._clock = SystemClock()
+    with pytest.raises(ServiceUnavailable, match="in time") as caught:
+        session.send("POST", "/", body=b"[]")
+    assert not caught.value.maybe_processed
+    slow.set()
+    assert not ended_late()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "gzip, gzip"])
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_a_refusal_is_one_whatever_its_body_is(server, session, status, encoding):
+    body = gzip.compress(b"x" * 5_000_000)[:-9]
+    server.otherwise = Answer(status, body, {"Content-Encoding": encoding, "Retry-After": "7"})
+    found = session.send("GET", "/")
+    assert (found.status, found.headers["Retry-After"]) == (status, "7")
+    assert len(found.body) == (MOST_REFUSAL_BYTES if encoding == "gzip" else 0)
+
+
+def test_a_body_that_explodes_is_never_held(server, session):
+    """A quarter of a mebibyte that stands for a quarter of a gibibyte."""
+    packer = zlib.compressobj(wbits=31)
+    zeros = bytes(1 << 20)
+    bomb = b"".join(packer.compress(zeros) for _ in range(256)) + packer.flush()
+    server.otherwise = Answer(body=bomb, headers={"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnexpectedAnswer, match=rf"larger than {MOST_BYTES:,} bytes"):
+            session.send("POST", "/")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * MOST_BYTES
+
+
+def test_a_piece_that_ends_with_the_last_chunk_is_whole(server, session):
+    body = bytes(4 * CHUNK_BYTES)
+    server.otherwise = Answer(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
+    assert session.send("GET", "/").body == body
 
 
 def test_encoding_nobody_asked_for_is_refused(server, session):
@@ -159,11 +287,38 @@ def test_missing_ca_bundle_is_a_configuration_error(clock, tmp_path):
         session.send("GET", "/")
 
 
-def test_plain_http_under_an_https_address_is_fatal(server, connect):
+def test_plain_http_under_an_https_address_is_named(server, connect):
     url = server.url.replace("http:", "https:")
     session = connect(url)
-    with pytest.raises(FatalError, match="Check scheme and port in X_URL"):
+    with pytest.raises(ConfigError, match=r"does not speak TLS .* use http:// in X_URL"):
         session.send("GET", "/")
+
+
+ALERT = Raw(b"\x15\x03\x03\x00\x02\x02\x32")
+IN_WORDS = (
+    b"Client sent an HTTP request to an HTTPS server.",
+    b"<center>The plain HTTP request was sent to HTTPS port</center>",
+    b"Reason: You're speaking plain HTTP to an SSL-enabled server port.",
+)
+
+
+@pytest.mark.parametrize("reply", [ALERT, *(Answer(400, words) for words in IN_WORDS)])
+def test_https_under_a_plain_http_address_is_named(server, session, reply):
+    server.otherwise = reply
+    with pytest.raises(ConfigError, match="speaks TLS: use https:// in BUILDKITE_API_URL"):
+        session.send("POST", "/", body=b"[]")
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "https_proxy"])
+@pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4", "socks"])
+def test_a_socks_proxy_asks_for_pysocks(monkeypatch, connect, variable, scheme):
+    monkeypatch.setenv(variable, f"{scheme}://me:s3cret-proxy@127.0.0.1:1080")
+    session = connect("https://api.example.com")
+    said = r"SOCKS proxies need PySocks|socks:// does not say"
+    with pytest.raises(ConfigError, match=said) as caught:
+        session.send("GET", "/")
+    assert variable in str(caught.value)
+    assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_without_a_key_there_is_no_client(clock):
         MarkerClient.from_settings(Settings.of(HONEYCOMB_API_KEY="k" * 22), clock=clock)
 
 
-@pytest.mark.parametrize("fault", ["reset_after", "cut_body"])
+@pytest.mark.parametrize("fault", ["reset_after", "cut_body", "cut_json"])
 def test_a_marker_whose_answer_was_lost_is_found_again(client, held, marker, order, fault):
     before, _ = client.create(DATASET, marker(), others=())
     order(fault)

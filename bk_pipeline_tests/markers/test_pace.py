@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.markers.pace import LONGEST_WAIT_S, Pace
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.markers.pace import Pace
 
 
 @pytest.fixture

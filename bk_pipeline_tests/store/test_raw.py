@@ -9,7 +9,7 @@ import pytest
 from bk_pipeline.errors import StorageError
 from bk_pipeline.spans.timing import to_ns
 from bk_pipeline.store import raw as raw_module
-from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.folder import Folder, _remedy
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 
 DAY = "2026-11-20"
@@ -148,3 +148,24 @@ def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
     blocked.write_text("")
     with pytest.raises(StorageError, match="BK_PIPELINE_DATA_DIR"):
         RawStore(Folder(str(blocked))).append(DAY, [record(1)], fetched_at=NOON)
+
+
+@pytest.mark.parametrize(
+    ("location", "words", "remedy"),
+    [
+        (
+            "s3://bucket/x",
+            "AWS Error ACCESS_DENIED during PutObject operation",
+            "AWS_ACCESS_KEY_ID",
+        ),
+        ("s3://bucket/x", "AWS Error NETWORK (HTTP status 403)", "AWS_ACCESS_KEY_ID"),
+        ("gs://bucket/x", "google::cloud::Status(UNAUTHENTICATED: ...)", "GOOGLE_APPLICATION"),
+        ("/data", "Permission denied", "Check its permissions"),
+        ("s3://bucket/x", "No space left on device", "Make room"),
+        ("/data", "No space left on device", "Make room"),
+    ],
+)
+def test_a_store_that_denies_access_asks_for_credentials_and_not_for_room(location, words, remedy):
+    advice = _remedy(OSError(words), location)
+    assert remedy in advice
+    assert ("Make room" in advice) == (remedy == "Make room")

@@ -1,11 +1,16 @@
 """What Honeycomb's answers mean: an outcome for each event, or an error for the request.
 
 Decided by status and, where two meanings share one, by Honeycomb's documented words; those
-are quoted, cut and free of our key. Source: Honeycomb's API description, `createEvents`.
+are quoted, cut and free of our key. A success may still say that events were dropped, by
+sampling at the server, say: those are not stored, and so not accepted.
+
+Sources: Honeycomb's API description, `createEvents`; the tables of responses in its older
+documentation ("blacklist", "request dropped due to server side sampling").
 """
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 import msgspec
@@ -22,7 +27,15 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.honeycomb import Quote, said_in, shown
+from bk_pipeline.http.body import is_cut
+from bk_pipeline.http.honeycomb import (
+    UNDECODABLE,
+    Quote,
+    cut_short,
+    said_in,
+    shown,
+    words_in,
+)
 from bk_pipeline.http.retry_after import retry_after_s
 from bk_pipeline.http.session import Response
 
@@ -36,6 +49,11 @@ SERVER_ERRORS = 500
 NOT_PASSED_ON = 503
 # Of a single event. Any other status of one is none that its content could be the cause of.
 REFUSED_FOR_GOOD = (BAD_REQUEST, PAYLOAD_TOO_LARGE, 422)
+# "Event dropped due to administrative denylist", in the wordings of several years.
+DENYLIST = re.compile(r"(deny|black|block).?list", re.IGNORECASE)
+DROPPED = re.compile(r"\b(event|request|span|batch)\w*\b.*\bdropped\b", re.IGNORECASE)
+# What may be over soon, of all that has Honeycomb drop events.
+FOR_NOW = re.compile(r"rate.?limit|throttl", re.IGNORECASE)
 
 
 class _Element(msgspec.Struct):
@@ -52,13 +70,23 @@ def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> lis
     Events that a shorter answer passes over are unanswered. An empty 202 accepts all.
 
     Raises:
+        ServiceUnavailable: It was cut on its way, and what is missing may have been accepted.
         UnexpectedAnswer: It is no answer to this many events.
+        AccessDenied: It says that we are on a denylist.
     """
     if response.status == TAKEN and not response.body.strip():
         return [ACCEPTED] * count
     try:
         elements = _elements.decode(response.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except UNDECODABLE as exc:
+        verdict = _verdict_of_drop(words_in(response))
+        if verdict is not None:
+            said = said_in(response, quote)
+            if DENYLIST.search(said):
+                raise _on_denylist(response, said, place) from exc
+            return [Outcome(verdict, f"{response.status}: {said}")] * count
+        if is_cut(exc, response.body):
+            raise cut_short(response, place) from exc
         raise UnexpectedAnswer(
             f"{place} answered {response.status} with something else than an outcome for each "
             f"event: {shown(response, quote)}. Check HONEYCOMB_API_ENDPOINT and what stands "
@@ -70,7 +98,8 @@ def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> lis
             "HONEYCOMB_API_ENDPOINT; the batch is in doubt and will be sent again."
         )
     answered = [
-        ACCEPTED if element.status == TAKEN else _outcome(element, quote) for element in elements
+        ACCEPTED if one.status == TAKEN and not one.error else _outcome(one, quote)
+        for one in elements
     ]
     return answered + [Outcome(Verdict.UNANSWERED, "no answer")] * (count - len(elements))
 
@@ -79,9 +108,10 @@ def _outcome(element: _Element, quote: Quote) -> Outcome:
     status = element.status
     words = f"{status}: {quote(element.error or 'no reason given')}"
     if status in range(200, 300):
-        return ACCEPTED
+        verdict = _verdict_of_drop(element.error)
+        return ACCEPTED if verdict is None else Outcome(verdict, words)
     if status == TOO_MANY_REQUESTS:
-        return Outcome(Verdict.REJECTED if _is_denylist(words) else Verdict.THROTTLED, words)
+        return Outcome(Verdict.REJECTED if DENYLIST.search(words) else Verdict.THROTTLED, words)
     return Outcome(Verdict.REJECTED if status in REFUSED_FOR_GOOD else Verdict.FAILED, words)
 
 
@@ -127,11 +157,8 @@ def _key_refusal(status: int, said: str, place: str) -> PipelineError | None:
 
 
 def _not_now(response: Response, said: str, *, place: str, now: datetime) -> PipelineError:
-    if _is_denylist(said):
-        return AccessDenied(
-            f"{place} has us on a denylist (429: {said}). Waiting does not lift it: ask "
-            "Honeycomb's support, and deliver again afterwards."
-        )
+    if DENYLIST.search(said):
+        return _on_denylist(response, said, place)
     return DeliveryThrottled(
         f"{place} takes no more events at the moment (429: {said}). Run again later if that goes "
         "on: what was accepted is not sent again.",
@@ -159,5 +186,15 @@ def _refused(status: int, said: str, place: str) -> RequestRefused:
     )
 
 
-def _is_denylist(words: str) -> bool:
-    return "denylist" in words.lower()
+def _on_denylist(response: Response, said: str, place: str) -> AccessDenied:
+    return AccessDenied(
+        f"{place} has us on a denylist ({response.status}: {said}). Waiting does not lift it: ask "
+        "Honeycomb's support, and deliver again afterwards."
+    )
+
+
+def _verdict_of_drop(words: str | None) -> Verdict | None:
+    """What a success means whose words say that events were dropped; None if they do not."""
+    if not words or not DROPPED.search(words):
+        return None
+    return Verdict.THROTTLED if FOR_NOW.search(words) else Verdict.REJECTED

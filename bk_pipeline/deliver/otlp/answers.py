@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # as above
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -35,13 +36,16 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.retry_after import retry_after_s
+from bk_pipeline.http.body import is_cut
+from bk_pipeline.http.retry_after import retry_after_s, wait_s
 from bk_pipeline.http.session import Response
 
 Quote = Callable[[str], str]
 
 PROTOBUF = ("application/x-protobuf", "application/protobuf", "")
 JSON = "application/json"
+# The tag of the only field that an answer has: whatever begins otherwise is none.
+PARTIAL_SUCCESS = b"\x0a"
 TOO_MANY_REQUESTS = 429
 # What a server says that is overloaded, or a load balancer before it has passed a request on.
 NOT_TAKEN = 503
@@ -107,6 +111,7 @@ def answer(
         things: How many spans or data points the items made, if that is not `count`.
 
     Raises:
+        ServiceUnavailable: It was cut on its way; everything may have been accepted.
         UnexpectedAnswer: It is no answer to an export of the signal.
     """
     said = _partial_success(response, words)
@@ -137,8 +142,12 @@ def _partial_success(response: Response, words: Words) -> _PartialSuccess:
             # In bytes the answers for all signals are the same.
             found = ExportTraceServiceResponse.FromString(response.body).partial_success
             return _PartialSuccess(found.rejected_spans, error_message=found.error_message)
-    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError):
-        pass
+    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        begun = kind in PROTOBUF[:2] and response.body[:1] == PARTIAL_SUCCESS
+        if begun if isinstance(exc, DecodeError) else is_cut(exc, response.body):
+            raise ServiceUnavailable(
+                f"{words.place}: the answer to {response.request} is broken or cut short."
+            ) from exc
     raise UnexpectedAnswer(
         f"{words.place} answered {response.status} with something else than OTLP: "
         f"{_shown(response, words.quote)}. Check {words.endpoint} and what stands between us "
@@ -152,7 +161,7 @@ def refusal(response: Response, *, words: Words, now: datetime) -> PipelineError
     if status in range(200, 300):
         return None
     said = _said(response, words.quote)
-    pause_s = retry_after_s(response.headers, now)
+    pause_s = _pause_s(response, now)
     if status == TOO_MANY_REQUESTS or (status == NOT_TAKEN and pause_s is not None):
         return DeliveryThrottled(
             f"{words.place} takes no more {words.signal.things} at the moment ({status}: {said}). "
@@ -211,6 +220,26 @@ def _refused(status: int, said: str, words: Words) -> RequestRefused:
     )
 
 
+def _pause_s(response: Response, now: datetime) -> float | None:
+    """How long to wait: Retry-After, else the RetryInfo of gRPC servers behind a gateway."""
+    asked = retry_after_s(response.headers, now)
+    if asked is not None:
+        return asked
+    try:
+        if _kind(response) == JSON:
+            details = _object.decode(response.body).get("details")
+            delays = [one.get("retryDelay") for one in details or () if isinstance(one, dict)]
+            told = next((one for one in delays if isinstance(one, str)), "")
+            return wait_s(told.removesuffix("s"), now)
+        for detail in Status.FromString(response.body).details:
+            info = RetryInfo()
+            if detail.Unpack(info) and info.HasField("retry_delay"):
+                return wait_s(info.retry_delay.seconds + info.retry_delay.nanos / 1e9, now)
+    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
+        pass
+    return None
+
+
 def _said(response: Response, quote: Quote) -> str:
     """The server's own words on a failure, on one line, else what kind of body came."""
     kind = _kind(response)
@@ -221,7 +250,7 @@ def _said(response: Response, quote: Quote) -> str:
             return _shown(response, quote)
     try:
         fields = _object.decode(response.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _shown(response, quote)
     told = (fields.get(name) for name in ("message", "error", "detail", "title"))
     return next((quote(one) for one in told if isinstance(one, str)), "") or _shown(response, quote)

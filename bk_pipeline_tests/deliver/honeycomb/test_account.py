@@ -11,7 +11,7 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.honeycomb import Account, dataset_slug
+from bk_pipeline.http.honeycomb import Account, base_url, dataset_slug
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
 
@@ -31,6 +31,23 @@ def honeycomb_with(url, clock):
     yield honeycomb_with
     for one in made:
         one.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/1", "/1/", "/1/batch", "/1/events/", "/1/batch/ci", "/1/auth"]
+)
+def test_an_endpoint_may_hold_the_version_and_more(honeycomb_with, sandbox, url, path):
+    bare, spelt = (
+        honeycomb_with(sandbox.honeycomb_key, endpoint=one) for one in (url, f"{url}{path}")
+    )
+    assert spelt.name == bare.name
+    assert spelt.send([]).outcomes == []
+
+
+def test_other_parts_of_an_endpoint_stay():
+    assert base_url("https://proxy.test/hny/1/batch/ci") == "https://proxy.test/hny"
+    assert base_url("https://proxy.test/v/11") == "https://proxy.test/v/11"
+    assert base_url("https://proxy.test/1/tenant") == "https://proxy.test/1/tenant"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,16 @@ def refused(status, body=b"", **headers):
             {"status": 429, "error": "Event dropped due to administrative denylist"},
             Verdict.REJECTED,
         ),
+        (
+            {"status": 429, "error": "event dropped due to administrative blacklist"},
+            Verdict.REJECTED,
+        ),
+        (
+            {"status": 202, "error": "request dropped due to server side sampling"},
+            Verdict.REJECTED,
+        ),
+        ({"status": 200, "error": "Event dropped due to rate limiting."}, Verdict.THROTTLED),
+        ({"status": 202, "error": "the time lies ahead and was replaced"}, Verdict.ACCEPTED),
         ({"status": 500, "error": "oops"}, Verdict.FAILED),
         ({"status": 401, "error": "unknown API key"}, Verdict.FAILED),
     ],
@@ -57,7 +67,7 @@ def test_each_event_has_its_own_outcome(element, verdict):
     (outcome,) = read(200, [element])
 
     assert outcome.verdict is verdict
-    assert element.get("error", "") in outcome.words
+    assert verdict is Verdict.ACCEPTED or element.get("error", "") in outcome.words
 
 
 def test_events_that_the_answer_passes_over_are_unanswered():
@@ -72,12 +82,44 @@ def test_an_empty_202_accepts_all():
 
 @pytest.mark.parametrize(
     "body",
-    [b"<html>Sign in</html>", b"", b'{"status":202}', b"[202]", b'[{"error":"x"}]', b"[{\xff}]"],
-    ids=["html", "empty", "object", "numbers", "no status", "no UTF-8"],
+    [
+        b"<html>Your request was dropped</html>",
+        b"",
+        b'{"status":202}',
+        b"[202]",
+        b'[{"error":"x"}]',
+        b'{"error":"no such thing"}',
+    ],
+    ids=["html", "empty", "object", "numbers", "no status", "other words"],
 )
 def test_a_200_that_holds_no_outcomes_is_no_success(body):
     with pytest.raises(UnexpectedAnswer, match="HONEYCOMB_API_ENDPOINT"):
         read(200, body)
+
+
+@pytest.mark.parametrize("body", [b'[{"status":202},{"sta', b"[", b"[{\xff}]", b'[{"status":2'])
+def test_a_200_that_was_cut_is_asked_again_for_what_is_in_doubt(body):
+    with pytest.raises(ServiceUnavailable, match="cut short") as caught:
+        read(200, body, count=2)
+    assert caught.value.maybe_processed
+
+
+@pytest.mark.parametrize("status", [200, 202])
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        ("request dropped due to server side sampling", Verdict.REJECTED),
+        ("Request dropped due to rate limiting.", Verdict.THROTTLED),
+        ("Event dropped due to administrative throttling", Verdict.THROTTLED),
+    ],
+)
+def test_a_success_whose_words_say_dropped_accepts_nothing(status, words, verdict):
+    assert read(status, {"error": words}, count=2) == [(verdict, f"{status}: {words}")] * 2
+
+
+def test_a_success_whose_words_speak_of_a_denylist_settles_nothing():
+    with pytest.raises(AccessDenied, match=r"denylist \(200: event dropped.*support"):
+        read(200, {"error": "event dropped due to administrative blacklist"})
 
 
 def test_more_outcomes_than_events_are_no_answer_to_them():
@@ -97,6 +139,7 @@ def test_more_outcomes_than_events_are_no_answer_to_them():
         (413, "too much", RequestTooLarge, "too large"),
         (429, "Request dropped due to rate limiting.", DeliveryThrottled, "later"),
         (429, "Event dropped due to administrative denylist", AccessDenied, "support"),
+        (429, "event dropped due to administrative blacklist", AccessDenied, "support"),
         (500, "oops", ServiceUnavailable, "status.honeycomb.io"),
         (503, "oops", ServiceUnavailable, "status.honeycomb.io"),
     ],

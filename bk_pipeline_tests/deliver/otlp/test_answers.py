@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -20,6 +21,7 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
+from bk_pipeline.http.retry_after import LONGEST_WAIT_S
 from bk_pipeline.http.session import Response
 
 PLACE = "The OTLP endpoint h:4318/v1/traces"
@@ -129,13 +131,27 @@ def test_a_warning_is_passed_on(rejected):
         (b'"OK"', "application/json"),
         (b"[]", "application/json"),
         (b'{"partialSuccess":{"rejectedSpans":"many"}}', "application/json"),
-        (b"{\xff}", "application/json"),
-        (b"\x0a\x7f", PROTOBUF),
+        (b'{"partialSuccess":[]}', "application/json"),
     ],
 )
 def test_a_200_that_is_no_otlp_is_no_success(body, kind):
     with pytest.raises(UnexpectedAnswer, match=f"{PLACE}.*X_ENDPOINT"):
         read(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"{\xff}", "application/json"),
+        (b'{"partialSuccess":{"rejec', "application/json"),
+        (b"\x0a\x7f", PROTOBUF),
+        (b"\x0a\x05\x08", "application/protobuf"),
+    ],
+)
+def test_a_200_that_was_cut_may_have_taken_everything(body, kind):
+    with pytest.raises(ServiceUnavailable, match="cut short") as caught:
+        read(body, kind)
+    assert caught.value.maybe_processed
 
 
 @pytest.mark.parametrize(
@@ -192,6 +208,37 @@ def test_a_503_that_says_when_to_come_back_slows_everybody_down():
 @pytest.mark.parametrize("status", [429, 500, 502, 504])
 def test_a_retry_after_is_honoured_in_both_forms(status, value, seconds):
     assert refused(status, **{"Retry-After": value}).retry_in_s == seconds
+
+
+def status_with_delay(seconds, nanos=0):
+    info = RetryInfo()
+    info.retry_delay.seconds, info.retry_delay.nanos = seconds, nanos
+    status = Status(code=8, message="slow down")
+    status.details.add().Pack(info)
+    return status.SerializeToString()
+
+
+DETAILS = '{"code":8,"details":[{"@type":"t/google.rpc.RetryInfo","retryDelay":"%s"}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "seconds"),
+    [
+        (status_with_delay(7, 500_000_000), PROTOBUF, 7.5),
+        (status_with_delay(315_360_000), PROTOBUF, LONGEST_WAIT_S),
+        (status_with_delay(-5), PROTOBUF, 0.0),
+        ((DETAILS % "7.5s").encode(), "application/json", 7.5),
+        ((DETAILS % "315360000s").encode(), "application/json", LONGEST_WAIT_S),
+        ((DETAILS % "soon").encode(), "application/json", None),
+        (b'{"details":7}', "application/json", None),
+        (status_message("no details"), PROTOBUF, None),
+        (b"<html>", "text/html", None),
+    ],
+)
+def test_the_wait_in_a_grpc_status_is_read_and_bounded(body, kind, seconds):
+    found = refused(503, body, kind)
+    assert found.retry_in_s == seconds
+    assert (type(found) is DeliveryThrottled) == (seconds is not None)
 
 
 @pytest.mark.parametrize("words", ["http: request body too large", "Request Body is Too Large."])

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bk_pipeline import stopping
+from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.defs import runs
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.cli.program import run, started, wait_until
+
+READY = {"BUILDKITE_API_TOKEN": "bkua_" + "0123456789" * 4, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
+# Without the fix each of these takes a minute, or for ever. The margin is for a loaded machine.
+IN_TIME_S = 20
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+TRICKLED = {
+    "silent": b"",
+    "status line": b"HTTP/1.1 200 OK",
+    "headers": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Padding: ",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n[",
+    "gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1000\r\n\r\n\x1f\x8b\x08",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n",
+}
+DRIP = {"chunks": b"1\r\n[\r\n", "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n", "silent": b""}
+
+
+@contextmanager
+def trickling(kind: str):
+    """A server that begins an answer and goes on for ever, a byte at a time."""
+    ended, connected = threading.Event(), threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection:
+            connected.set()
+            try:
+                connection.sendall(TRICKLED[kind])
+                while not ended.wait(0.1):
+                    connection.sendall(DRIP.get(kind, b"x"))
+            except OSError:
+                return
+
+    def accept() -> None:
+        while not ended.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", connected
+        finally:
+            ended.set()
+
+
+def stopped(process, number) -> tuple[str, str]:
+    """What it prints until it ends, in time and with the signal's status."""
+    process.send_signal(number)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < IN_TIME_S
+    assert process.returncode == STATUS[number], err
+    assert "Traceback" not in err
+    return out, err
+
+
+@pytest.mark.parametrize("kind", TRICKLED)
+def test_a_signal_ends_a_request_whatever_the_server_does(tmp_path, kind):
+    with (
+        trickling(kind) as (place, connected),
+        started("doctor", cwd=tmp_path, **READY, BUILDKITE_API_URL=f"http://{place}") as process,
+    ):
+        assert connected.wait(120)
+        _, err = stopped(process, signal.SIGINT)
+    assert "stopped by SIGINT" in err
+
+
+def test_a_signal_ends_a_tls_handshake_that_hangs(tmp_path):
+    with (
+        trickling("silent") as (place, connected),
+        started(
+            "trace", "web#1", "--fetch", cwd=tmp_path, **READY, BUILDKITE_API_URL=f"https://{place}"
+        ) as process,
+    ):
+        assert connected.wait(120)
+        stopped(process, signal.SIGTERM)
+
+
+def test_a_signal_does_not_wait_for_the_lookup_of_a_name(tmp_path):
+    looked_up = tmp_path / "looked-up"
+    # A thread in getaddrinfo cannot be interrupted: as one in a long sleep.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, socket, time\n"
+        "def hang(*_, **__):\n"
+        f"    pathlib.Path({str(looked_up)!r}).touch()\n"
+        "    time.sleep(600)\n"
+        "socket.getaddrinfo = hang\n"
+    )
+    settings = {**READY, "BUILDKITE_API_URL": "http://far.test", "PYTHONPATH": str(tmp_path)}
+    with started("doctor", cwd=tmp_path, **settings) as process:
+        wait_until(looked_up.exists)
+        stopped(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
+def test_a_signal_during_start_up_is_no_traceback(tmp_path, number):
+    with started("demo", cwd=tmp_path) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        if not status.exists():
+            pytest.skip("needs Linux's /proc")
+
+        def minded() -> bool:
+            caught = next(one for one in status.read_text().splitlines() if "SigCgt" in one)
+            return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1)
+
+        wait_until(minded)
+        stopped(process, number)
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
+def test_the_sandbox_ends_with_the_signals_status(tmp_path, number):
+    with started("sandbox", "--port", "0", "--days", "1", cwd=tmp_path) as process:
+        assert process.stdout.readline().startswith("export")
+        stopped(process, number)
+
+
+def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
+    sandbox = Sandbox(World(days=1, builds_per_day=10))
+    first, _ = sandbox.world.first_and_last_day()
+    day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
+    sandbox.faults.order("honeycomb", "hang", processed=True, path="/1/batch/*", count=9)
+    with running(sandbox) as url:
+        settings = environment(sandbox, url)
+        with started(*day, cwd=tmp_path, **settings) as process:
+            wait_until(lambda: sandbox.honeycomb.event_count > 0)
+            # The second one must break neither the unwinding nor the summary.
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            out, err = stopped(process, signal.SIGTERM)
+        sent = sandbox.honeycomb.event_count
+        assert "0 of 1 days" in out
+        assert "Stopped at" in err
+        with Ledger.open(tmp_path / ".bk_pipeline/ledger.sqlite", clock=SystemClock()) as ledger:
+            [name] = [one for one in destinations(ledger) if one.startswith("honeycomb:")]
+            doubts = ledger.in_doubt(name, first.isoformat())
+        assert sum(map(len, doubts.values())) == sent
+        sandbox.faults.clear()
+        assert run(*day, cwd=tmp_path, **settings).returncode == 0
+
+
+def destinations(ledger) -> list[str]:
+    with ledger._database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT name FROM bk_pipeline_destinations")
+        return [name for (name,) in rows]
+
+
+def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
+    stop = stopping.Stop()
+    monkeypatch.setattr(stopping, "PROCESS", stop)
+    stop.ask()
+    with pytest.raises(KeyboardInterrupt):
+        SystemClock().sleep(60)
+    monkeypatch.setattr(runs, "assets_of", lambda _: [])
+
+    class Nothing:
+        settings = None
+
+    with pytest.raises(KeyboardInterrupt):
+        next(runs.materialize_days(Nothing(), ["2026-11-01"], instance=None))

@@ -47,12 +47,20 @@ class _Caught:
                 self.number = self.number or number[0]
                 stopping.PROCESS.ask()
                 threading.Event().wait(EXIT_AFTER_S)
-                # What was printed may wait in a buffer, and whoever should read it may not.
-                flush = threading.Thread(target=_flush, daemon=True)
-                flush.start()
-                flush.join(FLUSH_S)
-                os._exit(EXIT_STATUS + self.number)
+                self.leave()
         os.close(pipe)
+
+    def leave(self) -> None:
+        """End the process now."""
+        # What was printed may wait in a buffer, and whoever should read it may not.
+        flush = threading.Thread(target=_flush, args=(self.name,), daemon=True)
+        flush.start()
+        flush.join(FLUSH_S)
+        os._exit(EXIT_STATUS + self.number)
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name
 
 
 @contextmanager
@@ -80,8 +88,7 @@ def stoppable() -> Iterator[None]:
             # Any other error is one of being interrupted somewhere.
             if not caught.number:
                 raise
-            name = signal.Signals(caught.number).name
-            sys.stderr.write(f"bk-pipeline: stopped by {name}.\n")
+            sys.stderr.write(f"bk-pipeline: stopped by {caught.name}.\n")
         if caught.number:
             # Until the very end nothing is to be interrupted, and the thread keeps watch.
             restored.pop_all()
@@ -108,7 +115,11 @@ def _install(caught: _Caught, restored: ExitStack) -> None:
             signal.signal(number, caught.handle)
 
 
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+def _flush(name: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"bk-pipeline: stopped by {name} in the midst of something that cannot be interrupted. "
+            "What is stored and sent is kept.\n"
+        )
+        sys.stderr.flush()

@@ -89,12 +89,9 @@ class Trouble:
             case "reset_after":
                 await exchange.process(self._app)
                 await exchange.break_off()
-            case "cut_body":
-                await exchange.cut(*await exchange.process(self._app))
-            case "cut_json":
+            case "cut_body" | "cut_json" as kind:
                 start, body = await exchange.process(self._app)
-                half = body[: max(len(body) // 2, 1)]
-                await exchange.answer(start["status"], {"content-type": "application/json"}, half)
+                await exchange.cut(start, body, announced=kind == "cut_body")
             case "hang":
                 if fault.details["processed"]:
                     await exchange.process(self._app)
@@ -155,8 +152,12 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 
-    async def cut(self, start: Message, body: bytes) -> None:
-        """Sends the headers and half of the body, then hangs up."""
+    async def cut(self, start: Message, body: bytes, *, announced: bool) -> None:
+        """Sends the headers and half of the body; then hangs up, if all of it was `announced`."""
+        if not announced:
+            half = body[: max(len(body) // 2, 1)]
+            await self.answer(start["status"], {"content-type": "application/json"}, half)
+            return
         others = [(name, value) for name, value in start["headers"] if name != b"content-length"]
         length = str(max(len(body), 1)).encode()
         await self.send({**start, "headers": [*others, (b"content-length", length)]})

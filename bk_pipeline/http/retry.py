@@ -28,7 +28,7 @@ class RetryPolicy:
     """How long to go on, and how the pauses grow.
 
     Attributes:
-        deadline_s: From the first attempt's start; no pause may end after it.
+        deadline_s: From the first attempt's start; every pause must end before it.
         first_pause_s: Upper bound of the first pause; doubles with each further one.
         longest_pause_s: Where the doubling ends. A service may ask for longer, up to
             `LONGEST_WAIT_S`.
@@ -80,7 +80,7 @@ def retry(
 
     Raises:
         RetryableError: The last attempt's, with attempts and seconds added to its message:
-            the next pause would end after the deadline.
+            the next pause would not end before the deadline.
         Exception: Whatever else `call` raises, at once.
     """
     started = clock.monotonic()
@@ -106,7 +106,7 @@ def retry(
     loop = Retrying(
         retry=retry_if_exception_type(RetryableError),
         wait=lambda state: policy.pause_s(state.attempt_number, _error(state)),
-        stop=lambda state: elapsed_s() + state.upcoming_sleep > policy.deadline_s,
+        stop=lambda state: elapsed_s() + state.upcoming_sleep >= policy.deadline_s,
         before_sleep=announce,
         sleep=pause,
         retry_error_callback=give_up,

@@ -6,11 +6,9 @@ none of their text is copied, only what they are.
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Iterator
 from http.client import BadStatusLine
-from urllib.request import getproxies
 
 from requests.exceptions import (
     ConnectTimeout,
@@ -130,9 +128,7 @@ def _socks_failure(exc: Exception, *, request: str) -> ConfigError | None:
     """For a proxy that is well-formed, and cannot be used as it is."""
     if "SOCKS" not in str(exc) or not isinstance(exc, InvalidSchema | ValueError):
         return None
-    found = {name for name, url in getproxies().items() if url.startswith("socks")}
-    names = [name for name in os.environ if name.lower().removesuffix("_proxy") in found]
-    shown = " and ".join(sorted(names)) or "ALL_PROXY"
+    shown = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
     if isinstance(exc, InvalidSchema):
         return ConfigError(
             f"{request} cannot be sent through the proxy in {shown}: SOCKS proxies need PySocks. "

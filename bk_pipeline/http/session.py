@@ -6,12 +6,8 @@ session's own headers and of query strings. Nothing here waits or tries again.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import os
-from collections.abc import Mapping, Sequence
-=======
 from collections.abc import Callable, Mapping, Sequence
->>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
@@ -24,17 +20,11 @@ from urllib3.exceptions import HTTPError
 
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.clock import Clock, SystemClock
-<<<<<<< HEAD
-from bk_pipeline.errors import ConfigError, UnexpectedAnswer
-from bk_pipeline.http.body import read_body
-from bk_pipeline.http.failures import explain, without_request
-from bk_pipeline.http.network import Network
-=======
 from bk_pipeline.errors import ConfigError, ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.body import SUCCESSES, read_body
 from bk_pipeline.http.exchange import Exchange, OutOfTime, WatchedAdapter
 from bk_pipeline.http.failures import WANTS_TLS, explain, speaks_tls, without_request
->>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.redaction import Redactor
 
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"

@@ -14,10 +14,6 @@ import msgspec
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, UnexpectedAnswer
-<<<<<<< HEAD
-from bk_pipeline.http.honeycomb import INGEST, Account, account_in, host_shown, shown, unreachable
-from bk_pipeline.http.network import Network
-=======
 from bk_pipeline.http.body import is_cut
 from bk_pipeline.http.honeycomb import (
     INGEST,
@@ -30,7 +26,7 @@ from bk_pipeline.http.honeycomb import (
     shown,
     unreachable,
 )
->>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.markers.answers import KEY, refusal
@@ -91,12 +87,8 @@ class MarkerClient:
             base_url(endpoint),
             setting="HONEYCOMB_API_ENDPOINT",
             headers={"X-Honeycomb-Team": key},
-<<<<<<< HEAD
-            timeouts=timeouts,
-            network=network,
-=======
             timeouts=timeouts or Timeouts.for_deadline(self._retry.deadline_s),
->>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
+            network=network,
             clock=clock,
         )
         self._host = host_shown(endpoint)

@@ -18,10 +18,6 @@ from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
-<<<<<<< HEAD
-from bk_pipeline.http.honeycomb import Account, account_in, dataset_slug, host_shown, unreachable
-from bk_pipeline.http.network import Network
-=======
 from bk_pipeline.http.honeycomb import (
     Account,
     account_in,
@@ -30,7 +26,7 @@ from bk_pipeline.http.honeycomb import (
     host_shown,
     unreachable,
 )
->>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
+from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
@@ -90,12 +86,8 @@ class Honeycomb:
             endpoint,
             setting="HONEYCOMB_API_ENDPOINT",
             headers={"X-Honeycomb-Team": key},
-<<<<<<< HEAD
-            timeouts=timeouts,
-            network=network,
-=======
             timeouts=timeouts or Timeouts.for_deadline(self.retry.deadline_s),
->>>>>>> 51cd627 (One deadline a request, one bound on waits and bodies, and signals that end every command in time)
+            network=network,
             clock=clock,
         )
         self._endpoint = endpoint

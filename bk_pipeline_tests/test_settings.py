@@ -27,7 +27,7 @@ def test_everything_has_a_default_that_works():
     ("name", "value", "advice"),
     [
         ("BUILDKITE_API_URL", "buildkite.internal", "give a URL like https://api.buildkite.com"),
-        ("HONEYCOMB_API_ENDPOINT", "api.honeycomb.io", "give a URL like https://api.honeycomb.io"),
+        ("HONEYCOMB_API_ENDPOINT", "hny.internal", "give a URL like https://api.honeycomb.io"),
         ("BUILDKITE_API_TOKEN", "bkct_0123456789abcdef", "this is an agent token; create an API"),
         ("BUILDKITE_API_TOKEN", "bkaj_0123456789abcdef", "this is an agent token; create an API"),
         ("BUILDKITE_API_URL", "https://me:secret@api.buildkite.com", "without a user name"),

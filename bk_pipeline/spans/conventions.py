@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from bk_pipeline.spans.derived import job_label
 from bk_pipeline.spans.records import Build, Job, Pipeline, PullRequest
 from bk_pipeline.spans.status import agent_was_lost
 
@@ -101,7 +102,7 @@ def base_type(request: PullRequest) -> str | None:
 
 
 def task_name(job: Job) -> str | None:
-    return job.label or job.name or job.step_key
+    return job_label(job) or job.step_key
 
 
 def task_result(job: Job) -> str | None:

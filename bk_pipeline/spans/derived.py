@@ -11,12 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
+import msgspec
+
 from bk_pipeline.spans.model import Span
 from bk_pipeline.spans.records import Agent, Build, Job, Person, PullRequest
 from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, compact, cut
 
 DEFAULT_QUEUE = "default"
 QUEUE = "queue="
+
+# `{{matrix}}` or `{{matrix.os}}` in a label, with blanks or without.
+MATRIX_VALUE = re.compile(r"\{\{\s*matrix(?:\.([^}\s]+))?\s*\}\}")
 
 _API_URL = re.compile(r"https?://[^/]+/v2/organizations/([^/?#]+)/")
 _WEB_URL = re.compile(r"https?://[^/]+/([^/?#]+)/")
@@ -77,7 +82,22 @@ def passed(job: Job) -> bool:
 
 
 def job_label(job: Job) -> str | None:
-    return job.label or job.name
+    label = job.label or job.name
+    if not label or not job.matrix or "{{" not in label:
+        return label
+    values = msgspec.json.decode(job.matrix)
+    if not isinstance(values, dict):
+        values = {"": values}
+
+    def value_of(placeholder: re.Match[str]) -> str:
+        dimension = placeholder[1] or ""
+        if not dimension and len(values) == 1:
+            [value] = values.values()
+        else:
+            value = values.get(dimension, placeholder[0])
+        return value if isinstance(value, str) else compact(value)
+
+    return MATRIX_VALUE.sub(value_of, label)
 
 
 def signal(job: Job) -> str | None:

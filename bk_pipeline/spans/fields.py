@@ -151,7 +151,7 @@ JOB_FIELDS = (
     _F("buildkite.job.graphql_id", STRING, JOB, "job.graphql_id", "The job's id in the GraphQL API.", distinct=True),
     _F("buildkite.job.web_url", STRING, JOB, "job.web_url", "The job's place on the build's page.", distinct=True),
     _F("buildkite.job.type", STRING, JOB, "job.type", "script, trigger or manual."),
-    _F("buildkite.job.label", STRING, JOB, "job.label, else job.name", "The job's label.", value=derived.job_label),
+    _F("buildkite.job.label", STRING, JOB, "job.label, else job.name", "The job's label, with its matrix values filled in.", value=derived.job_label),
     _F("buildkite.job.command", STRING, JOB, "job.command", "What the job runs."),
     _F("buildkite.job.agent_query_rules", STRINGS, JOB | WAIT, "job.agent_query_rules", "Which agents may run it, like queue=default.", value=derived.agent_query_rules, of="job.agent_query_rules"),
     _F("buildkite.job.state", STRING, JOB, "job.state", "How the job ended."),

@@ -66,3 +66,8 @@ def duration(length_ms: int) -> str:
     if minutes:
         return f"{minutes} m {seconds:02} s"
     return f"{length_ms / 1_000:.1f} s" if seconds else f"{milliseconds} ms"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 destination`, `2,000 destinations`: for nouns with a regular plural."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

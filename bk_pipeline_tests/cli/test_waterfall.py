@@ -169,3 +169,22 @@ def test_nothing_happened_at_all():
     scale = Timescale(5, 5, [], columns=10)
     assert scale.column(5) in range(11)
     assert not scale.shortened
+
+
+@pytest.mark.parametrize(
+    ("label", "matrix", "shown"),
+    [
+        ("test {{matrix}}", "linux", "test linux"),
+        ("test {{matrix}}", {"": "linux"}, "test linux"),
+        ("test {{matrix}}", {"os": "linux"}, "test linux"),
+        ("test {{ matrix.os }} {{matrix.go}}", {"os": "linux", "go": 1.25}, "test linux 1.25"),
+        ("test {{matrix.arch}}", {"os": "linux"}, "test {{matrix.arch}}"),
+        ("test {{matrix}}", ["a", "b"], 'test ["a","b"]'),
+        ("test {{matrix}}", None, "test {{matrix}}"),
+    ],
+)
+def test_a_job_of_a_matrix_is_named_by_its_values(label, matrix, shown):
+    spans = spans_of(make_job("a", label=label, matrix=matrix))
+    assert any(shown in line for line in drawn(spans))
+    [job] = [one["attributes"] for one in spans if one["name"] == "buildkite.job"]
+    assert job["buildkite.job.label"] == job["cicd.pipeline.task.name"] == shown

@@ -129,7 +129,4 @@ class Api:
         )
 
     def _announce(self, pause: Pause) -> None:
-        self._on_wait(
-            f"{pause.error} Attempt {pause.attempt + 1} follows in {pause.seconds:.0f} s, "
-            f"at {pause.until:%H:%M:%SZ}."
-        )
+        self._on_wait(pause.sentence)

@@ -11,6 +11,9 @@ from bk_pipeline.buildkite.quota import LOOK_AGAIN_S, Quota, Ticket
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent
 
+# A wait for other requests' answers is announced if it is longer than this.
+QUIET_S = 3.0
+
 
 class Gate:
     """Lets requests go when the quota has room for them, whichever thread makes them.
@@ -45,6 +48,7 @@ class Gate:
             QuotaSpent: There is no room before the patience ends.
         """
         began_at = self._clock.monotonic()
+        announced = False
         while True:
             with self._quota.changed:
                 now = self._clock.monotonic()
@@ -58,9 +62,14 @@ class Gate:
                 waited_s = now - began_at
                 answers = now >= self._quota.blocked_until and waited_s < self._patience_s
                 soon = min(wait.seconds, LOOK_AGAIN_S) if elsewhere else wait.seconds
-                if answers and self._quota.under_way > elsewhere:
-                    self._quota.changed.wait(timeout=soon)
+                quiet_s = QUIET_S - waited_s  # how long this wait may still go unannounced
+                if answers and self._quota.under_way > elsewhere and (announced or quiet_s > 0):
+                    self._quota.changed.wait(timeout=soon if announced else min(soon, quiet_s))
                     continue
+            if answers and not announced and quiet_s <= 0:
+                announced = True
+                self._on_wait(f"{wait.why} Waiting for the answers to requests under way.")
+                continue
             if answers and elsewhere:
                 self._clock.sleep(soon)
                 continue

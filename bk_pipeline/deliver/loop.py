@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from threading import Event
+from threading import Event, Lock
 
 import pyarrow as pa
 
@@ -41,6 +41,8 @@ def deliver(
     clock: Clock,
     policy: DeliveryPolicy | None = None,
     on_progress: Progress | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    result: Delivery | None = None,
 ) -> Delivery:
     """What came of sending to `destination` all that it has not settled of `tables`.
 
@@ -53,13 +55,18 @@ def deliver(
         clock: Tells how old spans are, and waits.
         policy: Guarantee and concurrency.
         on_progress: Told what has come of it so far, after each batch, in this thread.
+        on_wait: Called with a sentence before each pause; from the senders' threads.
+        result: Added to as batches are answered, so that it is right even if this raises.
+            Returned at the end.
 
     Raises:
         PipelineError: From the destination, the ledger or `tables`. What was accepted until
             then is in the ledger; the next delivery sends the rest.
     """
     chosen = policy or DeliveryPolicy()
-    return _Loop(day, destination, ledger, clock, chosen, on_progress).run(tables)
+    total = Delivery() if result is None else result
+    loop = _Loop(day, destination, ledger, clock, chosen, total, on_progress, on_wait)
+    return loop.run(tables)
 
 
 class _Loop:
@@ -72,7 +79,9 @@ class _Loop:
         ledger: Receipts,
         clock: Clock,
         policy: DeliveryPolicy,
+        total: Delivery,
         on_progress: Progress | None,
+        on_wait: Callable[[str], None] | None,
     ) -> None:
         self._day = day
         self._destination = destination
@@ -81,10 +90,12 @@ class _Loop:
         self._clock = clock
         self._policy = policy
         self._on_progress = on_progress
+        self._on_wait = on_wait
         self._in_flight = min(
             policy.in_flight, destination.limits.requests_at_once or policy.in_flight
         )
-        self._total = Delivery()
+        self._total = total
+        self._total_lock = Lock()  # senders add to it too
         self._doubts: ItemIds = {}
         self._stop = Event()
         self._interrupted = stopping.Stop()
@@ -94,13 +105,18 @@ class _Loop:
     def run(self, tables: Iterable[pa.Table]) -> Delivery:
         started = self._clock.monotonic()
         if self._policy.guarantee is Guarantee.AT_MOST_ONCE:
-            self._total.presumed_sent = self._ledger.presume_sent(self._name, self._day)
+            presumed_sent = self._ledger.presume_sent(self._name, self._day)
+            self._add(Delivery(presumed_sent=presumed_sent))
         self._doubts = self._ledger.in_doubt(self._name, self._day)
         self._send_all(tables)
         if self._ledger.in_doubt(self._name, self._day):
             self._ledger.drop_settled_doubts(self._name, self._day)
-        self._total.seconds = self._clock.monotonic() - started
+        self._add(Delivery(seconds=self._clock.monotonic() - started))
         return self._total
+
+    def _add(self, part: Delivery) -> None:
+        with self._total_lock:
+            self._total += part
 
     def _send_all(self, tables: Iterable[pa.Table]) -> None:
         sender = Sender(
@@ -110,6 +126,8 @@ class _Loop:
             clock=self._clock,
             policy=self._policy,
             stop=self._stop,
+            on_settled=self._add,
+            on_wait=self._on_wait,
         )
         with ThreadPoolExecutor(self._in_flight, "bk-deliver") as pool:
             try:
@@ -140,7 +158,7 @@ class _Loop:
         return came_of_it
 
     def _collect(self, *, leaving: int) -> None:
-        """Add up what batches came to, until at most `leaving` are under way.
+        """Wait until at most `leaving` batches are under way.
 
         Raises:
             PipelineError: The first that ended in one.
@@ -149,8 +167,8 @@ class _Loop:
             ended, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
             for future in ended:
                 del self._under_way[future]
-                with suppress(Stopped):  # whoever gave the stop is among the others
-                    self._total += future.result()
+                with suppress(Stopped):  # the thread that set the stop raises its error
+                    future.result()
                 if self._on_progress is not None:
                     self._on_progress(self._total)
 
@@ -176,20 +194,20 @@ class _Loop:
             max_age=self._destination.max_age,
             future_limit=self._destination.future_limit,
         )
-        self._total += Delivery(
+        selected = Delivery(
             already_settled=selection.already_settled,
             too_old=selection.too_old,
             future=selection.future,
         )
+        self._add(selected)
         if not selection.table.num_rows:
             return ()
         items = self._destination.encode(selection.table)
         left = unsent(items, settled, under_way)
-        self._total.already_settled += len(items) - len(left)
+        resent = 0
         if self._doubts:
-            self._total.in_doubt_resent += sum(
-                item.item_id in self._doubts.get(item.trace_id, NOTHING) for item in left
-            )
+            resent = sum(item.item_id in self._doubts.get(item.trace_id, NOTHING) for item in left)
+        self._add(Delivery(already_settled=len(items) - len(left), in_doubt_resent=resent))
         return left
 
     def _keys_under_way(self, trace_ids: Iterable[bytes]) -> Collection[Key]:

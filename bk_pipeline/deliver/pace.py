@@ -25,13 +25,24 @@ class Pace:
         self._closings = 0
         self._closings_in_a_row = 0
 
-    def enter(self, clock: Clock, *, stopped: Callable[[], bool]) -> int:
-        """A ticket for one request, once the gate is open or `stopped` says yes."""
+    def enter(
+        self,
+        clock: Clock,
+        *,
+        stopped: Callable[[], bool],
+        on_wait: Callable[[float], None] | None = None,
+    ) -> int:
+        """A ticket for one request, once the gate is open or `stopped` says yes.
+
+        `on_wait` is called with the seconds of each wait, before it.
+        """
         while not stopped():
             with self._lock:
                 left_s = self._opens_at - clock.monotonic()
                 if left_s <= 0:
                     break
+            if on_wait is not None:
+                on_wait(left_s)
             with telemetry.leaf("wait for pace"):
                 clock.sleep(left_s)
         return self._closings

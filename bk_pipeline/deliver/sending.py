@@ -33,7 +33,7 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.retry import retry
+from bk_pipeline.http.retry import Pause, retry
 
 LONGEST_NAP_S = 1.0
 SETTLED = (Verdict.ACCEPTED, Verdict.REJECTED)
@@ -78,6 +78,8 @@ class Sender:
         clock: Clock,
         policy: DeliveryPolicy,
         stop: Event,
+        on_settled: Callable[[Delivery], None],
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self._destination = destination
         self._name = destination.name
@@ -85,6 +87,8 @@ class Sender:
         self._day = day
         self._policy = policy
         self._stop = stop
+        self._on_settled = on_settled
+        self._on_wait = on_wait
         self._patient_clock = clock
         self._clock = _NappingClock(clock, stop)
         self._pace = pace_of(self._name)
@@ -118,6 +122,7 @@ class Sender:
                 lambda: self._attempt(waiting, tickets.pop() if tickets else self._enter(), total),
                 policy=self._destination.retry,
                 clock=self._clock,
+                on_pause=self._announce,
             )
         except RequestTooLarge:
             return waiting.items
@@ -125,11 +130,21 @@ class Sender:
             raise exc.error from exc.error.__cause__
         return ()
 
+    def _announce(self, pause: Pause) -> None:
+        if self._on_wait is not None:
+            self._on_wait(pause.sentence)
+
     def _enter(self) -> int:
-        ticket = self._pace.enter(self._clock, stopped=self._stop.is_set)
+        ticket = self._pace.enter(self._clock, stopped=self._stop.is_set, on_wait=self._throttled)
         if self._stop.is_set():
             raise Stopped
         return ticket
+
+    def _throttled(self, seconds: float) -> None:
+        if self._on_wait is not None:
+            self._on_wait(
+                f"{self._name} asked us to slow down: sending goes on in {seconds:.0f} s."
+            )
 
     def _attempt(self, waiting: _Waiting, ticket: int, total: Delivery) -> None:
         """Send what waits, once, and settle what was answered.
@@ -190,7 +205,11 @@ class Sender:
     def _reject_alone(self, waiting: _Waiting, words: str, total: Delivery) -> None:
         rejected = [_rejection(waiting.items[0], words)]
         self._write(waiting, lambda batch: self._ledger.settle(batch, rejected=rejected))
-        total += Delivery(rejected=1, rejections=rejected)
+        self._count(Delivery(rejected=1, rejections=rejected), total)
+
+    def _count(self, settled: Delivery, total: Delivery) -> None:
+        total += settled
+        self._on_settled(settled)
 
     def _settle_answered(self, waiting: _Waiting, answer: Answer, total: Delivery) -> None:
         """Settle what has an outcome; what is left goes on waiting."""
@@ -210,7 +229,7 @@ class Sender:
                     in_doubt=ids_of(doubtful),
                 ),
             )
-        total += Delivery(
+        settled = Delivery(
             accepted=len(accepted),
             rejected=len(rejected),
             rejected_unnamed=answer.rejected_unnamed,
@@ -221,6 +240,7 @@ class Sender:
             rejections=rejected,
             remarks=[answer.remark] if answer.remark else [],
         )
+        self._count(settled, total)
         waiting.items = left
         waiting.batch = waiting.batch if doubtful else None
 
@@ -229,7 +249,12 @@ class Sender:
         batch = waiting.batch
         assert batch is not None
         with _not_retried():
-            retry(lambda: write(batch), policy=self._destination.retry, clock=self._patient_clock)
+            retry(
+                lambda: write(batch),
+                policy=self._destination.retry,
+                clock=self._patient_clock,
+                on_pause=self._announce,
+            )
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NoReturn, TypeVar
@@ -60,6 +62,27 @@ class Pause:
     until: datetime
     error: RetryableError
 
+    @property
+    def sentence(self) -> str:
+        """What failed, and when the next attempt follows."""
+        return (
+            f"{self.error} Attempt {self.attempt + 1} follows in {self.seconds:.0f} s, "
+            f"at {self.until:%H:%M:%SZ}."
+        )
+
+
+_listener: ContextVar[Callable[[Pause], None] | None] = ContextVar("_listener", default=None)
+
+
+@contextmanager
+def pauses_told_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Inside, `listener` gets a sentence for each pause of this thread that no `on_pause` takes."""
+    token = _listener.set(lambda pause: listener(pause.sentence))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
 
 def retry(
     call: Callable[[], T],
@@ -76,22 +99,23 @@ def retry(
         call: Must be safe to call again after each `RetryableError` that it raises.
         policy: Deadline and pauses.
         clock: Tells time and waits.
-        on_pause: Told of each pause before it begins.
+        on_pause: Told of each pause before it begins; without it, who `pauses_told_to` names.
 
     Raises:
         RetryableError: The last attempt's, with attempts and seconds added to its message:
             the next pause would not end before the deadline.
         Exception: Whatever else `call` raises, at once.
     """
+    listener = on_pause or _listener.get()
     started = clock.monotonic()
 
     def elapsed_s() -> float:
         return clock.monotonic() - started
 
     def announce(state: RetryCallState) -> None:
-        if on_pause is not None:
+        if listener is not None:
             until = clock.now() + timedelta(seconds=state.upcoming_sleep)
-            on_pause(Pause(state.attempt_number, state.upcoming_sleep, until, _error(state)))
+            listener(Pause(state.attempt_number, state.upcoming_sleep, until, _error(state)))
 
     def pause(seconds: float) -> None:
         with telemetry.leaf("pause before retry"):

@@ -20,6 +20,8 @@ from bk_pipeline.ledger.database import Database, Locks
 T = TypeVar("T")
 FIRST_LOOK_S = 0.1
 LONGEST_LOOK_S = 2.0
+# A wait is announced if it is longer than this.
+QUIET_S = 1.0
 
 
 class Turns:
@@ -50,14 +52,16 @@ class Turns:
         held: dict[tuple[str, str], Locks] = {}
         with closing(self._database.locks()) as locks:
             for day in sorted(days):
-                pause_s = FIRST_LOOK_S
+                pause_s, began_at, announced = FIRST_LOOK_S, self._clock.monotonic(), False
                 while not locks.try_lock(f"{destination}\0{day}"):
                     if self._clock.monotonic() >= until:
                         raise RetryableError(
                             f"Another run has been delivering {day} to {destination} for more "
                             f"than {deadline_s:.0f} s. Run again when it has ended."
                         )
-                    if on_wait is not None and pause_s == FIRST_LOOK_S:
+                    waited_s = self._clock.monotonic() - began_at
+                    if on_wait is not None and not announced and waited_s >= QUIET_S:
+                        announced = True
                         on_wait(f"{day}: waiting for another run that delivers it to {destination}")
                     self._clock.sleep(pause_s)
                     pause_s = min(pause_s * 2, LONGEST_LOOK_S)

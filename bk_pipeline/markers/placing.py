@@ -116,18 +116,18 @@ def place(
     client: MarkerClient,
     memory: Memory,
     progress: Callable[[str], None],
+    result: Placement | None = None,
 ) -> Placement:
     """Create, change and remember what the plan says; delete nothing.
 
-    Each marker is remembered as soon as it is made.
+    Each marker is remembered, and counted in `result`, as soon as it is made.
     """
     todo = planned.plan
-    done = Placement(
-        unchanged=todo.unchanged,
-        missing=len(todo.missing),
-        too_old=todo.too_old,
-        found_again=len(todo.found),
-    )
+    done = Placement() if result is None else result
+    done.unchanged += todo.unchanged
+    done.missing += len(todo.missing)
+    done.too_old += todo.too_old
+    done.found_again += len(todo.found)
 
     def remember(subject: Subject, marker_id: str, digest: bytes) -> None:
         made = NewlyPlaced.of(subject, day=planned.day, marker_id=marker_id, digest=digest)

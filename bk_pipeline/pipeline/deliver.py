@@ -9,6 +9,7 @@ from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, silent
+from bk_pipeline.spans.text import counted
 from bk_pipeline.store.spans import SpanPart, SpanStore
 
 
@@ -21,22 +22,28 @@ def deliver_day(
     clock: Clock,
     policy: DeliveryPolicy | None = None,
     progress: Progress = silent,
+    on_wait: Progress = silent,
+    result: Delivery | None = None,
 ) -> Delivery:
     """Send what the destination has not settled yet of the day's spans.
 
     Two runs that deliver the same day to the same destination take turns.
 
+    Args:
+        on_wait: Called with a sentence before each wait; from several threads.
+        result: Updated as batches are answered, so that it is right even if this raises.
+            Returned at the end.
+
     Raises:
         PipelineError: From the destination or the ledger. What was accepted until then is
             in the ledger and will not be sent again.
     """
-    total = Delivery()
+    total = Delivery() if result is None else result
 
     def tell(so_far: Delivery) -> None:
-        accepted = total.accepted + so_far.accepted
-        progress(f"{day}: {accepted:,} events accepted by {destination.name}")
+        progress(f"{day}: {counted(so_far.accepted, 'event')} accepted by {destination.name}")
 
-    with ledger.exclusive(destination.name, day, on_wait=progress):
+    with ledger.exclusive(destination.name, day, on_wait=on_wait):
         settled = ledger.delivered_parts(destination.name, day)
         waiting = [part for part in spans.parts(day) if part.name not in settled]
         for part in waiting[:]:
@@ -50,7 +57,8 @@ def deliver_day(
                 total.too_old += too_old
                 waiting.remove(part)
         for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
-            delivery = deliver(
+            too_old_before = total.too_old
+            deliver(
                 spans.tables(day, part, columns=destination.columns),
                 day=day,
                 destination=destination,
@@ -58,10 +66,12 @@ def deliver_day(
                 clock=clock,
                 policy=policy,
                 on_progress=tell,
+                on_wait=on_wait,
+                result=total,
             )
-            total += delivery
             note = part.name
-            if delivery.too_old and destination.max_age is not None:
-                note = aged_note(part.name, delivery.too_old, destination.max_age)
+            too_old_here = total.too_old - too_old_before
+            if too_old_here and destination.max_age is not None:
+                note = aged_note(part.name, too_old_here, destination.max_age)
             ledger.note_part(destination.name, day, note)
     return total

@@ -9,6 +9,7 @@ from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock
 from bk_pipeline.pipeline.days import Day, Progress, silent
+from bk_pipeline.spans.text import counted
 from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 
@@ -16,7 +17,7 @@ from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 OVERLAP = timedelta(minutes=10)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Extraction:
     """What an extraction found, and what it cost.
 
@@ -50,6 +51,7 @@ def extract_day(
     reread: bool = False,
     full_refresh: bool = False,
     progress: Progress = silent,
+    result: Extraction | None = None,
 ) -> Extraction:
     """Store the day's builds that are not stored yet.
 
@@ -61,25 +63,27 @@ def extract_day(
         reread: List the whole day again, and store what is missing: it mends whatever was
             missed or lost.
         full_refresh: List the whole day again, and store all of it once more.
+        result: Updated as builds are listed and stored, so that it is right even if this
+            raises. Returned at the end.
 
     Raises:
         PipelineError: From the client or the store; the watermark is where it was.
     """
+    result = Extraction() if result is None else result
     asked_at = clock.now()
     if day.window.start >= asked_at:
-        return Extraction()
+        return result
     watermark = None if reread or full_refresh else raw.watermark(day.key)
     since = watermark - OVERLAP if watermark else None
+    result.full = since is None
     # Before anything is added: what earlier runs added has been transformed and delivered.
     compact(raw, day.key, now=asked_at)
     known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
     before = client.usage
     writer = PartWriter(raw, day.key, fetched_at=asked_at)
-    listed = 0
-    set_aside: list[str] = []
     for page in client.iter_builds(day.window, finished_from=since):
-        listed += len(page.builds)
-        set_aside += page.set_aside
+        result.listed += len(page.builds)
+        result.set_aside += page.set_aside
         writer.add(
             [
                 one
@@ -87,18 +91,14 @@ def extract_day(
                 if Revision(one.id, one.finished_ns, one.state) not in known
             ]
         )
-        progress(f"{day.key}: {listed:,} builds listed, {writer.builds:,} of them new")
+        result.stored, result.parts = writer.stored, len(writer.parts)
+        listed = counted(result.listed, "build")
+        progress(f"{day.key}: {listed} listed, {writer.builds:,} of them new")
     writer.flush()
+    result.stored, result.parts = writer.stored, len(writer.parts)
     # In Buildkite's time, which its filters compare with. Were our clock slow, ours is earlier.
     watermark = asked_at - client.ahead
     raw.set_watermark(day.key, watermark)
-    return Extraction(
-        listed=listed,
-        stored=writer.builds,
-        parts=len(writer.parts),
-        full=since is None,
-        watermark=watermark,
-        usage=client.usage - before,
-        clock_ahead=client.ahead,
-        set_aside=set_aside,
-    )
+    result.watermark, result.clock_ahead = watermark, client.ahead
+    result.usage = client.usage - before
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import pyarrow as pa
@@ -17,18 +17,19 @@ from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind, Trace
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.text import counted
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
 
 EVERYDAY = Privacy()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transformation:
     """What a transformation made, in `parts` new span parts."""
 
-    parts: int
-    summary: PartSummary
+    parts: int = 0
+    summary: PartSummary = field(default_factory=PartSummary)
 
 
 def recipe(privacy: Privacy) -> str:
@@ -45,6 +46,7 @@ def transform_day(
     privacy: Privacy = EVERYDAY,
     full_refresh: bool = False,
     progress: Progress = silent,
+    result: Transformation | None = None,
 ) -> Transformation:
     """Make a span part of each raw part of `day` that has none by the present recipe.
 
@@ -53,15 +55,16 @@ def transform_day(
     Args:
         privacy: What must not leave.
         full_refresh: Make all of them anew.
+        result: Updated after each part, so that it is right even if this raises. Returned at
+            the end.
 
     Raises:
         StorageError: The store cannot be read or written.
     """
+    result = Transformation() if result is None else result
     present = spans.parts(day)
     ours = recipe(privacy)
     done = {part.raw_part for part in present if part.recipe == ours and not full_refresh}
-    total = PartSummary()
-    made = 0
     for raw_part in raw.parts(day):
         if raw_part in done:
             continue
@@ -72,11 +75,12 @@ def transform_day(
         spans.write(day, part, map(privacy.apply, tables), summary, replaces=merged_of)
         if done.issuperset(merged_of) and merged_of:
             continue  # nothing of it is new
-        _add(total, summary)
-        made += 1
-        progress(f"{day}: {total.spans:,} spans of {total.builds:,} builds")
+        _add(result.summary, summary)
+        result.parts += 1
+        spans_made, builds = result.summary.spans, result.summary.builds
+        progress(f"{day}: {counted(spans_made, 'span')} of {counted(builds, 'build')}")
     _tidy(day, ours, raw=raw, spans=spans)
-    return Transformation(made, total)
+    return result
 
 
 def _tidy(day: str, ours: str, *, raw: RawStore, spans: SpanStore) -> None:

@@ -199,6 +199,7 @@ class PartWriter:
         self._bytes = 0
         self.parts: list[str] = []
         self.builds = 0
+        self.stored = 0  # of `builds`, those in parts
 
     def add(self, builds: Sequence[RawBuild]) -> None:
         self._waiting.extend(builds)
@@ -212,6 +213,7 @@ class PartWriter:
         if self._waiting:
             part = self._raw.append(self._day, self._waiting, fetched_at=self._fetched_at)
             self.parts.append(part)
+            self.stored += len(self._waiting)
             self._waiting, self._bytes = [], 0
 
 

@@ -57,9 +57,7 @@ fault-table: $(DEV_READY) ## What faults cost in spans, measured, into docs/oper
 dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, or PORT=, with .env
 	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || \
 	{ echo "Port $(PORT) is taken, perhaps by another make dev: end that, or make dev PORT=3001" >&2; exit 1; }
-	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	@said=$$($(BIN)/dagster instance migrate 2>&1) || { echo "$$said" >&2; exit 1; } # alone: several at once break it
-	@PYTHONWARNINGS='ignore:Function `dev_command`' $(BIN)/dagster dev -h 127.0.0.1 -p $(PORT)
+	@$(BIN)/python -m bk_pipeline.defs.dev -h 127.0.0.1 -p $(PORT)
 
 .PHONY: check
 check: lint types layers docs-check test ## What CI runs: format, lint, types, import directions, docs, tests

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -127,19 +126,15 @@ class Dagster:
 def dagster_dev(
     folder: Path, settings: Mapping[str, str], *, assets: Sequence[str]
 ) -> Iterator[Dagster]:
-    """`dagster dev` with the project's own `dagster.yaml`, at home in `folder`/home.
+    """What `make dev` runs, at home in `folder`/home.
 
     What it prints is in `folder`/dagster.log.
     """
     home = folder / "home"
-    home.mkdir(parents=True)
-    shutil.copy(PROJECT / "dagster.yaml", home)
     port = free_port()
     env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
-    binary = Path(sys.executable).with_name("dagster")
-    subprocess.run([binary, "instance", "migrate"], env=env, check=True, capture_output=True)
-    command = [sys.executable, "-c", MINDFUL, binary, "dev", "-w", PROJECT / "workspace.yaml"]
-    command += ["-h", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", MINDFUL, sys.executable, "-m", "bk_pipeline.defs.dev"]
+    command += ["-w", PROJECT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     with (folder / "dagster.log").open("w") as log:
         process = subprocess.Popen(
             command, env=env, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT

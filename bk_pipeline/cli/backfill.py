@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 
 import click
 from rich.console import Console
 
-from bk_pipeline.cli.progress import shown_on
+from bk_pipeline.cli.arguments import DAY
+from bk_pipeline.cli.progress import Bar, Log, shown_on
 from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.resources import Services
-from bk_pipeline.defs.runs import DayRun, materialize_days
+from bk_pipeline.defs.runs import Backfill, DayRun
+from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.errors import (
     AccessDenied,
     ConfigError,
     FatalError,
     NotFound,
+    PipelineError,
     RetryableError,
     StorageError,
     TokenRefused,
 )
+from bk_pipeline.markers.placing import Placement
+from bk_pipeline.pipeline import Extraction, Results, Transformation
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.text import counted
 from bk_pipeline.window import day_key, day_keys
 
-# Asset and label of the metadata that are added up.
-MADE = (("raw_builds", "builds stored"), ("spans", "dagster/partition_row_count"))
-SENT = ("accepted", "rejected", "too old")
-MARKED = (("honeycomb_markers", "created"), ("honeycomb_markers", "changed"))
 REMARKS_SHOWN = 10
 NOWHERE = (
     "No destination is configured: spans were made and stored, none sent. "
@@ -46,14 +48,12 @@ OF_EVERY_DAY = (ConfigError, TokenRefused, AccessDenied, NotFound, StorageError)
 MOST_IN_A_ROW = 3
 ON_INTERRUPT = 130
 
-DAY = click.DateTime(formats=["%Y-%m-%d"])
-
 
 @click.command()
 @click.option("--from", "first", type=DAY, required=True, help="First day, like 2026-11-01.")
 @click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
 @click.option("--full-refresh", is_flag=True, help="Read the days anew even if they are stored.")
-def backfill(first: datetime, last: datetime, full_refresh: bool) -> None:
+def backfill(first: date, last: date, full_refresh: bool) -> None:
     """Take days from Buildkite to every destination that is configured.
 
     Each day is materialized in Dagster, one after the other, in this process; the Dagster
@@ -69,46 +69,61 @@ def backfill(first: datetime, last: datetime, full_refresh: bool) -> None:
     """
     settings = Settings.load()
     settings.require_buildkite()
-    days = _days(first.date(), last.date(), settings, Services(settings))
+    days = _days(first, last, settings, Services(settings))
     console = Console(stderr=True)
     shown = shown_on(console, len(days))
-    services = Services(settings, retries=0, tell=shown.tell)
-    outcome = Outcome(days, [one.asset for one in services.destinations()])
+    services = Services(settings, retries=0, tell=shown.tell, on_wait=shown.wait)
+    outcome = Outcome(days, [one.asset for one in services.destinations()], services.results)
     with shown.shown(), local_instance() as instance, _sigterm_as_sigint():
         end_lost_runs(instance)
-        runs = materialize_days(services, days, instance=instance, full_refresh=full_refresh)
         try:
-            for run in runs:
-                outcome.add(run)
-                if run.error:
-                    shown.say(f"{run.day}: {run.error}")
-                shown.day_done(outcome.made)
-                if outcome.over:
-                    break
+            _run(Backfill(services, instance=instance, full_refresh=full_refresh), outcome, shown)
         except KeyboardInterrupt:
             outcome.interrupted = True
+        except PipelineError as exc:
+            outcome.broken_by = exc
     _sum_up(outcome, settings)
     _conclude(outcome)
 
 
+def _run(work: Backfill, outcome: Outcome, shown: Bar | Log) -> None:
+    """Deliver the days, then make the statistics of those that have spans."""
+    with_spans = []
+    for run in work.deliver(outcome.days):
+        outcome.add(run)
+        if run.has_spans:
+            with_spans.append(run.day)
+        if run.error:
+            shown.say(f"{run.day}: {run.error}")
+        shown.day_done(outcome.made)
+        if outcome.over:
+            break
+    shown.tell("Making the statistics")
+    for report in work.report(with_spans):
+        if report.failed:
+            failed = {run.day for run in outcome.failed}
+            outcome.failed += [
+                DayRun(day, {}, report.failed) for day in report.days if day not in failed
+            ]
+
+
 @dataclass
 class Outcome:
-    """What has become of `days`, as far as they were taken."""
+    """What has become of `days`, as far as they were taken.
+
+    `results` is filled in by the runs, and right also for one that failed or was interrupted.
+    """
 
     days: Sequence[str]
     loaders: Sequence[str]
+    results: Results
     runs: int = 0
-    total: Counter[tuple[str, str]] = field(default_factory=Counter)
-    remarks: list[str] = field(default_factory=list)
     failed: list[DayRun] = field(default_factory=list)
     in_a_row: int = 0
     interrupted: bool = False
+    broken_by: PipelineError | None = None  # outside of a run: Dagster's records cannot be kept
 
     def add(self, run: DayRun) -> None:
-        labels = (*MADE, *MARKED, *((loader, label) for loader in self.loaders for label in SENT))
-        for asset, label in labels:
-            self.total[asset, label] += run.count(asset, label)
-        self.remarks += [f"{run.day}: {one}" for name in self.loaders for one in run.remarks(name)]
         self.runs += 1
         if run.failed:
             self.failed.append(run)
@@ -130,8 +145,24 @@ class Outcome:
 
     @property
     def made(self) -> str:
-        builds, spans = (self.total[one] for one in MADE)
-        return f"{builds:,} new builds, {spans:,} spans made"
+        builds = sum(one.stored for one in self.results.of("raw_builds", Extraction).values())
+        transformed = self.results.of("spans", Transformation).values()
+        spans = sum(one.summary.spans for one in transformed)
+        return f"{counted(builds, 'new build')}, {counted(spans, 'span')} made"
+
+    def sent(self, loader: str) -> Delivery:
+        """What `loader` delivered, of all days together."""
+        return sum(self.results.of(loader, Delivery).values(), Delivery())
+
+    @property
+    def remarks(self) -> list[str]:
+        """What destinations had to say besides, with the days."""
+        return [
+            f"{day}: {remark}"
+            for loader in self.loaders
+            for day, one in self.results.of(loader, Delivery).items()
+            for remark in one.remarks
+        ]
 
     @property
     def may_pass(self) -> bool:
@@ -151,19 +182,23 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 
 def _sum_up(outcome: Outcome, settings: Settings) -> None:
-    total = outcome.total
-    click.echo(f"{outcome.runs - len(outcome.failed)} of {len(outcome.days)} days: {outcome.made}.")
-    for asset in outcome.loaders:
-        counts = ", ".join(f"{total[asset, label]:,} {label}" for label in SENT)
-        click.echo(f"{asset}: {counts}.")
+    done = outcome.runs - len(outcome.failed)
+    click.echo(f"{done} of {counted(len(outcome.days), 'day')}: {outcome.made}.")
+    sent = {loader: outcome.sent(loader) for loader in outcome.loaders}
+    for loader, one in sent.items():
+        click.echo(
+            f"{loader}: {one.accepted:,} accepted, {one.rejected:,} rejected, "
+            f"{one.too_old:,} too old."
+        )
     if settings.markers:
-        created, changed = (total[one] for one in MARKED)
+        placed = outcome.results.of("honeycomb_markers", Placement).values()
+        created, changed = (sum(one.created for one in placed), sum(one.changed for one in placed))
         click.echo(f"honeycomb_markers: {created:,} created, {changed:,} changed.")
     for remark in outcome.remarks[:REMARKS_SHOWN]:
         click.echo(remark)
-    if any(total[key] for key in total if key[1] == "rejected"):
+    if any(one.rejected for one in sent.values()):
         click.echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
-    if any(total[key] for key in total if key[1] == "too old"):
+    if any(one.too_old for one in sent.values()):
         click.echo(
             f"Spans older than {settings.honeycomb_max_age_days} days were not sent: Honeycomb "
             "would bill them and never show them. BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS=0 sends "
@@ -178,17 +213,21 @@ def _conclude(outcome: Outcome) -> None:
     """Ends the program as the outcome wants it.
 
     Raises:
+        PipelineError: What broke it off.
         RetryableError: All that failed may succeed later.
         FatalError: Some of it will not.
     """
     if outcome.interrupted:
-        next_day = outcome.days[min(outcome.runs, len(outcome.days) - 1)]
+        ahead = outcome.days[outcome.runs :]
+        at = f"at {ahead[0]}" if ahead else "at the statistics"
         click.echo(
-            f"bk-pipeline: Stopped at {next_day}. What is stored and sent is kept: the same "
+            f"bk-pipeline: Stopped {at}. What is stored and sent is kept: the same "
             "command goes on there.",
             err=True,
         )
         sys.exit(ON_INTERRUPT)
+    if outcome.broken_by is not None:
+        raise outcome.broken_by
     if not outcome.failed:
         return
     left = len(outcome.days) - outcome.runs
@@ -199,7 +238,7 @@ def _conclude(outcome: Outcome) -> None:
         ended = f" {MOST_IN_A_ROW} in a row did, so the other {left} were not tried."
     kind = RetryableError if outcome.may_pass else FatalError
     raise kind(
-        f"{len(outcome.failed)} of {len(outcome.days)} days failed.{ended} The same command "
+        f"{len(outcome.failed)} of {counted(len(outcome.days), 'day')} failed.{ended} The same command "
         "takes up what is left."
     )
 

@@ -18,12 +18,15 @@ from rich.progress import track
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.cli.waterfall import LEGEND, waterfall
 from bk_pipeline.defs.resources import Services
-from bk_pipeline.defs.runs import DayRun, materialize_days
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.errors import FatalError
+from bk_pipeline.pipeline import Extraction, Transformation
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.table import rows
+from bk_pipeline.spans.text import counted
 from bk_pipeline.window import day_keys
 
 # What fits a screen and still shows something: so many spans, no pause longer than this.
@@ -85,26 +88,23 @@ def _backfill(stand_in: Sandbox, services: Services, days: int, *, quiet: bool) 
     began = time.monotonic()
     first, _ = stand_in.world.first_and_last_day()
     keys = day_keys(first, first + timedelta(days=days - 1))
-    runs: list[DayRun] = []
     with dg.DagsterInstance.ephemeral() as instance:
         work = materialize_days(services, keys, instance=instance)
         for run in track(
-            work, f"{days} days", total=days, disable=quiet, console=Console(stderr=True)
+            work, counted(days, "day"), total=days, disable=quiet, console=Console(stderr=True)
         ):
             if run.error:
                 raise FatalError(f"{run.day}: {run.error}")
-            runs.append(run)
-
-    def total(asset: str, label: str) -> int:
-        return sum(run.count(asset, label) for run in runs)
-
+    results = services.results
+    made = [one.summary for one in results.of("spans", Transformation).values()]
+    sent = sum(results.of("honeycomb_events", Delivery).values(), Delivery())
     return Numbers(
         days=days,
-        builds=total("raw_builds", "builds stored"),
-        jobs=total("spans", "jobs"),
-        spans=total("spans", "dagster/partition_row_count"),
-        events_accepted=total("honeycomb_events", "accepted"),
-        events_rejected=total("honeycomb_events", "rejected"),
+        builds=sum(one.stored for one in results.of("raw_builds", Extraction).values()),
+        jobs=sum(one.jobs for one in made),
+        spans=sum(one.spans for one in made),
+        events_accepted=sent.accepted,
+        events_rejected=sent.rejected,
         duplicates=stand_in.honeycomb.duplicate_count,
         requests=stand_in.buildkite.request_count + stand_in.honeycomb.request_count,
         seconds=round(time.monotonic() - began, 3),
@@ -115,11 +115,11 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
     console = Console()
     links = numbers.events_accepted - numbers.spans
     console.print(
-        f"{numbers.days} day{'' if numbers.days == 1 else 's'}, {numbers.builds:,} builds with {numbers.jobs:,} jobs became "
-        f"{numbers.spans:,} spans in {numbers.seconds:.1f} s.\n"
-        f"Honeycomb's stand-in accepted {numbers.events_accepted:,} events ({links:,} of them "
-        f"links between traces), rejected {numbers.events_rejected:,}, and holds "
-        f"{numbers.duplicates:,} twice. {numbers.requests:,} requests in all.\n",
+        f"{counted(numbers.days, 'day')}, {counted(numbers.builds, 'build')} with {counted(numbers.jobs, 'job')} became "
+        f"{counted(numbers.spans, 'span')} in {numbers.seconds:.1f} s.\n"
+        f"Honeycomb's stand-in accepted {counted(numbers.events_accepted, 'event')} ({links:,} of "
+        f"them links between traces), rejected {numbers.events_rejected:,}, and holds "
+        f"{numbers.duplicates:,} twice. {counted(numbers.requests, 'request')} in all.\n",
         highlight=False,
     )
     if spans:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing
 from datetime import timedelta
 
 from rich.console import Console, Group
@@ -13,8 +14,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-# A log, or a person who waits for a pipe, wants a line so often.
-LINE_EVERY_S = 10.0
+from bk_pipeline.lines import LINE_EVERY_S, Lines
+from bk_pipeline.spans.text import counted
+
 # Days differ, and those that were done before take no time: the last ones tell best.
 DAYS_THAT_TELL = 10
 
@@ -45,47 +47,52 @@ class Advance:
         return f"about {timedelta(seconds=round(seconds))} left"
 
     def __str__(self) -> str:
-        parts = (f"{self.done} of {self.total} days", self.made, self.left)
+        parts = (f"{self.done} of {counted(self.total, 'day')}", self.made, self.left)
         return ", ".join(part for part in parts if part)
 
 
-class Lines:
-    """Prints where the backfill stands, every few seconds."""
+class Log:
+    """Prints where the backfill stands, every few seconds, and each wait."""
 
     def __init__(
         self, console: Console, advance: Advance, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console
         self._advance = advance
-        self._now = now
-        self._printed_at = now()
+        self._lines = Lines(self._print, now)
 
     def tell(self, line: str) -> None:
         """`line` is what is being done at this moment."""
-        self._print(f"{self._advance}. {line}")
+        self._lines.progress(f"{self._advance}. {line}")
+
+    def wait(self, line: str) -> None:
+        """`line` says why nothing is done at this moment."""
+        self._lines.wait(f"{self._advance}. {line}")
 
     def day_done(self, made: str) -> None:
         self._advance.day_done(made)
-        self._print(f"{self._advance}.")
+        self._lines.progress(f"{self._advance}.")
 
     def say(self, line: str) -> None:
         """Print `line` whatever the time."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._lines.say(line)
 
     def shown(self) -> AbstractContextManager[object]:
-        return nullcontext()
+        return closing(self._lines)
 
     def _print(self, line: str) -> None:
-        if self._now() - self._printed_at >= LINE_EVERY_S:
-            self._printed_at = self._now()
-            self.say(line)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bar:
     """What is being done at this moment, and below it a bar with days, builds, spans, time."""
 
-    def __init__(self, console: Console, advance: Advance) -> None:
+    def __init__(
+        self, console: Console, advance: Advance, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
+        self._now = now
+        self._wait_shown_at = -math.inf
         self._advance = advance
         self._line = Text(style="dim", no_wrap=True, overflow="ellipsis")
         self._bar = Progress(
@@ -96,7 +103,18 @@ class Bar:
         )
         self._task = self._bar.add_task("", total=advance.total)
 
+    @property
+    def line(self) -> str:
+        """What is said above the bar."""
+        return self._line.plain
+
     def tell(self, line: str) -> None:
+        # Other threads go on while one waits, and would hide that at once.
+        if self._now() - self._wait_shown_at >= LINE_EVERY_S:
+            self._line.plain = line
+
+    def wait(self, line: str) -> None:
+        self._wait_shown_at = self._now()
         self._line.plain = line
 
     def day_done(self, made: str) -> None:
@@ -111,6 +129,10 @@ class Bar:
         return Live(Group(self._line, self._bar), console=self._console, refresh_per_second=4)
 
 
-def shown_on(console: Console, days: int) -> Bar | Lines:
-    """What suits `console`."""
-    return (Bar if console.is_terminal else Lines)(console, Advance(days))
+def shown_on(console: Console, days: int) -> Bar | Log:
+    """What suits `console`: a bar only where it can be drawn over.
+
+    A log of CI is none such, even where FORCE_COLOR asks for its colours.
+    """
+    drawn_over = console.file.isatty() and not console.is_dumb_terminal
+    return (Bar if drawn_over else Log)(console, Advance(days))

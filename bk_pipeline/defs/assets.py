@@ -20,15 +20,24 @@ from bk_pipeline.defs.daily_asset import (
     Result,
     daily_asset,
     each_day,
-    log_lines,
-    log_waits,
+    step_log,
 )
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.markers import markers_of
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.deliver.destinations import Configured, destinations
-from bk_pipeline.pipeline import Day, deliver_day, extract_day, transform_day, what_is_stored
+from bk_pipeline.pipeline import (
+    Day,
+    Extraction,
+    Transformation,
+    deliver_day,
+    extract_day,
+    transform_day,
+    what_is_stored,
+)
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.text import counted
 
 # Who reads from Buildkite shares one token's quota: dagster.yaml says how many may at once.
 BUILDKITE_POOL = "buildkite_api"
@@ -55,10 +64,9 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
         since. `reread` lists the whole day again and stores what is missing, `full_refresh`
         stores all of it once more.
         """
-        progress = log_lines(context, services)
 
         def extract(day: Day) -> Metadata:
-            with services.buildkite(on_wait=log_waits(context, services)) as client:
+            with services.buildkite(on_wait=log.wait) as client:
                 found = extract_day(
                     day,
                     client=client,
@@ -66,7 +74,8 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                     clock=services.clock,
                     reread=config.reread,
                     full_refresh=config.full_refresh,
-                    progress=progress,
+                    progress=log.progress,
+                    result=services.results.begin("raw_builds", day.key, Extraction()),
                 )
             return {
                 "builds listed": found.listed,
@@ -80,7 +89,8 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": found.stored,
             }
 
-        each_day(context, services, extract)
+        with step_log(context, services) as log:
+            each_day(context, services, extract)
         return dg.MaterializeResult()
 
     return raw_builds
@@ -98,7 +108,6 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
     ) -> Result:
         """The span table: one trace a build, with its stages, groups, steps and jobs."""
-        progress = log_lines(context, services)
         set_aside: list[str] = []
 
         def transform(day: Day) -> Metadata:
@@ -108,7 +117,8 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 spans=services.spans(),
                 privacy=services.privacy(),
                 full_refresh=config.full_refresh,
-                progress=progress,
+                progress=log.progress,
+                result=services.results.begin("spans", day.key, Transformation()),
             )
             stored = what_is_stored(day.key, spans=services.spans())
             reasons = [f"{one.build_id}: {one.reason}" for one in stored.set_aside]
@@ -125,7 +135,8 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": stored.spans,
             }
 
-        each_day(context, services, transform)
+        with step_log(context, services) as log:
+            each_day(context, services, transform)
         return dg.MaterializeResult(check_results=[judged(NOTHING_SET_ASIDE, set_aside)])
 
     return spans
@@ -142,7 +153,6 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
         check=everything_accepted(target.asset),
     )
     def loader(context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]) -> Result:
-        progress = log_lines(context, services)
         with as_dagster_failures(retries=services.retries):
             destination, ledger = target.open(services.clock), services.ledger()
         rejected: list[str] = []
@@ -155,11 +165,13 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 ledger=ledger,
                 clock=services.clock,
                 policy=services.delivery_policy(),
-                progress=progress,
+                progress=log.progress,
+                on_wait=log.wait,
+                result=services.results.begin(target.asset, day.key, Delivery()),
             )
             if done.rejected:
                 reasons = "; ".join({one.reason for one in done.rejections})
-                rejected.append(f"{day.key}: {done.rejected:,} events: {reasons}")
+                rejected.append(f"{day.key}: {counted(done.rejected, 'event')}: {reasons}")
             if done.rejected_unnamed:
                 rejected.append(f"{day.key}: {done.rejected_unnamed:,}, not said which")
             return {
@@ -177,7 +189,8 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 "dagster/partition_row_count": done.accepted,
             }
 
-        each_day(context, services, load)
+        with step_log(context, services) as log:
+            each_day(context, services, load)
         return dg.MaterializeResult(check_results=[judged(EVERYTHING_ACCEPTED, rejected)])
 
     return loader

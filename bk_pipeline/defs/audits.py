@@ -13,6 +13,7 @@ import dagster as dg
 
 from bk_pipeline.audit import completeness, read_to_its_end, soundness
 from bk_pipeline.defs.checks import judged
+from bk_pipeline.defs.daily_asset import step_log
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.partitions import day_of
 from bk_pipeline.defs.resources import Services
@@ -67,7 +68,8 @@ def _raw_builds() -> dg.AssetChecksDefinition:
         if FRESH in asked:
             yield _result(RAW_BUILDS, judged(FRESH, _unread(services)))
         if COMPLETE in asked:
-            yield _result(RAW_BUILDS, _complete(days, services, on_wait=context.log.info))
+            with step_log(context, services) as log:
+                yield _result(RAW_BUILDS, _complete(days, services, on_wait=log.wait))
 
     return raw_builds_audit
 

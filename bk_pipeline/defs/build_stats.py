@@ -3,7 +3,7 @@
 import dagster as dg
 
 from bk_pipeline.defs.columns import stats_columns
-from bk_pipeline.defs.daily_asset import Metadata, Result, daily_asset, each_day
+from bk_pipeline.defs.daily_asset import REPORTS, Metadata, Result, daily_asset, each_day
 from bk_pipeline.defs.links import trace_links
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.pipeline import Day, summarize_day
@@ -19,6 +19,7 @@ def build_stats(settings: Settings) -> dg.AssetsDefinition:
         kinds={"pandas", "parquet"},
         deps=["spans"],
         columns=stats_columns(PIPELINES),
+        priority=REPORTS,  # spans are delivered first
     )
     def build_stats(
         context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]

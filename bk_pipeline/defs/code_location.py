@@ -4,6 +4,7 @@ import dagster as dg
 
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.audits import audits, nightly_audit
+from bk_pipeline.defs.lost_runs import hold
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.schedules import hourly_stats, nightly_reread
 from bk_pipeline.defs.sensors import builds_sensor
@@ -48,6 +49,13 @@ def code_location(settings: Settings, services: Services | None = None) -> dg.De
             hourly_stats(services, refresh),
             nightly_audit(services, audit),
         ],
-        resources={"services": services},
+        resources={"services": dg.ResourceDefinition(lambda context: _at_work(context, services))},
         executor=EXECUTOR,
     )
+
+
+def _at_work(context: dg.InitResourceContext, services: Services) -> Services:
+    """`services`, for a run: whose process is known from here on, before its first step."""
+    if context.instance is not None and context.run is not None:
+        hold(context.instance, context.run.run_id)
+    return services

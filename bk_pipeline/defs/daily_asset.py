@@ -3,21 +3,24 @@
 To add an asset: decorate with `daily_asset`, let `each_day` call what does one day's work.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.defs.failures import as_dagster_failures
-from bk_pipeline.defs.lost_runs import process_tag
+from bk_pipeline.defs.lost_runs import hold
 from bk_pipeline.defs.partitions import daily, day_of
 from bk_pipeline.defs.resources import Services
-from bk_pipeline.pipeline import Day, Progress
+from bk_pipeline.http.retry import pauses_told_to
+from bk_pipeline.lines import Lines
+from bk_pipeline.pipeline import Day
 from bk_pipeline.self_tracing import self_tracing
 from bk_pipeline.settings import Settings
 
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Metadata = Mapping[str, Any]
 if TYPE_CHECKING:
     Result = dg.MaterializeResult[None]
@@ -29,8 +32,9 @@ OWNERS = ["team:ci-observability"]
 GROUP = "buildkite"
 # Days that one run of a backfill takes: a run costs seconds to start, a quiet day less.
 DAYS_PER_RUN = 10
-# `context.log` costs about 7 ms a line: a reader wants one every few seconds.
-LOG_EVERY_S = 5.0
+# Steps with a higher number run first, where nothing else decides.
+PRIORITY = "dagster/priority"
+REPORTS = -1
 
 
 class DayConfig(dg.Config):
@@ -50,8 +54,12 @@ def daily_asset(
     pool: str | None = None,
     check: dg.AssetCheckSpec | None = None,
     columns: dg.TableSchema | None = None,
+    priority: int = 0,
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
-    """`dg.asset` with what all of ours have in common."""
+    """`dg.asset` with what all of ours have in common.
+
+    Where two steps of a run could start, the one with the higher `priority` does.
+    """
     return dg.asset(
         name=name,
         description=description,
@@ -65,6 +73,7 @@ def daily_asset(
         group_name=GROUP,
         owners=OWNERS,
         code_version=__version__,
+        op_tags={PRIORITY: str(priority)} if priority else None,
     )
 
 
@@ -76,7 +85,7 @@ def each_day(
     Dagster records the partitions of a run together, when all are done. If one fails, those
     before it are recorded here, so that they are not done again.
     """
-    context.instance.add_run_tags(context.run.run_id, process_tag(context.run.run_id))
+    hold(context.instance, context.run.run_id)
     done: dict[str, Metadata] = {}
     asset, run_id = context.asset_key.to_user_string(), context.run.run_id
     with as_dagster_failures(retries=services.retries):
@@ -85,7 +94,7 @@ def each_day(
         with tracing, telemetry.span(f"materialize {asset}", {"dagster.run_id": run_id}):
             for key in context.partition_keys:
                 with (
-                    as_dagster_failures(retries=services.retries),
+                    as_dagster_failures(retries=services.retries, on_retry=context.log.warning),
                     telemetry.span(f"{asset} of a day", {"bk_pipeline.day": key}) as note,
                 ):
                     done[key] = work(day_of(key, services.settings))
@@ -108,25 +117,34 @@ def _counts(metadata: Metadata) -> dict[str, telemetry.Value]:
     }
 
 
-def log_waits(context: dg.AssetExecutionContext, services: Services) -> Progress:
-    """Takes a line for each wait, and logs it."""
+class StepLog:
+    """Where a step reports: Dagster's log, and whoever the services name.
 
-    def wait(line: str) -> None:
-        services.tell(line)
-        context.log.info(line)
+    Dagster's log gets a line every few seconds at most (each costs about 7 ms), and every
+    wait that is long enough to be noticed.
+    """
 
-    return wait
+    def __init__(self, context: Context, services: Services) -> None:
+        self._services = services
+        self._lines = Lines(context.log.info)
+
+    def progress(self, line: str) -> None:
+        """How far the work is."""
+        self._services.tell(line)
+        self._lines.progress(line)
+
+    def wait(self, line: str) -> None:
+        """Why nothing happens for a while, and until when."""
+        self._services.on_wait(line)
+        self._lines.wait(line)
+
+    def close(self) -> None:
+        self._lines.close()
 
 
-def log_lines(context: dg.AssetExecutionContext, services: Services) -> Progress:
-    """Takes a line for each bit of progress, and logs one every few seconds."""
-    logged_at = time.monotonic()
-
-    def progress(line: str) -> None:
-        nonlocal logged_at
-        services.tell(line)
-        if time.monotonic() - logged_at >= LOG_EVERY_S:
-            context.log.info(line)
-            logged_at = time.monotonic()
-
-    return progress
+@contextmanager
+def step_log(context: Context, services: Services) -> Iterator[StepLog]:
+    """The log of one step, which also gets the pauses of requests that are tried again."""
+    log = StepLog(context, services)
+    with closing(log), pauses_told_to(log.wait):
+        yield log

@@ -1,6 +1,6 @@
 """Our errors as Dagster's: the one place where the two meet."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
@@ -18,11 +18,13 @@ class TickFailed(dg.DagsterError):
 
 
 @contextmanager
-def as_dagster_failures(*, retries: int) -> Iterator[None]:
+def as_dagster_failures(
+    *, retries: int, on_retry: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Inside, our errors become a failure of the step that shows their sentence first.
 
     Only what may pass by itself is tried again, up to `retries` times; a refused token
-    fails at once.
+    fails at once. `on_retry` is called with a sentence before Dagster waits for that.
     """
     try:
         yield
@@ -30,6 +32,8 @@ def as_dagster_failures(*, retries: int) -> Iterator[None]:
         # Dagster waits inside of the run, which holds its slot in the pool meanwhile.
         pause_s = min(max(exc.retry_in_s or 0.0, RETRY_PAUSE_S), LONGEST_WAIT_S)
         if retries:
+            if on_retry is not None:
+                on_retry(f"{exc} Unless this was the last retry, one follows in {pause_s:.0f} s.")
             raise dg.RetryRequested(max_retries=retries, seconds_to_wait=pause_s) from exc
         raise _failure(exc) from exc
     except PipelineError as exc:

@@ -1,32 +1,100 @@
-"""DAGSTER_HOME as the command line uses it: Dagster's own records, for the UI to show."""
+"""DAGSTER_HOME as the command line and `make dev` use it: Dagster's own records."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import yaml  # type: ignore[import-untyped]  # comes with Dagster, which has no stubs of it
+from filelock import FileLock
 from sqlalchemy.exc import DBAPIError
 
-from bk_pipeline.errors import StorageError
+from bk_pipeline.errors import ConfigError, StorageError
 
-# A home that we make: quiet. One that is there already is left as it is.
-HOME_CONFIG = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+CONFIG = "dagster.yaml"
+# What a home gets that has no configuration.
+TEMPLATE = Path(__file__).with_name(CONFIG)
+LOCK = ".bk_pipeline.lock"
+
+# What matters of the template, and what happens without it.
+WANTED = {
+    "concurrency.pools.default_limit": "concurrent runs are not kept within Buildkite's limits",
+    "run_monitoring.enabled": "runs that hang are not ended",
+    "run_monitoring.free_slots_after_run_end_seconds": "killed runs keep their slots of pools",
+    "concurrency.runs.max_concurrent_runs": "a backfill may start too many runs at once",
+}
+# Older names of the same.
+ALSO = {
+    "concurrency.pools.default_limit": ("concurrency.default_op_concurrency_limit",),
+    "concurrency.runs.max_concurrent_runs": ("run_coordinator.config.max_concurrent_runs",),
+}
 
 
-def local_instance() -> dg.DagsterInstance:
-    """The instance of DAGSTER_HOME, or of `.dagster` here, which `make dev` uses too.
+def home_folder() -> Path:
+    """DAGSTER_HOME, or `.dagster` in the working directory."""
+    return Path(os.environ.get("DAGSTER_HOME") or ".dagster").expanduser().absolute()
+
+
+def local_instance(*, migrate: bool = False) -> dg.DagsterInstance:
+    """The instance of `home_folder`, which is made if it is not there.
+
+    An existing configuration is left as it is. Several processes may call this at once: one
+    creates the tables, and the others wait for it. Without that, Dagster's migrations of a new
+    instance get into each other's way and leave it unusable.
+
+    Args:
+        migrate: Also bring the tables of an older Dagster up to date.
 
     Raises:
-        StorageError: It cannot be made or opened.
+        StorageError: The instance cannot be made or opened.
     """
-    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster").expanduser().absolute()
+    home = home_folder()
     with explained(str(home)):
         home.mkdir(parents=True, exist_ok=True)
-        config = home / "dagster.yaml"
-        if not config.exists():
-            config.write_text(HOME_CONFIG)
-        return dg.DagsterInstance.from_config(str(home))
+        with FileLock(home / LOCK):
+            if not (home / CONFIG).exists():
+                _write(home / CONFIG, TEMPLATE.read_text())
+            instance = dg.DagsterInstance.from_config(str(home))
+            # Each makes its tables when it is first asked for.
+            _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
+            if migrate:
+                instance.upgrade()
+        return instance
+
+
+def shortcomings(home: Path) -> list[str]:
+    """What the configuration in `home` lacks that matters, and what happens without it.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not YAML.
+    """
+    try:
+        found = yaml.safe_load((home / CONFIG).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"{home / CONFIG} cannot be read: {exc}") from exc
+    names = {name: (name, *ALSO.get(name, ())) for name in WANTED}
+    return [
+        f"no {name} ({WANTED[name]})"
+        for name, any_of in names.items()
+        if not any(_value(found, one) for one in any_of)
+    ]
+
+
+def _value(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        if not isinstance(config, dict):
+            return None
+        config = config.get(name)
+    return config
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: Dagster may read the file at any time."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_text(text)
+    new.replace(path)
 
 
 @contextmanager

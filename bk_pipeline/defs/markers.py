@@ -8,11 +8,12 @@ from bk_pipeline.defs.daily_asset import (
     Result,
     daily_asset,
     each_day,
-    log_lines,
+    step_log,
 )
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import destinations
+from bk_pipeline.markers.placing import Placement
 from bk_pipeline.pipeline import Day, place_markers
 from bk_pipeline.settings import Settings
 
@@ -35,13 +36,17 @@ def markers_of(settings: Settings) -> list[dg.AssetsDefinition]:
         Each is placed once, and changed if its build resumed. `full_refresh` considers the
         whole day again. `bk-pipeline markers` shows, applies and prunes.
         """
-        progress = log_lines(context, services)
-        with as_dagster_failures(retries=services.retries):
-            marking = services.marking(context.log.info)
 
         def mark(day: Day) -> Metadata:
             before = marking.client.request_count
-            placed = place_markers(day.key, marking, whole=config.full_refresh, progress=progress)
+            placed = place_markers(
+                day.key,
+                marking,
+                whole=config.full_refresh,
+                progress=log.progress,
+                on_wait=log.wait,
+                result=services.results.begin("honeycomb_markers", day.key, Placement()),
+            )
             return {
                 "created": placed.created,
                 "found again": placed.found_again,
@@ -55,7 +60,10 @@ def markers_of(settings: Settings) -> list[dg.AssetsDefinition]:
                 ),
             }
 
-        each_day(context, services, mark)
+        with step_log(context, services) as log:
+            with as_dagster_failures(retries=services.retries):
+                marking = services.marking(log.wait)
+            each_day(context, services, mark)
         return dg.MaterializeResult()
 
     return [honeycomb_markers]

@@ -17,6 +17,8 @@ import pandas as pd
 
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
 from bk_pipeline.spans.text import duration
+from bk_pipeline.stats.columns import COUNT, NUMBER
+from bk_pipeline.stats.columns import PIPELINES as PIPELINES_TABLE
 from bk_pipeline.stats.summary import DayStats
 from bk_pipeline.waterfall.labels import of_all_jobs, readable
 from bk_pipeline.window import Window
@@ -49,7 +51,6 @@ def stats_preview(
     """
     if stats.builds.empty:
         return {"builds": 0, "dagster/partition_row_count": 0}
-    whole = stats.whole
     slowest = stats.builds.nlargest(ROWS, "run_s")
     failed = stats.builds[stats.builds["state"] == "failed"].sort_values("start", ascending=False)
     flaky = stats.steps[stats.steps["flaky_failures"] > 0]
@@ -75,14 +76,21 @@ def stats_preview(
         ]
     )
     return {
-        "builds": int(whole["builds"]),
-        "failure rate": percent(whole["failure_rate"]),
-        "duration, p50": time_taken(whole["duration_p50_s"]),
-        "queue time, p50": time_taken(whole["queue_p50_s"]),
-        "flaky failures": int(whole["flaky_failures"]),
-        "agent minutes": round(float(whole["agent_minutes"])),
+        **numbers(stats.whole),
         "report": dg.MetadataValue.md(report),
         "dagster/partition_row_count": len(stats.pipelines),
+    }
+
+
+def numbers(whole: pd.Series[float]) -> dict[str, float]:
+    """The columns of `PIPELINES` that hold numbers, of all builds together, by their names.
+
+    As numbers, because Dagster plots these over the partitions. What is not known is absent.
+    """
+    return {
+        column.name: int(whole[column.name]) if column.type == COUNT else float(whole[column.name])
+        for column in PIPELINES_TABLE.columns
+        if column.type in {COUNT, NUMBER} and not pd.isna(whole[column.name])
     }
 
 

@@ -19,7 +19,7 @@ from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.markers.rules_file import load_rules
-from bk_pipeline.pipeline import Marking
+from bk_pipeline.pipeline import Marking, Results
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import rows
@@ -44,7 +44,11 @@ class Services:
         settings: Of everything.
         clock: Tells time and waits.
         retries: How often a step is tried again after an error that may pass.
-        tell: Told of each bit of progress, and of each wait, besides Dagster's log.
+        tell: Told of each bit of progress, besides Dagster's log.
+        on_wait: Told of each wait, likewise.
+
+    Attributes:
+        results: What runs that use these services have done so far.
     """
 
     def __init__(
@@ -54,11 +58,14 @@ class Services:
         clock: Clock | None = None,
         retries: int = RUN_RETRIES,
         tell: Callable[[str], None] | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.retries = retries
         self.tell = tell or _nobody
+        self.on_wait = on_wait or _nobody
+        self.results = Results()
         reserve = settings.buildkite_reserve_percent / 100
         self._quota = SharedQuota(settings.quota_path, reserve=reserve)
         # Of the reserve, so that a backfill that runs flat out does not blind the sensor.

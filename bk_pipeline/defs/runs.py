@@ -1,18 +1,29 @@
 """Days through Dagster in this process: what the command line's backfill is made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 
 from bk_pipeline import errors, stopping
 from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.daily_asset import DAYS_PER_RUN
 from bk_pipeline.defs.failures import ERROR
 from bk_pipeline.defs.home import explained
+from bk_pipeline.defs.lost_runs import held
+from bk_pipeline.defs.pools import waits_for_slots_told
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import PipelineError
+from bk_pipeline.pipeline.results import Result
 
+# Assets that people read: made when the spans of all days have been delivered.
+REPORTS = {"build_stats"}
+PARTITION = "dagster/partition"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+ONE_DAY = timedelta(days=1)
 # What Dagster makes of Ctrl-C and SIGTERM within a step.
 INTERRUPTED = "DagsterExecutionInterruptedError"
 
@@ -23,14 +34,15 @@ class Failed:
 
     sentence: str
     kind: type[PipelineError] | None
+    step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DayRun:
-    """One day's run: its metadata by asset and label, and why steps failed."""
+    """One day's run: what each asset did, and why steps failed."""
 
     day: str
-    metadata: dict[str, dict[str, Any]]
+    results: Mapping[str, Result]
     failed: tuple[Failed, ...] = ()
 
     @property
@@ -38,43 +50,93 @@ class DayRun:
         """What went wrong first, or None."""
         return self.failed[0].sentence if self.failed else None
 
-    def count(self, asset: str, label: str) -> int:
-        """What the asset's metadata say of `label`; 0 if the run did not come to it."""
-        return int(self.metadata.get(asset, {}).get(label, 0))
-
-    def remarks(self, asset: str) -> list[str]:
-        """What the asset's destination had to say besides."""
-        return list(self.metadata.get(asset, {}).get("remarks", ()))
+    @property
+    def has_spans(self) -> bool:
+        """Whether the day's span table was made, so that there is something to report on."""
+        return all(one.step not in {"", "raw_builds", "spans"} for one in self.failed)
 
 
-def materialize_days(
-    services: Services,
-    days: Sequence[str],
-    *,
-    instance: dg.DagsterInstance,
-    full_refresh: bool = False,
-) -> Iterator[DayRun]:
-    """Run each day, from Buildkite to every destination, in the order given.
+@dataclass(frozen=True, slots=True)
+class ReportRun:
+    """The run that made the statistics of `days`, and why steps failed."""
 
-    Raises:
-        KeyboardInterrupt: Somebody stopped it. Dagster would take it for one more failure.
-        StorageError: Dagster cannot keep its records.
+    days: Sequence[str]
+    failed: tuple[Failed, ...] = ()
+
+
+class Backfill:
+    """Days through Dagster in this process, spans before reports.
+
+    `services.results` has what was done, up to the moment at which it is asked.
+
+    Args:
+        services: What the assets work with.
+        instance: Where Dagster keeps its records.
+        full_refresh: Read and transform the days anew.
     """
-    assets = assets_of(services.settings)
-    config = {"config": {"full_refresh": full_refresh}}
-    for day in days:
+
+    def __init__(
+        self, services: Services, *, instance: dg.DagsterInstance, full_refresh: bool = False
+    ) -> None:
+        self._services = services
+        self._instance = instance
+        assets = assets_of(services.settings)
+        reports = dg.AssetSelection.assets(*(REPORTS & {one.key.path[-1] for one in assets}))
+        self._definitions = dg.Definitions(
+            assets=assets,
+            jobs=[
+                dg.define_asset_job("backfill_spans", dg.AssetSelection.all() - reports),
+                dg.define_asset_job("backfill_reports", reports),
+            ],
+            resources={"services": services},
+        )
+        config = {"config": {"full_refresh": full_refresh}}
+        self._config = {"raw_builds": config, "spans": config}
+
+    def deliver(self, days: Sequence[str]) -> Iterator[DayRun]:
+        """Run each day, from Buildkite to every destination, in the order given.
+
+        Raises:
+            KeyboardInterrupt: Somebody stopped it. Dagster would take it for one more failure.
+            StorageError: Dagster cannot keep its records.
+        """
+        for day in days:
+            failed = self._run("backfill_spans", {PARTITION: day}, ops=self._config)
+            yield DayRun(day, self._services.results.of_day(day), failed)
+
+    def report(self, days: Sequence[str]) -> Iterator[ReportRun]:
+        """Make the statistics of the days, with a run for each few in a row.
+
+        Raises: As `deliver`.
+        """
+        for some in _in_a_row(days):
+            tags = {RANGE_START: some[0], RANGE_END: some[-1]}
+            if len(some) == 1:
+                tags = {PARTITION: some[0]}
+            yield ReportRun(some, self._run("backfill_reports", tags, ops={}))
+
+    def _run(
+        self, job: str, tags: Mapping[str, str], *, ops: Mapping[str, Any]
+    ) -> tuple[Failed, ...]:
+        """Why steps of the run failed."""
         if stopping.PROCESS.asked():
             # Between steps Dagster notes a signal, and forgets it when the run ends.
             raise KeyboardInterrupt
+        run_id = str(uuid4())
+        day = tags.get(PARTITION)
         try:
-            with explained(str(instance.root_directory)):
-                result = dg.materialize(
-                    assets,
+            with (
+                explained(str(self._instance.root_directory)),
+                held(self._instance, run_id) as process,
+                waits_for_slots_told(self._instance, run_id, self._services.on_wait),
+            ):
+                result = self._definitions.resolve_job_def(job).execute_in_process(
+                    instance=self._instance,
                     partition_key=day,
-                    instance=instance,
-                    resources={"services": services},
+                    run_id=run_id,
+                    tags=process if day else {**tags, **process},
                     run_config={
-                        "ops": {"raw_builds": config, "spans": config},
+                        "ops": ops,
                         # Errors are told by the caller, in a sentence, not by Dagster's log.
                         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                     },
@@ -89,17 +151,44 @@ def materialize_days(
         failed = tuple(map(_failed, events))
         if not failed and not result.success:
             failed = (Failed("The run failed before its first step.", None),)
-        yield DayRun(day, _metadata(result), failed)
+        return failed
 
 
-def _metadata(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
-    found = {}
-    for event in result.get_asset_materialization_events():
-        materialization = event.materialization
-        found[materialization.asset_key.to_user_string()] = {
-            label: value.value for label, value in materialization.metadata.items()
-        }
-    return found
+def materialize_days(
+    services: Services,
+    days: Sequence[str],
+    *,
+    instance: dg.DagsterInstance,
+    full_refresh: bool = False,
+) -> Iterator[DayRun]:
+    """Run each day and then the reports of all; a report that fails is its last day's failure.
+
+    Raises:
+        KeyboardInterrupt: Somebody stopped it.
+        StorageError: Dagster cannot keep its records.
+    """
+    backfill = Backfill(services, instance=instance, full_refresh=full_refresh)
+    delivered = []
+    for run in backfill.deliver(days):
+        if run.has_spans:
+            delivered.append(run.day)
+        yield run
+    for report in backfill.report(delivered):
+        if report.failed:
+            yield DayRun(report.days[-1], {}, report.failed)
+
+
+def _in_a_row(days: Sequence[str]) -> Iterator[list[str]]:
+    """`days`, divided where one is missing, and after each `DAYS_PER_RUN`."""
+    some: list[str] = []
+    for day in days:
+        follows = some and date.fromisoformat(day) - date.fromisoformat(some[-1]) == ONE_DAY
+        if some and (not follows or len(some) == DAYS_PER_RUN):
+            yield some
+            some = []
+        some.append(day)
+    if some:
+        yield some
 
 
 def _failed(event: dg.DagsterEvent) -> Failed:
@@ -107,7 +196,9 @@ def _failed(event: dg.DagsterEvent) -> Failed:
     ours = data.user_failure_data
     if ours and ours.description:
         name = ours.metadata[ERROR].value if ERROR in ours.metadata else ""
-        return Failed(ours.description, getattr(errors, str(name), None))
+        return Failed(ours.description, getattr(errors, str(name), None), event.step_key or "")
     # A mistake of ours: its own line says more than Dagster's words around it.
     error = data.error.cause or data.error if data.error else None
-    return Failed(error.message.strip() if error else data.error_display_string, None)
+    return Failed(
+        error.message.strip() if error else data.error_display_string, None, event.step_key or ""
+    )

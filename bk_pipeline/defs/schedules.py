@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.pipeline import stats_are_stale
 from bk_pipeline.window import day_keys
@@ -69,11 +70,13 @@ def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
         execution_timezone=settings.timezone.key,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Makes build_stats anew for those of the last {STATS_DAYS} days whose spans "
-        "have changed. Reads the span table and nothing else.",
+        "have changed. Reads the span table and nothing else. Ends runs whose process is gone.",
     )
     def schedule(
         context: dg.ScheduleEvaluationContext,
     ) -> list[dg.RunRequest] | dg.SkipReason:
+        for line in end_lost_runs(context.instance):
+            context.log.info(line)
         now = context.scheduled_execution_time
         today = now.astimezone(settings.timezone).date()
         first = max(today - timedelta(days=STATS_DAYS - 1), settings.start_date)

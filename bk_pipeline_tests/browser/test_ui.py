@@ -104,7 +104,7 @@ def backfill(page: Page, dagster: Dagster, days: list[str]) -> None:
 def read_the_report(page: Page, address: str, day: str) -> None:
     """The day's numbers, and the report that one click opens: pictures, tables, links."""
     page.goto(f"{address}/assets/build_stats?view=partitions&partition={day}")
-    for label in ("failure rate", "duration, p50", "queue time, p50", "flaky failures"):
+    for label in ("failure_rate", "duration_p50_s", "queue_p50_s", "flaky_failures"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
     page.get_by_text("[Show Markdown]").click()
     dialog = page.get_by_role("dialog")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import dagster as dg
@@ -43,7 +44,7 @@ def test_what_cannot_be_done_is_said_in_a_line_with_exit_status_2(
 def test_a_date_that_is_none_is_a_usage_error(tmp_path):
     done = run("backfill", "--from", "yesterday", "--to", "today", cwd=tmp_path, **READY)
     assert done.returncode == 2
-    assert "--from" in done.stderr
+    assert "'--from': expected YYYY-MM-DD, got 'yesterday'" in done.stderr
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_days_go_through_dagster_and_arrive_once(tmp_path, served):
     assert f"honeycomb_events: {stored:,} accepted, 0 rejected, 0 too old." in done.stdout
     again = run("backfill", *span, cwd=tmp_path, **settings)
     assert "honeycomb_events: 0 accepted" in again.stdout
+    assert again.stdout.startswith("3 of 3 days: 0 new builds, 0 spans made.")
     assert sandbox.honeycomb.event_count == stored
     assert sandbox.honeycomb.duplicate_count == 0
     # The instance that the UI shows knows of it.
@@ -206,6 +208,58 @@ def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, served):
     assert sandbox.honeycomb.duplicate_count == 0
     # A day that was done costs one request, and the last is small.
     assert sandbox.buildkite.request_count == before + 3
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_amid_a_delivery_it_tells_what_was_accepted_until_then(tmp_path, stop):
+    sandbox = Sandbox(World(days=1, builds_per_day=120, today=last_thursday()))
+    with running(sandbox) as url:
+        settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "600"}
+        # The first requests are taken, and what follows is put off.
+        sandbox.faults.order("honeycomb", "status", path="/1/batch/*", after=1, count=1_000)
+        with started(*of_all_days(sandbox), cwd=tmp_path, **settings) as process:
+            wait_until(lambda: sandbox.honeycomb.event_count > 0)
+            process.send_signal(stop)
+            out, _ = process.communicate(timeout=120)
+        accepted = sandbox.honeycomb.event_count
+    assert f"honeycomb_events: {accepted:,} accepted" in out
+    builds, spans = map(number, re.search(r"([\d,]+) new builds, ([\d,]+) spans", out).groups())
+    assert builds > 50
+    assert spans > 5 * builds
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def test_a_failed_delivery_tells_what_was_accepted_until_then(served):
+    sandbox, settings = served
+    sandbox.faults.order("honeycomb", "status", path="/1/batch/*", status=400, after=1, count=99)
+    done = within(sandbox, settings)
+    assert sandbox.honeycomb.event_count > 0
+    assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in done.stdout
+
+
+def test_a_retry_is_told_where_there_is_no_terminal(served):
+    sandbox, settings = served
+    sandbox.faults.order("honeycomb", "status", path="/1/batch/*", status=503)
+    done = within(sandbox, settings)
+    assert done.exception is None
+    assert "Attempt 2 follows in" in done.stderr
+
+
+def test_spans_of_all_days_are_delivered_before_a_report_is_drawn(tmp_path, served):
+    sandbox, settings = served
+    with pytest.MonkeyPatch.context() as patch:
+        reported_at = []
+        patch.setattr(
+            "bk_pipeline.defs.build_stats.summarize_day",
+            lambda *_, **__: reported_at.append(sandbox.honeycomb.event_count) or 1 / 0,
+        )
+        done = within(sandbox, settings)
+    assert sandbox.honeycomb.event_count > 0
+    assert set(reported_at) == {sandbox.honeycomb.event_count}
+    assert isinstance(done.exception, FatalError)  # a report that fails is not passed over
 
 
 def test_no_secret_is_in_what_is_printed_or_kept(tmp_path, served):

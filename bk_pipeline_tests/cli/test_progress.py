@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+from contextlib import closing
 
 import pytest
 from rich.console import Console
 
-from bk_pipeline.cli.progress import Advance, Bar, Lines, shown_on
+from bk_pipeline.cli.progress import Advance, Bar, Log, shown_on
+from bk_pipeline.lines import Lines
+from bk_pipeline_tests.cli.program import wait_until
 
 
 @pytest.fixture
@@ -35,12 +39,12 @@ def test_nothing_is_left_at_the_end(clock, now):
     advance = Advance(1, now)
     clock.sleep(5)
     advance.day_done("")
-    assert str(advance) == "1 of 1 days"
+    assert str(advance) == "1 of 1 day"
 
 
 def test_elsewhere_a_line_is_printed_now_and_then(clock, now):
     console = written(terminal=False)
-    lines = Lines(console, Advance(3, now), now)
+    lines = Log(console, Advance(3, now), now)
     with lines.shown():
         for second in range(25):
             lines.tell(f"2026-11-01: {second} builds listed")
@@ -69,6 +73,52 @@ def test_a_terminal_has_a_bar_with_what_is_being_done(now):
     assert "100 new builds, 2,000 spans made" in shown
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, Bar), (False, Lines)])
-def test_the_console_decides(terminal, kind):
-    assert isinstance(shown_on(written(terminal=terminal), 1), kind)
+def test_a_terminal_shows_a_wait_while_others_go_on(clock, now):
+    bar = Bar(written(terminal=True), Advance(3, now), now)
+    bar.tell("100 events accepted")
+    bar.wait("Honeycomb is away. Attempt 2 follows in 40 s.")
+    bar.tell("200 events accepted")
+    assert bar.line == "Honeycomb is away. Attempt 2 follows in 40 s."
+    clock.sleep(10)
+    bar.tell("300 events accepted")
+    assert bar.line == "300 events accepted"
+
+
+def test_elsewhere_a_wait_is_printed_at_once_or_as_soon_as_a_line_may_be(clock, now):
+    written_at = []
+    lines = Lines(lambda line: written_at.append((now(), line)), now)
+    with closing(lines):
+        lines.wait("first")  # nothing was written yet
+        for _ in range(3):
+            clock.sleep(1)
+            lines.wait("too soon, and the last of them")
+        lines.progress("too soon")
+        assert [line for _, line in written_at] == ["first"]
+        clock.sleep(7)
+        lines.progress("not now: a wait was kept")
+        lines.progress("too soon")
+        clock.sleep(10)
+        lines.progress("now")
+    assert [line for _, line in written_at] == ["first", "too soon, and the last of them", "now"]
+    assert [one[0] - written_at[0][0] for one in written_at] == [0, 10, 20]
+
+
+def test_a_wait_without_a_sequel_is_printed_all_the_same(monkeypatch):
+    monkeypatch.setattr("bk_pipeline.lines.LINE_EVERY_S", 0.2)
+    said = []
+    lines = Lines(said.append)
+    with closing(lines):
+        lines.say("2026-11-01: something is wrong")
+        lines.wait("waiting for an hour")
+        wait_until(lambda: len(said) > 1)
+    assert said == ["2026-11-01: something is wrong", "waiting for an hour"]
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, Bar), (False, Log)])
+def test_the_console_decides(terminal, kind, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as CI services do
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    with os.fdopen(theirs, "w") as file:
+        assert isinstance(shown_on(Console(file=file), 1), kind)
+    os.close(ours)

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from bk_pipeline.defs.plots import LARGEST_BYTES, builds_over_the_day, waterfall
-from bk_pipeline.defs.previews import text, time_taken
+from bk_pipeline.defs.previews import numbers, text, time_taken
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.stats.frames import COLUMNS
@@ -31,7 +31,14 @@ def metadata(tmp_path_factory):
     with stage(folder, builds_per_day=60) as scene, dg.DagsterInstance.ephemeral() as instance:
         [run] = materialize_days(scene.services, scene.days, instance=instance)
         assert run.error is None
-        return run.metadata["build_stats"]
+        return metadata_of(instance, run.day)
+
+
+def metadata_of(instance, day: str) -> dict[str, object]:
+    """The metadata of the day's latest `build_stats`, by label."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("build_stats"), asset_partitions=[day])
+    [found] = instance.fetch_materializations(wanted, limit=1).records
+    return {name: one.value for name, one in found.asset_materialization.metadata.items()}
 
 
 def section(metadata, title: str) -> str:
@@ -98,7 +105,7 @@ def test_a_destination_that_does_not_answer_costs_the_links_and_nothing_else(tmp
         list(materialize_days(scene.services, scene.days, instance=instance))
         scene.sandbox.faults.order("honeycomb", "status", status=503, count=100)
         [run] = materialize_days(scene.services, scene.days, instance=instance)
-    report = run.metadata["build_stats"]["report"]
+        report = metadata_of(instance, run.day)["report"]
     assert "[trace]" not in report
     assert "(https://buildkite.com/" in report
 
@@ -109,9 +116,10 @@ def test_a_day_of_which_nothing_may_be_told_is_told_as_that(tmp_path):
         dg.DagsterInstance.ephemeral() as instance,
     ):
         [run] = materialize_days(scene.services, scene.days, instance=instance)
+        report = metadata_of(instance, run.day)["report"]
     assert run.error is None
-    assert "(unknown)" in run.metadata["build_stats"]["report"]
-    assert "buildkite.com" not in run.metadata["build_stats"]["report"]
+    assert "(unknown)" in report
+    assert "buildkite.com" not in report
 
 
 def test_a_day_without_builds_says_so(tmp_path):
@@ -120,8 +128,29 @@ def test_a_day_without_builds_says_so(tmp_path):
         dg.DagsterInstance.ephemeral() as instance,
     ):
         [run] = materialize_days(scene.services, ["2026-01-05"], instance=instance)
+        found = metadata_of(instance, run.day)
     assert run.error is None
-    assert run.metadata["build_stats"] == {"builds": 0, "dagster/partition_row_count": 0}
+    assert found == {"builds": 0, "dagster/partition_row_count": 0}
+
+
+def test_rates_and_quantiles_are_numbers_that_dagster_plots(metadata):
+    assert 0 < metadata["failure_rate"] < 1
+    for what in ("duration", "queue"):
+        quantiles = [metadata[f"{what}_p{share}_s"] for share in (50, 90, 99)]
+        assert quantiles == sorted(quantiles)
+        assert all(isinstance(one, float) for one in quantiles)
+    assert metadata["builds"] == sum(
+        metadata[state] for state in ("passed", "failed", "canceled", "blocked", "other")
+    )
+    texts = {name for name, value in metadata.items() if isinstance(value, str)}
+    assert texts == {"report"}
+
+
+def test_what_a_day_has_no_number_for_is_absent():
+    [canceled] = [make_trace(make_build([make_job("a")], state="canceled"))]
+    found = numbers(summarize("2026-03-02", [table_of([canceled]).select(COLUMNS)]).whole)
+    assert "failure_rate" not in found
+    assert (found["builds"], found["canceled"]) == (1, 1)
 
 
 def test_the_waterfall_names_what_ran_and_how_it_ended():

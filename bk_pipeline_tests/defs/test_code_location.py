@@ -8,6 +8,7 @@ import pytest
 
 from bk_pipeline.defs.code_location import code_location
 from bk_pipeline.settings import Settings
+from bk_pipeline_tests.worlds import stage
 
 HONEYCOMB = {"HONEYCOMB_API_KEY": "hcaik_" + "a" * 58}
 
@@ -89,3 +90,24 @@ def test_what_dagster_loads_names_a_malformed_setting(name, monkeypatch, tmp_pat
     )
     assert done.returncode != 0
     assert f"{name} is malformed" in done.stderr.splitlines()[-1]
+
+
+def test_a_run_delivers_before_it_reports_and_logs_what_it_waits_for(tmp_path):
+    with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
+        definitions = code_location(scene.services.settings, scene.services)
+        # Two pauses of a second at most, of which the second would be one line too many.
+        for path in ("/1/auth", "/1/batch/*"):
+            scene.sandbox.faults.order("honeycomb", "status", path=path)
+        job = definitions.resolve_implicit_global_asset_job_def()
+        done = job.execute_in_process(partition_key=scene.days[0], instance=instance)
+        logged = [
+            (one.step_key, one.user_message)
+            for one in instance.all_logs(done.run_id)
+            if "Attempt 2 follows in" in one.user_message
+        ]
+    steps = [one.step_key for one in done.get_step_success_events()]
+    assert steps[-1] == "build_stats"
+    assert {"honeycomb_events", "otlp_traces", "otlp_metrics"} < set(steps)
+    assert {step for step, _ in logged} == {"honeycomb_events"}
+    # At most a line every ten seconds.
+    assert len(logged) == 1

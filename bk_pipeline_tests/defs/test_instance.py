@@ -1,14 +1,19 @@
-"""`dagster.yaml`, which no code imports: Dagster takes it, and what it promises holds."""
+"""`dagster.yaml` and DAGSTER_HOME: what the file promises holds, and whose file it is."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.defs.dev import prepare
+from bk_pipeline.defs.home import local_instance, shortcomings
+from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -44,3 +49,73 @@ def test_a_run_is_tried_again_only_if_its_process_died(instance):
 def test_a_run_that_hangs_is_ended_one_day(instance):
     assert instance.run_monitoring_enabled
     assert 0 < instance.run_monitoring_max_runtime_seconds <= 86_400
+
+
+def test_slots_of_runs_that_were_killed_are_freed(instance):
+    assert 0 < instance.run_monitoring_settings["free_slots_after_run_end_seconds"] <= 300
+
+
+OPENS = """
+import sys
+from bk_pipeline.defs.home import local_instance
+print("ready", flush=True)
+sys.stdin.readline()
+with local_instance() as instance:
+    instance.get_runs(limit=1)
+"""
+PROCESSES = 6
+
+
+def test_many_first_starts_at_once_leave_a_sound_instance(tmp_path):
+    command = [sys.executable, "-c", OPENS]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [subprocess.Popen(command, text=True, **pipes) for _ in range(PROCESSES)]
+    try:
+        for one in started:
+            assert one.stdout.readline() == "ready\n"
+        for one in started:
+            one.stdin.write("\n")
+            one.stdin.flush()
+        ends = [(one.communicate()[1], one.returncode) for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    assert ends == [("", 0)] * PROCESSES
+    with local_instance(migrate=True) as instance:
+        assert instance.get_runs() == []
+
+
+def test_a_new_home_gets_the_projects_configuration(tmp_path):
+    assert prepare() == []
+    written = tmp_path / ".dagster" / "dagster.yaml"
+    assert written.read_text() == (PROJECT / "dagster.yaml").read_text()
+
+
+def test_a_home_of_the_users_is_neither_written_nor_migrated(tmp_path, monkeypatch):
+    migrated = []
+    monkeypatch.setattr(dg.DagsterInstance, "upgrade", lambda *_, **__: migrated.append(1))
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    config = "# mine\ntelemetry: {enabled: false}\nconcurrency: {pools: {default_limit: 1}}\n"
+    (home / "dagster.yaml").write_text(config)
+    [told] = prepare()
+    assert (home / "dagster.yaml").read_text() == config
+    assert migrated == []
+    assert "run_monitoring.free_slots_after_run_end_seconds" in told
+    assert "pools" not in told.replace("slots of pools", "")
+    monkeypatch.delenv("DAGSTER_HOME")
+    prepare()
+    assert migrated == [1]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "concurrency: 3", "concurrency: {pools: }"])
+def test_of_a_configuration_that_says_nothing_all_is_missed(tmp_path, content):
+    (tmp_path / "dagster.yaml").write_text(content)
+    assert len(shortcomings(tmp_path)) == 4
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "dagster.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"dagster\.yaml cannot be read"):
+        shortcomings(tmp_path)

@@ -1,110 +1,186 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import dagster as dg
-import msgspec
 import pytest
 from click.testing import CliRunner
 
 from bk_pipeline.cli.backfill import backfill
+from bk_pipeline.cli.doctor import pools
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.defs.code_location import code_location
 from bk_pipeline.defs.home import local_instance
-from bk_pipeline.defs.lost_runs import PROCESS_TAG, Mark, end_lost_runs
+from bk_pipeline.defs.lost_runs import PROCESS_TAG, end_lost_runs, held, leaked_slots
+from bk_pipeline.defs.pools import waits_for_slots_told
 from bk_pipeline.settings import Settings
+from bk_pipeline_tests.cli.program import started, wait_until
 from bk_pipeline_tests.worlds import stage
 
 STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
+POOL = "buildkite_api"
+# A process of a run, under the name of another host.
+HOLDER = """
+import socket, sys
+socket.gethostname = lambda: sys.argv[3]
+from types import SimpleNamespace
+from bk_pipeline.defs.lost_runs import hold
+hold(SimpleNamespace(root_directory=sys.argv[1], has_run=lambda _: False), sys.argv[2])
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
 def instance():
-    with dg.DagsterInstance.ephemeral() as made:
+    with local_instance() as made:
         yield made
 
 
-@pytest.fixture
-def killed() -> Mark:
-    """The mark of a process that was killed."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    mark = Mark.of("", process.pid)
-    assert not mark.is_gone
-    process.kill()
-    process.communicate()
-    return mark
-
-
-def started_by(mark: Mark, instance, day="2026-11-20") -> str:
-    """A run that the process with this mark is executing."""
+def begun(instance, day="2026-11-20", *, slot=False) -> str:
+    """A run that is under way as far as Dagster knows."""
     job = code_location(Settings.of()).resolve_job_def("sync_day")
-    tags = {"dagster/partition": day}
-    run_id = instance.create_run_for_job(job, tags=tags, status=STARTED).run_id
-    mark = msgspec.structs.replace(mark, run=mark.run or run_id)
-    instance.add_run_tags(run_id, {PROCESS_TAG: msgspec.json.encode(mark).decode()})
-    return run_id
+    run = instance.create_run_for_job(job, tags={"dagster/partition": day}, status=STARTED)
+    if slot:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default(POOL)
+        assert storage.claim_concurrency_slot(POOL, run.run_id, "raw_builds").is_claimed
+    return run.run_id
+
+
+@contextmanager
+def process_of(instance, run_id, host="elsewhere"):
+    """Another process that executes the run."""
+    command = [sys.executable, "-c", HOLDER, instance.root_directory, run_id, host]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def status(instance, run_id) -> dg.DagsterRunStatus:
     return instance.get_run_by_id(run_id).status
 
 
-def test_a_run_whose_process_was_killed_is_ended(instance, killed):
-    run_id = started_by(killed, instance)
-    [said] = end_lost_runs(instance)
-    assert run_id[:8] in said
-    assert status(instance, run_id) is FAILURE
+def taken(instance) -> int:
+    return instance.event_log_storage.get_concurrency_info(POOL).active_slot_count
+
+
+def test_a_run_whose_process_was_killed_is_ended_and_its_slots_are_free(instance):
+    run_id = begun(instance, slot=True)
+    with process_of(instance, run_id):
+        assert end_lost_runs(instance) == []
+        assert (status(instance, run_id), taken(instance)) == (STARTED, 1)
+    assert leaked_slots(instance) == {POOL: {run_id}}
+    lost, freed = end_lost_runs(instance)
+    assert run_id[:8] in lost
+    assert POOL in freed
+    assert (status(instance, run_id), taken(instance)) == (FAILURE, 0)
     assert end_lost_runs(instance) == []
 
 
-def test_a_run_that_is_being_executed_is_left_alone(instance):
-    run_id = started_by(Mark.of("", os.getpid()), instance)
-    assert end_lost_runs(instance) == []
-    assert status(instance, run_id) is STARTED
-
-
-@pytest.mark.parametrize("change", [{"boot": "before"}, {"started": "1"}])
-def test_a_number_that_another_process_has_now_is_not_taken_for_the_old_one(instance, change):
-    mark = msgspec.structs.replace(Mark.of("", os.getpid()), **change)
-    run_id = started_by(mark, instance)
-    end_lost_runs(instance)
-    assert status(instance, run_id) is FAILURE
-
-
-def test_of_another_host_nothing_is_known(instance, killed):
-    run_id = started_by(msgspec.structs.replace(killed, place="elsewhere"), instance)
+def test_a_process_that_ends_by_itself_leaves_its_run_to_dagster(instance):
+    run_id = begun(instance)
+    with process_of(instance, run_id) as process:
+        process.communicate("")
     assert end_lost_runs(instance) == []
     assert status(instance, run_id) is STARTED
 
 
-def test_a_mark_that_was_copied_from_another_run_counts_for_nothing(instance, killed):
-    started_by(msgspec.structs.replace(killed, run="the one before"), instance)
+def test_a_run_that_another_host_keeps_to_itself_is_left_alone(instance):
+    run_id = begun(instance, slot=True)
+    assert end_lost_runs(instance) == []
+    assert (status(instance, run_id), taken(instance)) == (STARTED, 1)
+
+
+@pytest.mark.parametrize("end", ["failed", "canceled"])
+def test_slots_of_a_run_that_was_ended_by_hand_are_freed(instance, end):
+    run_id = begun(instance, slot=True)
+    run = instance.get_run_by_id(run_id)
+    match end:
+        case "failed":
+            instance.report_run_failed(run)
+        case "canceled":
+            instance.report_run_canceled(run)
+    assert taken(instance) == 1
+    assert [POOL in one for one in end_lost_runs(instance)] == [True]
+    assert taken(instance) == 0
+
+
+def test_doctor_finds_leaked_slots_and_frees_none(instance):
+    run_id = begun(instance, slot=True)
+    assert not pools(None).remark
+    instance.report_run_failed(instance.get_run_by_id(run_id))
+    found = pools(None)
+    assert found.remark
+    assert run_id[:8] in found.words
+    assert taken(instance) == 1
+
+
+def test_doctor_makes_no_instance(tmp_path):
+    assert not pools(None).remark
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_for_a_slot_is_told_by_whom_it_is_taken(instance, monkeypatch):
+    monkeypatch.setattr("bk_pipeline.defs.pools.LOOK_EVERY_S", 0.05)
+    instance.event_log_storage.set_concurrency_slots(POOL, 1)
+    holder, waiting = begun(instance, slot=False), begun(instance)
+    claim = instance.event_log_storage.claim_concurrency_slot
+    assert claim(POOL, holder, "raw_builds").is_claimed
+    assert not claim(POOL, waiting, "raw_builds").is_claimed
+    told = []
+    with (
+        process_of(instance, holder) as process,
+        waits_for_slots_told(instance, waiting, told.append),
+    ):
+        wait_until(lambda: told)
+        assert f"pool {POOL}: its slot is taken by run {holder[:8]}" in told[0]
+        process.kill()
+        # The one that waits ends the lost run itself.
+        wait_until(lambda: status(instance, holder) is FAILURE)
+        wait_until(lambda: claim(POOL, waiting, "raw_builds").is_claimed)
+
+
+def test_a_run_of_the_code_location_is_known_before_its_first_step(tmp_path, instance):
+    with stage(tmp_path / "data") as scene:
+        definitions = code_location(scene.services.settings, scene.services)
+        seen = []
+
+        @dg.op(required_resource_keys={"services"})
+        def first(context) -> None:
+            seen.append(context.instance.get_run_by_id(context.run_id).tags[PROCESS_TAG])
+
+        @dg.job(resource_defs=definitions.resources)
+        def another():
+            first()
+
+        assert another.execute_in_process(instance=instance).success
+    assert seen[0].startswith(f"{os.getpid()} on ")
+
+
+def test_a_file_is_gone_with_its_run(instance):
+    with held(instance, "a-run") as tags:
+        assert tags[PROCESS_TAG].startswith(f"{os.getpid()} on ")
+        assert leaked_slots(instance) == {}
+        assert end_lost_runs(instance) == []
     assert end_lost_runs(instance) == []
 
 
-@pytest.mark.parametrize("tag", ["", "nonsense", "[]"])
-def test_a_run_without_a_mark_is_left_alone(instance, tag):
-    job = code_location(Settings.of()).resolve_job_def("sync_day")
-    tags = {PROCESS_TAG: tag} if tag else {}
-    instance.create_run_for_job(job, tags=tags, status=STARTED)
-    assert end_lost_runs(instance) == []
-
-
-def test_a_run_is_marked_while_it_is_executed(tmp_path, instance):
-    with stage(tmp_path) as scene:
-        job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
-        done = job.execute_in_process(partition_key=scene.days[0], instance=instance)
-        tags = instance.get_run_by_id(done.run_id).tags
-    assert msgspec.json.decode(tags[PROCESS_TAG], type=Mark) == Mark.of(done.run_id, os.getpid())
-
-
-def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance, killed):
-    with stage(tmp_path) as scene:
+def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance):
+    with stage(tmp_path / "data") as scene:
         build = scene.sandbox.world.finish_build_now()
         day = build["created_at"][:10]
-        run_id = started_by(killed, instance, day)
+        run_id = begun(instance, day)
+        with process_of(instance, run_id):
+            pass
         definitions = code_location(scene.services.settings, scene.services)
         context = dg.build_sensor_context(instance, definitions=definitions)
         result = definitions.resolve_sensor_def("builds_sensor").evaluate_tick(context)
@@ -112,11 +188,22 @@ def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance, 
     assert day in [request.partition_key for request in result.run_requests]
 
 
-def test_a_backfill_ends_what_a_killed_one_left_behind(tmp_path, killed):
+def test_backfills_killed_at_any_moment_keep_nobody_waiting(tmp_path):
+    """With one slot, and kills as soon as a run is known: mostly before its first step."""
     with stage(tmp_path / "data", live=True) as scene, local_instance() as instance:
         [day] = scene.days
-        run_id = started_by(killed, instance, day)
         settings = environment(scene.sandbox, scene.url)
+        scene.sandbox.faults.order("buildkite", "slow", seconds=600, count=100)
+        instance.event_log_storage.set_concurrency_slots(POOL, 1)
+        for has_begun in (instance.get_runs, lambda: taken(instance)):
+            arguments = ("backfill", "--from", day, "--to", day)
+            with started(*arguments, cwd=tmp_path, **settings) as process:
+                wait_until(has_begun)
+                process.send_signal(signal.SIGKILL)
+        scene.sandbox.faults.clear()
         done = CliRunner().invoke(backfill, ["--from", day, "--to", day], env=settings)
-        assert done.exception is None
-        assert status(instance, run_id) is FAILURE
+        assert done.exception is None, done.output
+        assert "1 of 1 day" in done.output
+        assert taken(instance) == 0
+        ends = {run.status for run in instance.get_runs()}
+    assert ends == {FAILURE, dg.DagsterRunStatus.SUCCESS}

@@ -43,9 +43,7 @@ def test_what_does_not_exist_or_may_not_be_read_fails_at_once(tmp_path, instance
 def test_an_organization_without_builds_has_empty_days(tmp_path, instance):
     with stage(tmp_path, builds_per_day=0) as scene:
         runs = list(materialize_days(scene.services, scene.days, instance=instance))
-        assert [(run.error, run.count("raw_builds", "builds stored")) for run in runs] == [
-            (None, 0)
-        ]
+        assert [(run.error, run.results["raw_builds"].stored) for run in runs] == [(None, 0)]
         assert scene.sandbox.honeycomb.event_count == 0
 
 
@@ -54,5 +52,5 @@ def test_a_day_before_the_retention_is_empty(tmp_path, instance):
         first, _ = scene.sandbox.world.first_and_last_day()
         day = (first - timedelta(days=400)).isoformat()
         [run] = materialize_days(scene.services, [day], instance=instance)
-        assert (run.error, run.count("raw_builds", "builds listed")) == (None, 0)
+        assert (run.error, run.results["raw_builds"].listed) == (None, 0)
         assert scene.sandbox.buildkite.request_count == 1

@@ -29,8 +29,10 @@ def dagster(scene, tmp_path):
 
 # On a quiet machine it takes 100 s, and most of that is the backfill daemon's fixed tick.
 @pytest.mark.timeout(1_200)
-def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster):
+def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster, tmp_path):
     honeycomb = scene.sandbox.honeycomb
+    # The instance is as the project's dagster.yaml wants it, and Dagster does not say otherwise.
+    assert "will not be used" not in (tmp_path / "dagster.log").read_text()
 
     # One day, as the Materialize button asks for it.
     day, *_ = scene.days

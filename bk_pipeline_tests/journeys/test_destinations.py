@@ -37,8 +37,8 @@ def test_a_new_destination_gets_the_history_and_the_old_one_nothing_more(tmp_pat
         services = Services(settings, retries=0)
         [run] = materialize_days(services, scene.days, instance=instance)
         assert run.error is None
-        assert run.count("honeycomb_events", "accepted") == 0
-        assert run.count("otlp_traces", "accepted") == scene.sandbox.otlp.span_count > 0
+        assert run.results["honeycomb_events"].accepted == 0
+        assert run.results["otlp_traces"].accepted == scene.sandbox.otlp.span_count > 0
         assert scene.sandbox.honeycomb.event_count == before
 
 

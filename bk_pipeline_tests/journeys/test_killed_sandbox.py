@@ -120,9 +120,9 @@ def test_the_run_fails_with_a_clear_error_and_the_next_completes_the_day(
     assert len(listed) == records
     assert stored["duplicate_count"] == 0
     # All that this sandbox holds was accepted; with what its predecessor took, it is all.
-    assert stored["event_count"] == run.count("honeycomb_events", "accepted")
+    assert stored["event_count"] == run.results["honeycomb_events"].accepted
     with services.ledger() as ledger:
         [destination] = ledger.destinations()
         accepted = ledger.summary(destination).accepted
-    before = run.count("honeycomb_events", "settled before")
+    before = run.results["honeycomb_events"].already_settled
     assert accepted == stored["event_count"] + before

@@ -120,7 +120,7 @@ def test_the_asset_follows_its_dataset_and_tells_a_missing_one(tmp_path, rules):
         [second] = materialize_days(scene.services, scene.days, instance=instance)
 
         assert first.error is None
-        created = first.count("honeycomb_markers", "created")
+        created = first.results["honeycomb_markers"].created
         assert created == len(scene.sandbox.honeycomb.markers.markers) > 0
         assert second.error is not None
         assert "has no dataset nowhere (404: dataset not found)" in second.error

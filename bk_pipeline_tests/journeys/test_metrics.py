@@ -129,6 +129,6 @@ def test_the_asset_counts_beside_the_one_of_traces_and_late_builds_are_added(tmp
         [second] = materialize_days(scene.services, [key], instance=instance)
 
         assert (first.error, second.error) == (None, None)
-        assert first.count("otlp_metrics", "accepted") < first.count("otlp_traces", "accepted")
+        assert first.results["otlp_metrics"].accepted < first.results["otlp_traces"].accepted
         assert scene.sandbox.otlp.metrics.totals[BUILDS] == before + 1
-        assert second.count("otlp_metrics", "requests") == 1
+        assert second.results["otlp_metrics"].batches == 1

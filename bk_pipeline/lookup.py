@@ -95,8 +95,16 @@ def _no_build(text: str) -> ConfigError:
     )
 
 
-def in_table(reference: Reference, search: SpanSearch, zone: ZoneInfo) -> FoundBuild | None:
+def in_table(
+    reference: Reference, search: SpanSearch, zone: ZoneInfo, *, organization: str | None = None
+) -> FoundBuild | None:
     """The build in the span table; None if it is not there.
+
+    Args:
+        reference: Which.
+        search: Of the span table.
+        zone: Of the days.
+        organization: Whose builds are those that do not tell, if that is known.
 
     Raises:
         ConfigError: It is several; they are listed.
@@ -104,10 +112,19 @@ def in_table(reference: Reference, search: SpanSearch, zone: ZoneInfo) -> FoundB
     if reference.trace_id is not None:
         return search.by_trace(reference.trace_id, _likely(reference, zone))
     assert reference.number is not None
-    found = search.by_number(reference.number, reference.pipeline)
+    found = [
+        one
+        for one in search.by_number(reference.number, reference.pipeline)
+        if _same(reference.organization, one.organization or organization)
+    ]
     if len(found) > 1:
         raise ConfigError(_several(reference, found))
     return found[0] if found else None
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    """Whether both may be the slug of the same organization."""
+    return not one or not other or one.casefold() == other.casefold()
 
 
 def _likely(reference: Reference, zone: ZoneInfo) -> list[str] | None:
@@ -129,7 +146,11 @@ def _several(reference: Reference, found: list[FoundBuild]) -> str:
 
 
 def at_buildkite(
-    reference: Reference, connect: Callable[[], BuildkiteClient], *, where: str
+    reference: Reference,
+    connect: Callable[[], BuildkiteClient],
+    *,
+    where: str,
+    organization: str | None,
 ) -> BuildRecord:
     """The build as Buildkite has it now.
 
@@ -137,12 +158,18 @@ def at_buildkite(
         reference: Which.
         connect: Makes the client, once it is clear that it can be asked.
         where: The data directory, for messages.
+        organization: The one that can be asked; None if none can.
 
     Raises:
         NotFound: It is not there, or cannot be asked for.
         ConfigError: It is another organization's than the token's.
         PipelineError: From the client.
     """
+    if not _same(reference.organization, organization):
+        raise ConfigError(
+            f"The build is one of {reference.organization}, and BUILDKITE_ORGANIZATION_SLUG is "
+            f"{organization}. Set it, and a token that may read there."
+        )
     if reference.number is not None and reference.pipeline is None:
         raise NotFound(
             f"There is no build {reference} in the span table of {where}. Name its pipeline, like "
@@ -155,11 +182,6 @@ def at_buildkite(
             "asked by this UUID. Give the build's URL."
         )
     with connect() as client:
-        if reference.organization not in {None, client.organization}:
-            raise ConfigError(
-                f"The build is one of {reference.organization}, and BUILDKITE_ORGANIZATION_SLUG is "
-                f"{client.organization}. Set it, and a token that may read there."
-            )
         if reference.number is not None:
             return client.build(reference.pipeline or "", reference.number)
         assert moment is not None

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.lookup import Reference, in_table, read_reference
+from bk_pipeline.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import PARQUET
@@ -145,3 +145,25 @@ def test_a_uuid_that_tells_its_time_is_looked_for_on_its_day_alone(table):
 def test_a_table_with_nothing_in_it_has_no_build(table):
     assert in_table(Reference(3), table[1], UTC_ZONE) is None
     assert in_table(read_reference(PLAIN), table[1], UTC_ZONE) is None
+
+
+ELSEWHERE = ["https://buildkite.com/umbrella/shop/builds/7", "umbrella/shop#7"]
+
+
+@pytest.mark.parametrize("text", ELSEWHERE)
+def test_a_build_of_another_organization_is_not_ours_of_the_same_number(table, text):
+    add, search = table
+    add("2026-03-02", "a", make_build([make_job("a")]))
+    reference = read_reference(text)
+    assert in_table(reference, search, UTC_ZONE, organization="acme") is None
+    assert in_table(reference, search, UTC_ZONE) is None  # the table itself tells
+    with pytest.raises(ConfigError, match="is one of umbrella, and BUILDKITE_ORGANIZATION_SLUG is"):
+        at_buildkite(reference, pytest.fail, where=".", organization="acme")
+
+
+def test_whose_a_build_is_that_does_not_tell_is_taken_from_the_settings(table):
+    add, search = table
+    add("2026-03-02", "a", make_build([make_job("a")], url=None, web_url=None))
+    [theirs, ours] = map(read_reference, (ELSEWHERE[0], "https://buildkite.com/ACME/shop/builds/7"))
+    assert in_table(theirs, search, UTC_ZONE, organization="acme") is None
+    assert in_table(ours, search, UTC_ZONE, organization="acme") is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -13,8 +15,10 @@ from rich.text import Text
 
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.checkup import Checkup
-from bk_pipeline.doctor.findings import Finding, Verdict, exit_status
+from bk_pipeline.doctor.findings import Answer, Finding, Verdict, exit_status, fine
 from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.http.retry import pauses_told_to
+from bk_pipeline.lines import Lines
 
 MARKS = {
     Verdict.FINE: ("✓", "green"),
@@ -44,17 +48,29 @@ def doctor(days: int) -> None:
     """
     console = Console(highlight=False)
     findings: list[Finding] = []
-    with console.status("") as status:
-        tell = status.update if console.is_terminal else partial(click.echo, err=True)
+    with console.status("") as status, closing(Lines(partial(click.echo, err=True))) as lines:
+        tell = status.update if console.is_terminal else lines.wait
         it = Installation(clock=SystemClock(), days=days, on_wait=tell)
-        checkup = Checkup(it)
-        with closing(it):
+        checkup = Checkup(it, pools)
+        with closing(it), pauses_told_to(tell):
             for check in checkup.checks():
                 status.update(f"{check.name} …")
                 findings.append(checkup.run(check))
                 _show(findings[-1], console)
     _sum_up(findings, console)
     sys.exit(exit_status(findings))
+
+
+def pools(_: Installation) -> Answer:
+    """How Dagster's pools stand. Makes no instance where there is none."""
+    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster").expanduser().absolute()
+    config = home / "dagster.yaml"
+    if not config.exists() or not ((home / "history").exists() or "storage:" in config.read_text()):
+        return fine("Dagster has no instance yet; the first run makes it.")
+    # Here, because Dagster takes seconds to import.
+    from bk_pipeline.defs.pools import check_pools  # noqa: PLC0415
+
+    return check_pools(home)
 
 
 def _show(found: Finding, console: Console) -> None:

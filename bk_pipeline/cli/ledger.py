@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from bk_pipeline.cli.arguments import DAY, Suggesting
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans import ids
+from bk_pipeline.spans.text import counted
 
-DAY = click.DateTime(formats=["%Y-%m-%d"])
 
-
-@click.group(invoke_without_command=True)
+@click.group(cls=Suggesting, invoke_without_command=True)
 @click.pass_context
 def ledger(context: click.Context) -> None:
     """Show what was delivered where; list and re-queue what was rejected.
@@ -52,7 +52,7 @@ def _destinations() -> None:
 @click.option("--reason", help="Only if the reason holds this text.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 def rejected(
-    destination: str, day: datetime | None, build: str | None, reason: str | None, limit: int
+    destination: str, day: date | None, build: str | None, reason: str | None, limit: int
 ) -> None:
     """List what DESTINATION rejected: day, trace, span, name, reason, between tabs."""
     with _opened() as book:
@@ -72,7 +72,7 @@ def rejected(
 @click.option("--reason", help="Only if the reason holds this text.")
 @click.option("--all", "everything", is_flag=True, help="All that was rejected or presumed sent.")
 def requeue(
-    destination: str, day: datetime | None, build: str | None, reason: str | None, everything: bool
+    destination: str, day: date | None, build: str | None, reason: str | None, everything: bool
 ) -> None:
     """Have DESTINATION's next delivery send again what was rejected or presumed sent.
 
@@ -89,7 +89,7 @@ def requeue(
             reason_like=reason,
             on_wait=lambda line: click.echo(line, err=True),
         )
-    click.echo(f"{count:,} items will be sent again when their days are materialized.")
+    click.echo(f"{counted(count, 'item')} will be sent again when materialized.")
 
 
 @ledger.command()
@@ -102,12 +102,12 @@ def forget(destination: str, yes: bool) -> None:
         accepted = book.summary(destination).accepted
         if not yes:
             click.confirm(
-                f"{destination} has accepted {accepted:,} items. Forget that, so that all of "
-                "them are sent again when their days are materialized?",
+                f"{destination} has accepted {counted(accepted, 'item')}. Forget that, so that "
+                "all is sent again when the days are materialized?",
                 abort=True,
             )
         count = book.forget(destination, on_wait=lambda line: click.echo(line, err=True))
-    click.echo(f"Forgotten: {count:,} items of {destination}.")
+    click.echo(f"Forgotten: {counted(count, 'item')} of {destination}.")
 
 
 @contextmanager
@@ -128,8 +128,8 @@ def _known(book: Ledger, destination: str) -> None:
         raise ConfigError(f"The ledger knows no destination {destination}. It knows: {known}.")
 
 
-def _key(day: datetime | None) -> str | None:
-    return day.date().isoformat() if day else None
+def _key(day: date | None) -> str | None:
+    return day.isoformat() if day else None
 
 
 def _trace(build: str | None) -> bytes | None:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from bk_pipeline import __version__
+from bk_pipeline.cli.arguments import Suggesting
 from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.tokens import without_tokens
@@ -32,7 +33,7 @@ VERBS = {
 }
 
 
-class _Verbs(click.Group):
+class _Verbs(Suggesting):
     """A group whose commands are imported one at a time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature

@@ -6,21 +6,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 
 import click
 from rich.console import Console
 
+from bk_pipeline.cli.arguments import DAY, Suggesting
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
+from bk_pipeline.http.retry import pauses_told_to
+from bk_pipeline.lines import Lines
 from bk_pipeline.markers.colors import paint, unlike
 from bk_pipeline.markers.marker import Marker
 from bk_pipeline.markers.planning import Plan
 from bk_pipeline.pipeline import Marking, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.text import counted
 
-DAY = click.DateTime(formats=["%Y-%m-%d"])
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
 RESTORE = click.option(
@@ -28,7 +31,7 @@ RESTORE = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Suggesting)
 def markers() -> None:
     """Mark deploys, failed builds and the like on Honeycomb's graphs.
 
@@ -46,7 +49,7 @@ def listed(everyones: bool) -> None:
     A line a marker, between tabs: dataset, rule, id, start, end, type, message, URL. Of one
     that somebody deleted in Honeycomb: dataset, rule, id and "deleted in Honeycomb".
     """
-    with _opened() as (_, it):
+    with _opened() as (_, it, _):
         ours = {one.marker_id: one for one in it.ledger.markers.placed(it.client.name)}
         datasets = {one.dataset for one in ours.values()}
         if everyones:
@@ -68,14 +71,14 @@ def listed(everyones: bool) -> None:
 @FROM
 @TO
 @RESTORE
-def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
+def plan(first: date | None, last: date | None, restore: bool) -> None:
     """Show what apply would create and change, and prune delete. Changes nothing.
 
     A line a marker, between tabs: what would be done, day, dataset, rule, start, message; then
     a line of counts.
     """
     total: Counter[str] = Counter()
-    with _opened() as (services, it):
+    with _opened() as (services, it, _):
         days = {*services.raw().days(), *_placed_days(it)}
         listed = cache(it.client.listed)
         for day in _chosen(days, first, last):
@@ -93,15 +96,19 @@ def plan(first: datetime | None, last: datetime | None, restore: bool) -> None:
 @FROM
 @TO
 @RESTORE
-def apply(first: datetime | None, last: datetime | None, restore: bool) -> None:
+def apply(first: date | None, last: date | None, restore: bool) -> None:
     """Create and change markers as the rules say, and set the colours of their types."""
     total: Counter[str] = Counter()
+    console = Console(stderr=True)
     with (
-        _opened() as (services, it),
-        Console(stderr=True).status("Placing markers …") as status,
+        _opened() as (services, it, lines),
+        console.status("Placing markers …") as status,
     ):
+        progress = status.update if console.is_terminal else lines.progress
         for day in _chosen(services.raw().days(), first, last):
-            placed = place_markers(day, it, whole=True, restore=restore, progress=status.update)
+            placed = place_markers(
+                day, it, whole=True, restore=restore, progress=progress, on_wait=lines.wait
+            )
             total.update({name.replace("_", " "): count for name, count in asdict(placed).items()})
         for dataset in sorted(it.rules.datasets):
             total["colors set"] += _paint(dataset, it)
@@ -116,7 +123,7 @@ def prune(yes: bool) -> None:
     Because the rule is gone or another one, or because the build ended differently since. Never
     touches what others made.
     """
-    with _opened() as (_, it):
+    with _opened() as (_, it, lines):
         listed = cache(it.client.listed)
         plans = {day: plan_markers(day, it, listed=listed).plan for day in sorted(_placed_days(it))}
         doomed = {day: one for day, one in plans.items() if one.delete}
@@ -127,27 +134,31 @@ def prune(yes: bool) -> None:
             _show(day, Plan(delete=one.delete))
         count = sum(len(one.delete) for one in doomed.values())
         if not yes:
-            click.confirm(f"Delete these {count:,} markers?", abort=True)
+            click.confirm(
+                f"Delete {'this' if count == 1 else 'these'} {counted(count, 'marker')}?",
+                abort=True,
+            )
         total: Counter[str] = Counter()
         for day in doomed:
-            pruned = prune_markers(day, it, progress=_tell)
+            pruned = prune_markers(day, it, on_wait=lines.wait)
             total.update(deleted=pruned.deleted, gone=pruned.missing)
     gone = f" {total['gone']:,} had been deleted in Honeycomb before." if total["gone"] else ""
-    click.echo(f"{total['deleted']:,} markers deleted.{gone}")
+    click.echo(f"{counted(total['deleted'], 'marker')} deleted.{gone}")
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Services, Marking]]:
-    """What the commands work with, as the settings describe it."""
+def _opened() -> Iterator[tuple[Services, Marking, Lines]]:
+    """What the commands work with, as the settings describe it, and where they tell of waits."""
     services = Services(Settings.load())
-    marking = services.marking(_tell)
-    with closing(marking.client), marking.ledger:
-        yield services, marking
+    with closing(Lines(_tell)) as lines, pauses_told_to(lines.wait):
+        marking = services.marking(lines.wait)
+        with closing(marking.client), marking.ledger:
+            yield services, marking, lines
 
 
-def _chosen(days: Iterable[str], first: datetime | None, last: datetime | None) -> list[str]:
-    since = first.date().isoformat() if first else ""
-    until = last.date().isoformat() if last else "9999"
+def _chosen(days: Iterable[str], first: date | None, last: date | None) -> list[str]:
+    since = first.isoformat() if first else ""
+    until = last.isoformat() if last else "9999"
     return [day for day in sorted(days) if since <= day <= until]
 
 

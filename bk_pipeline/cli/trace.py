@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,13 @@ from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.errors import PipelineError
 from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.lines import Lines
 from bk_pipeline.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.records import Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
-from bk_pipeline.spans.text import duration
+from bk_pipeline.spans.text import counted, duration
 from bk_pipeline.spans.timing import NS_PER_MS, from_ns
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.folder import Folder
@@ -68,8 +70,11 @@ def trace(build: str, fetch: bool, every: bool) -> None:
     if stored:
         _show(stored, settings, every=every)
         return
-    with errors.status("Asking Buildkite …") as status:
-        tell = status.update if errors.is_terminal else partial(click.echo, err=True)
+    with (
+        errors.status("Asking Buildkite …") as status,
+        closing(Lines(partial(click.echo, err=True))) as lines,
+    ):
+        tell = status.update if errors.is_terminal else lines.wait
         found = _fetched(reference, settings, on_wait=tell)
         payload = decode_build(found.payload)
         made = spans_for_build(payload)
@@ -84,7 +89,8 @@ def trace(build: str, fetch: bool, every: bool) -> None:
 
 def _stored(reference: Reference, settings: Settings) -> list[Span]:
     search = SpanSearch(Folder(settings.storage))
-    found = in_table(reference, search, settings.timezone)
+    organization = settings.buildkite_organization_slug
+    found = in_table(reference, search, settings.timezone, organization=organization)
     return list(rows(search.spans(found))) if found else []
 
 
@@ -96,7 +102,12 @@ def _fetched(
             settings, retry_policy=RetryPolicy(deadline_s=DEADLINE_S), on_wait=on_wait
         )
 
-    return at_buildkite(reference, connect, where=settings.storage)
+    return at_buildkite(
+        reference,
+        connect,
+        where=settings.storage,
+        organization=settings.buildkite_organization_slug,
+    )
 
 
 def _show(spans: Sequence[Span], settings: Settings, *, every: bool) -> None:
@@ -165,6 +176,6 @@ def _unfinished(build: Build) -> str:
     slug = build.pipeline.slug if build.pipeline else ""
     return (
         f"{slug}#{build.number} is {build.state or 'not finished'}"
-        + (f"; its {len(jobs)} jobs: {told}" if jobs else "")
+        + (f"; its {counted(len(jobs), 'job')}: {told}" if jobs else "")
         + f". Its trace is made when it has finished. {build.web_url or ''}"
     )

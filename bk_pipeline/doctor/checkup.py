@@ -15,6 +15,7 @@ from bk_pipeline.tokens import without_tokens
 
 SETTINGS, TOKEN, ORGANIZATION, COST = "settings", "token", "organization", "backfill"
 DESTINATIONS, STORAGE = "destinations", "storage"
+HOME, POOLS = "DAGSTER_HOME", "pools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,14 @@ class Checkup:
 
     Args:
         installation: What is looked at.
+        pools: Looks at Dagster's pools, of which this room knows nothing.
     """
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(
+        self, installation: Installation, pools: Callable[[Installation], Answer] | None = None
+    ) -> None:
         self._installation = installation
+        self._pools = pools
         # Name of a check that gave no answer: the one at the root of it.
         self._failed: dict[str, str] = {}
 
@@ -50,7 +55,9 @@ class Checkup:
         yield Check(
             "ledger", places.ledger, (SETTINGS, STORAGE) if self._together() else (SETTINGS,)
         )
-        yield Check("DAGSTER_HOME", surroundings.dagster_home)
+        yield Check(HOME, surroundings.dagster_home)
+        if self._pools is not None:
+            yield Check(POOLS, self._pools, (HOME,))
         yield Check("version", surroundings.version)
 
     def run(self, check: Check) -> Finding:

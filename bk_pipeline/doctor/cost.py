@@ -1,13 +1,13 @@
 """What a backfill would cost: builds, spans, requests and minutes, from a few small questions.
 
-Buildkite says how many pages a listing has, unless it is very long. Then a few moments of
-the last week are looked at instead: how far back do the hundred builds before each reach?
+Buildkite says how many pages a listing has, unless it is very long. Then a few moments
+are looked at instead: how far back do the hundred builds before each reach?
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from statistics import mean
 
 from bk_pipeline.buildkite.choice import PipelineChoice
@@ -23,7 +23,8 @@ from bk_pipeline.window import Window
 PER_PAGE = 100
 # Builds with their jobs, to see how many spans one makes.
 SAMPLED = 30
-# Moments to look at, and how far they lie apart: all hours of a day, and a weekend.
+# Moments to look at, and how far they lie apart, or a multiple of that: all hours of a day,
+# and a weekend.
 PROBES = 8
 PROBE_STEP = timedelta(hours=21)
 DAY = timedelta(days=1)
@@ -32,9 +33,13 @@ SHORTEST_REACH = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """An estimate. `exact`: the builds were counted. `events` is spans and links."""
+    """An estimate. `exact`: the builds were counted. `events` is spans and links.
+
+    `seen` are builds that were listed, wanted or not: without any of them wanted, `builds` is 0.
+    """
 
     builds: int
+    seen: int
     exact: bool
     spans: int
     events: int
@@ -47,6 +52,7 @@ class _Listing:
     """One listing: all of its builds, how many of them are wanted, what each is made of."""
 
     builds: float
+    seen: int
     exact: bool
     wanted: float
     spans_each: float
@@ -79,7 +85,8 @@ def cost_of(
     reading_s = sum(one.builds * one.seconds_each for one in found)
     allowed_s = requests / requests_a_minute * 60 if requests_a_minute else 0.0
     return Cost(
-        builds=round(sum(one.builds * one.wanted for one in found)),
+        builds=sum(round(one.builds * one.wanted) or one.wanted > 0 for one in found),
+        seen=sum(one.seen for one in found),
         exact=all(one.exact and one.wanted in {0.0, 1.0} for one in found),
         spans=round(sum(one.builds * one.wanted * one.spans_each for one in found)),
         events=round(sum(one.builds * one.wanted * one.events_each for one in found)),
@@ -95,7 +102,9 @@ def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: 
     elif page.pages is not None:
         builds = (page.pages - 0.5) * page.size
     else:
-        builds = _a_day(client, pipeline, window.end) * ((window.end - window.start) / DAY)
+        days = (window.end - window.start) / DAY
+        # Probes may all fall where there is nothing: what is in hand is there nevertheless.
+        builds = max(_a_day(client, pipeline, window) * days, float(len(page.builds)))
     began = clock.monotonic()
     whole = client.sample(window, pipeline=pipeline, count=SAMPLED, jobs=True).builds
     seconds = clock.monotonic() - began
@@ -105,6 +114,7 @@ def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: 
     sizes = [size for one in whole if one.pipeline in choice and (size := _size(one))]
     return _Listing(
         builds=builds,
+        seen=len(listed),
         exact=page.pages == 1,
         wanted=len(wanted) / len(listed) if listed else 0.0,
         spans_each=mean([spans for spans, _ in sizes] or [0]),
@@ -124,11 +134,12 @@ def _size(build: BuildRecord) -> tuple[int, int] | None:
     return len(trace.spans), len(trace.spans) + sum(len(span.links) for span in trace.spans)
 
 
-def _a_day(client: BuildkiteClient, pipeline: str | None, end: datetime) -> float:
+def _a_day(client: BuildkiteClient, pipeline: str | None, window: Window) -> float:
     """Builds a day of a listing that is too long to be counted."""
+    step = max((window.end - window.start) / PROBES // PROBE_STEP * PROBE_STEP, PROBE_STEP)
     densities = []
     for n in range(PROBES):
-        moment = end - n * PROBE_STEP
+        moment = window.end - n * step
         page = client.sample(Window(moment - DAY, moment), pipeline=pipeline)
         reach = DAY
         if page.pages != 1 and page.builds:

@@ -14,6 +14,7 @@ from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.opening import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.text import counted
 from bk_pipeline.store.folder import Folder
 
 CONTENT = b"bk-pipeline doctor"
@@ -39,8 +40,8 @@ def ledger(it: Installation) -> Answer:
     """Whether the ledger can be opened; there need not be one yet."""
     try:
         with Ledger.from_settings(it.settings, clock=it.clock, create=False) as book:
-            known = len(book.destinations())
-            return fine(f"{book.where}; it knows of {known} destinations.")
+            known = counted(len(book.destinations()), "destination")
+            return fine(f"{book.where}; it knows of {known}.")
     except NoLedger:
         pass
     path = _ledger_file(it.settings)

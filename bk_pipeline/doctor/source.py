@@ -10,6 +10,7 @@ from bk_pipeline.doctor.cost import Cost, cost_of
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.errors import AccessDenied, NotFound
+from bk_pipeline.spans.text import counted
 from bk_pipeline.window import Window, day_window
 
 NEEDED_SCOPE = "read_builds"
@@ -67,8 +68,10 @@ def rate_limits(it: Installation) -> Answer:
     if not standings:
         return remark("the answers carry no RateLimit headers: is a proxy in between?")
     words = "; ".join(
-        f"{one.name} {one.left} of {one.limit} requests a minute left, of which runs take {one.ours}"
+        f"{one.name}: {one.left} of {one.limit} requests left this minute, of which runs may use "
+        f"{one.left - spared} and leave {spared} to others"
         for one in standings
+        for spared in [min(one.limit - one.ours, one.left)]
     )
     if any(one.left < one.limit * SCARCE for one in standings):
         return remark(f"{words}. Others are using them now: runs wait for their turn.")
@@ -86,9 +89,14 @@ def backfill_cost(it: Installation) -> Answer:
     standings = it.quota.standings(it.clock.monotonic())
     a_minute = min((one.ours for one in standings), default=None)
     found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
+    if not found.builds and found.seen:
+        return remark(
+            f"no builds to take: the {found.seen:,} that were looked at, of the last "
+            f"{counted(days, 'day')}, are not among those that BK_PIPELINE_PIPELINES chooses."
+        )
     if not found.builds:
         return remark(
-            f"no builds in the last {days} days. If there should be, check {_filters(it)}."
+            f"no builds in the last {counted(days, 'day')}. If there should be, check {_filters(it)}."
         )
     return fine(_told(found, days))
 
@@ -105,10 +113,10 @@ def _filters(it: Installation) -> str:
 
 def _told(found: Cost, days: int) -> str:
     about = "" if found.exact else "about "
-    spans = f", about {found.spans:,} spans" if found.spans else ""
-    events = f" ({found.events:,} events at Honeycomb)" if found.events else ""
+    spans = f", about {counted(found.spans, 'span')}" if found.spans else ""
+    events = f" ({counted(found.events, 'event')} at Honeycomb)" if found.events else ""
     minutes = f"{found.minutes:,.0f} minutes" if found.minutes >= 2 else "a minute or two"  # noqa: PLR2004  # words
     return (
-        f"the last {days} days: {about}{found.builds:,} builds{spans}{events}; about "
-        f"{found.requests:,} requests to Buildkite, {minutes}."
+        f"the last {counted(days, 'day')}: {about}{counted(found.builds, 'build')}{spans}{events}; "
+        f"about {counted(found.requests, 'request')} to Buildkite, {minutes}."
     )

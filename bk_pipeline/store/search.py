@@ -18,8 +18,9 @@ from bk_pipeline.store.raw import PARQUET
 from bk_pipeline.store.spans import SPANS
 
 NUMBER, PIPELINE = "buildkite.build.number", "buildkite.pipeline.slug"
+ORGANIZATION = "buildkite.organization.slug"
 STATE, CREATED, URL = (f"buildkite.build.{one}" for one in ("state", "created_at", "web_url"))
-ASKED = ("trace_id", "parent_span_id", NUMBER, PIPELINE, STATE, CREATED, URL)
+ASKED = ("trace_id", "parent_span_id", NUMBER, PIPELINE, ORGANIZATION, STATE, CREATED, URL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class FoundBuild:
     """A build of the span table, as its root span tells, and the file that has it."""
 
     trace_id: str
+    organization: str
     pipeline: str
     number: int
     state: str
@@ -77,6 +79,7 @@ class SpanSearch:
         for row in table.to_pylist():
             found = FoundBuild(
                 trace_id=row["trace_id"],
+                organization=row[ORGANIZATION] or "",
                 pipeline=row[PIPELINE] or "",
                 number=row[NUMBER],
                 state=row[STATE] or "",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,22 @@ def test_quotas_that_others_use_up_are_remarked_upon(serve):
     sandbox.limits.consume(count=120)
     found = checkup()["rate limits"]
     assert found.verdict is REMARK
-    assert "organization 78 of 200 requests a minute left, of which runs take 180" in found.words
+    assert (
+        "organization: 78 of 200 requests left this minute, of which runs may use 58 and leave 20 "
+        in (found.words)
+    )
+
+
+def test_the_parts_of_a_quota_add_up_even_below_its_reserve(serve):
+    sandbox = serve()
+    sandbox.limits.consume(count=190)
+    numbers = re.search(
+        r"organization: (\d+) of 200 .*? may use (\d+) and leave (\d+) to others",
+        checkup()["rate limits"].words,
+    )
+    left, ours, others = map(int, numbers.groups())
+    assert left == ours + others
+    assert ours == 0
 
 
 def test_answers_without_quotas_are_remarked_upon(monkeypatch):
@@ -234,8 +250,10 @@ def test_an_object_store_is_written_to_and_its_credentials_are_not_shown(
 
 def test_a_ledger_that_is_there_is_opened(serve, clock, tmp_path):
     serve()
-    Ledger.open(tmp_path / ".bk_pipeline" / "ledger.sqlite", clock=clock).close()
-    assert "it knows of 0 destinations" in checkup()["ledger"].words
+    with Ledger.open(tmp_path / ".bk_pipeline" / "ledger.sqlite", clock=clock) as book:
+        assert "it knows of 0 destinations." in checkup()["ledger"].words
+        book.accept(book.begin("honeycomb:one", "2026-08-01", {bytes(16): [bytes(8)]}))
+        assert "it knows of 1 destination." in checkup()["ledger"].words
 
 
 @pytest.mark.parametrize(

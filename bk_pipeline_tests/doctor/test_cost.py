@@ -77,3 +77,19 @@ def test_no_builds_cost_a_request_a_day(reckon):
     before = Window(WEEK.start - timedelta(days=300), WEEK.start - timedelta(days=290))
     cost, builds = reckon(World(today=TODAY, days=1), window=before)
     assert (cost.builds, cost.spans, cost.requests) == (len(builds), 0, 10)
+
+
+def test_builds_that_probes_miss_are_not_taken_for_none(reckon):
+    # All of a month's builds were made on one day, between the moments that are looked at.
+    month = Window(NOON - timedelta(days=30), NOON)
+    quiet = World(today=TODAY - timedelta(days=12), days=1, builds_per_day=300)
+    cost, builds = reckon(quiet, window=month, max_depth=200)
+    assert len(builds) > 200
+    assert 100 <= cost.builds <= 2 * len(builds)
+
+
+def test_builds_of_which_none_is_wanted_are_told_from_no_builds(reckon):
+    world = World(today=TODAY, days=2, builds_per_day=20)
+    cost, builds = reckon(world, ("nothing-*",))
+    assert (cost.builds, builds) == (0, [])
+    assert cost.seen > 20

@@ -52,8 +52,12 @@ class _Caught:
 
     def leave(self) -> None:
         """End the process now."""
+        words = (
+            f"bk-pipeline: stopped by {self.name} in the midst of something that cannot be "
+            "interrupted. What is stored and sent is kept.\n"
+        )
         # What was printed may wait in a buffer, and whoever should read it may not.
-        flush = threading.Thread(target=_flush, args=(self.name,), daemon=True)
+        flush = threading.Thread(target=_flush, args=(words,), daemon=True)
         flush.start()
         flush.join(FLUSH_S)
         os._exit(EXIT_STATUS + self.number)
@@ -70,8 +74,7 @@ def stoppable() -> Iterator[None]:
     The first signal raises KeyboardInterrupt in the main thread. What the block prints while
     it unwinds is the last that is printed. Inside of another such block this does nothing.
 
-    Raises:
-        SystemExit: A signal came.
+    It does not return after a signal.
     """
     caught = _Caught()
     with ExitStack() as restored:
@@ -90,9 +93,10 @@ def stoppable() -> Iterator[None]:
                 raise
             sys.stderr.write(f"bk-pipeline: stopped by {caught.name}.\n")
         if caught.number:
-            # Until the very end nothing is to be interrupted, and the thread keeps watch.
-            restored.pop_all()
-            sys.exit(EXIT_STATUS + caught.number)
+            # Not by sys.exit: while the interpreter takes itself apart, which is a matter of
+            # seconds on a busy machine, the thread that watches cannot run.
+            _flush()
+            os._exit(EXIT_STATUS + caught.number)
 
 
 def _may_install() -> bool:
@@ -115,11 +119,8 @@ def _install(caught: _Caught, restored: ExitStack) -> None:
             signal.signal(number, caught.handle)
 
 
-def _flush(name: str) -> None:
+def _flush(words: str = "") -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-        sys.stderr.write(
-            f"bk-pipeline: stopped by {name} in the midst of something that cannot be interrupted. "
-            "What is stored and sent is kept.\n"
-        )
+        sys.stderr.write(words)
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`bk-pipeline`: finds the verb, and turns our errors into one line and an exit status."""
+"""`bk-pipeline`: finds the command, and turns our errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -17,35 +17,70 @@ from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.tokens import without_tokens
 
-# Verb: the module that has it, and the name there. Loaded when it is needed, so that
-# `--help` does not wait for Dagster.
-VERBS = {
-    "demo": "bk_pipeline.cli.demo:demo",
-    "sandbox": "bk_pipeline.cli.sandbox:sandbox",
-    "doctor": "bk_pipeline.cli.doctor:doctor",
-    "backfill": "bk_pipeline.cli.backfill:backfill",
-    "trace": "bk_pipeline.cli.trace:trace",
-    "spans": "bk_pipeline.cli.spans:spans",
-    "ledger": "bk_pipeline.cli.ledger:ledger",
-    "markers": "bk_pipeline.cli.markers:markers",
-    "set-aside": "bk_pipeline.cli.set_aside:set_aside",
-    "traceparent": "bk_pipeline.cli.traceparent:traceparent",
+# Command: its line in `--help`, the module that has it, and the name there. A module is
+# imported when its command is called, so that `--help` waits for nothing.
+COMMANDS = {
+    "demo": (
+        "Try everything on stand-ins: no account, no server, nothing leaves this machine.",
+        "bk_pipeline.cli.demo:demo",
+    ),
+    "sandbox": (
+        "Serve stand-ins for Buildkite and Honeycomb until interrupted.",
+        "bk_pipeline.cli.sandbox:sandbox",
+    ),
+    "doctor": (
+        "Check settings, keys, limits and places, in the order in which a run needs them.",
+        "bk_pipeline.cli.doctor:doctor",
+    ),
+    "backfill": (
+        "Take days from Buildkite to every destination that is configured.",
+        "bk_pipeline.cli.backfill:backfill",
+    ),
+    "trace": (
+        "Show a build as a waterfall: who waited, who ran, who failed, when.",
+        "bk_pipeline.cli.trace:trace",
+    ),
+    "spans": (
+        "Turn answers of Buildkite's builds API into spans, without any network.",
+        "bk_pipeline.cli.spans:spans",
+    ),
+    "ledger": (
+        "Show what was delivered where; list and re-queue what was rejected.",
+        "bk_pipeline.cli.ledger:ledger",
+    ),
+    "markers": (
+        "Mark deploys, failed builds and the like on Honeycomb's graphs.",
+        "bk_pipeline.cli.markers:markers",
+    ),
+    "set-aside": (
+        "List the builds that could not be made into spans, with the reasons.",
+        "bk_pipeline.cli.set_aside:set_aside",
+    ),
+    "traceparent": (
+        "Print the W3C TRACEPARENT of the Buildkite job that this runs in.",
+        "bk_pipeline.cli.traceparent:traceparent",
+    ),
 }
 
 
-class _Verbs(Suggesting):
+class _Commands(Suggesting):
     """A group whose commands are imported one at a time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
-        if name not in VERBS:
+        if name not in COMMANDS:
             return None
-        module, _, attribute = VERBS[name].partition(":")
+        module, _, attribute = COMMANDS[name][1].partition(":")
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (line, _) in COMMANDS.items()])
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _tokens_redacted():
@@ -66,7 +101,7 @@ def _tokens_redacted() -> Iterator[None]:
         raise
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bk-pipeline")
 def cli() -> None:
     """Buildkite builds as traces in Honeycomb: extract, transform, load.

@@ -16,6 +16,7 @@
     │  ├─ AnswerTooLarge       an answer outgrows what we hold at once; a smaller question may do
     │  ├─ UnexpectedAnswer     a 2xx that is not what the service documents
     │  ├─ StorageError         the data directory or the ledger cannot be used
+    │  │  └─ DamagedFile       a file was moved aside; the same call goes on without it
     │  └─ NoLedger             nothing has been delivered yet
     └─ RecordError             set one record aside, go on
 
@@ -131,6 +132,20 @@ class UnexpectedAnswer(FatalError):
 
 class StorageError(FatalError):
     """The data directory or the ledger cannot be read or written."""
+
+
+class DamagedFile(StorageError):
+    """A file of the data directory holds no longer what was written, and was moved aside.
+
+    The same call goes on without it: what it held is fetched, or made, again.
+
+    Attributes:
+        name: Its path in the data directory.
+    """
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class NoLedger(FatalError):

@@ -86,6 +86,7 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                 "seconds waited": round(found.usage.waited_s),
                 "seconds our clock is ahead": round(found.clock_ahead.total_seconds()),
                 "set aside": found.set_aside,
+                "damaged files": found.damaged,
                 "dagster/partition_row_count": found.stored,
             }
 
@@ -120,6 +121,8 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 progress=log.progress,
                 result=services.results.begin("spans", day.key, Transformation()),
             )
+            if made.damaged:
+                made.damaged.extend(services.restore(day, on_wait=log.wait))
             stored = what_is_stored(day.key, spans=services.spans())
             reasons = [f"{one.build_id}: {one.reason}" for one in stored.set_aside]
             set_aside.extend(f"{day.key}: {reason}" for reason in reasons)
@@ -132,6 +135,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
                 "reasons": reasons[:SHOWN],
                 "new parts": made.parts,
                 "new spans": made.summary.spans,
+                "damaged files": made.damaged,
                 "dagster/partition_row_count": stored.spans,
             }
 

@@ -14,6 +14,7 @@ from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.lost_runs import hold
 from bk_pipeline.defs.partitions import daily, day_of
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.errors import DamagedFile
 from bk_pipeline.http.retry import pauses_told_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import Day
@@ -32,6 +33,8 @@ OWNERS = ["team:ci-observability"]
 GROUP = "buildkite"
 # Days that one run of a backfill takes: a run costs seconds to start, a quiet day less.
 DAYS_PER_RUN = 10
+# Damaged files that one asset may meet in a day.
+MOST_DAMAGED = 100
 # Steps with a higher number run first, where nothing else decides.
 PRIORITY = "dagster/priority"
 REPORTS = -1
@@ -97,7 +100,7 @@ def each_day(
                     as_dagster_failures(retries=services.retries, on_retry=context.log.warning),
                     telemetry.span(f"{asset} of a day", {"bk_pipeline.day": key}) as note,
                 ):
-                    done[key] = work(day_of(key, services.settings))
+                    done[key] = _whole(context, services, work, day_of(key, services.settings))
                     note.add(_counts(done[key]))
                 context.add_asset_metadata(done[key], partition_key=key)
     except BaseException:
@@ -106,6 +109,23 @@ def each_day(
                 dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
             )
         raise
+
+
+def _whole(
+    context: dg.AssetExecutionContext,
+    services: Services,
+    work: Callable[[Day], Metadata],
+    day: Day,
+) -> Metadata:
+    """What `work` returns; after a damaged file was met, once more with what it held restored."""
+    for _ in range(MOST_DAMAGED):
+        try:
+            return work(day)
+        except DamagedFile as exc:
+            context.log.warning(str(exc))
+            for line in services.restore(day, on_wait=context.log.info):
+                context.log.warning(line)
+    return work(day)
 
 
 def _counts(metadata: Metadata) -> dict[str, telemetry.Value]:

@@ -19,7 +19,7 @@ from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.markers.rules_file import load_rules
-from bk_pipeline.pipeline import Marking, Results
+from bk_pipeline.pipeline import Day, Marking, Results, restore_day
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import rows
@@ -87,6 +87,18 @@ class Services:
             retry_policy=RetryPolicy(deadline_s=min(self.settings.http_deadline_s, patience_s)),
             on_wait=on_wait,
             patience_s=patience_s,
+        )
+
+    def restore(self, day: Day, *, on_wait: Callable[[str], None]) -> list[str]:
+        """Fetch and make again what damaged files of `day` held; what is to be said of more."""
+        return restore_day(
+            day,
+            connect=lambda: self.buildkite(on_wait=on_wait),
+            raw=self.raw(),
+            spans=self.spans(),
+            clock=self.clock,
+            privacy=self.privacy(),
+            progress=self.tell,
         )
 
     def raw(self) -> RawStore:

@@ -15,7 +15,7 @@ from bk_pipeline.ledger.opening import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.text import counted
-from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.folder import PROBE, QUARANTINED, Folder
 
 CONTENT = b"bk-pipeline doctor"
 BYTES_PER_GB = 1_000_000_000
@@ -26,14 +26,29 @@ def storage(it: Installation) -> Answer:
     """Whether a file can be written to the data directory, read, and deleted."""
     where = it.settings.storage
     if "://" in where:
-        return fine(f"{_probed(where)}: a file was written, read and deleted.")
+        words = f"{_probed(where)}: a file was written, read and deleted."
+        damaged = _damaged_shown(Folder(where))
+        return remark(f"{words} {damaged}") if damaged else fine(words)
     folder = _writable(Path(where))
     made = "" if folder == Path(where) else "; the first run makes the folder"
     free_gb = shutil.disk_usage(folder).free / BYTES_PER_GB
     words = f"{where} can be written{made}; {free_gb:,.1f} GB free."
+    if damaged := _damaged_shown(Folder(where)):
+        return remark(f"{words} {damaged}")
     if free_gb < LITTLE_GB:
         return remark(f"{words} A busy day takes some 100 MB: make room before a long backfill.")
     return fine(words)
+
+
+def _damaged_shown(folder: Folder) -> str:
+    found = folder.names_below(QUARANTINED, suffix="")
+    if not found:
+        return ""
+    count = f"{len(found)} damaged file{'' if len(found) == 1 else 's'}"
+    return (
+        f"{count} in {folder.shown}/{QUARANTINED}, like {found[0]}: what they held is fetched or "
+        "made again when their day is materialized. Check the disk, and delete them."
+    )
 
 
 def ledger(it: Installation) -> Answer:
@@ -65,7 +80,7 @@ def _probed(location: str) -> str:
         StorageError: It did not.
     """
     folder = Folder(location)
-    name = f".bk-pipeline-doctor-{uuid4().hex}"
+    name = f"{PROBE}{uuid4().hex}"
     folder.write(name, CONTENT)
     found = folder.read(name)
     folder.delete(name)

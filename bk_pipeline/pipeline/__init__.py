@@ -9,6 +9,7 @@ from bk_pipeline.pipeline.days import Day, Progress
 from bk_pipeline.pipeline.deliver import deliver_day
 from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day
 from bk_pipeline.pipeline.mark import Marking, place_markers, plan_markers, prune_markers
+from bk_pipeline.pipeline.restore import restore_day
 from bk_pipeline.pipeline.results import Results
 from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
 from bk_pipeline.pipeline.transform import (
@@ -33,6 +34,7 @@ __all__ = [
     "plan_markers",
     "prune_markers",
     "recipe",
+    "restore_day",
     "set_aside_builds",
     "stats_are_stale",
     "summarize_day",

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock
-from bk_pipeline.pipeline.days import Day, Progress, silent
+from bk_pipeline.pipeline.days import Day, Progress, despite_damage, silent
 from bk_pipeline.spans.text import counted
 from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
@@ -30,6 +30,7 @@ class Extraction:
         usage: Requests made and seconds waited.
         clock_ahead: By how much our clock is ahead of Buildkite's, at most.
         set_aside: Why builds had to be left out.
+        damaged: What is to be said of stored files that were damaged.
     """
 
     listed: int = 0
@@ -40,6 +41,7 @@ class Extraction:
     usage: Usage = field(default_factory=Usage)
     clock_ahead: timedelta = timedelta()
     set_aside: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def extract_day(
@@ -56,7 +58,8 @@ def extract_day(
     """Store the day's builds that are not stored yet.
 
     The first time the whole day is listed, later only what has finished since the day's
-    watermark (less an overlap). Pages are stored as they come: what a killed run had stored
+    watermark (less an overlap). A damaged part is moved aside, and the whole day listed for the
+    sake of its builds. Pages are stored as they come: what a killed run had stored
     is not fetched in vain. A day that lies ahead is empty.
 
     Args:
@@ -73,12 +76,18 @@ def extract_day(
     asked_at = clock.now()
     if day.window.start >= asked_at:
         return result
-    watermark = None if reread or full_refresh else raw.watermark(day.key)
-    since = watermark - OVERLAP if watermark else None
+    raw.drop_old_temporaries(now=asked_at)
+
+    def stored() -> tuple[datetime | None, set[Revision], list[str]]:
+        # Before anything is added: what earlier runs added has been transformed and delivered.
+        compact(raw, day.key, now=asked_at)
+        watermark = raw.watermark(day.key)
+        since = watermark - OVERLAP if watermark and not (reread or full_refresh) else None
+        known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
+        return since, known, raw.quarantined(day.key)
+
+    since, known, quarantined = despite_damage(stored, result.damaged)
     result.full = since is None
-    # Before anything is added: what earlier runs added has been transformed and delivered.
-    compact(raw, day.key, now=asked_at)
-    known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
     before = client.usage
     writer = PartWriter(raw, day.key, fetched_at=asked_at)
     for page in client.iter_builds(day.window, finished_from=since):
@@ -98,7 +107,7 @@ def extract_day(
     result.stored, result.parts = writer.stored, len(writer.parts)
     # In Buildkite's time, which its filters compare with. Were our clock slow, ours is earlier.
     watermark = asked_at - client.ahead
-    raw.set_watermark(day.key, watermark)
+    raw.set_watermark(day.key, watermark, quarantined=quarantined)
     result.watermark, result.clock_ahead = watermark, client.ahead
     result.usage = client.usage - before
     return result

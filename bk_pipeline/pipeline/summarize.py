@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from bk_pipeline.pipeline.days import despite_damage
 from bk_pipeline.stats.columns import TABLES
 from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.store.stats import StatsStore
@@ -35,8 +36,9 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
 
 def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
     """Whether the day has spans that its statistics were not made of. Reads no span."""
-    present = _parts_of(day, spans)
-    return bool(present) and stats.made_of(LAST_TABLE, day) != present
+    present = despite_damage(lambda: _parts_of(day, spans), [])
+    made_of = despite_damage(lambda: stats.made_of(LAST_TABLE, day), [])
+    return bool(present) and made_of != present
 
 
 def _parts_of(day: str, spans: SpanStore) -> str:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline import __version__
-from bk_pipeline.errors import RecordError
-from bk_pipeline.pipeline.days import Progress, silent
+from bk_pipeline.errors import DamagedFile, RecordError
+from bk_pipeline.pipeline.days import Progress, despite_damage, silent
 from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind, Trace
@@ -26,10 +26,15 @@ EVERYDAY = Privacy()
 
 @dataclass(slots=True)
 class Transformation:
-    """What a transformation made, in `parts` new span parts."""
+    """What a transformation made, in `parts` new span parts.
+
+    `damaged` is what is to be said of stored files that were damaged. If raw builds were in
+    them, the day is to be extracted again.
+    """
 
     parts: int = 0
     summary: PartSummary = field(default_factory=PartSummary)
+    damaged: list[str] = field(default_factory=list)
 
 
 def recipe(privacy: Privacy) -> str:
@@ -62,24 +67,30 @@ def transform_day(
         StorageError: The store cannot be read or written.
     """
     result = Transformation() if result is None else result
-    present = spans.parts(day)
+    damaged = result.damaged
+    # Hidden ones too: they count again if the one that they are merged in is damaged.
+    present = despite_damage(lambda: (spans.parts(day), spans.present(day))[1], damaged)
     ours = recipe(privacy)
     done = {part.raw_part for part in present if part.recipe == ours and not full_refresh}
-    for raw_part in raw.parts(day):
+    for raw_part in despite_damage(lambda: raw.parts(day), damaged):
         if raw_part in done:
             continue
         summary = PartSummary()
         part = SpanPart(raw_part, ours)
         tables = _span_tables(raw.payloads(day, raw_part), summary)
         merged_of = raw.replaced(day, raw_part)
-        spans.write(day, part, map(privacy.apply, tables), summary, replaces=merged_of)
+        try:
+            spans.write(day, part, map(privacy.apply, tables), summary, replaces=merged_of)
+        except DamagedFile as exc:
+            damaged.append(str(exc))
+            continue
         if done.issuperset(merged_of) and merged_of:
             continue  # nothing of it is new
         _add(result.summary, summary)
         result.parts += 1
         spans_made, builds = result.summary.spans, result.summary.builds
         progress(f"{day}: {counted(spans_made, 'span')} of {counted(builds, 'build')}")
-    _tidy(day, ours, raw=raw, spans=spans)
+    despite_damage(lambda: _tidy(day, ours, raw=raw, spans=spans), damaged)
     return result
 
 

@@ -2,6 +2,9 @@
 
 Files are immutable once they are there: each is written under a temporary name and moved
 to its own, so that a reader never meets half a file and a killed run leaves none.
+
+A file that cannot be read although the storage gives all of its bytes is damaged. It is moved
+aside, and never stands in the way again; `DamagedFile` says so. Pages carry checksums.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,9 +23,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from bk_pipeline.errors import StorageError
+from bk_pipeline.errors import DamagedFile, StorageError
 
 TEMPORARY = ".tmp"
+# Left by a process that was killed, where nothing has been written for so long.
+TEMPORARY_FOR = timedelta(days=1)
+SWEPT = "swept.json"
+# Damaged files are here, under their own paths.
+QUARANTINED = "quarantined"
+# What reading a damaged file raises, besides OSError.
+SPOILED = (pa.ArrowException, KeyError, UnicodeDecodeError, msgspec.MsgspecError)
 # In the footer of a file that was merged of others, whose names it holds.
 REPLACES = b"bk_pipeline.replaces"
 # In the words of the stores' clients; pyarrow has one class of errors for most of them.
@@ -39,6 +50,8 @@ CREDENTIALS = {
     "abfs": "AZURE_STORAGE_ACCOUNT and its key, or the machine's identity",
     "abfss": "AZURE_STORAGE_ACCOUNT and its key, or the machine's identity",
 }
+# How the names of files begin with which `doctor` tries whether it can write.
+PROBE = ".bk-pipeline-doctor-"
 # What pyarrow names the column of a row's path.
 PATH = "__filename"
 
@@ -69,6 +82,9 @@ class Folder:
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
         with self._explained("list", folder):
             found = self._fs.get_file_info(selector)
+        for one in found:
+            if suffix and one.type is fs.FileType.Directory and one.base_name.endswith(suffix):
+                raise self.damaged(f"{folder}/{one.base_name}", "it is a folder")
         return {
             one.base_name: one.size
             for one in sorted(found, key=lambda one: one.base_name)
@@ -109,21 +125,32 @@ class Folder:
                     filesystem=self._fs,
                     compression="zstd",
                     compression_level=1,
+                    write_page_checksum=True,
                 ) as writer:
                     yield writer
-                self._fs.move(self._path(temporary), self._path(name))
+                self._put(temporary, name)
             except BaseException:
                 self._drop(temporary)
                 raise
 
     @contextmanager
     def parquet_file(self, name: str) -> Iterator[pq.ParquetFile]:
-        """The Parquet file `name`, open for reading."""
-        with (
-            self._explained("read", name),
-            pq.ParquetFile(self._path(name), filesystem=self._fs) as file,
-        ):
-            yield file
+        """The Parquet file `name`, open for reading.
+
+        Raises:
+            DamagedFile: It cannot be read, or what the block reads in it is not there.
+        """
+        try:
+            with pq.ParquetFile(
+                self._path(name), filesystem=self._fs, page_checksum_verification=True
+            ) as file:
+                yield file
+        except (OSError, *SPOILED) as exc:
+            outside = isinstance(exc, OSError | pa.ArrowException)
+            if not isinstance(exc, FileNotFoundError) and (not outside or self._is_damaged(name)):
+                raise self.damaged(name, str(exc)) from exc
+            with self._explained("read", name):
+                raise
 
     def scan(self, names: Sequence[str], schema: pa.Schema, wanted: pc.Expression) -> pa.Table:
         """The rows of the Parquet files `names` that are `wanted`, and in `FILE` their file's.
@@ -131,21 +158,55 @@ class Folder:
         Row groups that cannot hold any are passed over; a column of `schema` is null where
         a file lacks it.
         """
-        with self._explained("read", ""):
-            paths = {self._path(name): name for name in names}
-            files = ds.dataset(list(paths), schema=schema, format="parquet", filesystem=self._fs)
-            table = files.to_table(columns=[*schema.names, PATH], filter=wanted)
+        paths = {self._path(name): name for name in names}
+        try:
+            table = self._scanned(list(paths), schema, wanted)
+        except (OSError, *SPOILED):
+            # Read-only, and for one question: what is damaged is left to the runs to move aside.
+            whole = [path for path, name in paths.items() if not self._is_damaged(name)]
+            with self._explained("read", ""):
+                table = self._scanned(whole, schema, wanted)
         of_rows = pa.array([paths[path] for path in table[PATH].to_pylist()], pa.string())
         return table.drop_columns(PATH).append_column(self.FILE, of_rows)
 
+    def _scanned(self, paths: Sequence[str], schema: pa.Schema, wanted: pc.Expression) -> pa.Table:
+        files = ds.dataset(paths, schema=schema, format="parquet", filesystem=self._fs)
+        return files.to_table(columns=[*schema.names, PATH], filter=wanted)
+
     def read(self, name: str) -> bytes | None:
-        """The bytes of `name`; None if there is no such file."""
+        """The bytes of `name`; None if there is no such file.
+
+        Raises:
+            DamagedFile: It is a folder.
+        """
         with self._explained("read", name):
             try:
                 with self._fs.open_input_stream(self._path(name)) as stream:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
+            except OSError:
+                if self._is_folder(name):
+                    raise self.damaged(name, "it is a folder") from None
+                raise
+
+    def damaged(self, name: str, detail: str) -> DamagedFile:
+        """The error for `name`, which has been moved aside: nobody meets it again."""
+        aside = f"{QUARANTINED}/{name}.{uuid4().hex[:8]}"
+        with self._explained("move aside", name), suppress(FileNotFoundError):
+            self._fs.create_dir(self._path(aside).rpartition("/")[0], recursive=True)
+            self._fs.move(self._path(name), self._path(aside))
+        return DamagedFile(
+            f"{name} in {self.shown} is damaged ({self._redacted(detail)}) and was moved to "
+            f"{aside}. What it held is fetched or made again.",
+            name=name,
+        )
+
+    def quarantined(self, folder: str) -> list[str]:
+        """The names under which files of `folder` were moved aside."""
+        selector = fs.FileSelector(self._path(f"{QUARANTINED}/{folder}"), allow_not_found=True)
+        with self._explained("list", f"{QUARANTINED}/{folder}"):
+            return sorted(one.base_name for one in self._fs.get_file_info(selector))
 
     def write(self, name: str, content: bytes) -> None:
         """Put `content` in place of whatever `name` held."""
@@ -155,7 +216,7 @@ class Folder:
             try:
                 with self._fs.open_output_stream(self._path(temporary)) as stream:
                     stream.write(content)
-                self._fs.move(self._path(temporary), self._path(name))
+                self._put(temporary, name)
             except BaseException:
                 self._drop(temporary)
                 raise
@@ -169,7 +230,64 @@ class Folder:
         """The names that the Parquet file `name` says it replaces."""
         with self.parquet_file(name) as file:
             content = (file.metadata.metadata or {}).get(REPLACES)
-        return msgspec.json.decode(content, type=list[str]) if content else []
+            return msgspec.json.decode(content, type=list[str]) if content else []
+
+    def drop_old_temporaries(self, *, now: datetime) -> int:
+        """How many temporary files of killed processes were deleted; once a day is enough.
+
+        Those are deleted that nobody has written to for `TEMPORARY_FOR`.
+        """
+        with self._explained("list", SWEPT):
+            marker = self._fs.get_file_info(self._path(SWEPT))
+        before = now - TEMPORARY_FOR
+        if marker.type is fs.FileType.File and marker.mtime > before:
+            return 0
+        self.write(SWEPT, b"{}")
+        old = [
+            name
+            for name, written_at in self._temporaries()
+            if written_at is not None and written_at < before
+        ]
+        for name in old:
+            self.delete(name)
+        return len(old)
+
+    def _temporaries(self) -> Iterator[tuple[str, datetime | None]]:
+        selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
+        with self._explained("list", ""):
+            found = self._fs.get_file_info(selector)
+        for one in found:
+            ours = one.base_name.endswith(TEMPORARY) or one.base_name.startswith(PROBE)
+            if one.type is fs.FileType.File and ours:
+                yield one.path[len(self._root) + 1 :], one.mtime
+
+    def _put(self, temporary: str, name: str) -> None:
+        """Give the file `temporary` its name; a folder that has the name is moved aside."""
+        if self._is_folder(name):
+            self.damaged(name, "it is a folder")
+        self._fs.move(self._path(temporary), self._path(name))
+
+    def _is_folder(self, name: str) -> bool:
+        return bool(self._fs.get_file_info(self._path(name)).type is fs.FileType.Directory)
+
+    def _is_damaged(self, name: str) -> bool:
+        """Whether the Parquet file is at fault, and not the storage: its bytes can all be had.
+
+        Raises:
+            StorageError: They cannot.
+        """
+        if self._is_folder(name):
+            return True
+        content = self.read(name)
+        if content is None:
+            return False
+        try:
+            with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+                for group in range(file.num_row_groups):
+                    file.read_row_group(group)
+        except (OSError, *SPOILED):
+            return True
+        return False
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -184,13 +302,15 @@ class Folder:
         try:
             yield
         except (OSError, pa.ArrowException) as exc:
-            words = str(exc)
-            for secret in self._secrets:
-                words = words.replace(secret, "***")
             raise StorageError(
-                f"Cannot {verb} {name or 'the data directory'} in {self.shown}: {words}. "
-                f"{_remedy(exc, self.shown)}"
+                f"Cannot {verb} {name or 'the data directory'} in {self.shown}: "
+                f"{self._redacted(str(exc))}. {_remedy(exc, self.shown)}"
             ) from (None if self._secrets else exc)
+
+    def _redacted(self, words: str) -> str:
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
+        return words
 
 
 def _remedy(exc: Exception, shown: str) -> str:

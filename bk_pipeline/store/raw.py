@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import uuid4
+from zlib import crc32
 
 import msgspec
 import pyarrow as pa
@@ -73,7 +74,14 @@ class Revision(NamedTuple):
 
 
 class _Watermark(msgspec.Struct):
+    """The file. It holds no longer once a part of the day, not in `quarantined`, is damaged."""
+
     finished_before: datetime
+    quarantined: list[str] = []
+    checksum: int | None = None
+
+    def summed(self) -> int:
+        return crc32(f"{self.finished_before.isoformat()} {self.quarantined}".encode())
 
 
 class RawStore:
@@ -157,29 +165,49 @@ class RawStore:
             with self._folder.parquet_file(self._name(day, part)) as file:
                 if finished_from and _all_finished_before(file, finished_from):
                     continue
-                table = file.read(columns=["build_id", "finished_at", "state"])
-            finished = table["finished_at"].cast(pa.int64())
-            if finished_from:
-                recent = pc.greater_equal(finished, to_ns(finished_from))
-                table, finished = table.filter(recent), finished.filter(recent)
-            found.update(
-                map(
-                    Revision,
-                    table["build_id"].to_pylist(),
-                    finished.to_pylist(),
-                    table["state"].to_pylist(),
-                )
-            )
+                found |= _revisions(file, finished_from)
         return found
 
     def watermark(self, day: str) -> datetime | None:
-        """All builds of the day that had finished before this are stored; None: not known."""
-        content = self._folder.read(f"{RAW}/{day}/{WATERMARK}")
-        return msgspec.json.decode(content, type=_Watermark).finished_before if content else None
+        """All builds of the day that had finished before this are stored; None: not known.
 
-    def set_watermark(self, day: str, finished_before: datetime) -> None:
-        content = msgspec.json.encode(_Watermark(finished_before))
-        self._folder.write(f"{RAW}/{day}/{WATERMARK}", content)
+        Raises:
+            DamagedFile: Its file cannot be read.
+        """
+        name = f"{RAW}/{day}/{WATERMARK}"
+        content = self._folder.read(name)
+        if content is None:
+            return None
+        try:
+            found = msgspec.json.decode(content, type=_Watermark)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise self._folder.damaged(name, str(exc)) from exc
+        if found.checksum not in {None, found.summed()}:
+            raise self._folder.damaged(name, "its checksum is another")
+        lost = set(self.quarantined(day)) - set(found.quarantined)
+        return None if lost else found.finished_before
+
+    def set_watermark(
+        self, day: str, finished_before: datetime, *, quarantined: Sequence[str] = ()
+    ) -> None:
+        """Note that what had finished before is stored.
+
+        Args:
+            day: The partition.
+            finished_before: Aware, UTC.
+            quarantined: What was quarantined of the day before it was listed.
+        """
+        found = _Watermark(finished_before, list(quarantined))
+        found.checksum = found.summed()
+        self._folder.write(f"{RAW}/{day}/{WATERMARK}", msgspec.json.encode(found))
+
+    def quarantined(self, day: str) -> list[str]:
+        """The damaged files of the day that were moved aside."""
+        return self._folder.quarantined(f"{RAW}/{day}")
+
+    def drop_old_temporaries(self, *, now: datetime) -> int:
+        """How many temporary files of killed processes were deleted, in all of the folder."""
+        return self._folder.drop_old_temporaries(now=now)
 
     def present(self, day: str) -> dict[str, int]:
         """All files with their sizes, replaced parts among them, oldest fetch first."""
@@ -254,6 +282,16 @@ def _batch(builds: list[RawBuild], fetched_at: datetime) -> pa.RecordBatch:
         pa.array([build.payload for build in builds], pa.binary()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _revisions(file: pa.parquet.ParquetFile, finished_from: datetime | None) -> set[Revision]:
+    table = file.read(columns=["build_id", "finished_at", "state"])
+    finished = table["finished_at"].cast(pa.int64())
+    if finished_from:
+        recent = pc.greater_equal(finished, to_ns(finished_from))
+        table, finished = table.filter(recent), finished.filter(recent)
+    columns = (table["build_id"], finished, table["state"])
+    return set(map(Revision, *(column.to_pylist() for column in columns)))
 
 
 def _all_finished_before(file: pa.parquet.ParquetFile, moment: datetime) -> bool:

@@ -154,7 +154,7 @@ class SpanStore:
     def summary(self, day: str, part: SpanPart) -> PartSummary:
         with self._folder.parquet_file(self._name(day, part)) as file:
             content = (file.metadata.metadata or {})[SUMMARY]
-        return msgspec.json.decode(content, type=PartSummary)
+            return msgspec.json.decode(content, type=PartSummary)
 
     def delete(self, day: str, part: SpanPart) -> None:
         self._folder.delete(self._name(day, part))

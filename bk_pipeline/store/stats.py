@@ -29,8 +29,8 @@ class StatsStore:
         if day not in self.days(table):
             return None
         with self._folder.parquet_file(self._name(table, day)) as file:
-            content: bytes = file.metadata.metadata[MADE_OF]
-        return content.decode()
+            content: bytes = (file.metadata.metadata or {})[MADE_OF]
+            return content.decode()
 
     def read(self, table: str, day: str) -> pa.Table:
         with self._folder.parquet_file(self._name(table, day)) as file:

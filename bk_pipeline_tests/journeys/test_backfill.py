@@ -8,8 +8,11 @@ from collections import Counter
 import dagster as dg
 import pytest
 
+from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline_tests.worlds import stage
+
+IDS = ("trace_id", "span_id")
 
 
 @pytest.fixture
@@ -142,3 +145,48 @@ def test_a_run_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, sett
         assert "Traceback" not in run.error
         assert len(run.error) < 400
         assert scene.sandbox.honeycomb.event_count == 0
+
+
+@pytest.mark.parametrize("kind", ["raw", "spans", "stats"])
+@pytest.mark.parametrize("full_refresh", [False, True], ids=["sync", "full refresh"])
+def test_damaged_files_cost_no_day_and_send_nothing_twice(
+    *, tmp_path, instance, kind, full_refresh
+):
+    with stage(tmp_path) as scene:
+        first = backfill(scene, instance)
+        honeycomb = scene.sandbox.honeycomb
+        before = honeycomb.event_count
+        for path in (tmp_path / kind).rglob("*.parquet"):
+            path.write_bytes(path.read_bytes()[:-20])
+
+        again = backfill(scene, instance, full_refresh=full_refresh)
+
+        assert honeycomb.event_count == before
+        assert honeycomb.duplicate_count == 0
+        total_spans = total(first, "spans", "dagster/partition_row_count")
+        assert total(again, "spans", "dagster/partition_row_count") >= total_spans
+        [day] = scene.days
+        names = [table["span_id"] for table in scene.services.spans().newest(day, columns=IDS)]
+        assert sum(map(len, names)) == total_spans
+
+
+def test_spans_that_were_damaged_before_they_were_sent_are_sent(tmp_path, instance):
+    """The transformation saw them whole; the delivery does not."""
+    with stage(tmp_path) as scene:
+        [day] = scene.days
+        assets = {one.key.to_user_string(): one for one in assets_of(scene.services.settings)}
+        resources = {"services": scene.services}
+
+        def materialize(*names):
+            made = [assets[name] for name in names]
+            return dg.materialize(
+                made, partition_key=day, instance=instance, resources=resources
+            ).success
+
+        assert materialize("raw_builds", "spans")
+        [path] = (tmp_path / "spans").rglob("*.parquet")
+        path.write_bytes(path.read_bytes()[:-20])
+        assert materialize("honeycomb_events")
+        spans = [one for one in scene.sandbox.honeycomb.events if "trace.span_id" in one.data]
+        held = scene.services.spans().newest(day, columns=IDS)
+        assert len(spans) == sum(map(len, held)) > 0

@@ -184,6 +184,10 @@ def _sigterm_as_sigint() -> Iterator[None]:
 def _sum_up(outcome: Outcome, settings: Settings) -> None:
     done = outcome.runs - len(outcome.failed)
     click.echo(f"{done} of {counted(len(outcome.days), 'day')}: {outcome.made}.")
+    summaries = [one.summary for one in outcome.results.of("spans", Transformation).values()]
+    skipped = sum(one.skipped for one in summaries)
+    for line in without_trace(skipped, sum(one.unfinished for one in summaries)):
+        click.echo(line)
     sent = {loader: outcome.sent(loader) for loader in outcome.loaders}
     for loader, one in sent.items():
         click.echo(
@@ -207,6 +211,15 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
     if not outcome.loaders:
         click.echo(NOWHERE, err=True)
     _list_failed(outcome)
+
+
+def without_trace(skipped: int, unfinished: int) -> Iterator[str]:
+    """Why there are fewer traces than builds."""
+    if skipped:
+        yield f"{skipped:,} skipped {'build has' if skipped == 1 else 'builds have'} no trace."
+    if unfinished:
+        have = "build has" if unfinished == 1 else "builds have"
+        yield f"{unfinished:,} {have} not finished yet, and no trace until then."
 
 
 def _conclude(outcome: Outcome) -> None:

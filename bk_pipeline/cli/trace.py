@@ -23,7 +23,7 @@ from bk_pipeline.lines import Lines
 from bk_pipeline.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.records import Build, decode_build
+from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.text import counted, duration
 from bk_pipeline.spans.timing import NS_PER_MS, from_ns
@@ -170,10 +170,13 @@ def _links(root: Span, settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _unfinished(build: Build) -> str:
     """`web#12 is running: 4 of 9 jobs have ended, 2 run, 3 wait. …`."""
+    slug = build.pipeline.slug if build.pipeline else ""
+    if build.state in NEVER_RUN:
+        state = build.state.replace("_", " ")
+        return f"{slug}#{build.number} is {state}: it never runs, and has no trace."
     jobs = [job for job in build.jobs or () if job.type != "waiter"]
     states = Counter(job.state or "unknown" for job in jobs)
     told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
-    slug = build.pipeline.slug if build.pipeline else ""
     return (
         f"{slug}#{build.number} is {build.state or 'not finished'}"
         + (f"; its {counted(len(jobs), 'job')}: {told}" if jobs else "")

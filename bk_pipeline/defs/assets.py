@@ -128,7 +128,9 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
             set_aside.extend(f"{day.key}: {reason}" for reason in reasons)
             return {
                 "builds": made.summary.builds,
+                "traces": made.summary.traces,
                 "not finished yet": made.summary.unfinished,
+                "skipped": made.summary.skipped,
                 "jobs": made.summary.jobs,
                 "times adjusted": made.summary.time_adjusted,
                 "set aside": len(reasons),

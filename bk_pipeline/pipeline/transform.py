@@ -16,6 +16,7 @@ from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind, Trace
 from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.spans.records import never_runs
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.text import counted
 from bk_pipeline.store.raw import RawStore
@@ -122,12 +123,14 @@ def what_is_stored(day: str, *, spans: SpanStore) -> PartSummary:
 def _span_tables(payloads: Iterator[list[bytes]], summary: PartSummary) -> Iterator[pa.Table]:
     for group in payloads:
         traces = []
-        for trace in traces_of(group):
+        for payload, trace in zip(group, traces_of(group), strict=True):
             if isinstance(trace, RecordError):
                 summary.set_aside.append(SetAside(trace.record_id, trace.reason))
                 continue
             summary.builds += 1
-            if trace is None:
+            if trace is None and never_runs(payload):
+                summary.skipped += 1
+            elif trace is None:
                 summary.unfinished += 1
             else:
                 traces.append(trace)
@@ -162,5 +165,5 @@ def _count(summary: PartSummary, table: pa.Table) -> None:
 
 
 def _add(total: PartSummary, one: PartSummary) -> None:
-    for name in ("builds", "unfinished", "spans", "jobs", "time_adjusted", "set_aside"):
+    for name in ("builds", "unfinished", "skipped", "spans", "jobs", "time_adjusted", "set_aside"):
         setattr(total, name, getattr(total, name) + getattr(one, name))

@@ -18,6 +18,8 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.sharing import shared
 from bk_pipeline.spans.text import compact, mended
 
+# States of builds that end without having begun: they get no `finished_at`.
+NEVER_RUN = frozenset({"skipped", "not_run"})
 # What a column of integers holds.
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -223,11 +225,16 @@ def _texts(values: dict[str, Any] | None) -> dict[str, Any]:
     return {key: one if isinstance(one, str) else compact(one) for key, one in values.items()}
 
 
+class _Stated(_Record):
+    state: str | None = None
+
+
 class _Identified(_Record):
     id: str | None = None
 
 
 _build_decoder = msgspec.json.Decoder(Build)
+_state_decoder = msgspec.json.Decoder(_Stated)
 _id_decoder = msgspec.json.Decoder(_Identified)
 
 
@@ -253,6 +260,15 @@ def decode_build(payload: bytes | memoryview | msgspec.Raw) -> Build:
         return _build_decoder.decode(payload)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise _record_error(exc, payload) from exc
+
+
+def never_runs(payload: bytes) -> bool:
+    """Whether the unfinished build in `payload` stays so: a newer one, or a rule, spared it."""
+    try:
+        state = _state_decoder.decode(payload).state
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        state = decode_build(payload).state
+    return state in NEVER_RUN
 
 
 def _record_error(exc: Exception, payload: bytes | memoryview | msgspec.Raw) -> RecordError:

@@ -33,16 +33,23 @@ class SetAside(msgspec.Struct, frozen=True):
 class PartSummary(msgspec.Struct):
     """What a span part holds. Kept in the file itself, in its footer.
 
-    `first_ns` is the start of its earliest trace, None without one.
+    `builds` are those of the raw part. Of these, `unfinished` have no trace yet, and `skipped`
+    (or not run) will have none. `first_ns` is the start of its earliest trace, None without one.
     """
 
     builds: int = 0
     unfinished: int = 0
+    skipped: int = 0
     spans: int = 0
     jobs: int = 0
     time_adjusted: int = 0
     set_aside: list[SetAside] = []
     first_ns: int | None = None
+
+    @property
+    def traces(self) -> int:
+        """How many of its builds have a trace."""
+        return self.builds - self.unfinished - self.skipped
 
 
 class SpanPart(NamedTuple):

@@ -60,12 +60,28 @@ def mutated(draw: st.DrawFn, element: bytes) -> bytes:
     return element[:at] + new + element[at + gone :]
 
 
+@st.composite
+def with_an_odd_value(draw: st.DrawFn, element: bytes) -> bytes:
+    """`element` with one of its values, at any depth, replaced by one of `ODD`."""
+    whole = holder = json.loads(element)
+    while True:
+        key = draw(
+            st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder)))
+        )
+        if not isinstance(holder[key], dict | list) or not holder[key] or draw(st.booleans()):
+            break
+        holder = holder[key]
+    holder[key] = "@odd@"
+    return json.dumps(whole).encode().replace(b'"@odd@"', draw(st.sampled_from([*ODD.values()])))
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_one_mutated_element_leaves_every_other_one_as_it_was(data):
     elements = data.draw(st.lists(st.sampled_from(PAYLOADS), min_size=1, max_size=4, unique=True))
     which = data.draw(st.integers(0, len(elements) - 1))
-    odd = data.draw(mutated(elements[which]))
+    how = data.draw(st.sampled_from([mutated, with_an_odd_value]))
+    odd = data.draw(how(elements[which]))
 
     split = split_elements(page(*elements[:which], odd, *elements[which + 1 :]))
 

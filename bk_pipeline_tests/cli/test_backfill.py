@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from bk_pipeline.cli.backfill import backfill
+from bk_pipeline.cli.backfill import backfill, without_trace
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running
@@ -282,3 +282,19 @@ def test_without_a_key_the_spans_are_made_and_that_is_said(tmp_path, served):
     assert done.returncode == 0
     assert "No destination is configured: spans were made and stored, none sent." in done.stderr
     assert not (tmp_path / ".bk_pipeline" / "ledger.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("skipped", "unfinished", "lines"),
+    [
+        (0, 0, []),
+        (4, 0, ["4 skipped builds have no trace."]),
+        (1, 1, [
+            "1 skipped build has no trace.",
+            "1 build has not finished yet, and no trace until then.",
+        ]),
+        (0, 1_200, ["1,200 builds have not finished yet, and no trace until then."]),
+    ],
+)  # fmt: skip
+def test_builds_without_a_trace_are_told(skipped, unfinished, lines):
+    assert list(without_trace(skipped, unfinished)) == lines

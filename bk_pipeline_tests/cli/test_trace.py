@@ -93,6 +93,15 @@ def test_a_build_that_has_not_finished_is_told_by_its_jobs(call, served):
     assert "Its trace is made when it has finished." in done.stdout
 
 
+@pytest.mark.parametrize("state", ["skipped", "not_run"])
+def test_a_build_that_never_runs_is_told_to_have_no_trace(call, served, state):
+    sandbox, settings = served
+    payload = add_build(sandbox, finished_at=None, state=state)
+    done = call("trace", payload["web_url"], **settings)
+    assert (done.returncode, "made when it has finished" in done.stdout) == (0, False)
+    assert f"is {state.replace('_', ' ')}: it never runs, and has no trace." in done.stdout
+
+
 @pytest.mark.parametrize(
     ("build", "status", "says"),
     [

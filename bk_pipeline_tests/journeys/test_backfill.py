@@ -10,6 +10,8 @@ import pytest
 
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.sandbox.as_of import build_as_of
+from bk_pipeline_tests.buildkite.listed import build
 from bk_pipeline_tests.worlds import stage
 
 IDS = ("trace_id", "span_id")
@@ -190,3 +192,25 @@ def test_spans_that_were_damaged_before_they_were_sent_are_sent(tmp_path, instan
         spans = [one for one in scene.sandbox.honeycomb.events if "trace.span_id" in one.data]
         held = scene.services.spans().newest(day, columns=IDS)
         assert len(spans) == sum(map(len, held)) > 0
+
+
+def test_builds_without_a_trace_are_counted_by_what_becomes_of_them(tmp_path, instance):
+    with stage(tmp_path, builds_per_day=40) as scene:
+        [day] = scene.days
+        world = scene.sandbox.world
+        made = [
+            build_as_of(one, world.now()) for one in world.builds(world.first_and_last_day()[0])
+        ]
+        spared = [one for one in made if one and one["state"] == "skipped"]
+        for number, state in enumerate(["skipped", "not_run", "running"], 4_000_000):
+            created = {"created_at": f"{day}T10:00:00.000Z", "finished_at": None}
+            world.add_build(build(number, state=state, started_at=None, **created))
+
+        [run] = backfill(scene, instance)
+
+        sent = {event.data["trace.trace_id"] for event in scene.sandbox.honeycomb.events}
+        assert run.count("spans", "skipped") == len(spared) + 2
+        assert run.count("spans", "not finished yet") >= 1
+        assert run.count("spans", "traces") == len(sent)
+        without = run.count("spans", "skipped") + run.count("spans", "not finished yet")
+        assert run.count("raw_builds", "builds stored") == len(sent) + without

@@ -35,11 +35,13 @@ BUILDS = 12
 
 
 def flip(path: Path) -> None:
-    """One bit, amid the last column of the first row group."""
-    column = pq.read_metadata(path).row_group(0).column(pq.read_metadata(path).num_columns - 1)
+    """One bit, amid the values of the last column that has a dictionary."""
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(at) for at in range(group.num_columns)]
+    column = next(one for one in reversed(columns) if one.dictionary_page_offset)
+    begin, end = column.dictionary_page_offset, column.data_page_offset
     content = bytearray(path.read_bytes())
-    begin = column.dictionary_page_offset or column.data_page_offset
-    content[begin + column.total_compressed_size // 2] ^= 4
+    content[begin + (end - begin) * 3 // 4] ^= 4
     path.write_bytes(content)
 
 

@@ -14,8 +14,8 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 import msgspec
-import pyarrow as pa
 
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.http.retry import RetryPolicy
 
 # Trace id and item id.
@@ -148,8 +148,8 @@ class Destination(Protocol):
         """How long to try sending one batch, and with what pauses."""
         ...
 
-    def encode(self, table: pa.Table) -> Sequence[Item]:
-        """The items of the rows of `table`: some of the span table's, with contiguous builds.
+    def encode(self, rows: SpanRows) -> Sequence[Item]:
+        """The items of `rows`.
 
         In the order in which they are to leave. Where a service asks for no other, that is the
         table's: a build's items then leave one after the other, from its root on, so that a

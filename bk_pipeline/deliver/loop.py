@@ -20,7 +20,8 @@ from bk_pipeline.deliver.batching import Batching
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import Destination, Item, Key
 from bk_pipeline.deliver.receipts import ItemIds, Receipts
-from bk_pipeline.deliver.selection import NOTHING, builds_of, one_chunk, select, unsent
+from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.selection import NOTHING, select, unsent
 from bk_pipeline.deliver.sending import Sender, Stopped
 
 # Batches that wait, encoded, until a request ends.
@@ -178,17 +179,15 @@ class _Loop:
             for at in range(0, each.num_rows, ROWS_AT_ONCE):
                 piece = each.slice(at, ROWS_AT_ONCE)
                 # Nothing here holds them any longer than the batches do.
-                yield from self._batching.add(self._items_of(one_chunk(piece)))
+                yield from self._batching.add(self._items_of(SpanRows.of(piece)))
         yield from self._batching.rest()
 
-    def _items_of(self, table: pa.Table) -> Sequence[Item]:
-        builds = builds_of(table)
+    def _items_of(self, rows: SpanRows) -> Sequence[Item]:
         # Batches end in this thread alone, so what ends later is in here or in the ledger.
-        under_way = self._keys_under_way(builds.trace_ids)
-        settled = self._ledger.settled(self._name, builds.trace_ids)
+        under_way = self._keys_under_way(rows.trace_ids)
+        settled = self._ledger.settled(self._name, rows.trace_ids)
         selection = select(
-            table,
-            builds,
+            rows,
             settled,
             now=self._clock.now(),
             max_age=self._destination.max_age,
@@ -200,9 +199,9 @@ class _Loop:
             future=selection.future,
         )
         self._add(selected)
-        if not selection.table.num_rows:
+        if not len(selection.rows):
             return ()
-        items = self._destination.encode(selection.table)
+        items = self._destination.encode(selection.rows)
         left = unsent(items, settled, under_way)
         resent = 0
         if self._doubts:

@@ -12,6 +12,7 @@ import pytest
 
 from bk_pipeline.deliver.batching import body_bytes
 from bk_pipeline.deliver.destination import Verdict
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -43,7 +44,7 @@ def destination(stand_in):
 
 @pytest.fixture
 def items(destination):
-    return destination.encode(table(payload(1), payload(2)))
+    return destination.encode(SpanRows.of(table(payload(1), payload(2))))
 
 
 def test_its_name_stays_the_same_and_holds_no_secret(stand_in):
@@ -67,7 +68,8 @@ def test_the_link_of_a_trace_names_it_or_there_is_none(stand_in, destination):
 def test_encoding_gives_each_span_with_its_own_ids_and_start(destination):
     one = table(payload(1), payload(2))
 
-    by_id = {(item.trace_id.hex(), item.item_id.hex()): item for item in destination.encode(one)}
+    encoded = destination.encode(SpanRows.of(one))
+    by_id = {(item.trace_id.hex(), item.item_id.hex()): item for item in encoded}
 
     for row in one.select(["trace_id", "span_id", "name", "start"]).to_pylist():
         item = by_id[row["trace_id"], row["span_id"]]
@@ -81,7 +83,7 @@ def test_encoding_keeps_the_order_of_the_rows_and_the_items_of_a_build_together(
     linked = {"id": uuid("build", 9), "number": 9}
     one = table(payload(2, rebuilt_from=linked), payload(1), payload(3, rebuilt_from=linked))
 
-    encoded = destination.encode(one)
+    encoded = destination.encode(SpanRows.of(one))
 
     by_build = [trace_id.hex() for trace_id, _ in groupby(encoded, key=attrgetter("trace_id"))]
     assert by_build == one["trace_id"].unique().to_pylist()
@@ -91,9 +93,9 @@ def test_encoding_keeps_the_order_of_the_rows_and_the_items_of_a_build_together(
 
 
 def test_encoding_the_same_again_gives_the_same(destination):
-    one = table(payload(1))
+    rows = SpanRows.of(table(payload(1)))
 
-    assert destination.encode(one) == destination.encode(one)
+    assert destination.encode(rows) == destination.encode(rows)
 
 
 def test_each_item_says_how_large_it_is(destination):
@@ -101,14 +103,14 @@ def test_each_item_says_how_large_it_is(destination):
     linked = {"id": uuid("build", 9), "number": 9}
     made = table(payload(1), payload(2, rebuilt_from=linked), payload(3, meta_data=large))
 
-    for item in destination.encode(made):
+    for item in destination.encode(SpanRows.of(made)):
         assert item.size == len(item.body)
 
 
 def test_no_item_is_larger_than_a_request(destination):
     large = {f"key-{n}": "x" * 60_000 for n in range(120)}
 
-    for item in destination.encode(table(payload(1, meta_data=large))):
+    for item in destination.encode(SpanRows.of(table(payload(1, meta_data=large)))):
         assert body_bytes([item], destination.limits) <= destination.limits.batch_bytes
 
 
@@ -123,7 +125,7 @@ def test_what_it_accepts_it_has_once(stand_in, destination, items):
 
 
 def test_a_full_batch_passes(stand_in, destination):
-    many = [item for one in tables(60, jobs=6) for item in destination.encode(one)]
+    many = [item for one in tables(60, jobs=6) for item in destination.encode(SpanRows.of(one))]
     batch = many[: destination.limits.batch_items]
 
     answer = destination.send(batch)

@@ -8,7 +8,6 @@ from itertools import count
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import ACCEPTED, Answer, Item, Limits, Outcome, Verdict
-from bk_pipeline.deliver.selection import builds_of, one_chunk, span_ids_of, start_ns_of
 from bk_pipeline.errors import RequestTooLarge, ServiceUnavailable
 from bk_pipeline.http.retry import RetryPolicy
 
@@ -46,16 +45,14 @@ class ScriptedDestination:
         self.stored: list[Item] = []
         self._lock = threading.Lock()
 
-    def encode(self, table):
-        table = one_chunk(table)
-        builds = builds_of(table)
+    def encode(self, rows):
         return [
-            Item(builds.trace_ids[build], span_id, time_ns, name, (b'{"n":1}',), 7)
+            Item(rows.trace_ids[build], span_id, time_ns, name, (b'{"n":1}',), 7)
             for build, span_id, time_ns, name in zip(
-                builds.of_row.tolist(),
-                span_ids_of(table),
-                start_ns_of(table).tolist(),
-                table["name"].to_pylist(),
+                rows.build_of_row.tolist(),
+                rows.span_ids,
+                rows.start_ns.tolist(),
+                rows.names(),
                 strict=True,
             )
         ]

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from bk_pipeline.deliver import loop
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline_tests.deliver.destinations import (
     ONE_BY_ONE,
     ScriptedDestination,
@@ -70,7 +71,7 @@ def test_items_leave_as_they_were_encoded_so_that_those_of_a_build_stand_togethe
     send([made], destination=destination, policy=ONE_BY_ONE)
 
     left = [item for request in destination.requests for item in request]
-    assert left == destination.encode(made)
+    assert left == destination.encode(SpanRows.of(made))
     assert len(list(groupby(left, key=attrgetter("trace_id")))) == 5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.deliver.destination import Answer
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import (
     DeliveryThrottled,
     RetryableError,
@@ -26,7 +27,7 @@ from bk_pipeline_tests.deliver.tables import DAY, span_count, tables
 def test_at_least_once_sends_again_what_an_earlier_run_left_in_doubt(send, ledger):
     made = tables(3)
     destination = ScriptedDestination()
-    left = destination.encode(made[0])[:5]
+    left = destination.encode(SpanRows.of(made[0]))[:5]
     ledger.begin(destination.name, DAY, {item.trace_id: [item.item_id] for item in left})
     doubtful = ledger.summary(destination.name).in_doubt
 
@@ -40,7 +41,7 @@ def test_at_least_once_sends_again_what_an_earlier_run_left_in_doubt(send, ledge
 def test_at_most_once_takes_for_sent_what_an_earlier_run_left_in_doubt(send, ledger):
     made = tables(3)
     destination = ScriptedDestination()
-    left = destination.encode(made[0])[:1]
+    left = destination.encode(SpanRows.of(made[0]))[:1]
     ledger.begin(destination.name, DAY, {item.trace_id: [item.item_id] for item in left})
 
     delivery = send(made, destination=destination, policy=MOST_ONCE)

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -103,7 +104,7 @@ def test_a_batch_that_is_too_large_is_halved_until_its_pieces_pass(send):
     ]  # fmt: skip
     assert delivery.accepted == count
     left = [item for request in destination.requests[2:] for item in request]
-    assert left == [item for one in made for item in destination.encode(one)]
+    assert left == [item for one in made for item in destination.encode(SpanRows.of(one))]
 
 
 def test_a_span_that_is_too_large_by_itself_is_rejected_with_the_words(send, ledger):

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from bk_pipeline.deliver.destination import Item
-from bk_pipeline.deliver.selection import builds_of, one_chunk, select, span_ids_of, unsent
+from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.selection import select, unsent
 from bk_pipeline_tests.deliver.tables import START, payload, table, uuid
 
 NOW = START + timedelta(hours=25)
@@ -14,62 +16,67 @@ NOW = START + timedelta(hours=25)
 
 @pytest.fixture
 def two():
-    return one_chunk(table(payload(1), payload(2)))
+    return SpanRows.of(table(payload(1), payload(2)))
 
 
 def choose(one, settled=None, *, max_age=None, future_limit=None, now=NOW):
-    return select(
-        one, builds_of(one), settled or {}, now=now, max_age=max_age, future_limit=future_limit
-    )
+    return select(one, settled or {}, now=now, max_age=max_age, future_limit=future_limit)
 
 
 def test_builds_are_where_the_trace_id_changes(two):
-    builds = builds_of(two)
-
     rows = len(two) // 2
-    assert [trace.hex() for trace in builds.trace_ids] == [
+    assert [trace.hex() for trace in two.trace_ids] == [
         uuid("build", 1).replace("-", ""),
         uuid("build", 2).replace("-", ""),
     ]
-    assert builds.first_rows.tolist() == [0, rows]
-    assert builds.of_row.tolist() == [0] * rows + [1] * rows
+    assert two.first_rows.tolist() == [0, rows]
+    assert two.build_of_row.tolist() == [0] * rows + [1] * rows
 
 
 def test_builds_are_found_across_chunks_and_in_slices(two):
-    chunked = one_chunk(pa.concat_tables([table(payload(1)), table(payload(2))]))
+    chunked = SpanRows.of(pa.concat_tables([table(payload(1)), table(payload(2))]))
 
-    assert builds_of(chunked).trace_ids == builds_of(two).trace_ids
-    assert builds_of(one_chunk(two.slice(3))).first_rows.tolist() == [0, len(two) // 2 - 3]
+    assert chunked.trace_ids == two.trace_ids
+    assert SpanRows.of(two.table.slice(3)).first_rows.tolist() == [0, len(two) // 2 - 3]
 
 
 def test_all_rows_are_chosen_where_nothing_is_settled(two):
-    assert choose(two).table is two
+    assert choose(two).rows is two
+
+
+@pytest.mark.parametrize("left", ["11000000", "00000001", "01001011", "00000000", "11111111"])
+def test_rows_that_are_left_are_prepared_as_if_they_had_been_alone(two, left):
+    wanted = np.array([digit == "1" for digit in left * (len(two) // 8)])
+
+    found, alone = two.filter(wanted), SpanRows.of(two.table.filter(pa.array(wanted)))
+
+    assert found.table.equals(alone.table)
+    assert (found.trace_ids, found.span_ids) == (alone.trace_ids, alone.span_ids)
+    for name in ("first_rows", "build_of_row", "start_ns"):
+        assert getattr(found, name).tolist() == getattr(alone, name).tolist(), name
 
 
 def test_settled_spans_are_left_out_and_counted(two):
-    builds = builds_of(two)
-    mine = span_ids_of(two)[:2]
+    mine = two.span_ids[:2]
 
-    found = choose(two, {builds.trace_ids[0]: set(mine)})
+    found = choose(two, {two.trace_ids[0]: set(mine)})
 
     assert found.already_settled == 2
-    assert span_ids_of(one_chunk(found.table)) == span_ids_of(two)[2:]
+    assert found.rows.span_ids == two.span_ids[2:]
 
 
 def test_a_span_settled_in_one_build_is_not_settled_in_another(two):
-    builds = builds_of(two)
-
-    found = choose(two, {builds.trace_ids[1]: set(span_ids_of(two)[:2])})
+    found = choose(two, {two.trace_ids[1]: set(two.span_ids[:2])})
 
     assert found.already_settled == 0
 
 
 def test_a_settled_span_with_links_stays_because_they_may_not_be_settled():
-    one = one_chunk(table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})))
+    one = SpanRows.of(table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})))
 
-    found = choose(one, {builds_of(one).trace_ids[0]: set(span_ids_of(one))})
+    found = choose(one, {one.trace_ids[0]: set(one.span_ids)})
 
-    assert found.table["name"].to_pylist() == ["buildkite.build"]
+    assert found.rows.names() == ["buildkite.build"]
 
 
 def test_spans_that_began_too_long_ago_are_left_out_and_counted(two):
@@ -78,14 +85,14 @@ def test_spans_that_began_too_long_ago_are_left_out_and_counted(two):
 
     found = choose(two, max_age=NOW - other)
 
-    assert found.too_old + len(found.table) == len(two)
-    assert min(found.table["start"].to_pylist()) >= other > one
+    assert found.too_old + len(found.rows) == len(two)
+    assert min(found.rows.table["start"].to_pylist()) >= other > one
     assert choose(two, max_age=NOW - one).too_old == 0
     assert choose(two, max_age=NOW - jobs_begin).too_old > found.too_old
 
 
 def test_old_spans_that_are_settled_count_as_settled(two):
-    settled = {trace: set(span_ids_of(two)) for trace in builds_of(two).trace_ids}
+    settled = {trace: set(two.span_ids) for trace in two.trace_ids}
 
     found = choose(two, settled, max_age=timedelta(seconds=1))
 
@@ -95,7 +102,7 @@ def test_old_spans_that_are_settled_count_as_settled(two):
 def test_spans_too_far_ahead_are_counted_and_chosen(two):
     found = choose(two, future_limit=timedelta(hours=1), now=START - timedelta(hours=2))
 
-    assert found.future == len(found.table) == len(two)
+    assert found.future == len(found.rows) == len(two)
 
 
 ONE, TWO = b"1" * 16, b"2" * 16

@@ -8,15 +8,15 @@ from threading import Lock, local
 from typing import Self
 from urllib.parse import quote
 
-import pyarrow as pa
 import zstandard
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
-from bk_pipeline.deliver.honeycomb import columns
+from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
 from bk_pipeline.http.honeycomb import (
     Account,
@@ -161,13 +161,13 @@ class Honeycomb:
             end_ns=end_ns,
         )
 
-    def encode(self, table: pa.Table) -> list[Item]:
-        """The events of the table's spans and of their links. Pure."""
-        return columns.items(table, self._shape)
+    def encode(self, rows: SpanRows) -> list[Item]:
+        """The events of the rows' spans and of their links. Pure."""
+        return codec.items(rows, self._shape)
 
     def send(self, items: Sequence[Item]) -> Answer:
         """What Honeycomb says to `items`; errors as `Destination.send` has them."""
-        body = self._compressed(columns.body_of(items))
+        body = self._compressed(codec.body_of(items))
         response = self._ask("POST", self._path, body=body, headers=HEADERS)
         answered = outcomes(response, len(items), place=self._place, quote=self._quote)
         return Answer(answered, len(body))

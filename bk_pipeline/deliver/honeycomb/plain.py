@@ -1,4 +1,4 @@
-"""Spans to Honeycomb events, one at a time and readable: what `columns.py` does in bulk.
+"""Spans to Honeycomb events, one at a time and readable: what `codec.py` does in bulk.
 
 The reference: tests hold the fast way to this one. It also takes over where an event has to
 be trimmed, which is rare.
@@ -19,7 +19,6 @@ from bk_pipeline.deliver.honeycomb.shape import (
     STATUS_CODES,
     Shape,
     list_text,
-    root_span_id,
     value_text,
 )
 from bk_pipeline.spans.timing import from_ns
@@ -33,14 +32,14 @@ Event = dict[str, Any]
 def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
     """The event of a span as `spans.table.rows` gives it: `time` and `data`."""
     trace_id = span["trace_id"]
-    root_id = root_span_id(trace_id, span["attributes"].get("buildkite.build.id"))
+    build_id = span["attributes"].get("buildkite.build.id")
     data: dict[str, Any] = {
         "trace.trace_id": shape.trace_text(trace_id),
-        "trace.span_id": shape.span_text(span["span_id"], trace_id=trace_id, root_id=root_id),
+        "trace.span_id": shape.span_text(span["span_id"], trace_id=trace_id, build_id=build_id),
     }
     if "parent_span_id" in span:
         parent_id = span["parent_span_id"]
-        data["trace.parent_id"] = shape.span_text(parent_id, trace_id=trace_id, root_id=root_id)
+        data["trace.parent_id"] = shape.span_text(parent_id, trace_id=trace_id, build_id=build_id)
     data |= {"name": span["name"], "status_code": STATUS_CODES[span["status"]]}
     if span["status"] == ERROR:
         data["error"] = True
@@ -54,18 +53,23 @@ def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
 def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
     """The events of the span's links, in their order."""
     trace_id = span["trace_id"]
-    root_id = root_span_id(trace_id, span["attributes"].get("buildkite.build.id"))
+    build_id = span["attributes"].get("buildkite.build.id")
     for link in span["links"]:
         data: dict[str, Any] = {
             "trace.trace_id": shape.trace_text(trace_id),
-            "trace.parent_id": shape.span_text(span["span_id"], trace_id=trace_id, root_id=root_id),
+            "trace.parent_id": shape.span_text(
+                span["span_id"], trace_id=trace_id, build_id=build_id
+            ),
             "parent_name": span["name"],
-            "trace.link.trace_id": shape.trace_text(link["trace_id"]),
-            "trace.link.span_id": shape.linked_span_text(link["trace_id"], link["span_id"]),
         }
         if span["status"] == ERROR:
             data["error"] = True
-        data |= LINK_FIXED | {"service.name": shape.service_name} | _columns(span["resource"])
+        data |= LINK_FIXED | {
+            "service.name": shape.service_name,
+            "trace.link.trace_id": shape.trace_text(link["trace_id"]),
+            "trace.link.span_id": shape.linked_span_text(link["trace_id"], link["span_id"]),
+        }
+        data |= _columns(span["resource"])
         yield {"time": time_text(span["start_unix_nano"]), "data": data}
 
 

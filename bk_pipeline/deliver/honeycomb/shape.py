@@ -77,10 +77,11 @@ class Shape:
         # husky writes a trace id whose first half is zero as its second half alone.
         return trace_id.removeprefix("0" * 16)
 
-    def span_text(self, span_id: str, *, trace_id: str, root_id: str) -> str:
-        """`trace.span_id` or `trace.parent_id` of a span in the trace whose root is `root_id`."""
-        is_root = self.style is TraceIdStyle.BUILDEVENTS and span_id == root_id
-        return self.trace_text(trace_id) if is_root else span_id
+    def span_text(self, span_id: str, *, trace_id: str, build_id: str | None) -> str:
+        """`trace.span_id` or `trace.parent_id` of a span in the trace of a build."""
+        if self.style is TraceIdStyle.BUILDEVENTS and span_id == root_span_id(trace_id, build_id):
+            return self.trace_text(trace_id)
+        return span_id
 
     def linked_span_text(self, trace_id: str, span_id: str) -> str:
         """`trace.link.span_id`: with `buildevents`, a root's is its trace's id.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-import pyarrow as pa
-
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
 from bk_pipeline.deliver.metrics import measurements
@@ -15,6 +13,7 @@ from bk_pipeline.deliver.metrics.request import body_of
 from bk_pipeline.deliver.otlp.answers import answer
 from bk_pipeline.deliver.otlp.endpoint import Endpoint
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import Timeouts
 
@@ -67,9 +66,9 @@ class OtlpMetrics:
         """`otlp_metrics:<host>[:port]/<path>`, and a tenant's mark where one is known."""
         return self._settings.name
 
-    def encode(self, table: pa.Table) -> list[Item]:
-        """The builds and jobs in the table, in time order. Pure."""
-        return sorted(measurements.items(table), key=_time_ns)
+    def encode(self, rows: SpanRows) -> list[Item]:
+        """The builds and jobs among the rows, in time order. Pure."""
+        return sorted(measurements.items(rows), key=_time_ns)
 
     def send(self, items: Sequence[Item]) -> Answer:
         """What the endpoint says to `items`; errors as `Destination.send` has them.

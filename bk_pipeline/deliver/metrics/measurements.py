@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from bk_pipeline.deliver import selection
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.metrics.instruments import DIMENSIONS
-from bk_pipeline.deliver.selection import builds_of, column, one_chunk, span_ids_of, start_ns_of
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.timing import NS_PER_MS
 
@@ -49,20 +49,18 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
     values: tuple[str | int | bool | None, ...]
 
 
-def items(table: pa.Table) -> list[Item]:
-    """The builds and jobs in `table`, by row, each with its series and its numbers."""
-    chosen = one_chunk(table.filter(_counted(table)))
-    if not chosen.num_rows:
+def items(rows: SpanRows) -> list[Item]:
+    """The builds and jobs among `rows`, each with its series and its numbers."""
+    chosen = rows.filter(_counted(rows.table))
+    if not len(chosen):
         return []
-    builds = builds_of(chosen)
-    starts = start_ns_of(chosen)
-    ends = np.asarray(column(chosen, "end").cast(pa.int64()))
-    bodies = np.column_stack((ends, _durations_ms(chosen, starts, ends), _waits_ms(chosen)))
+    ends = np.asarray(chosen.column("end").cast(pa.int64()))
+    bodies = np.column_stack((ends, _durations_ms(chosen, ends), _waits_ms(chosen)))
     content = bodies.astype(BODY).tobytes()
     size = NUMBERS * BODY.itemsize
     return [
         Item(
-            builds.trace_ids[build],
+            chosen.trace_ids[build],
             span_id,
             start_ns,
             name,
@@ -72,10 +70,10 @@ def items(table: pa.Table) -> list[Item]:
         )
         for at, (build, span_id, start_ns, name, shared) in enumerate(
             zip(
-                builds.of_row.tolist(),
-                span_ids_of(chosen),
-                starts.tolist(),
-                chosen["name"].to_pylist(),
+                chosen.build_of_row.tolist(),
+                chosen.span_ids,
+                chosen.start_ns.tolist(),
+                chosen.names(),
                 _series(chosen, ends),
                 strict=True,
             )
@@ -84,26 +82,27 @@ def items(table: pa.Table) -> list[Item]:
 
 
 def _counted(table: pa.Table) -> Any:
-    """Which rows are builds, or jobs that no person is."""
+    """Whether a row is a build, or a job that no person is."""
     kinds = pa.array([SpanKind.BUILD, SpanKind.JOB], pa.string())
     manual = pc.fill_null(pc.equal(table[JOB_TYPE].cast(pa.string()), MANUAL), fill_value=False)
-    return pc.and_(pc.is_in(table["name"].cast(pa.string()), kinds), pc.invert(manual))
+    counted = pc.and_(pc.is_in(table["name"].cast(pa.string()), kinds), pc.invert(manual))
+    return np.asarray(counted, bool)
 
 
-def _durations_ms(table: pa.Table, starts: Any, ends: Any) -> Any:
+def _durations_ms(rows: SpanRows, ends: Any) -> Any:
     """A job that ended without having started has no duration: its span is its wait."""
-    started = np.asarray(pc.fill_null(column(table, STARTED), fill_value=True))
-    return np.where(started, (ends - starts) // NS_PER_MS, NONE)
+    started = np.asarray(pc.fill_null(rows.column(STARTED), fill_value=True))
+    return np.where(started, (ends - rows.start_ns) // NS_PER_MS, NONE)
 
 
-def _waits_ms(table: pa.Table) -> Any:
-    return np.asarray(pc.fill_null(column(table, WAIT_MS), NONE))
+def _waits_ms(rows: SpanRows) -> Any:
+    return np.asarray(pc.fill_null(rows.column(WAIT_MS), NONE))
 
 
-def _series(table: pa.Table, ends: Any) -> list[bytes]:
+def _series(chosen: SpanRows, ends: Any) -> list[bytes]:
     """The encoded series of each row, the same object for equal ones."""
     keys = ["hour", "name", *DIMENSIONS]
-    rows = table.select(keys[1:]).append_column("hour", pa.array(ends // HOUR_NS))
+    rows = chosen.table.select(keys[1:]).append_column("hour", pa.array(ends // HOUR_NS))
     rows = rows.append_column("row", pa.array(np.arange(len(rows))))
     grouped = rows.group_by(keys, use_threads=False).aggregate([("row", "list")])
     found = [b""] * len(rows)

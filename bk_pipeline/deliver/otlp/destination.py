@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
-from bk_pipeline.deliver.otlp import columns
+from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import answer
 from bk_pipeline.deliver.otlp.endpoint import Endpoint
 from bk_pipeline.deliver.otlp.framing import FRAMING_BYTES, body_of
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import Timeouts
 
@@ -59,9 +58,9 @@ class Otlp:
         """`otlp:<host>[:port]/<path>`, and a tenant's mark where one is known; see `naming.py`."""
         return self._settings.name
 
-    def encode(self, table: pa.Table) -> list[Item]:
-        """The table's spans. Pure."""
-        return columns.items(table, self._settings.resource)
+    def encode(self, rows: SpanRows) -> list[Item]:
+        """The rows' spans. Pure."""
+        return codec.items(rows, self._settings.resource)
 
     def send(self, items: Sequence[Item]) -> Answer:
         """What the endpoint says to `items`; errors as `Destination.send` has them."""

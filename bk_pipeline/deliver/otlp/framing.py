@@ -17,7 +17,23 @@ from collections.abc import Iterable
 from bk_pipeline import __version__
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
-from bk_pipeline.deliver.otlp.wire import sized, varint
+
+# The bit of a varint's byte that says that another follows.
+MORE = 0x80
+_BYTE = tuple(bytes((number,)) for number in range(2 * MORE))
+
+
+def varint(number: int) -> bytes:
+    """A whole number, 0 or more, in seven bits a byte, lowest first."""
+    if number < MORE:
+        return _BYTE[number]
+    return _BYTE[number % MORE | MORE] + varint(number // MORE)
+
+
+def sized(tag: bytes, content: bytes) -> bytes:
+    """A field whose value is text, bytes or a message."""
+    return tag + varint(len(content)) + content
+
 
 # Fields of the messages above, in their order.
 RESOURCE_SPANS, RESOURCE, SCOPE_SPANS, SCOPE, SPAN = b"\x0a", b"\x0a", b"\x12", b"\x0a", b"\x12"
@@ -26,16 +42,6 @@ SCOPE_PART = sized(
 )
 # Two tags, and two lengths of up to 256 MiB.
 FRAMING_BYTES = len(SCOPE_PART) + 2 * (1 + 4)
-
-
-def resource_part(attributes: bytes) -> bytes:
-    """What items of one resource share, given the encoded attributes of the resource."""
-    return sized(RESOURCE, attributes)
-
-
-def span_entry(span: bytes) -> bytes:
-    """A span as it stands among others."""
-    return sized(SPAN, span)
 
 
 def body_of(items: Iterable[Item]) -> bytes:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bk_pipeline.deliver.arrangement import (
+from bk_pipeline.deliver.encoding import (
+    AGENT_FIELDS,
     BUILD_FIELDS,
-    COMMON_FIELDS,
-    OWN_FIELDS,
+    JOB_FIELDS,
+    PLAIN_FIELDS,
     RESOURCE_FIELDS,
     ROOT_FIELDS,
 )
@@ -23,6 +24,8 @@ SERVICE_NAME = "service.name"
 TRIMMED = "bk_pipeline.trimmed"
 STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 
+INT64 = range(-(2**63), 2**63)
+
 # Whether a parent or a linked span is another process's: known. And: it is.
 FLAGS_LOCAL = 0x100
 FLAGS_REMOTE = 0x300
@@ -32,7 +35,7 @@ FLAGS_REMOTE = 0x300
 SPAN_BYTES = 1_000_000
 
 # The order of a span's attributes.
-SPAN_FIELDS = OWN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + COMMON_FIELDS
+SPAN_FIELDS = PLAIN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + JOB_FIELDS + AGENT_FIELDS
 MAP_PREFIXES = tuple(
     field.name.removesuffix("*") for field in FIELDS if field.type is FieldType.MAP
 )

@@ -7,8 +7,8 @@ from heapq import heapify, heapreplace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from bk_pipeline.deliver.otlp.framing import varint
 from bk_pipeline.deliver.otlp.shape import MAP_PREFIXES, SPAN_BYTES, TRIMMED
-from bk_pipeline.deliver.otlp.wire import varint
 from bk_pipeline.spans.text import cut
 
 # A string is not cut below this before all longer ones are: a few words say something.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -56,10 +57,24 @@ def tables(draw: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def large_table(builds: int, *, words: int) -> pa.Table:
+def odd_string(number: int) -> str:
+    """A string that has something odd in it."""
+    return f"{ODD[number % len(ODD)]}{number // len(ODD)}"
+
+
+# Of a kind each: as `large_table` takes them.
+STRINGS: dict[str, Callable[[int], str]] = {
+    "odd": odd_string,
+    "of one length": lambda number: f"{number:06}",
+    "of many lengths": lambda number: f"é{number}" * (number % 30),
+    "one of them with a quote": lambda number: f"{number:06}" + '"' * (number == 7),
+}
+
+
+def large_table(builds: int, *, words: int, string: Callable[[int], str] = odd_string) -> pa.Table:
     """So many builds of up to four spans, whose columns have up to so many distinct values each."""
     chance = random.Random(words)
-    strings = [f"{ODD[n % len(ODD)]}{n // len(ODD)}" for n in range(words)]
+    strings = [string(n) for n in range(words)]
     pools = {
         FieldType.STRING: strings,
         FieldType.JSON: strings,
@@ -115,6 +130,22 @@ def _build(
         rows.append(row)
     assert all(field.kinds <= ALL for field in FIELDS)
     return rows
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """`table` with other values in a column."""
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+def with_peculiar_columns(table: pa.Table) -> pa.Table:
+    """A string longer than any backend keeps among many, and a null among a dictionary's values."""
+    urls = [f"https://example.org/{row}" for row in range(len(table))]
+    urls[5] = "é" * 40_000
+    states = pa.DictionaryArray.from_arrays(
+        pa.array([row % 3 for row in range(len(table))], pa.int32()), pa.array(["a", None, "b"])
+    )
+    table = with_column(table, "buildkite.job.web_url", pa.array(urls))
+    return with_column(table, "buildkite.job.state", states)
 
 
 def text(value: Any) -> str:

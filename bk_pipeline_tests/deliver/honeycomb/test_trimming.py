@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bk_pipeline.deliver.honeycomb import columns
+from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.shape import (
     EVENT_BYTES,
     EVENT_COLUMNS,
@@ -14,6 +14,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     Shape,
 )
 from bk_pipeline.deliver.honeycomb.trimming import fitted
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.text import CUT_MARK
 from bk_pipeline_tests.deliver.tables import payload, table
@@ -105,7 +106,7 @@ def test_no_declared_attribute_is_taken_for_a_key_of_a_map():
 def test_the_table_gives_an_event_that_fits_beside_its_whole_neighbours(meta_data):
     one = table(payload(1), payload(2, meta_data=meta_data), payload(3))
 
-    items = columns.items(one, SHAPE)
+    items = codec.items(SpanRows.of(one), SHAPE)
 
     assert len(items) == len(one)
     (trimmed,) = [item for item in items if item.trimmed]
@@ -120,7 +121,7 @@ def test_the_table_gives_an_event_that_fits_beside_its_whole_neighbours(meta_dat
 def test_many_keys_that_fit_are_all_kept():
     one = table(payload(1, meta_data={f"key-{n}": "v" for n in range(1_800)}))
 
-    root = columns.items(one, SHAPE)[0]
+    root = codec.items(SpanRows.of(one), SHAPE)[0]
 
     assert not root.trimmed
     assert sum(name.startswith(META) for name in msgspec.json.decode(root.body)["data"]) == 1_800

@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.metrics.measurements import COLUMNS
 from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RetryableError, TokenRefused
 from bk_pipeline_tests.builders import make_block, make_build, make_job, uid
 from bk_pipeline_tests.deliver.tables import payload, table, tables, uuid
@@ -74,7 +75,9 @@ def test_builds_that_come_later_in_the_hour_add_points_and_repeat_none(sandbox, 
 
 
 def test_what_builds_at_the_same_time_did_is_encoded_in_time_order(metrics):
-    times = [item.time_ns for item in metrics.encode(table(payload(3), payload(1), payload(2)))]
+    rows = SpanRows.of(table(payload(3), payload(1), payload(2)))
+
+    times = [item.time_ns for item in metrics.encode(rows)]
     assert len(times) == 12
     assert times == sorted(times)
 

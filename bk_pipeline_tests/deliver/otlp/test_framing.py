@@ -6,13 +6,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from bk_pipeline.deliver.batching import Batching, body_bytes
 from bk_pipeline.deliver.destination import Item, Limits
-from bk_pipeline.deliver.otlp.framing import FRAMING_BYTES, body_of, resource_part, span_entry
-from bk_pipeline.deliver.otlp.wire import any_value, attribute, sized
+from bk_pipeline.deliver.otlp.codec import attribute
+from bk_pipeline.deliver.otlp.framing import FRAMING_BYTES, RESOURCE, SPAN, body_of, sized
 
 LIMITS = Limits(5_000, 20, shared_framing_bytes=FRAMING_BYTES)
 RESOURCES = [
-    resource_part(attribute(b"\x0a", "service.name", any_value("x" * size)))
-    for size in (1, 90, 400)
+    sized(RESOURCE, attribute(b"\x0a", "service.name", "x" * size)) for size in (1, 90, 400)
 ]
 
 
@@ -20,7 +19,7 @@ def items(drawn):
     """A span with a name of so many letters and one of three resources, each."""
     made = []
     for at, (size, which) in enumerate(drawn):
-        span = span_entry(sized(b"\x2a", b"n" * size))
+        span = sized(SPAN, sized(b"\x2a", b"n" * size))
         made.append(
             Item(b"t" * 16, at.to_bytes(8), at, "span", (span,), len(span), shared=RESOURCES[which])
         )

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bk_pipeline.deliver.honeycomb import columns as honeycomb
+from bk_pipeline.deliver.honeycomb import codec as honeycomb
 from bk_pipeline.deliver.honeycomb.shape import Shape
-from bk_pipeline.deliver.otlp import columns as otlp
+from bk_pipeline.deliver.otlp import codec as otlp
 from bk_pipeline.deliver.otlp.framing import body_of
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.sandbox.world import World, build_as_of
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
@@ -31,12 +32,12 @@ SERVICE = "ci builds"
 
 
 def by_otlp(one: pa.Table) -> Counter:
-    body = body_of(otlp.items(one, {"service.name": SERVICE}))
+    body = body_of(otlp.items(SpanRows.of(one), {"service.name": SERVICE}))
     return counted(husky.events(ExportTraceServiceRequest.FromString(body)))
 
 
 def by_events(one: pa.Table) -> Counter:
-    made = honeycomb.items(one, Shape(SERVICE))
+    made = honeycomb.items(SpanRows.of(one), Shape(SERVICE))
     return counted(json.loads(item.body) for item in made)
 
 

@@ -8,10 +8,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from bk_pipeline.deliver.honeycomb import columns, plain
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.encoding import MANY
+from bk_pipeline.deliver.honeycomb import codec, plain
 from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.table import rows
-from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table, tables
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import (
+    STRINGS,
+    large_table,
+    tables,
+    with_peculiar_columns,
+)
 from bk_pipeline_tests.deliver.tables import payload, table
 
 SHAPES = {style.value: Shape("ci “builds”", style) for style in TraceIdStyle}
@@ -26,7 +34,11 @@ def plainly(one: pa.Table, shape: Shape) -> list[dict]:
 
 
 def fast(one: pa.Table, shape: Shape) -> list[dict]:
-    return [decoded(item.body) for item in columns.items(one, shape)]
+    return [decoded(item.body) for item in encoded(one, shape)]
+
+
+def encoded(one: pa.Table, shape: Shape) -> list[Item]:
+    return codec.items(SpanRows.of(one), shape)
 
 
 def decoded(body: bytes) -> dict:
@@ -42,11 +54,28 @@ def test_the_fast_encoder_gives_what_the_plain_one_gives(shape, one):
 
 
 @every_shape
+@pytest.mark.parametrize("string", STRINGS.values(), ids=STRINGS)
 @pytest.mark.parametrize("words", [1, 30, 1_000])
-def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(shape, words):
-    one = large_table(200, words=words)
+def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(shape, words, string):
+    one = large_table(500, words=words, string=string)
+    assert len(one) > MANY
 
     assert fast(one, shape) == plainly(one, shape)
+
+
+@every_shape
+def test_too_long_strings_and_nulls_are_encoded_alike_wherever_they_stand(shape):
+    one = with_peculiar_columns(large_table(500, words=30))
+
+    assert fast(one, shape) == plainly(one, shape)
+
+
+def test_what_spans_have_in_common_is_the_same_bytes_for_all_of_them():
+    items = encoded(table(*(payload(number, jobs=20) for number in range(20))), SHAPES["otel"])
+
+    assert {len(item.pieces) for item in items} <= set(range(2, 6))
+    shared = {id(piece) for item in items for piece in item.pieces[1:]}
+    assert len(shared) < len(items) / 3
 
 
 @every_shape
@@ -55,7 +84,7 @@ def test_no_column_stands_twice_in_an_event(shape):
         assert len({name for name, _ in found}) == len(found)
         return dict(found)
 
-    for item in columns.items(table(payload(1), payload(2)), shape):
+    for item in encoded(table(payload(1), payload(2)), shape):
         json.loads(item.body, object_pairs_hook=pairs)
 
 
@@ -63,9 +92,9 @@ def test_no_column_stands_twice_in_an_event(shape):
 @given(one=tables())
 def test_a_slice_of_a_table_gives_a_slice_of_its_events(one):
     shape = SHAPES["otel"]
-    whole = columns.items(one, shape)
+    whole = encoded(one, shape)
 
-    parts = [item for at in range(len(one)) for item in columns.items(one.slice(at, 1), shape)]
+    parts = [item for at in range(len(one)) for item in encoded(one.slice(at, 1), shape)]
 
     assert parts == whole
 
@@ -74,9 +103,9 @@ def test_chunks_with_dictionaries_of_their_own_make_no_difference():
     shape = SHAPES["otel"]
     one, two = table(payload(1)), table(payload(2))
 
-    together = columns.items(pa.concat_tables([one, two]), shape)
+    together = encoded(pa.concat_tables([one, two]), shape)
 
-    assert together == columns.items(one, shape) + columns.items(two, shape)
+    assert together == encoded(one, shape) + encoded(two, shape)
 
 
 def test_an_item_is_known_by_its_span_and_its_links_by_ids_of_their_own():
@@ -84,7 +113,7 @@ def test_an_item_is_known_by_its_span_and_its_links_by_ids_of_their_own():
         payload(1, rebuilt_from={"id": "01900000-0000-7000-8000-00000000000f", "number": 7})
     )
 
-    link, root, *others = columns.items(one, SHAPES["otel"])
+    link, root, *others = encoded(one, SHAPES["otel"])
 
     assert root.item_id.hex() == one["span_id"][0].as_py()
     assert root.trace_id.hex() == one["trace_id"][0].as_py()
@@ -104,4 +133,4 @@ def test_the_id_of_a_link_never_changes():
 
 
 def test_an_empty_table_has_no_events():
-    assert columns.items(table(payload(1)).slice(0, 0), SHAPES["otel"]) == []
+    assert encoded(table(payload(1)).slice(0, 0), SHAPES["otel"]) == []

@@ -8,11 +8,18 @@ from hypothesis import given, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from bk_pipeline.deliver.otlp import columns, plain
-from bk_pipeline.deliver.otlp.framing import body_of, span_entry
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.encoding import MANY
+from bk_pipeline.deliver.otlp import codec, plain
+from bk_pipeline.deliver.otlp.framing import SPAN, body_of, sized
 from bk_pipeline.deliver.otlp.shape import SPAN_BYTES
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS
-from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import (
+    STRINGS,
+    large_table,
+    with_peculiar_columns,
+)
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp.exporter import exported
 from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
@@ -39,8 +46,12 @@ def busy_table() -> pa.Table:
     return table(failed, other, payload(3))
 
 
+def encoded(one: pa.Table, common: dict) -> list[Item]:
+    return codec.items(SpanRows.of(one), common)
+
+
 def fast(one: pa.Table, common: dict) -> ExportTraceServiceRequest:
-    return ExportTraceServiceRequest.FromString(body_of(columns.items(one, common)))
+    return ExportTraceServiceRequest.FromString(body_of(encoded(one, common)))
 
 
 @every_resource
@@ -50,25 +61,42 @@ def test_the_fast_encoder_gives_what_the_plain_one_gives(common, one):
     assert fast(one, common) == plain.request(plain.raw_rows(one), common)
 
 
+@pytest.mark.parametrize("string", STRINGS.values(), ids=STRINGS)
 @pytest.mark.parametrize("words", [1, 30, 1_000])
-def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(words):
-    one = large_table(200, words=words)
+def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(words, string):
+    one = large_table(500, words=words, string=string)
+    assert len(one) > MANY
 
     assert fast(one, CROWDED) == plain.request(plain.raw_rows(one), CROWDED)
+
+
+def test_too_long_strings_and_nulls_are_encoded_alike_wherever_they_stand():
+    one = with_peculiar_columns(large_table(500, words=30))
+
+    assert fast(one, PLAIN) == plain.request(plain.raw_rows(one), PLAIN)
+
+
+def test_what_spans_have_in_common_is_the_same_bytes_for_all_of_them():
+    items = encoded(table(*(payload(number, jobs=20) for number in range(20))), PLAIN)
+
+    assert {len(item.pieces) for item in items} <= set(range(2, 6))
+    shared = {id(piece) for item in items for piece in item.pieces[1:]}
+    assert len(shared) < len(items) / 3
+    assert len({id(item.shared) for item in items}) == 1
 
 
 def test_a_span_is_the_same_bytes_as_from_the_official_classes():
     one = large_table(60, words=100)
     spans = [plain.span(row).SerializeToString() for row in plain.raw_rows(one)]
 
-    items = columns.items(one, PLAIN)
+    items = encoded(one, PLAIN)
 
-    assert [item.body for item in items] == list(map(span_entry, spans))
+    assert [item.body for item in items] == [sized(SPAN, span) for span in spans]
 
 
 def test_the_plain_encoder_and_the_official_exporter_give_the_same_bytes():
     one = busy_table()
-    body = body_of(columns.items(one, PLAIN))
+    body = body_of(encoded(one, PLAIN))
 
     assert body == plain.request(plain.raw_rows(one), PLAIN).SerializeToString()
     assert body == exported(one, "buildkite")
@@ -77,9 +105,9 @@ def test_the_plain_encoder_and_the_official_exporter_give_the_same_bytes():
 @settings(max_examples=12, deadline=None)
 @given(one=odd_tables())
 def test_a_slice_of_a_table_gives_a_slice_of_its_spans(one):
-    whole = columns.items(one, PLAIN)
+    whole = encoded(one, PLAIN)
 
-    parts = [item for at in range(len(one)) for item in columns.items(one.slice(at, 1), PLAIN)]
+    parts = [item for at in range(len(one)) for item in encoded(one.slice(at, 1), PLAIN)]
 
     assert parts == whole
 
@@ -87,13 +115,13 @@ def test_a_slice_of_a_table_gives_a_slice_of_its_spans(one):
 def test_chunks_with_dictionaries_of_their_own_make_no_difference():
     one, two = table(payload(1)), table(payload(2))
 
-    together = columns.items(pa.concat_tables([one, two]), PLAIN)
+    together = encoded(pa.concat_tables([one, two]), PLAIN)
 
-    assert together == columns.items(one, PLAIN) + columns.items(two, PLAIN)
+    assert together == encoded(one, PLAIN) + encoded(two, PLAIN)
 
 
 def test_an_empty_table_has_no_spans():
-    assert columns.items(table(payload(1)).slice(0, 0), PLAIN) == []
+    assert encoded(table(payload(1)).slice(0, 0), PLAIN) == []
 
 
 def test_a_table_of_nothing_but_other_spans_than_roots_can_be_encoded():
@@ -106,7 +134,7 @@ def test_a_table_of_nothing_but_other_spans_than_roots_can_be_encoded():
 def test_an_item_is_a_whole_span_known_by_its_own_ids():
     one = busy_table()
 
-    items = columns.items(one, PLAIN)
+    items = encoded(one, PLAIN)
 
     assert [item.item_id.hex() for item in items] == one["span_id"].to_pylist()
     assert [item.trace_id.hex() for item in items] == one["trace_id"].to_pylist()
@@ -171,7 +199,7 @@ def test_a_span_that_is_too_large_is_trimmed_marked_and_still_itself():
     large = {f"key-{n}": "x" * 60_000 for n in range(120)}
     one = table(payload(1, meta_data=large), payload(2))
 
-    root, *others = columns.items(one, PLAIN)
+    root, *others = encoded(one, PLAIN)
 
     assert root.trimmed
     assert not any(item.trimmed for item in others)

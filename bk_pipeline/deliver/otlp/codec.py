@@ -1,0 +1,188 @@
+"""OTLP's protobuf as a codec: byte for byte what `plain.py` and the official exporter give.
+
+(But for a time of 0, which they leave out.) What is most of a span is written here: ids,
+times, strings and whole numbers. For the rest the official classes are asked, once for each
+distinct value. Tags are one byte: the field's number, shifted by three, and how its value is
+written. Pure.
+
+Sources: Protocol Buffers, "Encoding"; OTLP's `common.proto` and `trace.proto`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from bk_pipeline.deliver.arrays import (
+    BYTES,
+    Parts,
+    framed,
+    from_hex,
+    from_matrix,
+    hstack,
+    is_valid,
+    to_matrix,
+)
+from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, Dictionary, dictionary, encode
+from bk_pipeline.deliver.otlp import plain
+from bk_pipeline.deliver.otlp.framing import RESOURCE, SPAN, sized, varint
+from bk_pipeline.deliver.otlp.shape import (
+    FLAGS_LOCAL,
+    INT64,
+    SPAN_BYTES,
+    outer_attributes,
+)
+from bk_pipeline.deliver.otlp.trimming import fitted
+from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.spans.fields import Field, FieldType
+from bk_pipeline.spans.text import cut
+
+# So many beginnings of attributes are kept: some hundred keys, each with some lengths.
+HEADS = 8_192
+# Fields of Span, some with the length of what is always as long; and of Resource.
+TRACE_ID, SPAN_ID, PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+START, END, ATTRIBUTES, RESOURCE_ATTRIBUTES = b"\x39", b"\x41", b"\x4a", b"\x0a"
+# Of KeyValue and AnyValue.
+KEY, VALUE, STRING, INT = b"\x0a", b"\x12", b"\x0a", b"\x18"
+
+
+def items(rows: SpanRows, common: Mapping[str, str]) -> list[Item]:
+    """The spans of `rows`, each with its links, in their order. Pure.
+
+    Args:
+        rows: Of the span table.
+        common: Attributes that every resource has, the service's name among them; a build's
+            own values take precedence.
+    """
+    table = rows.table
+    for field in RESOURCE_FIELDS:
+        if field.name in common and len(table):
+            values = pc.fill_null(rows.column(field.name).cast(pa.string()), common[field.name])
+            at = table.schema.get_field_index(field.name)
+            table = table.set_column(at, field.name, values)
+    return encode(replace(rows, table=table), Protobuf(common))
+
+
+class Protobuf:
+    """`Codec` for OTLP spans.
+
+    Args:
+        common: Attributes that every resource has.
+    """
+
+    def __init__(self, common: Mapping[str, str]) -> None:
+        outer = outer_attributes(common).items()
+        self._outer = b"".join(attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in outer)
+
+    def fragments(self, field: Field, values: list[Any]) -> list[bytes]:
+        """Attributes: KeyValues of the resource, or of the span."""
+        tag, name = _tag(field), field.name
+        match field.type:
+            case FieldType.MAP:
+                return [_map(tag, name.removesuffix("*"), one) for one in values]
+            case FieldType.STRINGS:
+                return [attribute(tag, name, msgspec.json.decode(one)) for one in values]
+            case FieldType.STRING | FieldType.JSON:
+                each = [cut(one).encode() for one in values]
+                return [head(tag, name, STRING, len(one)) + one for one in each]
+            case _:
+                return [attribute(tag, name, one) for one in values]
+
+    def bulk(self, field: Field, values: pa.Array) -> Parts:
+        """Attributes whose values are strings."""
+        tag, name = _tag(field), field.name
+        return framed(lambda size: head(tag, name, STRING, size), values.cast(BYTES))
+
+    def resource(self, attributes: bytes) -> tuple[bytes, bytes]:
+        """Once a request: with the attributes that every resource has."""
+        return b"", sized(RESOURCE, self._outer + attributes)
+
+    def frame(self, rows: SpanRows) -> Iterator[Parts]:
+        """Ids, name, kind and times."""
+        trace_ids = to_matrix(rows.trace_ids, 16)[rows.build_of_row]
+        yield [from_matrix(hstack(TRACE_ID, trace_ids, SPAN_ID, to_matrix(rows.span_ids, 8)))]
+        parents = rows.column("parent_span_id")
+        ids = hstack(PARENT_ID, from_hex(parents.drop_null(), 8))
+        yield [from_matrix(ids, is_valid(parents))]
+        kind = Span.SPAN_KIND_INTERNAL
+        names = _fields(rows.column("name"), lambda name: Span(name=name, kind=kind))
+        yield [names.array()]
+        starts, ends = rows.start_ns, np.asarray(rows.column("end").cast(pa.int64()))
+        yield [from_matrix(hstack(START, _fixed64(starts), END, _fixed64(ends)))]
+
+    def groups(
+        self, rows: SpanRows, job: list[Dictionary], agent: list[Dictionary]
+    ) -> list[list[Dictionary]]:
+        """After the attributes: links, status and flags."""
+        statuses = rows.column("status")
+        ends = _fields(statuses, lambda one: Span(status=plain.status(one), flags=FLAGS_LOCAL))
+        return [job, [*agent, _links(rows), ends]]
+
+    def opening(self, sizes: Any) -> Parts:
+        """The tag and the length of a field that is a message."""
+        numbers = dictionary(pa.array(sizes), lambda some: list(map(varint, some)))
+        return [SPAN, numbers.array()]
+
+    def trimmed(self, rows: SpanRows, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
+        """The spans that are larger than any service is known to take."""
+        for row in np.flatnonzero(sizes > SPAN_BYTES).tolist():
+            (one,) = plain.raw_rows(rows.table.slice(row, 1))
+            yield row, sized(SPAN, fitted(plain.span(one)).SerializeToString()), True
+
+
+def _tag(field: Field) -> bytes:
+    return RESOURCE_ATTRIBUTES if field.resource else ATTRIBUTES
+
+
+def _map(tag: bytes, prefix: str, text: str) -> bytes:
+    values = msgspec.json.decode(text).items()
+    return b"".join(attribute(tag, prefix + key, one) for key, one in values if one is not None)
+
+
+def attribute(tag: bytes, key: str, value: Any) -> bytes:
+    """A KeyValue as the field `tag` of a message; strings are cut to what backends keep."""
+    if isinstance(value, str):
+        content = cut(value).encode()
+        return head(tag, key, STRING, len(content)) + content
+    if type(value) is int and value in INT64:
+        content = varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        return head(tag, key, INT, len(content)) + content
+    return sized(tag, plain.key_value(key, value).SerializeToString())
+
+
+@lru_cache(HEADS)
+def head(tag: bytes, key: str, kind: bytes, length: int) -> bytes:
+    """What stands before the `length` bytes of an attribute's string or varint (`kind`)."""
+    value = STRING + varint(length) if kind == STRING else kind
+    # An empty key is left out, as protobuf has it outside of a `oneof`.
+    before = sized(KEY, key.encode()) if key else b""
+    before += VALUE + varint(len(value) + length) + value
+    return tag + varint(len(before) + length) + before
+
+
+def _fixed64(numbers: Any) -> Any:
+    """Whole numbers as protobuf writes `fixed64`: a matrix of their bytes."""
+    return numbers.astype("<i8").view(np.uint8).reshape(-1, 8)
+
+
+def _fields(values: pa.Array, span_of: Callable[[Any], Span]) -> Dictionary:
+    """The fields that `span_of` sets for each value, encoded by the official classes."""
+    return dictionary(values, lambda some: [span_of(one).SerializeToString() for one in some])
+
+
+def _links(rows: SpanRows) -> Dictionary:
+    linked = np.flatnonzero(rows.link_counts())
+    table = rows.table.select(["trace_id", "links"]).take(linked)
+    codes = np.zeros(len(rows), np.int64)
+    codes[linked] = np.arange(len(linked)) + 1
+    spans = (Span(links=plain.links(row)) for row in table.to_pylist())
+    return Dictionary([b"", *(span.SerializeToString() for span in spans)], codes)

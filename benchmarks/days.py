@@ -68,7 +68,11 @@ def _extract(services: Services) -> Counts:
 
 def _transform(services: Services) -> Counts:
     made = transform_day(
-        KEY, raw=services.raw(), spans=services.spans(), privacy=services.privacy()
+        KEY,
+        raw=services.raw(),
+        spans=services.spans(),
+        privacy=services.privacy(),
+        options=services.span_options(),
     )
     return {"spans": made.summary.spans, "builds": made.summary.builds}
 

@@ -205,6 +205,38 @@ class Settings(BaseSettings):
         description="Whether what looks like a token (Buildkite, GitHub, GitLab, AWS, Slack, "
         "Honeycomb, npm, PyPI), a private key or a URL's password is masked too.",
     )
+    spans_waits: bool = Field(
+        default=False,
+        alias="BK_PIPELINE_SPANS_WAITS",
+        description="Whether a job that waited for an agent gets a span `buildkite.job.wait` of "
+        "that time as well. Each is billed; the wait is an attribute of the job either way.",
+    )
+    spans_links: bool = Field(
+        default=True,
+        alias="BK_PIPELINE_SPANS_LINKS",
+        description="Whether spans link to the builds that triggered them, to what they are a "
+        "rebuild of, and to the attempt that a retry replaces. Honeycomb bills each link.",
+    )
+    spans_conventions: bool = Field(
+        default=True,
+        alias="BK_PIPELINE_SPANS_CONVENTIONS",
+        description="Whether spans have the attributes of OpenTelemetry's semantic conventions, "
+        "`cicd.*` and `vcs.*`, besides Buildkite's own.",
+    )
+    spans_export: Literal["finished", "settled"] = Field(
+        "finished",
+        alias="BK_PIPELINE_SPANS_EXPORT",
+        description="When a build's spans are made: `finished`, each time that it finishes, or "
+        "`settled`, once it has been finished and not blocked for "
+        "`BK_PIPELINE_SPANS_SETTLED_HOURS`. Settled builds leave with the next run of their day, "
+        "at the latest with the schedule `nightly_reread`, which must be on.",
+    )
+    spans_settled_hours: Annotated[int, Field(ge=1, le=720)] = Field(
+        24,
+        alias="BK_PIPELINE_SPANS_SETTLED_HOURS",
+        description="Hours after which a build counts as settled; for "
+        "`BK_PIPELINE_SPANS_EXPORT=settled`.",
+    )
     sensor_interval_s: Annotated[int, Field(ge=5, le=86_400)] = Field(
         30,
         alias="BK_PIPELINE_SENSOR_INTERVAL_S",

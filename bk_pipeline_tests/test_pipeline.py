@@ -12,9 +12,9 @@ from bk_pipeline.pipeline import (
     Day,
     deliver_day,
     extract_day,
-    recipe,
     set_aside_builds,
     transform_day,
+    transform_fingerprint,
 )
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.compaction import MANY
@@ -137,10 +137,10 @@ def test_other_settings_make_parts_anew_and_the_old_ones_go(scene, client):
     extract(scene, client)
     transform_day(day, raw=raw, spans=spans)
     hidden = Privacy(drop=("*.email",))
-    assert recipe(hidden) != recipe(Privacy())
+    assert transform_fingerprint(hidden) != transform_fingerprint(Privacy())
     assert transform_day(day, raw=raw, spans=spans, privacy=hidden).parts == 1
     [part] = spans.parts(day)
-    assert part.recipe == recipe(hidden)
+    assert part.recipe == transform_fingerprint(hidden)
     [table] = spans.tables(day, part)
     assert table["buildkite.build.creator.email"].null_count == table.num_rows
 

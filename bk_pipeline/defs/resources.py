@@ -21,6 +21,7 @@ from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.markers.rules_file import load_rules
 from bk_pipeline.pipeline import Day, Marking, Results, restore_day
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import rows
 from bk_pipeline.store.folder import Folder
@@ -123,6 +124,17 @@ class Services:
             hash=given.spans_hash,
             mask=given.spans_mask,
             mask_secrets=given.spans_mask_secrets,
+        )
+
+    def span_options(self) -> SpanOptions:
+        """Which spans, links and columns are made."""
+        given = self.settings
+        settled = given.spans_export == "settled"
+        return SpanOptions(
+            links=given.spans_links,
+            waits=given.spans_waits,
+            conventions=given.spans_conventions,
+            settled_after_s=given.spans_settled_hours * 3600 if settled else None,
         )
 
     def ledger(self) -> Ledger:

@@ -12,7 +12,7 @@ import dagster as dg
 
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.resources import Services
-from bk_pipeline.pipeline import stats_are_stale
+from bk_pipeline.pipeline import holds_back_builds, stats_are_stale
 from bk_pipeline.window import day_keys
 
 # A quarter past four: past the hours that summer time takes or repeats, and past midnight's
@@ -23,6 +23,8 @@ RUN_TAGS = {"dagster/priority": "-10"}
 STATS_CRON = "5 * * * *"
 # How far back statistics are looked at: builds that are unblocked or retried later are rare.
 STATS_DAYS = 7
+# How far back the nightly schedule looks for builds that have settled since.
+HELD_BACK_DAYS = 60
 RUN_CONFIG = {"ops": {"raw_builds": {"config": {"reread": True}}}}
 
 
@@ -39,7 +41,8 @@ def nightly_reread(services: Services, job: Any) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"Lists the last {settings.nightly_days} complete days again "
         "(BK_PIPELINE_NIGHTLY_DAYS), stores and delivers what is missing. Where nothing is, it "
-        "costs the listing alone.",
+        "costs the listing alone. With BK_PIPELINE_SPANS_EXPORT=settled, also the days of the "
+        f"last {HELD_BACK_DAYS} that have builds to settle.",
     )
     def schedule(
         context: dg.ScheduleEvaluationContext,
@@ -47,6 +50,14 @@ def nightly_reread(services: Services, job: Any) -> dg.ScheduleDefinition:
         night = context.scheduled_execution_time.astimezone(settings.timezone).date()
         first = max(night - timedelta(days=settings.nightly_days), settings.start_date)
         days = day_keys(first, night - timedelta(days=1))
+        spans, privacy, options = services.spans(), services.privacy(), services.span_options()
+        before = max(night - timedelta(days=HELD_BACK_DAYS), settings.start_date)
+        if options.settled_after_s is not None:
+            days = [
+                day
+                for day in day_keys(before, first - timedelta(days=1))
+                if holds_back_builds(day, spans=spans, privacy=privacy, options=options)
+            ] + days
         if not days:
             return dg.SkipReason(
                 f"No day from BK_PIPELINE_START_DATE ({settings.start_date}) on is complete yet."

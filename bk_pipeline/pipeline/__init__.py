@@ -14,9 +14,10 @@ from bk_pipeline.pipeline.results import Results
 from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
 from bk_pipeline.pipeline.transform import (
     Transformation,
-    recipe,
+    holds_back_builds,
     set_aside_builds,
     transform_day,
+    transform_fingerprint,
     what_is_stored,
 )
 
@@ -30,14 +31,15 @@ __all__ = [
     "Transformation",
     "deliver_day",
     "extract_day",
+    "holds_back_builds",
     "place_markers",
     "plan_markers",
     "prune_markers",
-    "recipe",
     "restore_day",
     "set_aside_builds",
     "stats_are_stale",
     "summarize_day",
     "transform_day",
+    "transform_fingerprint",
     "what_is_stored",
 ]

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline import __version__
+from bk_pipeline import spans as spans_package
+from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, despite_damage, silent
-from bk_pipeline.spans.batch import traces_of
-from bk_pipeline.spans.fields import FIELDS
-from bk_pipeline.spans.model import SpanKind, Trace
+from bk_pipeline.spans.batch import decode_or_error, traces_of
+from bk_pipeline.spans.fields import CONVENTIONS
+from bk_pipeline.spans.model import SpanKind, SpanOptions, Trace
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.records import never_runs
+from bk_pipeline.spans.records import Build, never_runs
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.text import counted
-from bk_pipeline.store.raw import RawStore
+from bk_pipeline.spans.timing import NS_PER_S, parse_ns, to_ns
+from bk_pipeline.spans.tree import DEFAULTS
+from bk_pipeline.store.raw import RawStore, Revision
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
 
 EVERYDAY = Privacy()
+SYSTEM_CLOCK = SystemClock()
 
 
 @dataclass(slots=True)
@@ -38,10 +46,35 @@ class Transformation:
     damaged: list[str] = field(default_factory=list)
 
 
-def recipe(privacy: Privacy) -> str:
-    """8 hex digits that say which code, columns and settings make a span part of a raw one."""
-    columns = (f"{one.name} {one.type} {one.source} {sorted(one.kinds)}" for one in FIELDS)
-    return sha256("\0".join([__version__, repr(privacy), *columns]).encode()).hexdigest()[:8]
+def transform_fingerprint(privacy: Privacy, options: SpanOptions = DEFAULTS) -> str:
+    """8 hex digits that identify the code and the settings that make a span part of a raw one.
+
+    They are part of a span part's name: with other code or settings it is made again.
+    """
+    return _short_hash(source_digest(), repr(privacy), repr(options))
+
+
+def holds_back_builds(
+    day: str, *, spans: SpanStore, privacy: Privacy, options: SpanOptions
+) -> bool:
+    """Whether the day has finished builds that were not settled when its spans were made."""
+    if options.settled_after_s is None:
+        return False
+    ours = transform_fingerprint(privacy, options)
+    return any(part.recipe != ours for part in spans.parts(day))
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 over the source files that decide what spans are made: `spans/` and this one."""
+    digest = sha256()
+    for file in sorted([*Path(spans_package.__file__ or "").parent.rglob("*.py"), Path(__file__)]):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _short_hash(*texts: str) -> str:
+    return sha256("\0".join(texts).encode()).hexdigest()[:8]
 
 
 def transform_day(
@@ -50,16 +83,20 @@ def transform_day(
     raw: RawStore,
     spans: SpanStore,
     privacy: Privacy = EVERYDAY,
+    options: SpanOptions = DEFAULTS,
+    clock: Clock = SYSTEM_CLOCK,
     full_refresh: bool = False,
     progress: Progress = silent,
     result: Transformation | None = None,
 ) -> Transformation:
-    """Make a span part of each raw part of `day` that has none by the present recipe.
+    """Make a span part of each raw part of `day` that has none with the present fingerprint.
 
     Builds that cannot be made into spans are set aside with their reason; the rest goes on.
 
     Args:
         privacy: What must not leave.
+        options: Which spans are made, and when.
+        clock: Tells which builds have settled.
         full_refresh: Make all of them anew.
         result: Updated after each part, so that it is right even if this raises. Returned at
             the end.
@@ -71,16 +108,25 @@ def transform_day(
     damaged = result.damaged
     # Hidden ones too: they count again if the one that they are merged in is damaged.
     present = despite_damage(lambda: (spans.parts(day), spans.present(day))[1], damaged)
-    ours = recipe(privacy)
+    ours = transform_fingerprint(privacy, options)
     done = {part.raw_part for part in present if part.recipe == ours and not full_refresh}
+    settled = _SettledFilter(options, now=clock.now())
+    if settled.active:
+        settled.learn(despite_damage(lambda: raw.revisions(day), damaged))
+    current = dict.fromkeys(raw.present(day), ours)
     for raw_part in despite_damage(lambda: raw.parts(day), damaged):
         if raw_part in done:
             continue
         summary = PartSummary()
-        part = SpanPart(raw_part, ours)
-        tables = _span_tables(raw.payloads(day, raw_part), summary)
         merged_of = raw.replaced(day, raw_part)
         try:
+            held = settled.held_back(raw.payloads(day, raw_part)) if settled.active else set()
+            part = SpanPart(raw_part, _short_hash(ours, *sorted(held)) if held else ours)
+            current[raw_part] = part.recipe
+            if part in present and not full_refresh:
+                continue  # nothing has settled since
+            payloads = settled.exported(raw.payloads(day, raw_part), held, summary)
+            tables = _span_tables(payloads, options, summary)
             spans.write(day, part, map(privacy.apply, tables), summary, replaces=merged_of)
         except DamagedFile as exc:
             damaged.append(str(exc))
@@ -91,16 +137,95 @@ def transform_day(
         result.parts += 1
         spans_made, builds = result.summary.spans, result.summary.builds
         progress(f"{day}: {counted(spans_made, 'span')} of {counted(builds, 'build')}")
-    despite_damage(lambda: _tidy(day, ours, raw=raw, spans=spans), damaged)
+    despite_damage(lambda: _tidy(day, ours, current, raw=raw, spans=spans), damaged)
     return result
 
 
-def _tidy(day: str, ours: str, *, raw: RawStore, spans: SpanStore) -> None:
-    """Delete the spans of other recipes, and replaced ones whose raw part has gone."""
+def _tidy(
+    day: str, ours: str, current: Mapping[str, str], *, raw: RawStore, spans: SpanStore
+) -> None:
+    """Delete the spans of other fingerprints, and replaced ones whose raw part has gone.
+
+    Args:
+        day: The partition.
+        ours: The present fingerprint.
+        current: The one of each raw part, which differs where builds are held back.
+        raw: Where the raw parts are.
+        spans: Where the spans are.
+    """
     visible, raw_present = set(spans.parts(day)), raw.present(day)
     for part in spans.present(day):
-        if part.recipe != ours or (part not in visible and part.raw_part not in raw_present):
+        other = part.recipe != current.get(part.raw_part, ours)
+        if other or (part not in visible and part.raw_part not in raw_present):
             spans.delete(day, part)
+
+
+class _Outcome(msgspec.Struct):
+    id: str
+    finished_at: str | None = None
+    blocked: bool | None = None
+
+
+class _SettledFilter:
+    """Holds builds back that may go on. Lets all through unless `options` ask for settled ones.
+
+    Of several records of a build only the newest is exported: the others are not settled.
+    """
+
+    def __init__(self, options: SpanOptions, *, now: datetime) -> None:
+        self.active = options.settled_after_s is not None
+        self._finished_before_ns = to_ns(now) - (options.settled_after_s or 0) * NS_PER_S
+        self._newest_ns: dict[str, int] = {}
+
+    def learn(self, revisions: Iterable[Revision]) -> None:
+        """Take in which records the day has."""
+        for one in revisions:
+            known = self._newest_ns.get(one.build_id, 0)
+            self._newest_ns[one.build_id] = max(one.finished_ns or 0, known)
+
+    def held_back(self, payloads: Iterable[list[bytes]]) -> set[str]:
+        """The ids of the builds that have finished and not settled yet."""
+        return {
+            one.id
+            for group in payloads
+            for one in map(_outcome, group)
+            if one and one.finished_at and self._is_newest(one) and not self._is_settled(one)
+        }
+
+    def exported(
+        self, payloads: Iterable[list[bytes]], held: Container[str], summary: PartSummary
+    ) -> Iterator[list[bytes]]:
+        """The payloads to make spans of; counts the others in `summary`."""
+        for group in payloads:
+            if not self.active:
+                yield group
+                continue
+            kept = []
+            for payload in group:
+                one = _outcome(payload)
+                if one and one.id in held:
+                    summary.builds += 1
+                    summary.held_back += 1
+                elif one is None or not one.finished_at or self._is_newest(one):
+                    kept.append(payload)
+            yield kept
+
+    def _is_newest(self, one: _Outcome | Build) -> bool:
+        assert one.finished_at is not None
+        return parse_ns(one.finished_at) >= self._newest_ns.get(one.id, 0)
+
+    def _is_settled(self, one: _Outcome | Build) -> bool:
+        assert one.finished_at is not None
+        return not one.blocked and parse_ns(one.finished_at) <= self._finished_before_ns
+
+
+def _outcome(payload: bytes) -> _Outcome | Build | None:
+    """When the build finished; None if it cannot be read, and so will be quarantined."""
+    try:
+        return msgspec.json.decode(payload, type=_Outcome)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = decode_or_error(payload)
+        return None if isinstance(found, RecordError) else found
 
 
 def set_aside_builds(day: str, *, spans: SpanStore) -> list[SetAside]:
@@ -120,10 +245,12 @@ def what_is_stored(day: str, *, spans: SpanStore) -> PartSummary:
     return total
 
 
-def _span_tables(payloads: Iterator[list[bytes]], summary: PartSummary) -> Iterator[pa.Table]:
+def _span_tables(
+    payloads: Iterable[list[bytes]], options: SpanOptions, summary: PartSummary
+) -> Iterator[pa.Table]:
     for group in payloads:
         traces = []
-        for payload, trace in zip(group, traces_of(group), strict=True):
+        for payload, trace in zip(group, traces_of(group, options=options), strict=True):
             if isinstance(trace, RecordError):
                 summary.set_aside.append(SetAside(trace.record_id, trace.reason))
                 continue
@@ -134,22 +261,22 @@ def _span_tables(payloads: Iterator[list[bytes]], summary: PartSummary) -> Itera
                 summary.unfinished += 1
             else:
                 traces.append(trace)
-        table = _table_of_good(traces, summary)
+        table = _table_of_good(traces, options, summary)
         _count(summary, table)
         yield table
 
 
-def _table_of_good(traces: list[Trace], summary: PartSummary) -> pa.Table:
+def _table_of_good(traces: list[Trace], options: SpanOptions, summary: PartSummary) -> pa.Table:
     """The table of `traces`; a trace that no column takes is set aside instead of raised."""
     try:
-        return table_of(traces)
+        return table_of(traces, without=() if options.conventions else CONVENTIONS)
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         if len(traces) == 1:
             summary.set_aside.append(SetAside(traces[0].build.id, str(exc)))
             return table_of([])
         middle = len(traces) // 2
         halves = traces[:middle], traces[middle:]
-        return pa.concat_tables([_table_of_good(half, summary) for half in halves])
+        return pa.concat_tables([_table_of_good(half, options, summary) for half in halves])
 
 
 def _count(summary: PartSummary, table: pa.Table) -> None:
@@ -165,5 +292,6 @@ def _count(summary: PartSummary, table: pa.Table) -> None:
 
 
 def _add(total: PartSummary, one: PartSummary) -> None:
-    for name in ("builds", "unfinished", "skipped", "spans", "jobs", "time_adjusted", "set_aside"):
+    counts = ("builds", "unfinished", "skipped", "held_back", "spans", "jobs", "time_adjusted")
+    for name in (*counts, "set_aside"):
         setattr(total, name, getattr(total, name) + getattr(one, name))

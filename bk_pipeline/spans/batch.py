@@ -26,7 +26,7 @@ def traces_of(
     """What each payload becomes, in order: its trace, None if the build has not finished, or
     the error that says why it cannot be made into spans.
     """
-    builds = [_build(payload) for payload in payloads]
+    builds = [decode_or_error(payload) for payload in payloads]
     times = times_of([build for build in builds if isinstance(build, Build)])
     for build in builds:
         if isinstance(build, RecordError):
@@ -47,7 +47,8 @@ def times_of(builds: Sequence[Build]) -> Times:
     return times
 
 
-def _build(payload: bytes | msgspec.Raw) -> Build | RecordError:
+def decode_or_error(payload: bytes | msgspec.Raw) -> Build | RecordError:
+    """The build in `payload`, or the error that says why it cannot be read."""
     try:
         return decode_build(payload)
     except RecordError as exc:

@@ -33,15 +33,20 @@ class SpanStatus(StrEnum):
 
 
 class SpanOptions(msgspec.Struct, frozen=True):
-    """What a backend bills for and not everybody wants.
+    """Which spans, links and columns are made of a build, and when.
 
     Attributes:
-        links: Put links on spans.
+        links: Put links on spans. Honeycomb bills each as an event.
         waits: Give each job that waited for an agent a `buildkite.job.wait` span as well.
+        conventions: Fill the `cicd.*` and `vcs.*` columns.
+        settled_after_s: Make spans of a build only once it has been finished, and not blocked,
+            for so many seconds. None: as soon as it has finished.
     """
 
     links: bool = True
     waits: bool = False
+    conventions: bool = True
+    settled_after_s: int | None = None
 
 
 class Link(msgspec.Struct, frozen=True, gc=False):

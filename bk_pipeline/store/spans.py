@@ -34,12 +34,13 @@ class PartSummary(msgspec.Struct):
     """What a span part holds. Kept in the file itself, in its footer.
 
     `builds` are those of the raw part. Of these, `unfinished` have no trace yet, and `skipped`
-    (or not run) will have none. `first_ns` is the start of its earliest trace, None without one.
+    (or not run) will have none; `held_back` are finished and not settled. `first_ns` is the start of its earliest trace, None without one.
     """
 
     builds: int = 0
     unfinished: int = 0
     skipped: int = 0
+    held_back: int = 0
     spans: int = 0
     jobs: int = 0
     time_adjusted: int = 0
@@ -49,7 +50,7 @@ class PartSummary(msgspec.Struct):
     @property
     def traces(self) -> int:
         """How many of its builds have a trace."""
-        return self.builds - self.unfinished - self.skipped
+        return self.builds - self.unfinished - self.skipped - self.held_back
 
 
 class SpanPart(NamedTuple):

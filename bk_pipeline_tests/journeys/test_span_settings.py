@@ -1,0 +1,174 @@
+"""Settings that decide which spans, links and columns leave, and when."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.pipeline import transform_fingerprint
+from bk_pipeline.pipeline.transform import source_digest
+from bk_pipeline.spans import model
+from bk_pipeline.spans.model import SpanOptions
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline_tests.conftest import FakeClock
+from bk_pipeline_tests.worlds import PRESENT, stage
+
+LINK = "link"
+
+
+@contextmanager
+def delivered(folder, **settings):
+    """The events and OTLP spans of one day, delivered with these settings."""
+    with (
+        stage(folder, builds_per_day=60, otlp=True, **settings) as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        assert run.error is None
+        yield [one.data for one in scene.sandbox.honeycomb.events], scene.sandbox.otlp.spans
+
+
+def named(events, name):
+    return [one for one in events if one.get("name") == name]
+
+
+def test_wait_spans_are_off_and_can_be_switched_on(tmp_path):
+    with delivered(tmp_path / "off") as (events, _):
+        assert named(events, "buildkite.job.wait") == []
+    with delivered(tmp_path / "on", BK_PIPELINE_SPANS_WAITS="true") as (events, spans):
+        waits = named(events, "buildkite.job.wait")
+        waited = [
+            one["buildkite.job.wait_time_ms"]
+            for one in named(events, "buildkite.job")
+            if one.get("buildkite.job.wait_time_ms")
+            and one.get("buildkite.job.started") is not False
+        ]
+        assert len(waited) > 50
+        lengths = sorted(round(one["duration_ms"]) for one in waits)
+        assert set(waited) <= set(lengths)
+        assert len({one["trace.span_id"] for one in waits}) == len(waits)
+        assert sum(one.name == "buildkite.job.wait" for one in spans) == len(waits)
+
+
+def test_links_can_be_switched_off(tmp_path):
+    with delivered(tmp_path / "on") as (events, spans):
+        assert any(one.get("meta.annotation_type") == LINK for one in events)
+        assert any(one.links for one in spans)
+    with delivered(tmp_path / "off", BK_PIPELINE_SPANS_LINKS="false") as (events, spans):
+        assert len(events) == len(spans) > 100
+        assert not any(one.get("meta.annotation_type") == LINK for one in events)
+        assert not any(one.links for one in spans)
+
+
+def test_semantic_conventions_can_be_switched_off(tmp_path):
+    with delivered(tmp_path / "on") as (events, _):
+        assert any(name.startswith("cicd.") for one in events for name in one)
+    with delivered(tmp_path / "off", BK_PIPELINE_SPANS_CONVENTIONS="false") as (events, spans):
+        names = {name for one in events for name in one} | {
+            name for one in spans for name in one.attributes
+        }
+        assert "buildkite.build.number" in names
+        assert not any(name.startswith(("cicd.", "vcs.")) for name in names)
+
+
+@pytest.fixture
+def settled(tmp_path):
+    """A scene whose builds are exported a day after they have finished."""
+    clock = FakeClock(PRESENT)
+    with stage(
+        tmp_path, clock=clock, builds_per_day=0, BK_PIPELINE_SPANS_EXPORT="settled"
+    ) as scene:
+        yield scene
+
+
+def materialize(scene, day):
+    with dg.DagsterInstance.ephemeral() as instance:
+        [run] = materialize_days(scene.services, [day], instance=instance)
+    assert run.error is None
+    return {one.data["trace.span_id"] for one in scene.sandbox.honeycomb.events}
+
+
+def test_a_build_is_exported_once_it_has_settled(settled):
+    build = settled.sandbox.world.finish_build_now()
+    day = build["created_at"][:10]
+    assert materialize(settled, day) == set()
+    settled.clock.moment += timedelta(hours=23)
+    assert materialize(settled, day) == set()
+    settled.clock.moment += timedelta(hours=2)
+    sent = materialize(settled, day)
+    assert len(sent) > 1
+    assert materialize(settled, day) == sent
+    assert settled.sandbox.honeycomb.duplicate_count == 0
+
+
+def test_of_a_build_that_went_on_only_the_last_state_is_exported(settled):
+    world = settled.sandbox.world
+    build = world.finish_build_now()
+    day = build["created_at"][:10]
+    world.add_build(build | {"blocked": True, "state": "passed"})
+    materialize(settled, day)
+    settled.clock.moment += timedelta(hours=30)
+    # Blocked for more than a day, which is not settled; another build of the day is.
+    assert materialize(settled, day) == set()
+    finished_at = (settled.clock.now() - timedelta(minutes=1)).isoformat(timespec="milliseconds")
+    world.add_build(build | {"state": "failed", "finished_at": finished_at})
+    assert materialize(settled, day) == set()
+    settled.clock.moment += timedelta(hours=25)
+    assert materialize(settled, day)
+    roots = [
+        one.data
+        for one in settled.sandbox.honeycomb.events
+        if one.data.get("name") == "buildkite.build"
+    ]
+    assert [one["buildkite.build.state"] for one in roots] == ["failed"]
+    assert settled.sandbox.honeycomb.duplicate_count == 0
+
+
+def test_the_nightly_schedule_asks_for_days_with_builds_to_settle(settled):
+    build = settled.sandbox.world.finish_build_now()
+    day = build["created_at"][:10]
+    settled.sandbox.world.add_build(build | {"blocked": True})
+    materialize(settled, day)
+    settled.clock.moment += timedelta(days=20)
+    definitions = code_location(settled.services.settings, settled.services)
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_schedule_context(
+            instance,
+            scheduled_execution_time=settled.clock.now(),
+            repository_def=definitions.get_repository_def(),
+        )
+        found = definitions.resolve_schedule_def("nightly_reread").evaluate_tick(context)
+    asked = {request.partition_key for request in found.run_requests}
+    assert day in asked
+    assert len(asked) == 1 + settled.services.settings.nightly_days
+
+
+def test_the_fingerprint_follows_settings_and_code(monkeypatch, tmp_path):
+    plain = transform_fingerprint(Privacy())
+    others = [
+        SpanOptions(waits=True),
+        SpanOptions(links=False),
+        SpanOptions(conventions=False),
+        SpanOptions(settled_after_s=3_600),
+    ]
+    found = {plain, *(transform_fingerprint(Privacy(), one) for one in others)}
+    assert len(found) == 5
+    # The same package with one line more in a file of the span model.
+    copy = tmp_path / "spans"
+    copy.mkdir()
+    (copy / "__init__.py").write_text("")
+    (copy / "model.py").write_bytes(b"# changed\n")
+    from bk_pipeline import spans  # noqa: PLC0415
+
+    monkeypatch.setattr(spans, "__file__", str(copy / "__init__.py"))
+    source_digest.cache_clear()
+    try:
+        assert transform_fingerprint(Privacy()) not in found
+    finally:
+        source_digest.cache_clear()
+    assert model.__file__ != str(copy / "model.py")

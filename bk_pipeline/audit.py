@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.records import BuildRecord
+from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.timing import to_ns
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.spans import SpanStore
@@ -20,6 +21,7 @@ from bk_pipeline.window import Window
 
 ID_COLUMNS = ("trace_id", "span_id", "parent_span_id", "name", "start", "end")
 SEPARATOR = "/"
+SHOWN = Privacy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Soundness:
 
 
 def completeness(
-    day: str, window: Window, *, client: BuildkiteClient, raw: RawStore
+    day: str, window: Window, *, client: BuildkiteClient, raw: RawStore, privacy: Privacy = SHOWN
 ) -> Completeness | None:
     """What Buildkite lists of `day` and we do not have; None if the day was never read.
 
@@ -73,7 +75,9 @@ def completeness(
         for build in page.builds
         if build.finished_ns is not None and build.finished_ns < read_ns
     ]
-    missing = [_named(build) for build in finished if (build.id, build.finished_ns) not in stored]
+    missing = [
+        _named(build, privacy) for build in finished if (build.id, build.finished_ns) not in stored
+    ]
     return Completeness(len(finished), missing)
 
 
@@ -83,8 +87,18 @@ def read_to_its_end(day: str, window: Window, *, raw: RawStore) -> bool:
     return watermark is not None and watermark >= window.end
 
 
-def _named(build: BuildRecord) -> str:
-    return f"{build.pipeline}#{build.number} ({build.id}, {build.state})"
+def _named(build: BuildRecord, privacy: Privacy) -> str:
+    """`web#12 (<id>, failed)`, as far as the privacy settings let it be shown."""
+    known = (
+        ("pipeline.slug", build.pipeline),
+        ("build.number", build.number),
+        ("build.id", build.id),
+        ("build.state", build.state),
+    )
+    slug, number, id_, state = (
+        privacy.shown(f"buildkite.{name}", one) or "?" for name, one in known
+    )
+    return f"{slug}#{number} ({id_}, {state})"
 
 
 def soundness(day: str, *, spans: SpanStore) -> Soundness:

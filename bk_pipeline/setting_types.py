@@ -139,6 +139,15 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _umask(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"0?o?[0-7]{3}", value):
+        raise ValueError("give three octal digits like 077 or 027")
+    return int(value[-3:], 8)
+
+
+Umask = Annotated[int, BeforeValidator(_umask)]
 BuildkiteUrl = Annotated[str, _url("https://api.buildkite.com")]
 HoneycombUrl = Annotated[str, _url("https://api.honeycomb.io")]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]

@@ -30,6 +30,7 @@ from bk_pipeline.environment import (
     unknown,
 )
 from bk_pipeline.errors import ConfigError
+from bk_pipeline.private_files import use_umask
 from bk_pipeline.setting_types import (
     BuildkiteToken,
     BuildkiteUrl,
@@ -42,6 +43,7 @@ from bk_pipeline.setting_types import (
     Pattern,
     Secret,
     Slug,
+    Umask,
     Zone,
 )
 
@@ -149,6 +151,13 @@ class Settings(BaseSettings):
         "object store (s3://…, gs://…) for the first two. Default: `.bk_pipeline` in the folder "
         "that holds `DAGSTER_HOME`, else in the working directory.",
     )
+    umask: Umask = Field(
+        0o077,
+        alias="BK_PIPELINE_UMASK",
+        description="Permissions that new local files and folders lack, in octal: `077` leaves "
+        "them to their owner alone, `027` lets the group read. Those that are there are not "
+        "changed; `bk-pipeline doctor` tells of a data folder that others can read.",
+    )
     ledger_url: DatabaseUrl | None = Field(
         None,
         alias="BK_PIPELINE_LEDGER_URL",
@@ -184,13 +193,13 @@ class Settings(BaseSettings):
         (),
         alias="BK_PIPELINE_SPANS_DROP",
         description="Attributes that never leave: names or globs separated by commas or spaces, "
-        "like `buildkite.build.creator.*,*.email`.",
+        "like `buildkite.build.creator.*,*.email`. Copies go with them: docs/privacy.md.",
     )
     spans_hash: Globs = Field(
         (),
         alias="BK_PIPELINE_SPANS_HASH",
         description="Attributes whose values leave as 16 hex digits of their SHA-256: names or "
-        "globs, like `buildkite.agent.hostname`.",
+        "globs, like `buildkite.agent.hostname`. Numbers are left out.",
     )
     spans_mask: Pattern = Field(
         "",
@@ -202,8 +211,8 @@ class Settings(BaseSettings):
     spans_mask_secrets: bool = Field(
         default=True,
         alias="BK_PIPELINE_SPANS_MASK_SECRETS",
-        description="Whether what looks like a token (Buildkite, GitHub, GitLab, AWS, Slack, "
-        "Honeycomb, npm, PyPI), a private key or a URL's password is masked too.",
+        description="Whether what looks like a token, a private key, or a password in a URL or a "
+        "command is masked too; docs/privacy.md lists what is recognized.",
     )
     spans_waits: bool = Field(
         default=False,
@@ -337,6 +346,7 @@ class Settings(BaseSettings):
             raise ConfigError("\n".join(lines))
         found._environment = given
         found._looked_in = looked_in
+        use_umask(found.umask)
         return found
 
     @property

@@ -30,6 +30,7 @@ from bk_pipeline.buildkite.quota import (
 )
 from bk_pipeline.errors import RetryableError, StorageError
 from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.private_files import file_mode, make_file, make_folder
 
 # After this, a request without an answer is taken for that of a process that died.
 LEASE_S = 2 * WINDOW_S
@@ -69,7 +70,7 @@ class SharedQuota(Quota):
     def __init__(self, path: Path, *, reserve: float = RESERVE, owners: int = OWNERS) -> None:
         super().__init__(families=families(reserve, owners))
         self._path = path
-        self._lock = FileLock(path.with_suffix(".lock"), timeout=LOCK_PATIENCE_S)
+        self._lock = FileLock(path.with_suffix(".lock"), timeout=LOCK_PATIENCE_S, mode=file_mode())
         self._depth = 0
         self._departed: dict[int, float] = {}
         self._ours: set[int] = set()
@@ -91,7 +92,7 @@ class SharedQuota(Quota):
                 yield
                 return
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 with self._lock:
                     self._depth = 1
                     self._read(now)
@@ -152,4 +153,5 @@ class SharedQuota(Quota):
             for one in self.families
         }
         state = _State(self.issued, self.blocked_until, self._departed, known)
+        make_file(self._path)
         self._path.write_bytes(msgspec.json.encode(state))

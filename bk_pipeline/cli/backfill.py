@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import date
 
 import click
-from rich.console import Console
 
 from bk_pipeline.cli.arguments import DAY
+from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.progress import Bar, Log, shown_on
 from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import end_lost_runs
@@ -183,33 +183,33 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 def _sum_up(outcome: Outcome, settings: Settings) -> None:
     done = outcome.runs - len(outcome.failed)
-    click.echo(f"{done} of {counted(len(outcome.days), 'day')}: {outcome.made}.")
+    echo(f"{done} of {counted(len(outcome.days), 'day')}: {outcome.made}.")
     summaries = [one.summary for one in outcome.results.of("spans", Transformation).values()]
     skipped = sum(one.skipped for one in summaries)
     for line in without_trace(skipped, sum(one.unfinished for one in summaries)):
-        click.echo(line)
+        echo(line)
     sent = {loader: outcome.sent(loader) for loader in outcome.loaders}
     for loader, one in sent.items():
-        click.echo(
+        echo(
             f"{loader}: {one.accepted:,} accepted, {one.rejected:,} rejected, "
             f"{one.too_old:,} too old."
         )
     if settings.markers:
         placed = outcome.results.of("honeycomb_markers", Placement).values()
         created, changed = (sum(one.created for one in placed), sum(one.changed for one in placed))
-        click.echo(f"honeycomb_markers: {created:,} created, {changed:,} changed.")
+        echo(f"honeycomb_markers: {created:,} created, {changed:,} changed.")
     for remark in outcome.remarks[:REMARKS_SHOWN]:
-        click.echo(remark)
+        echo(remark)
     if any(one.rejected for one in sent.values()):
-        click.echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
+        echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
     if any(one.too_old for one in sent.values()):
-        click.echo(
+        echo(
             f"Spans older than {settings.honeycomb_max_age_days} days were not sent: Honeycomb "
             "would bill them and never show them. BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS=0 sends "
             "them all the same."
         )
     if not outcome.loaders:
-        click.echo(NOWHERE, err=True)
+        echo(NOWHERE, err=True)
     _list_failed(outcome)
 
 
@@ -233,7 +233,7 @@ def _conclude(outcome: Outcome) -> None:
     if outcome.interrupted:
         ahead = outcome.days[outcome.runs :]
         at = f"at {ahead[0]}" if ahead else "at the statistics"
-        click.echo(
+        echo(
             f"bk-pipeline: Stopped {at}. What is stored and sent is kept: the same "
             "command goes on there.",
             err=True,
@@ -262,7 +262,7 @@ def _list_failed(outcome: Outcome) -> None:
     for run in outcome.failed:
         days[run.error or ""].append(run.day)
     for reason, those in days.items():
-        click.echo(f"Failed: {', '.join(those)}: {reason}", err=True)
+        echo(f"Failed: {', '.join(those)}: {reason}", err=True)
 
 
 def _days(first: date, last: date, settings: Settings, services: Services) -> list[str]:

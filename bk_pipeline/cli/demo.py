@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 import dagster as dg
-from rich.console import Console
 from rich.progress import track
 
+from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.cli.waterfall import LEGEND, waterfall
 from bk_pipeline.defs.resources import Services
@@ -68,7 +68,7 @@ def demo(days: int, builds_per_day: int, as_json: bool) -> None:
         services = Services(settings, retries=0)
         numbers = _backfill(stand_in, services, days, quiet=as_json)
         if as_json:
-            click.echo(json.dumps(asdict(numbers)))
+            echo(json.dumps(asdict(numbers)))
         else:
             _tell(numbers, _a_build_worth_seeing(services))
     stored = stand_in.honeycomb.event_count

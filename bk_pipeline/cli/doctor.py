@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.checkup import Checkup
 from bk_pipeline.doctor.findings import Answer, Finding, Verdict, exit_status, fine
@@ -48,7 +48,7 @@ def doctor(days: int) -> None:
     """
     console = Console(highlight=False)
     findings: list[Finding] = []
-    with console.status("") as status, closing(Lines(partial(click.echo, err=True))) as lines:
+    with console.status("") as status, closing(Lines(partial(echo, err=True))) as lines:
         tell = status.update if console.is_terminal else lines.wait
         it = Installation(clock=SystemClock(), days=days, on_wait=tell)
         checkup = Checkup(it, pools)

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from datetime import date
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bk_pipeline.cli.arguments import DAY, Suggesting
+from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
@@ -41,7 +42,7 @@ def _destinations() -> None:
             one = book.summary(name)
             counts = (one.accepted, one.rejected, one.presumed, one.in_doubt, one.builds)
             days = f"{one.first_day} to {one.last_day}" if one.first_day else ""
-            table.add_row(name, *(f"{count:,}" for count in counts), days)
+            table.add_row(Text(name), *(f"{count:,}" for count in counts), days)
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
@@ -62,7 +63,7 @@ def rejected(
         )
     for one in found:
         fields = (one.day, one.trace_id.hex(), one.item_id.hex(), one.span_name, one.reason)
-        click.echo("\t".join(fields))
+        line_of(fields)
 
 
 @ledger.command()
@@ -87,9 +88,9 @@ def requeue(
             day=_key(day),
             trace_id=_trace(build),
             reason_like=reason,
-            on_wait=lambda line: click.echo(line, err=True),
+            on_wait=lambda line: echo(line, err=True),
         )
-    click.echo(f"{counted(count, 'item')} will be sent again when materialized.")
+    echo(f"{counted(count, 'item')} will be sent again when materialized.")
 
 
 @ledger.command()
@@ -106,8 +107,8 @@ def forget(destination: str, yes: bool) -> None:
                 "all is sent again when the days are materialized?",
                 abort=True,
             )
-        count = book.forget(destination, on_wait=lambda line: click.echo(line, err=True))
-    click.echo(f"Forgotten: {counted(count, 'item')} of {destination}.")
+        count = book.forget(destination, on_wait=lambda line: echo(line, err=True))
+    echo(f"Forgotten: {counted(count, 'item')} of {destination}.")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import click
 
 from bk_pipeline import __version__
 from bk_pipeline.cli.arguments import Suggesting
+from bk_pipeline.cli.output import echo
 from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.tokens import without_tokens
@@ -142,7 +143,7 @@ def _run() -> int:
     except click.exceptions.Abort as exc:
         if exc.__cause__ is not None:
             raise KeyboardInterrupt from exc
-        click.echo("Aborted!", err=True)
+        echo("Aborted!", err=True)
         return 1
     except click.ClickException as exc:
         exc.show()
@@ -150,5 +151,5 @@ def _run() -> int:
     except PipelineError as exc:
         seconds = exc.retry_in_s if isinstance(exc, RetryableError) else None
         when = f" Try again in {seconds:.0f} s." if seconds else ""
-        click.echo(f"bk-pipeline: {exc}{when}", err=True)
+        echo(f"bk-pipeline: {exc}{when}", err=True)
         return exc.exit_status

@@ -10,9 +10,9 @@ from datetime import UTC, date, datetime
 from functools import cache
 
 import click
-from rich.console import Console
 
 from bk_pipeline.cli.arguments import DAY, Suggesting
+from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
 from bk_pipeline.http.retry import pauses_told_to
@@ -89,7 +89,7 @@ def plan(first: date | None, last: date | None, restore: bool) -> None:
             for one in _unlike(dataset, it):
                 _line("color", "-", dataset, one)
                 total["to color"] += 1
-    click.echo(_sentence(total))
+    echo(_sentence(total))
 
 
 @markers.command()
@@ -112,7 +112,7 @@ def apply(first: date | None, last: date | None, restore: bool) -> None:
             total.update({name.replace("_", " "): count for name, count in asdict(placed).items()})
         for dataset in sorted(it.rules.datasets):
             total["colors set"] += _paint(dataset, it)
-    click.echo(_sentence(total))
+    echo(_sentence(total))
 
 
 @markers.command()
@@ -128,7 +128,7 @@ def prune(yes: bool) -> None:
         plans = {day: plan_markers(day, it, listed=listed).plan for day in sorted(_placed_days(it))}
         doomed = {day: one for day, one in plans.items() if one.delete}
         if not doomed:
-            click.echo("Nothing to delete.")
+            echo("Nothing to delete.")
             return
         for day, one in doomed.items():
             _show(day, Plan(delete=one.delete))
@@ -143,7 +143,7 @@ def prune(yes: bool) -> None:
             pruned = prune_markers(day, it, on_wait=lines.wait)
             total.update(deleted=pruned.deleted, gone=pruned.missing)
     gone = f" {total['gone']:,} had been deleted in Honeycomb before." if total["gone"] else ""
-    click.echo(f"{counted(total['deleted'], 'marker')} deleted.{gone}")
+    echo(f"{counted(total['deleted'], 'marker')} deleted.{gone}")
 
 
 @contextmanager
@@ -224,8 +224,8 @@ def _moment(seconds: int | None) -> str:
 
 
 def _line(*fields: str) -> None:
-    click.echo("\t".join(" ".join(field.split()) for field in fields))
+    line_of(fields)
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

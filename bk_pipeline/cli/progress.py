@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from datetime import timedelta
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from bk_pipeline.cli.output import Console
 from bk_pipeline.lines import LINE_EVERY_S, Lines
 from bk_pipeline.spans.text import counted
 

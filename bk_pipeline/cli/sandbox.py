@@ -7,6 +7,7 @@ from datetime import datetime
 
 import click
 
+from bk_pipeline.cli.output import echo
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.sandbox.server import Sandbox, serve
 from bk_pipeline.sandbox.world import World
@@ -53,8 +54,8 @@ def sandbox(
     def announce(url: str) -> None:
         lines = {**environment(stand_in, url), "DAGSTER_HOME": '"$PWD/.sandbox/.dagster"'}
         for name, value in lines.items():
-            click.echo(f"export {name}={value}")
-        click.echo("# serving until interrupted (Ctrl-C)", err=True)
+            echo(f"export {name}={value}")
+        echo("# serving until interrupted (Ctrl-C)", err=True)
 
     try:
         serve(stand_in, host=host, port=port, on_ready=announce)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bk_pipeline.cli.output import line_of
 from bk_pipeline.pipeline import set_aside_builds
 from bk_pipeline.settings import Settings
 from bk_pipeline.store.folder import Folder
@@ -23,4 +24,4 @@ def set_aside() -> None:
     spans = SpanStore(folder)
     for day in RawStore(folder).days():
         for one in set_aside_builds(day, spans=spans):
-            click.echo(f"{day}\t{one.build_id or '?'}\t{one.reason}")
+            line_of((day, one.build_id or "?", one.reason))

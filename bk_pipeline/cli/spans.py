@@ -11,13 +11,17 @@ import click
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bk_pipeline.cli.build_files import Payload, builds_in
+from bk_pipeline.cli.output import Console, echo
+from bk_pipeline.display import json_line
 from bk_pipeline.errors import FatalError, RecordError
+from bk_pipeline.private_files import make_file
+from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import Trace
+from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.tree import spans_for_build
@@ -47,7 +51,7 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
     A FILE holds one build object or an array of them, as GET
     /v2/organizations/{org}/builds gives them, or several of either, as jq -c makes them; - is
     standard input. It may be gzipped, and in UTF-8 or UTF-16. Builds that have not finished
-    give no spans.
+    give no spans. The privacy settings (BK_PIPELINE_SPANS_*) apply; no other does.
 
     \b
       curl -H "Authorization: Bearer $TOKEN" \\
@@ -62,15 +66,17 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
                 unfinished += 1
             else:
                 traces.append(trace)
-    content = RENDERERS[format_](table_of(traces))
+    privacy = Privacy.from_settings(Settings.load())
+    content = RENDERERS[format_](privacy.apply(table_of(traces)))
     if unfinished:
-        click.echo(f"{unfinished} of the builds have not finished: no spans of them yet.", err=True)
+        echo(f"{unfinished} of the builds have not finished: no spans of them yet.", err=True)
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
     try:
         temporary = output.with_name(f".{output.name}.tmp")
+        make_file(temporary)
         temporary.write_bytes(content)
         temporary.replace(output)
     except OSError as exc:
@@ -109,7 +115,7 @@ def _trace(build: Payload) -> Trace | None:
 def _ndjson(table: pa.Table) -> bytes:
     out = io.BytesIO()
     for span in rows(table):
-        out.write(msgspec.json.encode(span) + b"\n")
+        out.write(json_line(msgspec.json.encode(span).decode()).encode() + b"\n")
     return out.getvalue()
 
 
@@ -124,11 +130,15 @@ def _people(table: pa.Table) -> bytes:
     for span in rows(table):
         attributes = span["attributes"]
         label = attributes.get("buildkite.step.label") or attributes.get("buildkite.step.group.key")
-        number = attributes["buildkite.build.number"]
+        number = attributes.get("buildkite.build.number", "?")
         seconds = (span["end_unix_nano"] - span["start_unix_nano"]) / NS_PER_S
         slug = span["resource"].get("buildkite.pipeline.slug", "")
         shown.add_row(
-            f"{slug}#{number}", span["name"], span["status"], f"{seconds:,.3f}", Text(label or "")
+            Text(f"{slug}#{number}"),
+            span["name"],
+            span["status"],
+            f"{seconds:,.3f}",
+            Text(" ".join((label or "").split())),
         )
     out = io.StringIO()
     console = Console(file=out, width=None if sys.stdout.isatty() else 160)

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.records import BuildRecord
+from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.waterfall import LEGEND, MOST_LINES, waterfall
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
@@ -23,6 +23,7 @@ from bk_pipeline.lines import Lines
 from bk_pipeline.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.text import counted, duration
@@ -72,19 +73,21 @@ def trace(build: str, fetch: bool, every: bool) -> None:
         return
     with (
         errors.status("Asking Buildkite …") as status,
-        closing(Lines(partial(click.echo, err=True))) as lines,
+        closing(Lines(partial(echo, err=True))) as lines,
     ):
         tell = status.update if errors.is_terminal else lines.wait
         found = _fetched(reference, settings, on_wait=tell)
         payload = decode_build(found.payload)
         made = spans_for_build(payload)
     if made is None:
-        click.echo(_unfinished(payload))
+        echo(_unfinished(payload, Privacy.from_settings(settings)))
         return
-    _show(list(rows(table_of([made]))), settings, every=every)
+    _show(
+        list(rows(Privacy.from_settings(settings).apply(table_of([made])))), settings, every=every
+    )
     if not fetch:
         day = day_key(from_ns(found.created_ns), settings.timezone)
-        click.echo(f"Not in the span table: materialize {day} to deliver it.", err=True)
+        echo(f"Not in the span table: materialize {day} to deliver it.", err=True)
 
 
 def _stored(reference: Reference, settings: Settings) -> list[Span]:
@@ -131,10 +134,12 @@ def _about(root: Span) -> list[Text]:
     """What the build is about, as far as it says."""
     own = {name.removeprefix("buildkite.build."): one for name, one in root["attributes"].items()}
     commit = (own.get("commit") or "")[:SHORT_COMMIT]
-    where = " @ ".join(one for one in (own.get("tag") or own.get("branch"), commit) if one)
+    where = " @ ".join(
+        readable(one) for one in (own.get("tag") or own.get("branch"), commit) if one
+    )
     message, *_ = (own.get("message") or "").splitlines() or [""]
     creator = own.get("creator.name")
-    what = [where, readable(message), f"by {creator}" if creator else ""]
+    what = [where, readable(message), f"by {readable(creator)}" if creator else ""]
     created = f"created {own.get('created_at', '')}"
     lines = [" · ".join(one for one in what if one), f"{own.get('web_url') or ''}  {created}"]
     return [Text(line.strip()) for line in lines if line.strip()]
@@ -162,23 +167,27 @@ def _links(root: Span, settings: Settings) -> Iterator[tuple[str, str]]:
                 root["trace_id"], start_ns=root["start_unix_nano"], end_ns=root["end_unix_nano"]
             )
         except PipelineError as exc:
-            click.echo(f"No link to {one.asset}: {exc}", err=True)
+            echo(f"No link to {one.asset}: {exc}", err=True)
             continue
         if link:
             yield one.kind.capitalize(), link
 
 
-def _unfinished(build: Build) -> str:
+def _unfinished(build: Build, privacy: Privacy) -> str:
     """`web#12 is running: 4 of 9 jobs have ended, 2 run, 3 wait. …`."""
-    slug = build.pipeline.slug if build.pipeline else ""
+    own = build.pipeline.slug if build.pipeline else None
+    slug = privacy.shown("buildkite.pipeline.slug", own) or ""
+    number = privacy.shown("buildkite.build.number", build.number) or "?"
+    state = privacy.shown("buildkite.build.state", build.state) or "not finished"
+    url = privacy.shown("buildkite.build.web_url", build.web_url) or ""
     if build.state in NEVER_RUN:
-        state = build.state.replace("_", " ")
-        return f"{slug}#{build.number} is {state}: it never runs, and has no trace."
+        state = state.replace("_", " ")
+        return f"{slug}#{number} is {state}: it never runs, and has no trace."
     jobs = [job for job in build.jobs or () if job.type != "waiter"]
-    states = Counter(job.state or "unknown" for job in jobs)
+    states = Counter(privacy.shown("buildkite.job.state", job.state) or "unknown" for job in jobs)
     told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
     return (
-        f"{slug}#{build.number} is {build.state or 'not finished'}"
+        f"{slug}#{number} is {state}"
         + (f"; its {counted(len(jobs), 'job')}: {told}" if jobs else "")
-        + f". Its trace is made when it has finished. {build.web_url or ''}"
+        + f". Its trace is made when it has finished. {url}"
     )

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from bk_pipeline.cli.output import echo
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.spans import ids
 from bk_pipeline.spans.model import SpanKind
@@ -24,7 +25,7 @@ def traceparent() -> None:
       export TRACEPARENT="00-${BUILDKITE_BUILD_ID//-/}-${job: -16}-01"
     """
     build, job = (_of_the_job(name) for name in ("BUILDKITE_BUILD_ID", "BUILDKITE_JOB_ID"))
-    click.echo(f"00-{ids.trace_id(build)}-{ids.uuid_span_id(SpanKind.JOB, job)}-01")
+    echo(f"00-{ids.trace_id(build)}-{ids.uuid_span_id(SpanKind.JOB, job)}-01")
 
 
 def _of_the_job(name: str) -> str:

@@ -80,7 +80,13 @@ def _complete(
     missing, listed, looked_at = [], 0, []
     with as_dagster_failures(retries=services.retries), services.buildkite(on_wait) as client:
         for day in days:
-            found = completeness(day.key, day.window, client=client, raw=services.raw())
+            found = completeness(
+                day.key,
+                day.window,
+                client=client,
+                raw=services.raw(),
+                privacy=services.privacy(),
+            )
             if found is not None:
                 looked_at.append(day.key)
                 listed += found.listed

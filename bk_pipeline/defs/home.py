@@ -12,6 +12,7 @@ from filelock import FileLock
 from sqlalchemy.exc import DBAPIError
 
 from bk_pipeline.errors import ConfigError, StorageError
+from bk_pipeline.private_files import file_mode, make_file, make_folder
 
 CONFIG = "dagster.yaml"
 # What a home gets that has no configuration.
@@ -52,8 +53,8 @@ def local_instance(*, migrate: bool = False) -> dg.DagsterInstance:
     """
     home = home_folder()
     with explained(str(home)):
-        home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / LOCK):
+        make_folder(home)
+        with FileLock(home / LOCK, mode=file_mode()):
             if not (home / CONFIG).exists():
                 _write(home / CONFIG, TEMPLATE.read_text())
             instance = dg.DagsterInstance.from_config(str(home))
@@ -93,6 +94,7 @@ def _value(config: Any, path: str) -> Any:
 def _write(path: Path, text: str) -> None:
     """All of it or nothing: Dagster may read the file at any time."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
+    make_file(new)
     new.write_text(text)
     new.replace(path)
 

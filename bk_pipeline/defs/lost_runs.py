@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bk_pipeline.private_files import file_mode, make_folder
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -44,7 +46,7 @@ def hold(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
     if path in _held:
         return tags
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _held[path] = _locked(path)
     if instance.has_run(run_id):
         instance.add_run_tags(run_id, tags)
@@ -141,7 +143,7 @@ def _files(instance: dg.DagsterInstance) -> list[Path]:
 def _locked(path: Path) -> int:
     """A descriptor that holds the file's lock. Other processes of the run may hold it too."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, file_mode())
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             # Somebody may have deleted the file since it was opened.

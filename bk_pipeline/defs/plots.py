@@ -22,6 +22,7 @@ from matplotlib.dates import DateFormatter, HourLocator
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from bk_pipeline.display import markdown as escaped
 from bk_pipeline.spans.text import duration
 from bk_pipeline.waterfall.labels import readable
 from bk_pipeline.waterfall.outline import Line, outline
@@ -169,7 +170,7 @@ def waterfall(spans: Sequence[dict[str, Any]]) -> str:
             fontsize=8,
             va="top",
         )
-        return _markdown(figure, f"Waterfall of {name_of(spans[0])}")
+        return _markdown(figure, f"Waterfall of {escaped(name_of(spans[0]))}")
 
 
 def _draw(axes: Axes, row: int, line: Line, scale: Timescale) -> None:

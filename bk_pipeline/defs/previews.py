@@ -7,7 +7,6 @@ Parquet files.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,6 +15,8 @@ import dagster as dg
 import pandas as pd
 
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
+from bk_pipeline.display import markdown as escaped
+from bk_pipeline.display import page
 from bk_pipeline.spans.text import duration
 from bk_pipeline.stats.columns import COUNT, NUMBER
 from bk_pipeline.stats.columns import PIPELINES as PIPELINES_TABLE
@@ -26,7 +27,6 @@ from bk_pipeline.window import Window
 ROWS = 10
 LONGEST_TEXT = 60
 NOTHING = ""
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 Show = Callable[[Any], str]
 LinkOf = Callable[[str, int, int], str | None]
@@ -116,7 +116,8 @@ def _name(build: Mapping[Any, Any]) -> str:
 
 def _link(words: str, url: Any) -> str:
     shown = _together(text(words))
-    return f"[{shown}]({url})" if isinstance(url, str) and url else shown
+    address = page(url)
+    return f"[{shown}]({address})" if address else shown
 
 
 def time_taken(seconds: float) -> str:
@@ -140,7 +141,7 @@ def text(words: Any) -> str:
     """One line, without Buildkite's own emoji, short enough for a table."""
     line = readable(words) if isinstance(words, str) else NOTHING
     line = line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
-    return MARKDOWN.sub(r"\\\1", line)
+    return escaped(line)
 
 
 def step(label: Any) -> str:

@@ -118,13 +118,7 @@ class Services:
         return StatsStore(Folder(self.settings.storage))
 
     def privacy(self) -> Privacy:
-        given = self.settings
-        return Privacy(
-            drop=given.spans_drop,
-            hash=given.spans_hash,
-            mask=given.spans_mask,
-            mask_secrets=given.spans_mask_secrets,
-        )
+        return Privacy.from_settings(self.settings)
 
     def span_options(self) -> SpanOptions:
         """Which spans, links and columns are made."""

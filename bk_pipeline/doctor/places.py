@@ -13,6 +13,7 @@ from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.opening import SQLITE
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.private_files import shared_with_others
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.text import counted
 from bk_pipeline.store.folder import PROBE, QUARANTINED, Folder
@@ -35,6 +36,11 @@ def storage(it: Installation) -> Answer:
     words = f"{where} can be written{made}; {free_gb:,.1f} GB free."
     if damaged := _damaged_shown(Folder(where)):
         return remark(f"{words} {damaged}")
+    if shared_with_others(folder) and folder == Path(where):
+        return remark(
+            f"{words} Others can look into it: chmod -R go-rwx {where} leaves it to you alone, or "
+            "BK_PIPELINE_UMASK says who may (027: your group)."
+        )
     if free_gb < LITTLE_GB:
         return remark(f"{words} A busy day takes some 100 MB: make room before a long backfill.")
     return fine(words)

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from bk_pipeline.errors import PipelineError, RetryableError, StorageError
 from bk_pipeline.ledger.database import WRITES, Database
+from bk_pipeline.private_files import file_mode, make_file, make_folder
 
 T = TypeVar("T")
 SETUP_TIMEOUT_S = 60.0
@@ -57,7 +58,8 @@ def open_sqlite(path: Path, *, busy_timeout_s: float) -> Database:
     """
     dialect = _Sqlite(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        make_file(path)  # its -wal and -shm get the same mode
         engine = create_engine(
             URL.create("sqlite", database=str(path)),
             connect_args={"timeout": busy_timeout_s},
@@ -161,7 +163,7 @@ class _Sqlite:
     def lock(self, key: str, *, timeout_s: float) -> FileLock:
         """The file stays when the lock is released: whoever deletes it splits those that wait."""
         try:
-            self._locks.mkdir(exist_ok=True)
+            make_folder(self._locks)
         except OSError as exc:
             raise self.unusable(exc) from exc
         name = sha256(key.encode()).hexdigest()[:24]
@@ -169,6 +171,7 @@ class _Sqlite:
         return FileLock(
             self._locks / f"{name}.lock",
             timeout=timeout_s,
+            mode=file_mode(),
             thread_local=False,
             fallback_to_soft=False,
         )

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from bk_pipeline.display import plain
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.text import duration
@@ -46,7 +47,7 @@ class Template:
         )
 
     def url(self, attributes: Mapping[str, Any]) -> str | None:
-        """The address with values put in; None if one is missing.
+        """The address with values put in; None if one is missing, or if that is no web page's.
 
         A value that begins the address is one itself; others are percent-encoded.
         """
@@ -56,7 +57,8 @@ class Template:
             if value is None:
                 return None
             made += literal if name is None else quote(_text(value), safe="") if made else value
-        return made
+        # A value that is the address may be anything: `javascript:…` is no page.
+        return made if made.startswith(("https://", "http://")) and plain(made) == made else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and other.text == self.text
@@ -116,7 +118,7 @@ def _shown(name: str, value: Any) -> str:
     field = field_called(name)
     if field is not None and field.unit == "ms":
         return duration(value)
-    lines = _text(value).strip().splitlines()
+    lines = plain(_text(value)).strip().splitlines()
     line = lines[0] if lines else MISSING
     return line if len(line) <= VALUE_LIMIT else line[: VALUE_LIMIT - 1] + "…"
 

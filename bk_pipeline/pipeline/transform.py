@@ -31,6 +31,7 @@ from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
 
 EVERYDAY = Privacy()
 SYSTEM_CLOCK = SystemClock()
+NO_COLUMN = "a value does not fit its column"
 
 
 @dataclass(slots=True)
@@ -126,8 +127,8 @@ def transform_day(
             if part in present and not full_refresh:
                 continue  # nothing has settled since
             payloads = settled.exported(raw.payloads(day, raw_part), held, summary)
-            tables = _span_tables(payloads, options, summary)
-            spans.write(day, part, map(privacy.apply, tables), summary, replaces=merged_of)
+            tables = _span_tables(payloads, options, summary, privacy)
+            spans.write(day, part, tables, summary, replaces=merged_of)
         except DamagedFile as exc:
             damaged.append(str(exc))
             continue
@@ -246,13 +247,16 @@ def what_is_stored(day: str, *, spans: SpanStore) -> PartSummary:
 
 
 def _span_tables(
-    payloads: Iterable[list[bytes]], options: SpanOptions, summary: PartSummary
+    payloads: Iterable[list[bytes]],
+    options: SpanOptions,
+    summary: PartSummary,
+    privacy: Privacy,
 ) -> Iterator[pa.Table]:
     for group in payloads:
         traces = []
         for payload, trace in zip(group, traces_of(group, options=options), strict=True):
             if isinstance(trace, RecordError):
-                summary.set_aside.append(SetAside(trace.record_id, trace.reason))
+                summary.set_aside.append(_set_aside(trace.record_id, trace.reason, privacy))
                 continue
             summary.builds += 1
             if trace is None and never_runs(payload):
@@ -261,22 +265,32 @@ def _span_tables(
                 summary.unfinished += 1
             else:
                 traces.append(trace)
-        table = _table_of_good(traces, options, summary)
+        table = _table_of_good(traces, options, summary, privacy)
         _count(summary, table)
-        yield table
+        yield privacy.apply(table)
 
 
-def _table_of_good(traces: list[Trace], options: SpanOptions, summary: PartSummary) -> pa.Table:
+def _set_aside(build_id: str | None, reason: str, privacy: Privacy) -> SetAside:
+    return SetAside(privacy.shown("buildkite.build.id", build_id), reason)
+
+
+def _table_of_good(
+    traces: list[Trace], options: SpanOptions, summary: PartSummary, privacy: Privacy
+) -> pa.Table:
     """The table of `traces`; a trace that no column takes is set aside instead of raised."""
     try:
         return table_of(traces, without=() if options.conventions else CONVENTIONS)
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         if len(traces) == 1:
-            summary.set_aside.append(SetAside(traces[0].build.id, str(exc)))
+            # Arrow's own words quote the value.
+            reason = f"{NO_COLUMN} ({type(exc).__name__})"
+            summary.set_aside.append(_set_aside(traces[0].build.id, reason, privacy))
             return table_of([])
         middle = len(traces) // 2
         halves = traces[:middle], traces[middle:]
-        return pa.concat_tables([_table_of_good(half, options, summary) for half in halves])
+        return pa.concat_tables(
+            [_table_of_good(half, options, summary, privacy) for half in halves]
+        )
 
 
 def _count(summary: PartSummary, table: pa.Table) -> None:

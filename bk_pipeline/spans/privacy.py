@@ -1,56 +1,72 @@
 """What must not leave: attributes dropped or hashed by name, secrets masked inside values.
 
 Works on the finished table, column by column, and looks at each distinct value once. What
-is masked here is in neither the span table nor any destination; the raw store has it still.
+is taken out here is in neither the span table nor anything made of it: destinations,
+markers, statistics, reports, previews, `bk-pipeline trace`. The raw store has it still.
+
+A value goes by its own name and by those of the attributes that it shows (`Field.holds`,
+`may_be`, `entries`); inside a map, a list of `key=value` or a JSON text each member has a
+name too, its path with dots. A setting that matches any of these names applies.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
+from bk_pipeline.spans.ids import trace_id
+from bk_pipeline.spans.secrets import MASK, SUSPICIOUS, is_secret, mask_secrets
+from bk_pipeline.spans.text import compact
 
-MASK = "[masked]"
+__all__ = ["MASK", "Privacy", "hashed"]
 
-# The usual kinds, by the prefixes that their makers gave them so that they can be found.
-SECRETS: tuple[str, ...] = (
-    r"\bbk[a-z]{2,4}_[A-Za-z0-9]{20,}",  # Buildkite: bkua_, bkct_, …
-    r"\bgh[oprsu]_[A-Za-z0-9]{30,}",  # GitHub
-    r"\bgithub_pat_[A-Za-z0-9_]{22,}",
-    r"\bglpat-[A-Za-z0-9_-]{20,}",  # GitLab
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS key ids, and secrets where they are assigned
-    r"(?i:(?<=aws_secret_access_key)\W{1,6}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+]))",
-    r"\bxox[abceoprs](?:\.xox[bp])?-[A-Za-z0-9-]{10,}",  # Slack
-    r"\bxapp-[A-Za-z0-9-]{10,}",
-    r"(?<=hooks\.slack\.com/services/)[A-Za-z0-9/]{20,}",
-    r"\bhc[a-z][a-z]{2}_[a-z0-9]{58}\b",  # Honeycomb
-    r"\bnpm_[A-Za-z0-9]{36}\b",
-    r"\bpypi-[A-Za-z0-9_-]{40,}",
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    r"(?<=://)[^\s/@:'\"]*:[^\s/@'\"]+(?=@)",  # https://user:password@host
-    r"(?<=https://)[^\s/@'\"]+(?=@)",  # https://token@host
-    r"(?i:(?<=authorization:)\s*(?:bearer|basic|token)\s+[^\s'\"]+)",
+Change = Callable[[str, bool], str | None]
+# By which array, in which of its values something may have to be masked.
+Suspects = dict[tuple[int, int, int], list[bool | None]]
+NUMERIC = {FieldType.INT, FieldType.BOOL}
+# What a link is made of; a link to the attempt that was replaced stays within its trace.
+LINKED_BUILDS = (
+    "buildkite.build.triggered_from.build_id",
+    "buildkite.build.rebuilt_from.id",
+    "buildkite.job.triggered_build.id",
 )
+LINKED_JOBS = ("buildkite.job.retry_source.job_id", "buildkite.job.retried_in_job_id")
 
-# What every string that holds one of these has in it, plain or as JSON. Arrow's own regular
-# expressions (RE2: no look-behind) look for this a hundred times as fast, so that Python's
-# see only the few values that may need them.
-SUSPICIOUS = (
-    r"_[A-Za-z0-9_-]{20}|glpat-|AKIA|ASIA|(?i:aws_secret_access_key)|xox|xapp-"
-    r"|hooks\.slack|pypi-|PRIVATE KEY|://[^\s/]*@|(?i:authorization:)"
-)
 
-Change = Callable[[str], str | None]
+class Fate(Enum):
+    """What becomes of a value, before anything inside it is masked."""
+
+    KEPT = "kept"
+    HASHED = "hashed"
+    DROPPED = "dropped"
+
+
+class PrivacySettings(Protocol):
+    """The settings that say what must not leave."""
+
+    @property
+    def spans_drop(self) -> tuple[str, ...]: ...
+    @property
+    def spans_hash(self) -> tuple[str, ...]: ...
+    @property
+    def spans_mask(self) -> str: ...
+    @property
+    def spans_mask_secrets(self) -> bool: ...
+
+
+class _Gone:
+    """In place of a member that was dropped; None is a value of JSON's."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +76,10 @@ class Privacy:
     Attributes:
         drop: Names or globs of attributes that are left out.
         hash: Names or globs of attributes whose strings become 16 hex digits of SHA-256: still
-            to be grouped by, no longer to be read.
+            to be grouped by, no longer to be read. Numbers and truths, which no text can
+            stand for, are left out.
         mask: A regular expression; what it matches inside a string becomes `[masked]`.
-        mask_secrets: Whether what looks like a secret of the usual kinds is masked too.
+        mask_secrets: Whether what looks like a secret (`secrets.py`) is masked too.
     """
 
     drop: tuple[str, ...] = ()
@@ -70,119 +87,285 @@ class Privacy:
     mask: str = ""
     mask_secrets: bool = True
 
+    @classmethod
+    def from_settings(cls, given: PrivacySettings) -> Privacy:
+        """What must not leave, as the settings say."""
+        return cls(given.spans_drop, given.spans_hash, given.spans_mask, given.spans_mask_secrets)
+
     def apply(self, table: pa.Table) -> pa.Table:
         """The table without what must not leave; same schema, same rows."""
-        pattern = self._pattern()
+        changed = table
+        suspects = self._suspects(table)
         for at, name in enumerate(table.column_names):
             field = _BY_NAME.get(name)
             if field is None:
                 continue
-            change = self._change(field, pattern)
-            if change is not None:
-                column = _changed(table.column(at), change, masks_only=self._masks_only(field))
-                table = table.set_column(at, table.schema.field(at), column)
-        return table
+            column = self._column(field, table[name], suspects)
+            column = self._where_same(field, column, table)
+            if column is not table[name]:
+                changed = changed.set_column(at, table.schema.field(at), column)
+        return self._without_links(changed, table)
 
-    def _pattern(self) -> re.Pattern[str] | None:
-        parts = [*(SECRETS if self.mask_secrets else ()), *([self.mask] if self.mask else [])]
-        return re.compile("|".join(f"(?:{part})" for part in parts)) if parts else None
-
-    def _change(self, field: Field, pattern: re.Pattern[str] | None) -> Change | None:
-        """What becomes of the column's values; None if they stay as they are."""
-        if field.type is FieldType.MAP:
-            return lambda text: self._map(field, text, pattern)
-        if _matches(field.name, self.drop):
-            return lambda _: None
-        if field.type in {FieldType.INT, FieldType.BOOL}:
+    def shown(self, name: str, value: str | int | None) -> str | None:
+        """What may be shown of an attribute where there is no table: None if it is dropped."""
+        field = _BY_NAME[name]
+        fate = self._fate(_names(field))
+        if value is None or fate is Fate.DROPPED or (fate is Fate.HASHED and field.type in NUMERIC):
             return None
-        strings = field.type is FieldType.STRING
-        if _matches(field.name, self.hash):
-            return hashed if strings else _hashed_json
-        if pattern is None or field.distinct:
-            return None
-        return partial(pattern.sub, MASK) if strings else partial(_masked_json, pattern)
+        return (
+            hashed(str(value))
+            if fate is Fate.HASHED
+            else self._masked_text(str(value), self.mask_secrets)
+        )
 
-    def _masks_only(self, field: Field) -> bool:
-        """Whether nothing happens to the field but the masking of the usual secrets."""
-        named = (*self.drop, *self.hash)
-        prefix = field.name.removesuffix("*")
-        touched = field.type is FieldType.MAP and any(_may_reach(glob, prefix) for glob in named)
-        return not self.mask and not touched and not _matches(field.name, named)
+    def _fate(self, names: tuple[str, ...]) -> Fate:
+        return _fate(names, self.drop, self.hash)
 
-    def _map(self, field: Field, text: str, pattern: re.Pattern[str] | None) -> str | None:
-        prefix = field.name.removesuffix("*")
-        kept = {}
-        for key, value in msgspec.json.decode(text).items():
-            name = prefix + key
-            if _matches(name, self.drop) or _matches(field.name, self.drop):
+    def _suspects(self, table: pa.Table) -> Suspects:
+        """In which values something may have to be masked: all of a table's are asked at once.
+
+        To compile the expression takes longer than to look at a column; and columns that are
+        copies of each other have one dictionary.
+        """
+        if not self.mask_secrets:
+            return {}
+        fields = [_BY_NAME[name] for name in table.column_names if name in _BY_NAME]
+        found = {
+            _identity(words): words
+            for field in fields
+            if field.type not in NUMERIC and not field.distinct
+            for words in map(_words, table[field.name].chunks)
+            if len(words)
+        }
+        if not found:
+            return {}
+        everything = pa.concat_arrays(found.values())  # else it is compiled anew for each
+        matched = pc.match_substring_regex(everything, SUSPICIOUS)
+        suspects, start = {}, 0
+        for identity, words in found.items():
+            part = matched.slice(start, len(words))
+            start += len(words)
+            if pc.any(part).as_py():
+                suspects[identity] = part.to_pylist()
+        return suspects
+
+    def _column(self, field: Field, column: pa.ChunkedArray, suspects: Suspects) -> pa.ChunkedArray:
+        fate = self._fate(_names(field))
+        if fate is Fate.DROPPED or (fate is Fate.HASHED and field.type in NUMERIC):
+            return pa.chunked_array([pa.nulls(len(column), column.type)], column.type)
+        if field.type in NUMERIC:
+            return column
+        reached = fate is Fate.HASHED or bool(self.mask) or self._reaches_into(field)
+        change = self._changes(field, fate)
+        chunks = [
+            one
+            if not reached and _identity(_words(one)) not in suspects
+            else self._changed(one, change, suspects, every=reached)
+            for one in column.chunks
+        ]
+        if all(new is old for new, old in zip(chunks, column.chunks, strict=True)):
+            return column
+        return pa.chunked_array(chunks, column.type)
+
+    def _where_same(
+        self, field: Field, column: pa.ChunkedArray, table: pa.Table
+    ) -> pa.ChunkedArray:
+        """`column`, where it has the value of another attribute treated as that is."""
+        for other in field.may_be:
+            fate = self._fate(_names(_BY_NAME[other]))
+            if fate is Fate.KEPT:
                 continue
-            if isinstance(value, str):
-                if _matches(name, self.hash) or _matches(field.name, self.hash):
-                    value = hashed(value)  # noqa: PLW2901  # the value, made unreadable
-                elif pattern is not None:
-                    value = pattern.sub(MASK, value)  # noqa: PLW2901
-            kept[key] = value
-        return msgspec.json.encode(kept).decode() if kept else None
+            values = table[field.name].cast(pa.string())
+            same = pc.fill_null(pc.equal(values, table[other].cast(pa.string())), False)  # noqa: FBT003
+            instead = pa.nulls(len(values), pa.string())
+            if fate is Fate.HASHED:
+                instead = self._changed(values.combine_chunks(), _hashed_text, {}, every=True)
+            column = pc.if_else(same, instead, column.cast(pa.string()))
+            if pa.types.is_dictionary(table[field.name].type):
+                column = column.dictionary_encode()
+        return column
+
+    def _changed(
+        self, array: pa.Array, change: Change, suspects: Suspects, *, every: bool
+    ) -> pa.Array:
+        """`array` with its values changed: all, or those in which something may be to be masked."""
+        words = _words(array)
+        old = words.to_pylist()
+        suspect = suspects.get(_identity(words)) or [False] * len(words)
+        new = [
+            change(one, bool(masks)) if one is not None and (every or masks) else one
+            for one, masks in zip(old, suspect, strict=True)
+        ]
+        if new == old:
+            return array
+        if words is array:
+            return pa.array(new, array.type)
+        # Through plain strings: two words may have become one, and one may be gone.
+        return pa.array(new, pa.string()).take(array.indices).dictionary_encode()
+
+    def _changes(self, field: Field, fate: Fate) -> Change:
+        """What becomes of the texts of a column whose values are not dropped as wholes."""
+        if field.type is FieldType.STRING:
+            return _hashed_text if fate is Fate.HASHED else self._masked_text
+        if fate is Fate.HASHED and field.type is not FieldType.MAP:
+            return _hashed_json
+        return lambda text, masks: self._json(field, text, masks=masks)
+
+    def _reaches_into(self, field: Field) -> bool:
+        """Whether a setting may name something inside the field's values."""
+        if field.type not in {FieldType.MAP, FieldType.JSON, FieldType.STRINGS}:
+            return False
+        prefixes = [f"{_stem(field)}.", *(one.format(key="") for one in field.entries)]
+        globs = (*self.drop, *self.hash)
+        return any(_may_reach(glob, prefix) for glob in globs for prefix in prefixes)
+
+    def _json(self, field: Field, text: str, *, masks: bool) -> str | None:
+        try:
+            value = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            # Truncated. What stands where in it cannot be told any more.
+            return None if self._reaches_into(field) else self._masked_text(text, masks)
+        made: Any
+        if field.type is FieldType.STRINGS:
+            made = self._list(field, value, masks=masks)
+        elif field.type is FieldType.MAP:
+            entries = (*field.entries, *_names(field))
+            made = self._members(_stem(field), value, masks=masks, entries=entries)
+        else:
+            name = _stem(field)
+            if isinstance(value, str):  # in old payloads, in place of a person
+                name += ".email" if "@" in value else ".name"
+            made = self._member((name,), "", value, masks=masks)
+        return None if made is _Gone or made in ({}, []) else compact(made)
+
+    def _list(self, field: Field, values: Iterable[str], *, masks: bool) -> list[str]:
+        """Of a list of texts, many like `key=value`, what is left."""
+        kept = []
+        for one in values:
+            key, equals, value = one.partition("=")
+            if not equals:
+                kept.append(self._masked_text(one, masks))
+                continue
+            names = tuple(name.format(key=key) for name in field.entries)
+            made = self._member(names, key, value, masks=masks)
+            if made is not _Gone:
+                kept.append(f"{self._masked_text(key, masks)}={made}")
+        return kept
+
+    def _member(self, names: tuple[str, ...], key: str, value: Any, *, masks: bool) -> Any:
+        """What is left of a value inside another one, found under `key`; `_Gone` if nothing."""
+        fate = self._fate(names)
+        number = isinstance(value, bool | int | float)
+        if fate is Fate.DROPPED or (fate is Fate.HASHED and number):
+            return _Gone
+        if fate is Fate.HASHED and value is not None:
+            return hashed(value if isinstance(value, str) else compact(value))
+        match value:
+            case dict():
+                return self._members(names[0], value, masks=masks)
+            case list():
+                made = [self._member(names, key, one, masks=masks) for one in value]
+                return [one for one in made if one is not _Gone]
+            case str():
+                return MASK if masks and is_secret(key, value) else self._masked_text(value, masks)
+        return value
+
+    def _members(
+        self, path: str, values: dict[str, Any], *, masks: bool, entries: Sequence[str] = ()
+    ) -> Any:
+        kept = {}
+        for key, one in values.items():
+            names = (f"{path}.{key}", *(name.format(key=key) for name in entries))
+            if key == "graphql_id":  # the id once more, in base64
+                names += (f"{path}.id",)
+            made = self._member(names, key, one, masks=masks)
+            if made is not _Gone:
+                kept[self._masked_text(key, masks)] = made
+        return kept if kept or not values else _Gone
+
+    def _masked_text(self, text: str, masks: bool) -> str:  # noqa: FBT001  # a Change
+        """`text` masked as the user wants it, and where `masks` also without secrets."""
+        if masks:
+            text = mask_secrets(text)
+        return re.sub(self.mask, MASK, text) if self.mask else text
+
+    def _without_links(self, changed: pa.Table, table: pa.Table) -> pa.Table:
+        """`changed` without the links that show ids which are not kept."""
+        names = [one for one in (*LINKED_BUILDS, *LINKED_JOBS) if one in table.column_names]
+        hidden = [name for name in names if self._fate((name,)) is not Fate.KEPT]
+        if not hidden or "links" not in table.column_names:
+            return changed
+        builds = [table[name].to_pylist() for name in hidden if name in LINKED_BUILDS]
+        traces = {trace_id(one) for column in builds for one in column if one is not None}
+        own = table["trace_id"].to_pylist()
+        inside = any(name in LINKED_JOBS for name in hidden)
+        kept = [
+            [
+                link
+                for link in links or ()
+                if link["trace_id"] not in traces and not (inside and link["trace_id"] == trace)
+            ]
+            for links, trace in zip(table["links"].to_pylist(), own, strict=True)
+        ]
+        at = table.schema.get_field_index("links")
+        return changed.set_column(at, table.schema.field(at), pa.array(kept, table["links"].type))
 
 
 _BY_NAME = {field.name: field for field in FIELDS}
 
 
+def _words(array: pa.Array) -> pa.Array:
+    """The distinct values of a dictionary-encoded array; of another one all."""
+    return array.dictionary if pa.types.is_dictionary(array.type) else array
+
+
+def _identity(words: pa.Array) -> tuple[int, int, int]:
+    """What two arrays of strings share only if they are the same."""
+    buffer = words.buffers()[2]
+    return (buffer.address if buffer else 0, words.offset, len(words))
+
+
+def _stem(field: Field) -> str:
+    """The name of a map without its keys, and of anything else as it is."""
+    return field.name.removesuffix(".*")
+
+
+def _names(field: Field) -> tuple[str, ...]:
+    return (field.name, _stem(field), *field.holds)
+
+
+@lru_cache(maxsize=65_536)
+def _fate(names: tuple[str, ...], drop: tuple[str, ...], hash_: tuple[str, ...]) -> Fate:
+    if _match(names, drop):
+        return Fate.DROPPED
+    return Fate.HASHED if _match(names, hash_) else Fate.KEPT
+
+
+def _match(names: tuple[str, ...], globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs for name in names)
+
+
 def hashed(text: str) -> str:
+    """16 hex digits that stand for `text`: the same for the same text, everywhere."""
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _hashed_json(text: str) -> str:
+def _hashed_text(text: str, masks: bool) -> str:  # noqa: ARG001, FBT001  # a Change
+    return hashed(text)
+
+
+def _hashed_json(text: str, masks: bool) -> str:  # noqa: ARG001, FBT001  # a Change
     """A list keeps its length; anything else becomes one string."""
-    value = msgspec.json.decode(text)
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        value = None
     if isinstance(value, list):
-        return msgspec.json.encode([hashed(str(one)) for one in value]).decode()
-    return msgspec.json.encode(hashed(text)).decode()
-
-
-def _matches(name: str, globs: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
-
-
-def _masked_json(pattern: re.Pattern[str], text: str) -> str:
-    def masked(value: Any) -> Any:
-        if isinstance(value, str):
-            return pattern.sub(MASK, value)
-        if isinstance(value, list):
-            return [masked(one) for one in value]
-        if isinstance(value, dict):
-            return {key: masked(one) for key, one in value.items()}
-        return value
-
-    return msgspec.json.encode(masked(msgspec.json.decode(text))).decode()
+        return compact([hashed(str(one)) for one in value])
+    return compact(hashed(text))
 
 
 def _may_reach(glob: str, prefix: str) -> bool:
     """Whether `glob` can match a name that begins with `prefix`."""
     literal = re.split(r"[*?\[]", glob, maxsplit=1)[0]
     return literal.startswith(prefix) or prefix.startswith(literal)
-
-
-def _changed(column: pa.ChunkedArray, change: Change, *, masks_only: bool) -> pa.ChunkedArray:
-    chunks = [
-        one if masks_only and not _is_suspicious(one) else _changed_chunk(one, change)
-        for one in column.chunks
-    ]
-    return pa.chunked_array(chunks, column.type)
-
-
-def _is_suspicious(array: pa.Array) -> bool:
-    words = array.dictionary if pa.types.is_dictionary(array.type) else array
-    return bool(pc.any(pc.match_substring_regex(words, SUSPICIOUS)).as_py())
-
-
-def _changed_chunk(array: pa.Array, change: Change) -> pa.Array:
-    if not pa.types.is_dictionary(array.type):
-        if not pa.types.is_string(array.type):  # a number that is dropped
-            return pa.nulls(len(array), array.type)
-        return pa.array([None if v is None else change(v) for v in array.to_pylist()], array.type)
-    words = [change(word) for word in array.dictionary.to_pylist()]
-    if words == array.dictionary.to_pylist():
-        return array
-    # Through plain strings: two words may have become one, and one may be gone.
-    return pa.array(words, pa.string()).take(array.indices).dictionary_encode()

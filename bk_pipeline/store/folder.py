@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from bk_pipeline.errors import DamagedFile, StorageError
+from bk_pipeline.private_files import make_file, make_folder
 
 TEMPORARY = ".tmp"
 # Left by a process that was killed, where nothing has been written for so long.
@@ -72,6 +73,7 @@ class Folder:
                 self._fs, self._root = fs.FileSystem.from_uri(location)
             else:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(location).absolute())
+        self._is_local = isinstance(self._fs, fs.LocalFileSystem)
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """The files in `folder`, sorted by name; none if it does not exist."""
@@ -117,7 +119,7 @@ class Folder:
         """A writer whose file appears as `name` when the block ends well, and not otherwise."""
         temporary = f"{name}.{uuid4().hex}{TEMPORARY}"
         with self._explained("write", name):
-            self._fs.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+            self._prepare(temporary)
             try:
                 with pq.ParquetWriter(
                     self._path(temporary),
@@ -212,7 +214,7 @@ class Folder:
         """Put `content` in place of whatever `name` held."""
         temporary = f"{name}.{uuid4().hex}{TEMPORARY}"
         with self._explained("write", name):
-            self._fs.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+            self._prepare(temporary)
             try:
                 with self._fs.open_output_stream(self._path(temporary)) as stream:
                     stream.write(content)
@@ -291,6 +293,15 @@ class Folder:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+    def _prepare(self, name: str) -> None:
+        """Make the folder of a file to be written, and on a disk the file, for its owner alone."""
+        path = self._path(name)
+        if self._is_local:
+            make_folder(Path(path).parent)
+            make_file(Path(path))
+        else:
+            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
 
     def _drop(self, name: str) -> None:
         # It was never made, or the disk is gone: the first error is the one to tell.

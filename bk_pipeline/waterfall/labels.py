@@ -6,6 +6,8 @@ import re
 
 from rich.emoji import Emoji
 
+from bk_pipeline.display import plain
+
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
 PLACEHOLDER = re.compile(r"%[nNt]\b|\{\{[^}]*\}\}")
 # Not printable by itself, and part of many an emoji.
@@ -22,8 +24,8 @@ def readable(label: str) -> str:
     bare = SHORTCODE.sub("", shown)
     if not bare.strip():
         bare = SHORTCODE.sub(lambda match: f" {match[1]} ", shown)
-    printable = (c if c.isprintable() or c == JOINER else " " for c in bare)
-    return " ".join("".join(printable).split())
+    lines = "".join(c if c.isprintable() or c == JOINER else " " for c in bare)
+    return " ".join(plain(lines).split())
 
 
 def of_all_jobs(label: str) -> str:

@@ -20,7 +20,7 @@ def name_of(span: Span) -> str:
     match span["name"]:
         case SpanKind.BUILD:
             slug = span["resource"].get("buildkite.pipeline.slug", "")
-            return f"{slug} #{attributes.get('buildkite.build.number', '')}"
+            return f"{readable(slug)} #{attributes.get('buildkite.build.number', '')}"
         case SpanKind.STAGE:
             return f"stage {attributes.get('buildkite.build.stage', '')}"
         case SpanKind.GROUP:

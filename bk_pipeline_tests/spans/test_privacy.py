@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.privacy import MASK, Privacy, hashed
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import SCHEMA, rows, table_of
@@ -156,3 +157,281 @@ def test_hashed_values_group_and_cannot_be_read():
 
 def test_nothing_to_hide_changes_nothing():
     assert spans_of(Privacy()) == spans_of(Privacy(mask_secrets=False))
+
+
+# A build in which every attribute has a value that stands nowhere else but in its copies.
+API, WEB = "https://api.buildkite.com/v2/organizations/orgslug", "https://buildkite.com/orgslug"
+TRIGGERED, REBUILT, TRIGGERING = (f"018f0000-1111-7222-8333-00000000bb0{n}" for n in (1, 2, 3))
+FIRST, SECOND, UNBLOCKED = (f"018f0000-1111-7222-8333-00000000aa0{n}" for n in (1, 2, 3))
+PERSON = {"id": "person-id", "graphql_id": "person-gid", "name": "Pat", "email": "pat@x.example"}
+AGENT = {
+    "id": "agent-id",
+    "name": "agent-name",
+    "hostname": "agent-host",
+    "version": "3.77.1",
+    "web_url": f"{WEB}/agents/agent-id",
+    "meta_data": ["queue=agentqueue", "hostname=tag-host", "account=000111222"],
+}
+TIMES = {
+    "created_at": "2026-11-20T10:00:00.100Z",
+    "runnable_at": "2026-11-20T10:00:01.200Z",
+    "started_at": "2026-11-20T10:00:07.300Z",
+    "finished_at": "2026-11-20T10:04:00.400Z",
+}
+
+
+def job_of(uuid: str, **more: object) -> dict[str, object]:
+    return {
+        "id": uuid,
+        "type": "script",
+        "state": "failed",
+        "exit_status": 77,
+        "graphql_id": f"gid-{uuid}",
+        "web_url": f"{WEB}/pipeslug/builds/4182#{uuid}",
+        "name": "job label",
+        "step_key": "step-key",
+        "group_key": "group-key",
+        "step": {"id": "step-id", "label": "job label"},
+        "command": "make everything",
+        "agent_query_rules": ["os=rules-os"],
+        "agent": AGENT,
+        "signal": "SIGTERM9",
+        "signal_reason": "why-signalled",
+        "broken_reason": "why-broken",
+        "cancel_reason": "why-canceled",
+        "matrix": {"outer": {"email": "matrix@x.example"}},
+        "cluster_id": "cluster-id",
+        "cluster_queue_id": "cluster-queue-id",
+        **TIMES,
+        **more,
+    }
+
+
+FULL = {
+    "id": "018f0000-1111-7222-8333-444455556666",
+    "graphql_id": "build-gid",
+    "number": 4182,
+    "url": f"{API}/pipelines/pipeslug/builds/4182",
+    "web_url": f"{WEB}/pipeslug/builds/4182",
+    "state": "failed",
+    "message": "the message",
+    "commit": "c0ffee11",
+    "branch": "the-branch",
+    "source": "webhook7",
+    "cancel_reason": "build-canceled",
+    "creator": {
+        "id": "creator-id",
+        "graphql_id": "creator-gid",
+        "email": "creator@x.example",
+        "name": "Cre Ator",
+    },
+    "author": {"name": "Au Thor", "email": "author@x.example"},
+    "meta_data": {"release": "r-77", "bkua_" + "0a1b2c3d" * 5: "x"},
+    "pull_request": {"id": "5150", "base": "pr-base", "repository": "git://pr-repository"},
+    "merge_queue": {"head": "queue-head"},
+    "rebuilt_from": {"id": REBUILT, "number": 3999, "url": f"{API}/pipelines/p2/builds/3999"},
+    "triggered_from": {
+        "build_id": TRIGGERING,
+        "build_number": 2999,
+        "build_pipeline_slug": "other-slug",
+    },
+    "cluster_id": "cluster-id",
+    "created_at": "2026-11-20T10:00:00.000Z",
+    "scheduled_at": "2026-11-20T10:00:00.050Z",
+    "started_at": "2026-11-20T10:00:07.000Z",
+    "failing_at": "2026-11-20T10:03:00.000Z",
+    "finished_at": "2026-11-20T10:05:00.000Z",
+    "pipeline": {
+        "id": "pipeline-id",
+        "graphql_id": "pipeline-gid",
+        "slug": "pipeslug",
+        "name": "The Pipeline",
+        "repository": "git@github.com:owner9/repository9.git",
+        "web_url": f"{WEB}/pipeslug",
+        "provider": {"id": "github"},
+    },
+    "jobs": [
+        job_of(FIRST, retried=True, retried_in_job_id=SECOND, retry_type="manual"),
+        job_of(
+            SECOND,
+            retry_source={"job_id": FIRST, "retry_type": "manual"},
+            retried_by=PERSON,
+            triggered_build={"id": TRIGGERED, "number": 6999, "web_url": f"{WEB}/p3/builds/6999"},
+        ),
+        job_of(
+            UNBLOCKED,
+            type="manual",
+            state="unblocked",
+            unblocked_by={"id": "other-id", "name": "Sam", "email": "sam@x.example"},
+            unblocked_at="2026-11-20T10:04:30.000Z",
+        ),
+    ],
+}
+# Words of Buildkite's and ours, which say nothing by themselves, and what follows from times.
+WORDS = {"failed", "unblocked", "manual", "script", "github", "branch", "failure", "success"}
+
+# The ids of attempts, which their own spans have under another name.
+OF_OTHER_SPANS = {"buildkite.job.retried_in_job_id", "buildkite.job.retry_source.job_id"}
+
+
+def full_table(privacy: Privacy):
+    return privacy.apply(table_of([spans_for_build(decode_build(json.dumps(FULL).encode()))]))
+
+
+def texts_of(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(texts_of, value.values()))
+    if isinstance(value, list):
+        return {one.partition("=")[2] or one for one in value}
+    return {str(value)}
+
+
+EVERYTHING = [{**span["attributes"], **span["resource"]} for span in rows(full_table(Privacy()))]
+
+
+def values_named(name: str) -> set[str]:
+    """What an attribute has on any span; of one with a `*`, of all of its keys."""
+    stem = name.removesuffix("*")
+    found: set[str] = set()
+    for attributes in EVERYTHING:
+        for key, value in attributes.items():
+            if key == name or (name.endswith("*") and key.startswith(stem)):
+                is_json = isinstance(value, str) and value.startswith("{")
+                found |= texts_of(json.loads(value) if is_json else value)
+    return {one for one in found - WORDS if len(one) > 3 and one != "True"}
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+@pytest.mark.parametrize("way", ["drop", "hash"])
+def test_nothing_of_a_field_that_is_dropped_or_hashed_stands_anywhere(field, way):
+    table = full_table(Privacy(**{way: (field.name,)}))
+    table.validate(full=True)
+    own = [name for span in rows(table) for name in (*span["attributes"], *span["resource"])]
+    if way == "drop":
+        assert field.name not in own
+    if field.name.startswith("buildkite.") and field.name not in OF_OTHER_SPANS:
+        left = [{**span, "trace_id": "", "span_id": "", "links": []} for span in rows(table)]
+        text = json.dumps(left)
+        ends = ('"', "/", "#", "\\")
+        starts = ('"', "=", "/", "#")
+        stands = [
+            one
+            for one in values_named(field.name)
+            if any(f"{start}{one}{end}" in text for start in starts for end in ends)
+        ]
+        assert stands == []
+
+
+def test_every_field_but_a_few_is_in_the_test_above():
+    without = {field.name for field in FIELDS if not values_named(field.name)}
+    assert {name for name in without if "id" in name.split(".") or "email" in name} == set()
+    assert len(without) < len(FIELDS) / 3
+
+
+def test_people_in_json_lose_their_addresses():
+    job = next(
+        span["attributes"]
+        for span in rows(full_table(Privacy(drop=("*.email",))))
+        if "buildkite.job.retried_by" in span["attributes"]
+    )
+    assert json.loads(job["buildkite.job.retried_by"]) == {
+        key: value for key, value in PERSON.items() if key != "email"
+    }
+    assert "x.example" not in json.dumps(list(rows(full_table(Privacy(drop=("*.email",))))))
+
+
+def test_a_text_in_place_of_a_person_is_one_of_its_names():
+    spans = spans_of(Privacy(drop=("*.email",)), retried_by="old@x.example")
+    assert "buildkite.job.retried_by" not in spans[-1]["attributes"]
+    spans = spans_of(Privacy(hash=("*.name",)), retried_by="Old Name")
+    assert spans[-1]["attributes"]["buildkite.job.retried_by"] == f'"{hashed("Old Name")}"'
+
+
+def test_a_tag_of_an_agent_is_dropped_and_hashed_in_the_list_as_in_the_map():
+    privacy = Privacy(
+        drop=("buildkite.agent.meta_data.account",), hash=("buildkite.agent.*hostname",)
+    )
+    job = list(rows(full_table(privacy)))[-1]["attributes"]
+    host = hashed("tag-host")
+    assert job["buildkite.agent.meta_data"] == ["queue=agentqueue", f"hostname={host}"]
+    assert job["buildkite.agent.meta_data.hostname"] == host
+    assert job["buildkite.agent.hostname"] == hashed("agent-host")
+    assert "000111222" not in json.dumps(job)
+
+
+def test_a_queue_that_is_dropped_is_in_no_rule_either():
+    more = {"agent": AGENT, "agent_query_rules": ["queue=agentqueue", "os=rules-os"]}
+    spans = spans_of(Privacy(drop=("buildkite.agent.queue",)), **more)
+    assert "agentqueue" not in json.dumps(spans)
+    assert spans[-1]["attributes"]["buildkite.job.agent_query_rules"] == ["os=rules-os"]
+
+
+@pytest.mark.parametrize("way", ["drop", "hash"])
+def test_conventions_follow_what_they_are_copies_of(way):
+    for span in rows(full_table(Privacy(**{way: ("buildkite.build.branch",)}))):
+        left = span["attributes"].get("vcs.ref.head.name")
+        assert left == (None if way == "drop" else hashed("the-branch"))
+        assert span["attributes"]["vcs.ref.head.type"] == "branch"
+
+
+def test_a_copy_can_be_dropped_alone():
+    root = next(rows(full_table(Privacy(drop=("vcs.*", "cicd.*")))))["attributes"]
+    assert root["buildkite.build.branch"] == "the-branch"
+    assert not any(name.startswith(("vcs.", "cicd.")) for name in root)
+
+
+def test_what_is_not_the_same_value_stays():
+    """The label falls back to the key where a step has no other; here it has one."""
+    job = list(rows(full_table(Privacy(drop=("buildkite.step.key",)))))[-1]["attributes"]
+    assert job["buildkite.step.label"] == "job label"
+
+
+def test_links_go_with_the_ids_that_they_are_made_of():
+    def linked(*drop: str) -> int:
+        return sum(len(span["links"]) for span in rows(full_table(Privacy(drop=drop))))
+
+    everything = linked()
+    assert everything == 4
+    assert linked("buildkite.build.rebuilt_from.id") == everything - 1
+    assert linked("buildkite.job.retry_source.job_id") == everything - 1
+    assert linked("buildkite.*") == 0
+
+
+def test_numbers_cannot_be_hashed_and_are_left_out():
+    for span in rows(full_table(Privacy(hash=("*.number", "*.exit_status")))):
+        assert "buildkite.build.number" not in span["attributes"]
+        assert "buildkite.job.exit_status" not in span["attributes"]
+        assert "4182" not in json.dumps(span)
+
+
+def test_keys_are_masked_too():
+    root = next(rows(full_table(Privacy(mask="rel[a-z]+"))))["attributes"]
+    assert root[f"buildkite.build.meta_data.{MASK}"] in {"x", "r-77"}
+    assert "bkua_" not in json.dumps(root)
+    assert "release" not in json.dumps(root)
+
+
+def test_a_value_under_the_name_of_a_secret_is_masked_whole():
+    spans = spans_of(
+        Privacy(),
+        meta_data={"deploy-password": "a b c"},
+        agent={"id": "a", "meta_data": ["password=a b c"]},
+        matrix={"NPM_TOKEN": "abc12345"},
+    )
+    assert spans[0]["attributes"]["buildkite.build.meta_data.deploy-password"] == MASK
+    job = spans[-1]["attributes"]
+    assert job["buildkite.agent.meta_data"] == [f"password={MASK}"]
+    assert job["buildkite.agent.meta_data.password"] == MASK
+    assert json.loads(job["buildkite.job.matrix"]) == {"NPM_TOKEN": MASK}
+
+
+def test_truncated_json_is_left_out_where_a_setting_may_mean_what_is_inside():
+    matrix = {"a": "x" * 70_000, "email": "m@x.example"}
+    for privacy, present in ((Privacy(), True), (Privacy(drop=("*.email",)), False)):
+        job = spans_of(privacy, matrix=matrix)[-1]["attributes"]
+        assert ("buildkite.job.matrix" in job) is present
+
+
+def test_users_patterns_reach_addresses_too():
+    spans = full_table(Privacy(mask="pipeslug"))
+    assert "pipeslug" not in json.dumps(list(rows(spans)))

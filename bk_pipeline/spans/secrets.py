@@ -1,0 +1,439 @@
+"""Secrets inside text: which families are recognized, and how they are masked.
+
+`FAMILIES` is the list: tokens by the prefix that their maker gave them, keys by their
+armour, and credentials by where they stand (a URL, a header, a command line, an assignment).
+`SUSPICIOUS` is one expression for Arrow (RE2: no look-around) that is found in every text with
+any of them, so that Python's see only the few that may have one. All take linear time: each starts at a boundary, and what follows is bounded, possessive or consumed whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+MASK = "[masked]"
+
+# Not in the middle of a word; an underscore or a hyphen before a token is none of it.
+_B = r"(?<![A-Za-z0-9])"
+_E = r"(?![A-Za-z0-9])"
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of secret.
+
+    Attributes:
+        name: Whose secrets they are, or what they are.
+        hints: Words in lower case, between spaces: one is in every text with such a secret.
+        mark: An expression for RE2 that is found in every text with one.
+        pattern: What is masked; its group `keep` stays in front of the mask.
+        masked: Does the masking, where an expression alone does not suffice.
+    """
+
+    name: str
+    hints: str
+    mark: str
+    pattern: str = ""
+    masked: Callable[[str], str] | None = None
+
+    @cached_property
+    def _hints(self) -> tuple[str, ...]:
+        return tuple(self.hints.split(" "))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    @cached_property
+    def _replacement(self) -> str:
+        return rf"\g<keep>{MASK}" if "keep" in self._pattern.groupindex else MASK
+
+    def may_be_in(self, lowered: str) -> bool:
+        """Whether a text may hold one, given in lower case."""
+        return any(hint in lowered for hint in self._hints)
+
+    def mask(self, text: str) -> str:
+        """`text` with `MASK` in place of each secret of the family."""
+        if self.masked is not None:
+            return self.masked(text)
+        return self._pattern.sub(self._replacement, text)
+
+
+# Credentials by where they stand.
+
+# The end of the name of something secret; of the second kind only values that look random.
+_PASSWORDS = r"(?:passw(?:or)?d|passphrase|[_-]pwd|[_-]pass)"
+_TOKENS = (
+    r"(?:secret|token|[_-]auth|credentials?|writekey|secret[_-]key[_-]base"
+    r"|(?:api|access|private|secret|auth|signing|encryption|license|ingest)[_-]?key)"
+)
+_VALUE = r"""(?P<value>\\"[^"\\\n]++(?:\\")?|"[^"\n]++"?|'[^'\n]++'?|[^\s'"`&;,|()<>\\]++)"""
+_ASSIGNED = re.compile(
+    rf"""(?P<keep>(?i:{_PASSWORDS}|{_TOKENS})(?:\\?["']?\s{{0,2}}=(?![=~>])\s{{0,2}}"""
+    rf"""|\\?["']\s{{0,3}}:\s{{0,3}}(?=\\?["']))){_VALUE}"""
+)
+_FLAG = re.compile(
+    rf"(?P<keep>(?<![\w-])--?(?i:[\w-]{{0,40}}?(?:{_PASSWORDS}|{_TOKENS}))[ \t]{{1,3}})(?![-|&;])"
+    + _VALUE
+)
+_HEADER = re.compile(
+    r"""(?P<keep>(?i:\b(?:x-[a-z-]{0,40}?(?:key|token|secret|auth|team)|(?:dd-)?api-key|fastly-key"""
+    r"""|(?:private|job|deploy|circle|auth|access)-token)["']?[:=][ \t]{0,3}))""" + _VALUE
+)
+_NAME = re.compile(rf"(?i)(?:(?P<password>{_PASSWORDS})|{_TOKENS})$")
+_SHORTEST_TOKEN = 8
+_LONG_TOKEN = 20
+# Variables, placeholders, files and keys of secret stores.
+_REFERENCE = re.compile(
+    r"\\?\$\$?(?:[\w{(]|$)|`|%\w+%$|\{\{|<[^>]{0,80}>$|\*+$|\[masked\]"
+    r"|(?:env|file|vault|op|arn|ref\+\w+)[:/]|/(?:[\w.-]+/)+[\w.-]*$"
+)
+_NO_TOKEN = re.compile(r"[@./~{\[]|[\w-]+=[\w/.$]|(?:projects|secrets?)[:/]")
+_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "true false null none nil undefined yes no required optional prompt stdin is was must should"
+        " or and to from in for with has does when not can will on via as by flag option file",
+    )
+)
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    """Whether what is assigned to a secret's name is none: a reference, a path, a word."""
+    bare = value.strip("\\\"'").strip()
+    if not bare or bare.lower() in _WORDS or _REFERENCE.match(bare):
+        return True
+    found = _NAME.search(name.strip("\\\"' \t:=-"))
+    if found and found["password"]:
+        return bare.isdigit() and not re.search(r"(?i)passw|phrase", name)
+    if len(bare) < _SHORTEST_TOKEN or _NO_TOKEN.match(bare):
+        return True
+    return len(bare) < _LONG_TOKEN and (bare.isdigit() or not re.search(r"\d", bare))
+
+
+def _masked_value(found: re.Match[str]) -> str:
+    value = found["value"]
+    if _is_harmless(found["keep"], value):
+        return found[0]
+    quote = next((one for one in ('\\"', '"', "'") if value.startswith(one)), "")
+    closed = quote if len(value) > len(quote) and value.endswith(quote) else ""
+    return f"{found['keep']}{quote}{MASK}{closed}"
+
+
+def _masked_assignments(text: str) -> str:
+    for pattern in (_ASSIGNED, _FLAG, _HEADER):
+        text = pattern.sub(_masked_value, text)
+    return text
+
+
+_AFTER_SCHEME = re.compile(r"""(?P<scheme>[A-Za-z][\w+.-]{0,20})?://(?P<rest>[^\s'"<>`]++)""")
+_VARIABLES = re.compile(r"(?:[\w.-]*:)?(?:\\?\$\$?(?:\w+|\{\w+\})|\*+)|\[masked\]")
+_HOST_AFTER = re.compile(r"(?<!/)@(?=[\w.-]+(?::\d+)?(?:[/?#,;]|$))")
+_PORT = re.compile(r":(?:\d{1,5}|\\?\$\$?(?:\w+|\{\w+\}))$")
+
+
+def _masked_urls(text: str) -> str:
+    return _AFTER_SCHEME.sub(_masked_url, text)
+
+
+def _masked_url(found: re.Match[str]) -> str:
+    """Several URLs without a space between them are parts of one `rest`."""
+    first, *others = found["rest"].split("://")
+    scheme = found["scheme"] or ""
+    made = f"{scheme}://{_masked_userinfo(first, scheme)}"
+    for before, part in zip([first, *others], others, strict=False):
+        made += f"://{_masked_userinfo(part, before)}"
+    return made
+
+
+def _masked_userinfo(rest: str, scheme: str) -> str:
+    """`user:password@host…` without the first two; the password may hold `@`, `:` and `/`."""
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    end = authority.rfind("@")
+    if end >= 0:
+        if ":" in authority[:end]:  # a password: it may go on behind a slash
+            end = max([end, *(one.start() for one in _HOST_AFTER.finditer(rest))])
+        elif not scheme.endswith(("http", "https")):
+            return rest  # a user's name, like that of `ssh://git@`
+    elif ":" in authority and authority[0] != "[" and not _PORT.search(authority):
+        end = rest.rfind("@")
+    if end < 0 or _VARIABLES.fullmatch(rest[:end]):
+        return rest
+    return MASK + rest[end:]
+
+
+FAMILIES = (
+    # Whole documents and headers first, so that nothing of them is masked piecemeal.
+    Family(
+        "private keys (PEM, OpenSSH, PGP)", "private key",
+        r"PRIVATE KEY",
+        r"-{4,5} ?BEGIN [A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
+        r"(?s:.*?)(?:-{4,5} ?END [A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}|\Z)",
+    ),
+    Family(
+        "private keys in base64", "ls0tls1crudjti",
+        r"LS0tLS1CRUdJTi",
+        r"LS0tLS1CRUdJTi(?:BQUklWQVRF|BSU0EgUFJJVkFUR|BFQyBQUklWQVRF|BEU0EgUFJJVkFUR"
+        r"|BPUEVOU1NIIFBSSVZBVE|BFTkNSWVBURUQgUFJJVkFUR|BQR1AgUFJJVkFUR)[A-Za-z0-9+/=]*",
+    ),
+    Family(
+        "private keys of PuTTY", "putty-user-key-file-",
+        r"PuTTY-User-Key-File-",
+        r"PuTTY-User-Key-File-(?s:.*?)(?:Private-MAC: ?[0-9a-f]+|\Z)",
+    ),
+    Family("age", "age-secret-key-", r"AGE-SECRET-KEY-", r"AGE-SECRET-KEY-(?:PQ-)?1[A-Z0-9]{50,}"),
+    Family(
+        "`Authorization` headers", "authorization",
+        r"(?i:authorization)",
+        r"""(?i:(?P<keep>authorization["']?\s{0,3}(?::|=|%3A)(?:\s{0,3}["'])?)\s{0,3}(?:"""
+        r"""(?:aws4-hmac-sha256|digest)\s[^'"\n]+"""
+        r"""|(?:bearer|basic|token|apikey|api-key|negotiate|ntlm|hawk|genie_?key)(?:\s{1,3}|%20)[^\s'"$][^\s'"]*"""
+        r"""|(?=[^\s'"]{0,256}\d)(?![$<{\[*])[^\s'",;]{16,}))""",
+    ),
+    Family(
+        "bearer tokens", "bearer",
+        r"(?i:bearer)\s",
+        r"(?P<keep>\b(?i:bearer)\s{1,3})(?=[A-Za-z._~+/=-]{0,256}\d)[\w.~+/=-]{16,}",
+    ),
+    Family("passwords in URLs", "://", r"://[^\s'\"<>`]*@", masked=_masked_urls),
+    Family(
+        "JSON web tokens", "eyj zxlk",
+        r"eyJ|ZXlK",
+        r"(?<![\w-])(?P<keep>(?>[\w-]*?(?=eyJ)))eyJ[\w-]{8,}+={0,2}(?:\.[\w-]*+={0,2}){2,4}"
+        r"|(?<![A-Za-z0-9+/])ZXlK[A-Za-z0-9+/=]{60,}",
+    ),
+    # Tokens by their makers' prefixes. In the order of their names, but Buildkite's.
+    Family("Buildkite", "bk", r"bk[a-z]{2,4}_", _B + r"bk[a-z]{2,4}_(?:\[masked\]|[A-Za-z0-9]{20,})"),
+    Family(
+        "1Password", "ops_eyj a3-",
+        r"ops_eyJ|A3-[A-Z0-9]{6}",
+        rf"ops_eyJ[A-Za-z0-9+/]{{100,}}={{0,3}}|{_B}A3-[A-Z0-9]{{6}}-[A-Z0-9]{{6,11}}(?:-[A-Z0-9]{{5}}){{3,4}}",
+    ),
+    Family("Adobe", "p8e-", r"p8e-", _B + r"p8e-[A-Za-z0-9]{32,}"),
+    Family("Airtable", "pat", r"pat[A-Za-z0-9]{9}", _B + r"pat[A-Za-z0-9]{14}\.[a-f0-9]{64}"),
+    Family("Alibaba Cloud", "ltai", r"LTAI", _B + r"LTAI[A-Za-z0-9]{16,}"),
+    Family("Anthropic", "sk-ant-", r"sk-ant-", _B + r"sk-ant-[\w-]{20,}"),
+    Family("Artifactory", "akcp cmvmd", r"AKCp|cmVmd", _B + r"(?:AKCp[A-Za-z0-9]{60,}|cmVmd[A-Za-z0-9]{59,})"),
+    Family(
+        "Atlassian", "tt3 atbb", r"AT[AC]TT3|ATBB", _B + r"(?:AT[AC]TT3[\w=-]{20,}|ATBB[A-Za-z0-9]{32,}[\w=]*)"
+    ),
+    Family(
+        "Authress", ".acc",
+        r"\.acc[_-]",
+        _B + r"(?:sc|ext|scauth|authress)_[a-z0-9]{5,30}\.[a-z0-9]{4,6}\.acc[_-][a-z0-9-]{10,32}"
+        r"\.[A-Za-z0-9+/_=-]{30,}",
+    ),
+    Family(
+        "AWS secrets", "aws_secret_access_key",
+        r"(?i:aws_secret_access_key)",
+        r"(?i:(?<=aws_secret_access_key)\W{1,6}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+]))",
+    ),
+    Family(
+        "AWS", "akia asia abia acca a3t absk x-amz-",
+        r"A(?:KIA|SIA|BIA|CCA|3T|BSK)|(?i:x-amz-)",
+        _B + rf"(?:(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{{16}}{_E}"
+        r"|ABSK[A-Za-z0-9+/]{100,}={0,2}"
+        r"|(?P<keep>(?i:x-amz-(?:signature|security-token)[=:]))[\w%./+=-]{16,})",
+    ),
+    Family(
+        "Azure", "q~ azdo jqqj99 accountkey= sharedaccesskey= sig=",
+        r"Q~|AZDO|JQQJ99|AccountKey=|SharedAccessKey=|sig=",
+        r"(?<![\w~.-])[\w~.]{3}\dQ~[\w~.-]{31,}"
+        rf"|{_B}[A-Za-z0-9]{{76}}AZDO[A-Za-z0-9]{{4}}|{_B}[A-Za-z0-9]{{52}}JQQJ99[A-Za-z0-9]{{20,}}"
+        r"|(?P<keep>\b(?:AccountKey|SharedAccessKey|sig)=)[A-Za-z0-9%+/]{40,}={0,2}",
+    ),
+    Family(
+        "Brevo", "xkeysib- xsmtpsib-", r"(?:xkeysib|xsmtpsib)-", r"(?:xkeysib|xsmtpsib)-[a-f0-9]{64}-[A-Za-z0-9]{16,}"
+    ),
+    Family("CircleCI", "ccipat_ cciprj_", r"CCIP(?:AT|RJ)_", _B + r"CCIP(?:AT|RJ)_[A-Za-z0-9]{8,}_[a-f0-9]{40,}"),
+    Family("ClickHouse Cloud", "4b1d", r"4b1d", rf"{_B}4b1d[A-Za-z0-9]{{38}}{_E}"),
+    Family("Clojars", "clojars_", r"(?i:CLOJARS_)", r"(?i:CLOJARS_[a-z0-9]{60,})"),
+    Family("Cloudflare", "v1.0-", r"v1\.0-", _B + r"v1\.0-[a-f0-9]{24}-[a-f0-9]{146}"),
+    Family("Contentful", "cfpat-", r"CFPAT-", _B + r"CFPAT-[\w-]{40,}"),
+    Family("crates.io", "cio", r"cio[A-Za-z0-9]{9}", rf"{_B}cio[A-Za-z0-9]{{32}}{_E}"),
+    Family("Databricks", "dapi dose", r"dapi|dose", _B + r"(?:dapi|dose)[a-f0-9]{32}(?:-\d)?"),
+    Family("Datadog", "ddapi_ ddapp_ ddpat_", r"dd(?:api|app|pat)_", _B + r"dd(?:api|app|pat)_[A-Za-z0-9]{30,}"),
+    Family("Defined Networking", "dnkey-", r"dnkey-", _B + r"dnkey-[\w=-]{26}-[\w=-]{52,}"),
+    Family("DigitalOcean", "doo_v1_ dop_v1_ dor_v1_", r"do[opr]_v1_", _B + r"(?i:do[opr]_v1_[a-f0-9]{64,})"),
+    Family(
+        "Discord", "discord",
+        r"\.[\w-]{6}\.[\w-]{9}|discord(?:app)?\.com/api/webhooks/",
+        r"(?<![\w.-])[MNO][\w-]{23,27}\.[\w-]{6}\.[\w-]{27,}"
+        r"|(?P<keep>discord(?:app)?\.com/api/webhooks/)\d{10,25}/[\w-]{20,}",
+    ),
+    Family("Docker Hub", "dckr_", r"dckr_", _B + r"dckr_[a-z]{2,6}_[\w-]{20,}"),
+    Family(
+        "Doppler", "dp.",
+        r"dp\.[a-z]{2,5}\.",
+        _B + r"dp\.(?:pt|st|ct|sa|scim|audit|said)\.(?:[\w-]{1,60}\.)?[A-Za-z0-9]{40,}",
+    ),
+    Family("Dropbox", "sl.", r"sl\.", _B + r"sl\.(?:u\.|B\.)?[\w=-]{130,}"),
+    Family("Duffel", "duffel_", r"duffel_", _B + r"duffel_(?:test|live)_[\w=-]{43,}"),
+    Family("Dynatrace", "dt0", r"dt0[a-z]\d\d\.", r"dt0[a-z]\d\d\.[A-Za-z0-9]{8,24}\.[A-Za-z0-9]{64,}"),
+    Family("EasyPost", "ezak eztk", r"EZ[AT]K", _B + r"EZ[AT]K[A-Za-z0-9]{54,}"),
+    Family("Facebook", "eaam eaac", r"EAA[MC]", _B + r"EAA[MC][A-Za-z0-9]{100,}"),
+    Family("Figma", "figd_ figr_ figu_", r"fig[dru]_", _B + r"fig[dru]_[\w-]{36,}"),
+    Family("Flutterwave", "flw", r"FLW", _B + r"FLW(?:SECK|PUBK)(?:_TEST)?-[A-Za-z0-9]{12,}(?:-X)?"),
+    Family(
+        "Fly.io", "fo1_ fm1a_ fm1r_ fm2_",
+        r"fo1_|fm1[ar]_|fm2_",
+        _B + r"(?:fo1_[\w-]{43,}|fm(?:1[ar]|2)_[A-Za-z0-9+/]{60,}={0,3})",
+    ),
+    Family("Frame.io", "fio-u-", r"fio-u-", r"fio-u-[\w=-]{64,}"),
+    Family(
+        "GitHub", "ghp_ gho_ ghr_ ghs_ ghu_ github_pat_",
+        r"gh[oprsu]_|github_pat_",
+        _B + r"(?:gh[oprsu]_[A-Za-z0-9_]{30,}(?:\.[\w-]+)*|github_pat_\w{22,})",
+    ),
+    Family(
+        "GitLab", "glpat- gldt- glft- glsoat- glrt- glrtr- glcbt- glptt- glimt- glagent- gloas- glwt- glffct- gr1348941 _gitlab_session=",
+        r"gl[a-z]{2,5}-|GR1348941|_gitlab_session=",
+        _B + r"(?:gl(?:pat|dt|ft|soat|rtr?|cbt|ptt|imt|agent|oas|wt|ffct)-[\w=-]{16,}(?:\.[\w-]+)*"
+        r"|GR1348941[\w-]{20,})|(?P<keep>_gitlab_session=)[0-9a-f]{32,}",
+    ),
+    Family(
+        "Google", "aiza gocspx- ya29. 1//0",
+        r"AIza|GOCSPX-|ya29\.|1//0",
+        _B + r"(?:AIza[\w-]{35,}|GOCSPX-[\w-]{20,}|ya29\.[\w.-]{20,}|1//0[\w-]{30,})",
+    ),
+    Family(
+        "Grafana", "glsa_ glc_ eyjrijoi",
+        r"glsa_|glc_|eyJrIjoi",
+        _B + r"(?:glsa_[A-Za-z0-9]{32}_[A-Fa-f0-9]{8}|glc_[A-Za-z0-9+/]{32,}={0,3}"
+        r"|eyJrIjoi[A-Za-z0-9]{60,}={0,3})",
+    ),
+    Family("Groq", "gsk_", r"gsk_", _B + r"gsk_[A-Za-z0-9]{40,}"),
+    Family(
+        "Harness", "pat. sat.", r"[ps]at\.", _B + r"[ps]at\.[\w-]{22}\.[0-9a-f]{24}\.[A-Za-z0-9]{20,}"
+    ),
+    Family(
+        "HashiCorp (Terraform, Vault)", ".atlasv1. hvs. hvb. hvr. s.",
+        r"\.atlasv1\.|hv[sbr]\.|s\.[A-Za-z0-9]{9}",
+        _B + r"(?:[A-Za-z0-9]{14}\.atlasv1\.[\w=-]{60,}|hv[sbr]\.[\w-]{20,}"
+        rf"|(?<![\w.])s\.(?=[A-Za-z]{{0,23}}\d)[A-Za-z0-9]{{24}}(?:\.[A-Za-z0-9]{{5}})?{_E})",
+    ),
+    Family("Heroku", "hrku-", r"HRKU-", _B + r"HRKU-[\w-]{36,}"),
+    Family(
+        "Honeycomb", "ik_ ic_ lk_ mk_",
+        r"hc[a-z]{3}_",
+        _B + r"hc[a-z]{3}_(?:[a-z0-9]{58,}|[a-z0-9]{26}:[\w-]{16,})",
+    ),
+    Family("HubSpot", "pat-na pat-eu pat-ap", r"pat-(?:na|eu|ap)\d-", _B + rf"pat-(?:na|eu|ap)\d-(?i:{_UUID})"),
+    Family("Hugging Face", "hf_ api_org_", r"hf_|api_org_", _B + r"(?:hf_|api_org_)[A-Za-z0-9]{30,}"),
+    Family("Infracost", "ico-", r"ico-", _B + r"ico-[A-Za-z0-9]{32,}"),
+    Family("Intra42", "s-s4t2", r"s-s4t2", _B + r"s-s4t2(?:ud|af)-[a-f0-9]{64,}"),
+    Family("LaunchDarkly", "sdk-", r"sdk-[0-9a-f]{8}-", _B + rf"sdk-{_UUID}"),
+    Family("Linear", "lin_api_ lin_oauth_", r"lin_(?:api|oauth)_", _B + r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}"),
+    Family("Lob", "live_ test_", r"(?:live|test)_(?:pub_)?[a-f0-9]{9}", rf"{_B}(?:live|test)_(?:pub_)?[a-f0-9]{{31,35}}{_E}"),
+    Family("Mailchimp", "-us", r"[a-f0-9]-us\d", rf"{_B}[a-f0-9]{{32}}-us\d{{1,2}}{_E}"),
+    Family("Mapbox", "sk.eyj pk.eyj", r"[sp]k\.eyJ", _B + r"[sp]k\.eyJ[\w-]{20,400}\.[\w-]{20,}"),
+    Family("MaxMind", "_mmk", r"_mmk", _B + r"[A-Za-z0-9]{6}_[A-Za-z0-9]{29}_mmk"),
+    Family(
+        "Microsoft Teams", "webhook.office.com",
+        r"webhook\.office\.com",
+        r"(?P<keep>webhook\.office\.com/webhookb2/)[\w@/-]{36,}",
+    ),
+    Family("Netlify", "nfp_ nfc_ nfo_", r"nf[cpo]_", _B + r"nf[cpo]_[A-Za-z0-9]{36,}"),
+    Family(
+        "New Relic", "nrak- nrii- nrjs- nraa- nrra- nral", r"NR(?:AK|II|JS|AA|RA)-|NRAL", _B + r"(?:NR(?:AK|II|JS|AA|RA)-[A-Za-z0-9-]{19,}|[A-Za-z0-9]{36}NRAL)"
+    ),
+    Family("Notion", "ntn_ secret_", r"ntn_|secret_", _B + r"(?:ntn_[A-Za-z0-9]{40,}|secret_[A-Za-z0-9]{43,})"),
+    Family("npm", "npm_", r"(?i:npm_)", _B + r"(?i:npm_[a-z0-9]{36,})"),
+    Family("NuGet", "oy2", r"oy2", rf"{_B}oy2[a-z0-9]{{43}}{_E}"),
+    Family("Octopus Deploy", "api-", r"API-[A-Z0-9]{9}", rf"{_B}API-[A-Z0-9]{{25,}}{_E}"),
+    Family(
+        "OpenAI, OpenRouter", "sk-",
+        r"sk-",
+        _B + r"sk-(?:(?:proj|svcacct|admin|None|or-v1)-[\w-]{20,}|[A-Za-z0-9]{32,})",
+    ),
+    Family("OpenShift", "sha256~", r"sha256~", _B + r"sha256~[\w-]{43,}"),
+    Family("Perplexity", "pplx-", r"pplx-", _B + r"pplx-[A-Za-z0-9]{40,}"),
+    Family("Pinecone", "pcsk_", r"pcsk_", _B + r"pcsk_\w{40,}"),
+    Family(
+        "Plaid", "access-", r"access-(?:sandbox|dev|prod)", _B + rf"access-(?:sandbox|development|production)-{_UUID}"
+    ),
+    Family("PlanetScale", "pscale_", r"pscale_", _B + r"pscale_[a-z]{2,8}_[\w=.-]{30,}"),
+    Family("PostHog", "phx_ phs_", r"ph[xs]_", _B + r"ph[xs]_[A-Za-z0-9]{40,}"),
+    Family("Postman", "pmak-", r"PMAK-", _B + r"PMAK-[A-Fa-f0-9]{24}-[A-Fa-f0-9]{34}"),
+    Family("Prefect", "pnu_ pnb_", r"pn[ub]_", _B + r"pn[ub]_[A-Za-z0-9]{36,}"),
+    Family("Pulumi", "pul-", r"pul-", _B + r"pul-[a-f0-9]{40,}"),
+    Family("PyPI", "pypi-", r"pypi-", _B + r"pypi-(?![a-z-]{40})[\w-]{40,}"),
+    Family("ReadMe", "rdme_", r"rdme_", _B + r"rdme_[a-z0-9]{70,}"),
+    Family("Replicate", "r8_", r"r8_", _B + r"r8_[A-Za-z0-9]{37,}"),
+    Family("RubyGems", "rubygems_", r"rubygems_", _B + r"rubygems_[a-f0-9]{48,}"),
+    Family("Scalingo", "tk-us-", r"tk-us-", _B + r"tk-us-[\w-]{48,}"),
+    Family("SendGrid", "sg.", r"SG\.", _B + r"SG\.[\w=-]{16,32}\.[\w=-]{32,}"),
+    Family("Sentry", "sntrys_ sntryu_", r"sntry[su]_", _B + r"sntry(?:s_eyJ[\w+/=-]{20,}|u_[a-f0-9]{64,})"),
+    Family("Settlemint", "sm_aat_ sm_pat_ sm_sat_", r"sm_[aps]at_", _B + r"sm_[aps]at_[A-Za-z0-9]{16,}"),
+    Family("Shippo", "shippo_", r"shippo_", _B + r"shippo_(?:live|test)_[a-fA-F0-9]{40,}"),
+    Family("Shopify", "shp", r"shp[a-z]{2,3}_", _B + r"shp[a-z]{2,3}_[a-fA-F0-9]{32,}"),
+    Family(
+        "Slack", "xox xapp- hooks.slack",
+        r"xox|xapp-|hooks\.slack",
+        _B + r"(?:xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}"
+        r"|(?P<keep>hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers|commands)/)[\w/-]{20,})",
+    ),
+    Family("Snyk", "snyk_", r"snyk_[a-z]at\.", _B + r"snyk_[a-z]at\.[\w.-]{20,}"),
+    Family("SonarQube", "sqa_ sqp_ squ_", r"sq[apu]_", _B + r"sq[apu]_[a-f0-9]{40,}"),
+    Family(
+        "Sourcegraph", "sgp_ slk_", r"sgp_|slk_", _B + r"(?:sgp_(?:(?:[a-f0-9]{16}|local)_)?[a-f0-9]{40,}|slk_[a-f0-9]{64,})"
+    ),
+    Family(
+        "Square", "eaaa sq0",
+        r"EAAA|sq0[a-z]{3}-",
+        rf"(?<![\w+/-])EAAA[\w-]{{60}}(?![\w+/=-])|{_B}sq0[a-z]{{3}}-[\w-]{{22,}}",
+    ),
+    Family(
+        "Stripe", "k_test_ k_live_ k_prod_ whsec_",
+        r"[sr]k_(?:test|live|prod)_|whsec_",
+        _B + r"(?:[sr]k_(?:test|live|prod)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/]{24,}={0,2})",
+    ),
+    Family(
+        "Supabase", "sbp_ sb_secret_", r"sbp_|sb_secret_", _B + r"(?:sbp_[a-f0-9]{40,}|sb_secret_[\w-]{20,})"
+    ),
+    Family("Tailscale", "tskey-", r"tskey-", _B + r"tskey-[a-z]{2,12}-[\w-]{16,}"),
+    Family("Telegram", ":aa", r"\d:AA[\w-]{9}", _B + r"\d{5,16}:AA[\w-]{33}(?![\w-])"),
+    Family("Twilio", "sk", r"SK[0-9a-fA-F]{9}", rf"{_B}SK[0-9a-fA-F]{{32}}{_E}"),
+    Family("Typeform", "tfp_", r"tfp_", _B + r"tfp_[\w.=-]{59,}"),
+    Family("xAI", "xai-", r"xai-", _B + r"xai-[A-Za-z0-9]{60,}"),
+    Family(
+        "Yandex", "aqvn t1.9eu ycaj ycm", r"t1\.|AQVN|YC[\w-]{9}",
+        _B + r"(?:t1\.[\w-]{1,200}={0,2}\.[\w-]{86}={0,2}|AQVN[\w-]{35,}|YC(?:AJ|M)[\w-]{35,36}(?![\w-]))",
+    ),
+    # What commands are told. Last, so that what has a maker is masked as that.
+    Family(
+        "`curl -u user:password`", "curl",
+        r"\bcurl\b",
+        r"""(?P<keep>\s(?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:'"$]{1,128}:)(?!\d{1,6}(?:\s|$))[^\s'"$][^\s'"]*""",
+    ),
+    Family(
+        "`docker login -p`, `sshpass -p`", "login sshpass",
+        r"\blogin\b|\bsshpass\b",
+        r"""(?P<keep>\b(?:docker|podman|helm registry|oras|crane|skopeo|buildah|az acr) login\b[^\n;|&]{0,256}?\s-p[ =]?["']?"""
+        r"""|\bsshpass\s{1,3}-p\s?["']?|\blogin\s{1,3}\S{1,128}\s{1,3}password\s{1,3})(?![-$])[^\s'"]+""",
+    ),
+    Family(
+        "`--password=…`, `TOKEN=…` and the like", "passw passphrase pwd pass secret token auth credential writekey key team",
+        rf"""(?i:(?:{_PASSWORDS}|{_TOKENS})(?:["']?\s{{0,2}}=|["']\s{{0,3}}:|[ \t])|(?:key|token|secret|auth|team)["']?[:=])""",
+        masked=_masked_assignments,
+    ),
+)  # fmt: skip
+
+SUSPICIOUS = "|".join(f"(?:{family.mark})" for family in FAMILIES)
+
+
+def mask_secrets(text: str) -> str:
+    """`text` with `MASK` in place of what looks like a secret."""
+    lowered = text.lower()
+    for family in FAMILIES:
+        if family.may_be_in(lowered):
+            text = family.mask(text)
+    return text
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether `name` says that `value`, all of it, is a secret: `deploy-password`, `NPM_TOKEN`."""
+    return bool(_NAME.search(name)) and not _is_harmless(name, value)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import ast
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+import bk_pipeline
+from bk_pipeline.cli.output import Console, echo
+from bk_pipeline.display import json_line, markdown, page, plain
+from bk_pipeline.waterfall.labels import readable
+
+HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u200b\x00\u2066y\ufeff\u2028z"
+LEFT = "x]0;owned[2J31mgnpyz"
+PACKAGE = Path(bk_pipeline.__file__).parent
+# All that may print, or hand Markdown to Dagster.
+PRINTERS = {"cli/output.py"}
+MARKDOWN_WRITERS = {"defs/previews.py"}
+
+
+def test_nothing_that_a_terminal_acts_on_is_left():
+    assert plain(HOSTILE) == LEFT
+    assert plain("two\nlines\tand a tab, \u00e9, \u732b") == "two\nlines\tand a tab, \u00e9, \u732b"
+    assert plain("\U0001f469\u200d\U0001f52c") == "\U0001f469\u200d\U0001f52c"
+    assert plain("a\u200db") == "ab"
+    assert all(one.isprintable() for one in readable(HOSTILE))
+
+
+def test_json_is_the_same_and_clean():
+    text = json.dumps({"branch": HOSTILE, "name": "\u00e9"}, ensure_ascii=False)
+    assert json.loads(json_line(text)) == json.loads(text)
+    assert json_line(text).isprintable()
+
+
+def test_whatever_is_printed_is_clean(capsys):
+    echo(HOSTILE)
+    echo(HOSTILE, err=True)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"{LEFT}\n", f"{LEFT}\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_whatever_rich_prints_is_clean(is_terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=is_terminal, color_system=None, width=60)
+    table = Table("what")
+    table.add_row(Text(HOSTILE))
+    for one in (HOSTILE, Text(HOSTILE), table, Markdown(HOSTILE)):
+        console.print(one)
+    assert not [c for c in out.getvalue() if c in "\x1b\x9b\x07\x00\u202e\u200b\u2066\ufeff"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[x](javascript:alert(1))",
+        "![x](http://evil.example/p.png)",
+        "<img src=x onerror=alert(1)>",
+        "`code` **bold** | cell | # head &lt; $math$",
+        "line\n\n# head",
+    ],
+)
+def test_markdown_shows_text_as_it_is(text):
+    shown = markdown(text)
+    assert "\n" not in shown
+    for at, one in enumerate(shown):
+        assert one not in "`*_[]<>#|!&$" or shown[at - 1] == "\\"
+
+
+def test_only_https_pages_of_known_hosts_are_linked():
+    url = "https://buildkite.com/acme/web/builds/7"
+    assert page(url) == url
+    assert page("https://buildkite.com/a)b") == "https://buildkite.com/a%29b"
+    for bad in (
+        "javascript:alert(1)",
+        "http://buildkite.com/a",
+        "https://buildkite.com.evil.example/a",
+        "https://buildkite.com@evil.example/",
+        "https://evil.example/buildkite.com",
+        "https://evil.example\\@buildkite.com/",
+        "https://buildkite.com/\x1b[2J",
+        "https://[",
+        None,
+        float("nan"),
+    ):
+        assert page(bad) is None
+
+
+def calls(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            found.append(ast.unparse(node.func))
+        if isinstance(node, ast.ImportFrom) and node.module == "rich.console":
+            found += [f"rich.console.{one.name}" for one in node.names]
+    return found
+
+
+def test_nothing_prints_around_the_functions_that_clean():
+    for path in PACKAGE.rglob("*.py"):
+        name = str(path.relative_to(PACKAGE))
+        if name.startswith("sandbox/") or name == "docsgen.py":
+            continue
+        found = calls(path)
+        if name not in PRINTERS:
+            assert not {"print", "click.echo", "click.secho", "rich.console.Console"} & {*found}, (
+                name
+            )
+        if name not in MARKDOWN_WRITERS:
+            assert not [one for one in found if one.endswith("MetadataValue.md")], name

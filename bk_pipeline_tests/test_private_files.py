@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import stat
+
+import pyarrow as pa
+import pytest
+
+from bk_pipeline.buildkite.shared_quota import SharedQuota
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.errors import ConfigError
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.private_files import PRIVATE, shared_with_others, use_umask
+from bk_pipeline.settings import Settings
+from bk_pipeline.store.folder import Folder
+
+
+@pytest.fixture(autouse=True)
+def _own_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+    use_umask(PRIVATE)
+
+
+def write_everything(root):
+    """Whatever is written to a data folder, while its ledger is open."""
+    folder = Folder(str(root))
+    table = pa.table({"a": [1]})
+    with folder.parquet_writer("spans/day/part.parquet", table.schema) as writer:
+        writer.write_table(table)
+        modes = modes_below(root)
+    folder.write("raw/day/watermark.json", b"{}")
+    SharedQuota(root / "buildkite-quota.json").standings(0.0)
+    with (
+        Ledger.open(root / "ledger.sqlite", clock=SystemClock()) as ledger,
+        ledger.exclusive("honeycomb", "2026-11-20"),
+    ):
+        ledger.begin("honeycomb", "2026-11-20", {bytes(16): [bytes(8)]})
+        return modes | modes_below(root)
+
+
+def modes_below(root):
+    return {path: stat.S_IMODE(path.stat().st_mode) for path in (root, *root.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [("077", 0o700, 0o600), ("027", 0o750, 0o640)]
+)
+def test_new_files_and_folders_have_the_mode_that_the_setting_says(tmp_path, umask, folder, file):
+    Settings.of(BK_PIPELINE_UMASK=umask)
+    found = write_everything(tmp_path / "above" / "data")
+    assert {path.suffix for path in found} >= {".parquet", ".tmp", ".json", ".lock", ".sqlite"}
+    assert any(path.name.endswith("-wal") for path in found)
+    for path, mode in found.items():
+        assert mode == (folder if path.suffix == "" and "-" not in path.name else mode)
+        assert not mode & int(umask, 8), path
+        if path.suffix in {".parquet", ".json", ".sqlite", ".lock"}:
+            assert mode == file, path
+    assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == folder
+
+
+def test_what_is_there_is_left_as_it_is_and_told(tmp_path):
+    tmp_path.chmod(0o755)
+    Folder(str(tmp_path)).write("a", b"1")
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert shared_with_others(tmp_path)
+    assert not shared_with_others(tmp_path / "a")
+
+
+def test_a_malformed_umask_is_refused():
+    with pytest.raises(ConfigError, match="BK_PIPELINE_UMASK"):
+        Settings.of(BK_PIPELINE_UMASK="abc")

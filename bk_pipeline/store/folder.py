@@ -196,7 +196,7 @@ class Folder:
         """The error for `name`, which has been moved aside: nobody meets it again."""
         aside = f"{QUARANTINED}/{name}.{uuid4().hex[:8]}"
         with self._explained("move aside", name), suppress(FileNotFoundError):
-            self._fs.create_dir(self._path(aside).rpartition("/")[0], recursive=True)
+            self._make_folder_of(aside)
             self._fs.move(self._path(name), self._path(aside))
         return DamagedFile(
             f"{name} in {self.shown} is damaged ({self._redacted(detail)}) and was moved to "
@@ -296,12 +296,16 @@ class Folder:
 
     def _prepare(self, name: str) -> None:
         """Make the folder of a file to be written, and on a disk the file, for its owner alone."""
-        path = self._path(name)
+        self._make_folder_of(name)
         if self._is_local:
-            make_folder(Path(path).parent)
-            make_file(Path(path))
+            make_file(Path(self._path(name)))
+
+    def _make_folder_of(self, name: str) -> None:
+        folder = self._path(name).rpartition("/")[0]
+        if self._is_local:
+            make_folder(Path(folder))
         else:
-            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+            self._fs.create_dir(folder, recursive=True)
 
     def _drop(self, name: str) -> None:
         # It was never made, or the disk is gone: the first error is the one to tell.

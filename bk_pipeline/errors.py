@@ -17,7 +17,8 @@
     │  ├─ UnexpectedAnswer     a 2xx that is not what the service documents
     │  ├─ StorageError         the data directory or the ledger cannot be used
     │  │  └─ DamagedFile       a file was moved aside; the same call goes on without it
-    │  └─ NoLedger             nothing has been delivered yet
+    │  ├─ NoLedger             nothing has been delivered yet
+    │  └─ LedgerBehind         spans were delivered that the ledger does not know
     └─ RecordError             set one record aside, go on
 
 A message says what failed, on which id, what was seen against what was expected, and
@@ -150,6 +151,10 @@ class DamagedFile(StorageError):
 
 class NoLedger(FatalError):
     """Somebody wants to look at a ledger that no delivery has made yet."""
+
+
+class LedgerBehind(FatalError):
+    """Spans were delivered that the ledger does not know; to go on would send them twice."""
 
 
 class RecordError(PipelineError):

@@ -6,7 +6,7 @@ An error names what is wanted and quotes nothing of the value, which may be a se
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -23,6 +23,11 @@ KEY_ID = re.compile(r"hc[a-z][a-z]k_[a-z0-9]{26}")
 # Of agents' sessions and jobs, of their registration, and of a cluster's agents. Source:
 # Buildkite's documentation, "Token security".
 AGENT_TOKENS = ("bkaa_", "bkaj_", "bkar_", "bkct_")
+AGE = re.compile(
+    r"([0-9]{1,6})\s*(m(?=in|$)|h(?=our|$)|d(?=ay|$))(?:in(?:ute)?s?|ours?|ays?)?", re.ASCII
+)
+LARGEST_AGE = 100_000
+MINUTE = timedelta(minutes=1)
 SLUG = re.compile(r"[\w.~-]+", re.ASCII)
 
 
@@ -56,6 +61,18 @@ def _day(value: Any) -> Any:
         return date.fromisoformat(value)
     except ValueError as exc:
         raise ValueError("give a date like 2026-01-31") from exc
+
+
+def _age(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    found = AGE.fullmatch(text)
+    if text == "0":
+        return timedelta()
+    if found is None or int(found[1]) > LARGEST_AGE:
+        raise ValueError("give a number of minutes, hours or days, like 90m, 24h or 60d, or 0")
+    return int(found[1]) * {"m": MINUTE, "h": 60 * MINUTE, "d": 1_440 * MINUTE}[found[2]]
 
 
 def _globs(value: Any) -> Any:
@@ -152,6 +169,7 @@ BuildkiteUrl = Annotated[str, _url("https://api.buildkite.com")]
 HoneycombUrl = Annotated[str, _url("https://api.honeycomb.io")]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Day = Annotated[date, BeforeValidator(_day)]
+Age = Annotated[timedelta, BeforeValidator(_age)]
 Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
 Dataset = Annotated[str, AfterValidator(_dataset)]
 Slug = Annotated[str, AfterValidator(_slug)]

@@ -32,6 +32,7 @@ from bk_pipeline.environment import (
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.private_files import use_umask
 from bk_pipeline.setting_types import (
+    Age,
     BuildkiteToken,
     BuildkiteUrl,
     DatabaseUrl,
@@ -48,7 +49,13 @@ from bk_pipeline.setting_types import (
 )
 
 # What a named destination does not inherit from the plain one.
-OTHERS = ("HONEYCOMB_", "OTEL_")
+OTHERS = (
+    "HONEYCOMB_",
+    "OTEL_",
+    "BK_PIPELINE_OTLP_MAX_AGE",
+    "BK_PIPELINE_OTLP_METRICS_MAX_AGE",
+)
+SQLITE = "sqlite:"
 _log = logging.getLogger(__name__)
 
 
@@ -125,6 +132,21 @@ class Settings(BaseSettings):
         description="Spans older than this are counted and not sent: after its retention (60 "
         "days on most plans) Honeycomb accepts and bills them, and never shows them. 0: send all.",
     )
+    otlp_max_age: Age | None = Field(
+        None,
+        alias="BK_PIPELINE_OTLP_MAX_AGE",
+        description="Spans older than this, like `90m`, `24h` or `60d`, are counted and not sent to "
+        "an OTLP endpoint; `0`: send all. Default: what is known of its host (Dynatrace 60 minutes "
+        "after a span's end; New Relic, Sumo Logic, Yandex Monium 24 hours; Honeycomb "
+        "`BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS`), else all. For `otlp:tempo` it is "
+        "`BK_PIPELINE_TEMPO_OTLP_MAX_AGE`.",
+    )
+    otlp_metrics_max_age: Age | None = Field(
+        None,
+        alias="BK_PIPELINE_OTLP_METRICS_MAX_AGE",
+        description="The same for metrics alone. Default: `BK_PIPELINE_OTLP_MAX_AGE`, else what is "
+        "known of the host (Dynatrace, Honeycomb).",
+    )
     markers: Path | None = Field(
         None,
         alias="BK_PIPELINE_MARKERS",
@@ -164,6 +186,13 @@ class Settings(BaseSettings):
         description="Database of the delivery ledger, like "
         "`postgresql://user:password@host:5432/database`; needed where several hosts deliver. "
         "Default: the file `ledger.sqlite` in the data folder.",
+    )
+    ledger_on_this_host: bool = Field(
+        default=False,
+        alias="BK_PIPELINE_LEDGER_ON_THIS_HOST",
+        description="Whether the ledger may be a file on this host although the data are in an "
+        "object store. Only if the disk outlives the container and no other host delivers: "
+        "without its ledger a delivery stops until you decide what has been delivered.",
     )
     start_date: Day = Field(
         date(2026, 1, 1),
@@ -398,6 +427,24 @@ class Settings(BaseSettings):
         return (
             Path(self.storage) if here else _beside_dagster() / ".bk_pipeline"
         ) / "ledger.sqlite"
+
+    def refuse_lone_ledger(self) -> None:
+        """Do nothing if the ledger is where the data are, or in a database.
+
+        Raises:
+            ConfigError: The data are in an object store, and the ledger is a file on this host.
+        """
+        url = self.ledger_url.get_secret_value() if self.ledger_url else SQLITE
+        scheme, separator, _ = self.storage.partition("://")
+        if not separator or scheme == "file" or not url.startswith(SQLITE):
+            return
+        if not self.ledger_on_this_host:
+            raise ConfigError(
+                f"BK_PIPELINE_DATA_DIR is in an object store ({scheme}://), and the ledger would be "
+                "a file on this host, which a new container or another host does not have. Set "
+                "BK_PIPELINE_LEDGER_URL to a PostgreSQL database; or, if this host alone delivers "
+                "and keeps its disk, set BK_PIPELINE_LEDGER_ON_THIS_HOST=1."
+            )
 
     @property
     def quota_path(self) -> Path:

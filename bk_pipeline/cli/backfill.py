@@ -53,7 +53,12 @@ ON_INTERRUPT = 130
 @click.option("--from", "first", type=DAY, required=True, help="First day, like 2026-11-01.")
 @click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
 @click.option("--full-refresh", is_flag=True, help="Read the days anew even if they are stored.")
-def backfill(first: date, last: date, full_refresh: bool) -> None:
+@click.option(
+    "--resend",
+    is_flag=True,
+    help="Send again what was delivered with another ledger and this one does not know.",
+)
+def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
     """Take days from Buildkite to every destination that is configured.
 
     Each day is materialized in Dagster, one after the other, in this process; the Dagster
@@ -77,7 +82,8 @@ def backfill(first: date, last: date, full_refresh: bool) -> None:
     with shown.shown(), local_instance() as instance, _sigterm_as_sigint():
         end_lost_runs(instance)
         try:
-            _run(Backfill(services, instance=instance, full_refresh=full_refresh), outcome, shown)
+            work = Backfill(services, instance=instance, full_refresh=full_refresh, resend=resend)
+            _run(work, outcome, shown)
         except KeyboardInterrupt:
             outcome.interrupted = True
         except PipelineError as exc:
@@ -202,12 +208,9 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
         echo(remark)
     if any(one.rejected for one in sent.values()):
         echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
-    if any(one.too_old for one in sent.values()):
-        echo(
-            f"Spans older than {settings.honeycomb_max_age_days} days were not sent: Honeycomb "
-            "would bill them and never show them. BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS=0 sends "
-            "them all the same."
-        )
+    for asset, one in sent.items():
+        if one.too_old:
+            echo(f"{asset}: {one.age_limit}")
     if not outcome.loaders:
         echo(NOWHERE, err=True)
     _list_failed(outcome)

@@ -13,8 +13,11 @@ from rich.text import Text
 from bk_pipeline.cli.arguments import DAY, Suggesting
 from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.clock import SystemClock
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.pipeline import adopt_day
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans import ids
 from bk_pipeline.spans.text import counted
@@ -23,7 +26,7 @@ from bk_pipeline.spans.text import counted
 @click.group(cls=Suggesting, invoke_without_command=True)
 @click.pass_context
 def ledger(context: click.Context) -> None:
-    """Show what was delivered where; list and re-queue what was rejected.
+    """Show what was delivered where; list and re-queue what was rejected; adopt deliveries.
 
     Without a command: the destinations, with counts of items (spans, and at Honeycomb
     links too).
@@ -109,6 +112,57 @@ def forget(destination: str, yes: bool) -> None:
             )
         count = book.forget(destination, on_wait=lambda line: echo(line, err=True))
     echo(f"Forgotten: {counted(count, 'item')} of {destination}.")
+
+
+@ledger.command()
+@click.argument("destinations", nargs=-1)
+@click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
+@click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
+def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) -> None:
+    """Take for delivered what was delivered from this data directory with another ledger.
+
+    For a ledger that is new, restored from a backup, or in a new place: what the data directory
+    says was delivered is not sent again, and deliveries go on with what is new. Concerns all
+    configured destinations, or those named like their assets. Sends nothing. To send everything
+    again instead: bk-pipeline backfill --resend.
+    """
+    services = Services(Settings.load())
+    spans = services.spans()
+    days = [
+        day
+        for day in spans.deliveries.days()
+        if (not first or day >= first.isoformat()) and (not last or day <= last.isoformat())
+    ]
+    with services.ledger() as book:
+        for configured in _chosen(services, destinations):
+            destination = configured.open(services.clock)
+            adopted = {
+                day: adopt_day(
+                    day,
+                    spans=spans,
+                    destination=destination,
+                    ledger=book,
+                    guarantee=services.delivery_policy().guarantee,
+                    progress=lambda line: echo(line, err=True),
+                )
+                for day in days
+            }
+            counts = [count for count in adopted.values() if count is not None]
+            echo(
+                f"{configured.asset}: {sum(counts):,} items of {len(counts)} "
+                f"day{'' if len(counts) == 1 else 's'} taken for delivered."
+            )
+
+
+def _chosen(services: Services, assets: tuple[str, ...]) -> list[Configured]:
+    known = {one.asset: one for one in services.destinations()}
+    unknown = [name for name in assets if name not in known]
+    if unknown or not known:
+        raise ConfigError(
+            f"No destination {unknown[0] if unknown else ''} is configured. There are: "
+            f"{', '.join(known) or 'none'}."
+        )
+    return [known[name] for name in assets or known]
 
 
 @contextmanager

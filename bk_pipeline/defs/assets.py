@@ -16,6 +16,7 @@ from bk_pipeline.defs.checks import (
 from bk_pipeline.defs.columns import span_columns
 from bk_pipeline.defs.daily_asset import (
     DayConfig,
+    LoaderConfig,
     Metadata,
     Result,
     daily_asset,
@@ -161,7 +162,11 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
         deps=["spans"],
         check=everything_accepted(target.asset),
     )
-    def loader(context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]) -> Result:
+    def loader(
+        context: dg.AssetExecutionContext,
+        config: LoaderConfig,
+        services: dg.ResourceParam[Services],
+    ) -> Result:
         with as_dagster_failures(retries=services.retries):
             destination, ledger = target.open(services.clock), services.ledger()
         rejected: list[str] = []
@@ -174,6 +179,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 ledger=ledger,
                 clock=services.clock,
                 policy=services.delivery_policy(),
+                resend=config.resend,
                 progress=log.progress,
                 on_wait=log.wait,
                 result=services.results.begin(target.asset, day.key, Delivery()),
@@ -192,6 +198,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 "sent again after a crash": done.in_doubt_resent,
                 "settled before": done.already_settled,
                 "too old": done.too_old,
+                "age limit": destination.max_age_sentence,
                 "trimmed": done.trimmed,
                 "remarks": done.remarks,
                 "requests": done.batches,

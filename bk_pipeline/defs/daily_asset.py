@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.defs.failures import as_dagster_failures
@@ -45,6 +46,16 @@ class DayConfig(dg.Config):
 
     reread: bool = False
     full_refresh: bool = False
+
+
+class LoaderConfig(dg.Config):
+    """What a person may ask of a delivery."""
+
+    resend: bool = Field(
+        default=False,
+        description="Send what the ledger does not know, although the data directory says that it "
+        "was delivered with another ledger. The destination has those spans twice then.",
+    )
 
 
 def daily_asset(

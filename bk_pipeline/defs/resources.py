@@ -132,6 +132,12 @@ class Services:
         )
 
     def ledger(self) -> Ledger:
+        """The ledger to deliver with, made if it is missing.
+
+        Raises:
+            ConfigError: It would be a file on this host, and the data are in an object store.
+        """
+        self.settings.refuse_lone_ledger()
         return Ledger.from_settings(self.settings, clock=self.clock)
 
     def delivery_policy(self) -> DeliveryPolicy:

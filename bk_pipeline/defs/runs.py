@@ -73,10 +73,16 @@ class Backfill:
         services: What the assets work with.
         instance: Where Dagster keeps its records.
         full_refresh: Read and transform the days anew.
+        resend: Send what was delivered with another ledger and this one does not know.
     """
 
     def __init__(
-        self, services: Services, *, instance: dg.DagsterInstance, full_refresh: bool = False
+        self,
+        services: Services,
+        *,
+        instance: dg.DagsterInstance,
+        full_refresh: bool = False,
+        resend: bool = False,
     ) -> None:
         self._services = services
         self._instance = instance
@@ -91,7 +97,8 @@ class Backfill:
             resources={"services": services},
         )
         config = {"config": {"full_refresh": full_refresh}}
-        self._config = {"raw_builds": config, "spans": config}
+        loaders = {one.asset: {"config": {"resend": resend}} for one in services.destinations()}
+        self._config = {"raw_builds": config, "spans": config, **loaders}
 
     def deliver(self, days: Sequence[str]) -> Iterator[DayRun]:
         """Run each day, from Buildkite to every destination, in the order given.
@@ -160,6 +167,7 @@ def materialize_days(
     *,
     instance: dg.DagsterInstance,
     full_refresh: bool = False,
+    resend: bool = False,
 ) -> Iterator[DayRun]:
     """Run each day and then the reports of all; a report that fails is its last day's failure.
 
@@ -167,7 +175,7 @@ def materialize_days(
         KeyboardInterrupt: Somebody stopped it.
         StorageError: Dagster cannot keep its records.
     """
-    backfill = Backfill(services, instance=instance, full_refresh=full_refresh)
+    backfill = Backfill(services, instance=instance, full_refresh=full_refresh, resend=resend)
     delivered = []
     for run in backfill.deliver(days):
         if run.has_spans:

@@ -54,6 +54,7 @@ class Delivery:
         seconds: How long it took.
         rejections: The first few.
         remarks: What the destination had to say besides; the first few.
+        age_limit: Which spans are too old for the destination, and why, for people.
     """
 
     accepted: int = 0
@@ -71,6 +72,7 @@ class Delivery:
     seconds: float = 0.0
     rejections: list[Rejection] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    age_limit: str = ""
 
     def __add__(self, other: Delivery) -> Delivery:
         total = Delivery()
@@ -79,8 +81,10 @@ class Delivery:
         return total
 
     def __iadd__(self, other: Delivery) -> Self:
+        age_limit = other.age_limit or self.age_limit
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
         del self.rejections[REJECTIONS_SHOWN:]
         del self.remarks[REJECTIONS_SHOWN:]
+        self.age_limit = age_limit
         return self

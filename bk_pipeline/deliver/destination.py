@@ -139,6 +139,16 @@ class Destination(Protocol):
         ...
 
     @property
+    def max_age_by_end(self) -> bool:
+        """Whether `max_age` is counted from a span's end instead of its start."""
+        ...
+
+    @property
+    def max_age_sentence(self) -> str:
+        """Which spans are too old, why, and which setting changes that, for people."""
+        ...
+
+    @property
     def future_limit(self) -> timedelta | None:
         """Spans that begin further ahead do not keep their time there; None: all do."""
         ...

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
+from bk_pipeline.deliver.max_age import otlp_max_age
 from bk_pipeline.deliver.metrics.destination import OtlpMetrics
 from bk_pipeline.deliver.otlp.destination import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
@@ -80,7 +81,8 @@ def _otlp(settings: Settings, prefix: str) -> Found | None:
     if given is None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    return Found(lambda clock: Otlp(given, clock=clock, retry_policy=policy), given.name)
+    age = otlp_max_age(given.url, settings, given.signal.name, shown_prefix=prefix)
+    return Found(lambda clock: Otlp(given, clock=clock, age=age, retry_policy=policy), given.name)
 
 
 def _otlp_metrics(settings: Settings, prefix: str) -> Found | None:
@@ -88,7 +90,10 @@ def _otlp_metrics(settings: Settings, prefix: str) -> Found | None:
     if given is None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    return Found(lambda clock: OtlpMetrics(given, clock=clock, retry_policy=policy), given.name)
+    age = otlp_max_age(given.url, settings, given.signal.name, shown_prefix=prefix)
+    return Found(
+        lambda clock: OtlpMetrics(given, clock=clock, age=age, retry_policy=policy), given.name
+    )
 
 
 KINDS: Mapping[str, Kind] = {

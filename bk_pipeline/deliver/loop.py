@@ -191,6 +191,7 @@ class _Loop:
             settled,
             now=self._clock.now(),
             max_age=self._destination.max_age,
+            age_by_end=self._destination.max_age_by_end,
             future_limit=self._destination.future_limit,
         )
         selected = Delivery(

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from bk_pipeline.deliver.destination import Item, Key
 from bk_pipeline.deliver.receipts import ItemIds
@@ -38,6 +39,7 @@ def select(
     *,
     now: datetime,
     max_age: timedelta | None,
+    age_by_end: bool = False,
     future_limit: timedelta | None,
 ) -> Selection:
     """The rows of which something may have to be sent.
@@ -48,7 +50,10 @@ def select(
     settled_count = len(rows) - int(wanted.sum())
     too_old = future = 0
     if max_age is not None:
-        old = wanted & (rows.start_ns < to_ns(now - max_age))
+        counted_from = rows.start_ns
+        if age_by_end:
+            counted_from = np.asarray(rows.column("end").cast(pa.int64()))
+        old = wanted & (counted_from < to_ns(now - max_age))
         too_old = int(old.sum())
         wanted &= ~old
     if future_limit is not None:

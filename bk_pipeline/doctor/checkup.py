@@ -52,9 +52,7 @@ class Checkup:
         yield Check(COST, source.backfill_cost, (ORGANIZATION,))
         yield from self._destinations()
         yield Check(STORAGE, places.storage, (SETTINGS,))
-        yield Check(
-            "ledger", places.ledger, (SETTINGS, STORAGE) if self._together() else (SETTINGS,)
-        )
+        yield Check("ledger", places.ledger, (SETTINGS, STORAGE))
         yield Check(HOME, surroundings.dagster_home)
         if self._pools is not None:
             yield Check(POOLS, self._pools, (HOME,))
@@ -75,13 +73,6 @@ class Checkup:
             )
         verdict = Verdict.REMARK if answer.remark else Verdict.FINE
         return Finding(check.name, verdict, without_tokens(answer.words))
-
-    def _together(self) -> bool:
-        """Whether the ledger is a file in the data directory."""
-        if SETTINGS in self._failed:
-            return False
-        settings = self._installation.settings
-        return settings.ledger_url is None and str(settings.ledger_path.parent) == settings.storage
 
     def _destinations(self) -> Iterator[Check]:
         if SETTINGS in self._failed:

@@ -28,6 +28,8 @@ class Installation:
         self.clock = clock
         self.days = days
         self._on_wait = on_wait
+        # Of the destinations that have answered: what the ledger knows each by.
+        self.destination_names: list[str] = []
 
     @cached_property
     def settings(self) -> Settings:

@@ -10,17 +10,21 @@ from uuid import uuid4
 
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
-from bk_pipeline.errors import NoLedger, StorageError
+from bk_pipeline.errors import LedgerBehind, NoLedger, StorageError
 from bk_pipeline.ledger.opening import SQLITE
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.private_files import shared_with_others
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.text import counted
 from bk_pipeline.store.folder import PROBE, QUARANTINED, Folder
+from bk_pipeline.store.spans import SpanStore
 
 CONTENT = b"bk-pipeline doctor"
 BYTES_PER_GB = 1_000_000_000
 LITTLE_GB = 2.0
+# A ledger that is lost or old lacks the last days; to look at all would take long.
+DAYS_LOOKED_AT = 31
 
 
 def storage(it: Installation) -> Answer:
@@ -58,18 +62,52 @@ def _damaged_shown(folder: Folder) -> str:
 
 
 def ledger(it: Installation) -> Answer:
-    """Whether the ledger can be opened; there need not be one yet."""
+    """Whether the ledger can be opened, and knows what was delivered; there need not be one yet.
+
+    Raises:
+        ConfigError: It would be on this host alone, and the data are in an object store.
+        LedgerBehind: The next delivery would stop.
+    """
+    it.settings.refuse_lone_ledger()
     try:
         with Ledger.from_settings(it.settings, clock=it.clock, create=False) as book:
             known = counted(len(book.destinations()), "destination")
+            _require_known(it, book)
             return fine(f"{book.where}; it knows of {known}.")
-    except NoLedger:
-        pass
+    except NoLedger as exc:
+        if _recent_records(it):
+            raise LedgerBehind(
+                f"{exc} But spans were delivered from {Folder(it.settings.storage).shown}: bring "
+                "the ledger back; or let `bk-pipeline ledger adopt` take them for delivered, or "
+                "send them again with `bk-pipeline backfill --resend`."
+            ) from exc
     path = _ledger_file(it.settings)
     if path is None:
         return fine("the database can be reached; the first delivery makes the tables.")
     _writable(path.parent)
     return fine(f"{path}: the first delivery makes it.")
+
+
+def _require_known(it: Installation, book: Ledger) -> None:
+    """Do nothing if `book` knows what was delivered of the last days that have records.
+
+    Raises:
+        LedgerBehind: It does not.
+    """
+    for day, name in _recent_records(it):
+        records = SpanStore(Folder(it.settings.storage)).deliveries
+        DayDeliveries(day, name, book, records).require_known()
+
+
+def _recent_records(it: Installation) -> list[tuple[str, str]]:
+    """Day and destination of what was delivered lately to the destinations that are configured."""
+    records = SpanStore(Folder(it.settings.storage)).deliveries
+    return [
+        (day, name)
+        for day in records.days()[-DAYS_LOOKED_AT:]
+        for name in it.destination_names
+        if records.of_day(day, name)
+    ]
 
 
 def _ledger_file(settings: Settings) -> Path | None:

@@ -17,13 +17,14 @@ from bk_pipeline.markers.rules_file import load_rules
 def destination(configured: Configured, it: Installation) -> Answer:
     """Whether a destination answers us, and what our key may do there. Sends no span."""
     opened = configured.open(it.clock)
+    it.destination_names.append(opened.name)
     match opened:
         case Honeycomb():
             return _honeycomb(opened)
         case Otlp() | OtlpMetrics():
             # An export without anything in it is a valid request, and stores nothing.
             answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
-            words = f"{opened.name} takes exports."
+            words = f"{opened.name} takes exports. {opened.max_age_sentence}"
             return remark(f"{words} {answer.remark}") if answer.remark else fine(words)
         case _:
             return fine(f"{opened.name} answers.")
@@ -48,4 +49,6 @@ def _honeycomb(opened: Honeycomb) -> Answer:
             f"{kind} of {name}. It may not create datasets: create that one in Honeycomb first, "
             "unless it is there, or give the key the permission Create Datasets."
         )
-    return fine(f"{kind} of {name}; it may send events and create datasets.")
+    return fine(
+        f"{kind} of {name}; it may send events and create datasets. {opened.max_age_sentence}"
+    )

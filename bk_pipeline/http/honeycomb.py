@@ -101,7 +101,8 @@ def host_shown(endpoint: str) -> str:
     """Host and, unless it is the usual one, port: the same for all spellings of a URL."""
     parts = urlsplit(endpoint)
     port = parts.port if parts.port != DEFAULT_PORTS.get(parts.scheme) else None
-    return f"{parts.hostname}:{port}" if port else f"{parts.hostname}"
+    host = (parts.hostname or "").rstrip(".")
+    return f"{host}:{port}" if port else host
 
 
 def cut_short(response: Response, place: str) -> ServiceUnavailable:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     union,
 )
 
-from bk_pipeline.ledger import parts, settled
+from bk_pipeline.ledger import deliveries, parts, settled
 from bk_pipeline.ledger.packed import count, unpack
 from bk_pipeline.ledger.parties import number_of
 from bk_pipeline.ledger.tables import (
@@ -214,6 +214,7 @@ def requeue(connection: Connection, destination: str, choice: Choice, days: Coll
     }
     settled.take_away(connection, number, Outcome.PRESUMED, taken)
     parts.unnote(connection, number, days)
+    deliveries.expect_what_is_left(connection, number, days)
     return len(refused) + sum(map(len, taken.values()))
 
 
@@ -233,8 +234,10 @@ def forget(connection: Connection, destination: str) -> int:
     if number is None:
         return 0
     known = summary(connection, destination)
+    days = all_days(connection, destination)
     doubtful = select(batches.c.id).where(batches.c.destination_id == number)
     connection.execute(delete(in_doubt).where(in_doubt.c.batch_id.in_(doubtful)))
     for table in (batches, delivered_parts, rejections, outcomes):
         connection.execute(delete(table).where(table.c.destination_id == number))
+    deliveries.expect_what_is_left(connection, number, days)
     return known.accepted + known.rejected + known.presumed

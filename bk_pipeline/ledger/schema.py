@@ -7,16 +7,23 @@ which the version is raised too, so that a step is done wholly or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from uuid import uuid4
 
-from sqlalchemy import Connection, delete, insert, inspect, select
+from sqlalchemy import Connection, delete, insert, inspect, select, update
 
 from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.tables import (
     SCHEMA_VERSION,
+    batches,
+    delivered_parts,
+    deliveries,
+    destinations,
+    identity,
     marked_parts,
     markers,
     metadata,
+    outcomes,
     schema_version,
 )
 
@@ -25,8 +32,39 @@ def _add_markers(connection: Connection) -> None:
     metadata.create_all(connection, tables=[markers, marked_parts])
 
 
+def _add_deliveries(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[identity, deliveries])
+    for index in outcomes.indexes:
+        index.create(connection, checkfirst=True)
+    used = any(
+        connection.execute(select(table.c.day).limit(1)).first()
+        for table in (outcomes, batches, delivered_parts)
+    )
+    _name(connection, predates_records=used)
+    _spell_once(connection)
+
+
+def _spell_once(connection: Connection) -> None:
+    """Know OTLP endpoints whatever number of slashes their paths have; else all is sent again."""
+    names = {row.name: row.id for row in connection.execute(select(destinations))}
+    for name, number in names.items():
+        place, mark, account = name.partition("#")
+        host, *path = place.split("/")
+        spelled = f"{host}/{'/'.join(filter(None, path))}{mark}{account}"
+        if name.startswith("otlp") and spelled not in names:
+            of_number = destinations.c.id == number
+            connection.execute(update(destinations).where(of_number).values(name=spelled))
+
+
+def _name(connection: Connection, *, predates_records: bool) -> None:
+    """Give the ledger its identity, once."""
+    if connection.execute(select(identity)).first() is None:
+        values = {"id": uuid4().hex, "predates_records": predates_records}
+        connection.execute(insert(identity), values)
+
+
 # `UPGRADES[n]` makes of the tables of version n those of version n + 1.
-UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: _add_markers}
+UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: _add_markers, 2: _add_deliveries}
 
 
 def bring_up_to_date(
@@ -60,6 +98,7 @@ def bring_up_to_date(
         found = _version(connection)
         if found is None:
             metadata.create_all(connection)
+            _name(connection, predates_records=False)
             database.dialect.tune(connection)
         elif found > wanted:
             raise StorageError(

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.ledger import batches, parts, review, settled
+from bk_pipeline.ledger import batches, deliveries, parts, review, settled
 from bk_pipeline.ledger.batches import RejectedItem
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.markers import MarkerBook
@@ -85,6 +85,21 @@ class Ledger:
     def where(self) -> str:
         """The database as people are told of it; no password."""
         return self._database.where
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, made with the ledger. Copies and backups of it have the same."""
+        return self._identity[0]
+
+    @property
+    def predates_records(self) -> bool:
+        """Whether it was in use before span stores kept delivery records."""
+        return self._identity[1]
+
+    @cached_property
+    def _identity(self) -> tuple[str, bool]:
+        with self._database.read() as connection:
+            return deliveries.identity_of(connection)
 
     def close(self) -> None:
         """Close the connections. Using the ledger again opens new ones."""
@@ -209,10 +224,56 @@ class Ledger:
         with self._database.read() as connection:
             return parts.noted(connection, destination, day)
 
-    def note_part(self, destination: str, day: str, part: str) -> None:
-        """Note that `part` holds nothing unsettled. Parts are immutable, so it never will."""
+    def note_part(self, destination: str, day: str, part: str) -> int:
+        """Note that `part` holds nothing unsettled. Parts are immutable, so it never will.
+
+        Returns:
+            The day's delivery count, which is raised in the same transaction.
+        """
         with self._turns.write(destination, day) as connection:
             parts.note(connection, destination, day, part)
+            return deliveries.raise_count(connection, destination, day, self.id, {})
+
+    def delivery_counts(self, destination: str, day: str) -> Mapping[str, int]:
+        """How far each ledger has delivered `day`, as far as this one knows, by ledger id."""
+        with self._database.read() as connection:
+            return deliveries.counts(connection, destination, day)
+
+    def knows_day(self, destination: str, day: str) -> bool:
+        """Whether anything of `day` is settled or in doubt."""
+        with self._database.read() as connection:
+            return deliveries.knows_day(connection, destination, day)
+
+    def has_lost_items(self, destination: str, day: str) -> bool:
+        """Whether items of `day` that were settled are not in the ledger any more."""
+        with self._database.read() as connection:
+            return deliveries.has_lost_items(connection, destination, day)
+
+    def raise_delivery_count(self, destination: str, day: str, seen: Mapping[str, int]) -> int:
+        """Raise the day's delivery count above the old one and `seen`, and return it.
+
+        Args:
+            destination: Where the day is delivered.
+            day: The partition. The caller holds `exclusive`.
+            seen: The counts of the span store by ledger id; this ledger knows them from now on.
+        """
+        with self._turns.write(destination, day) as connection:
+            return deliveries.raise_count(connection, destination, day, self.id, seen)
+
+    def adopt(
+        self, destination: str, day: str, parts_known: Iterable[str], seen: Mapping[str, int]
+    ) -> int:
+        """Note that `parts_known` hold nothing unsettled, and know the counts of `seen`.
+
+        Both or nothing; what was settled before is not touched. Only for who holds `exclusive`.
+
+        Returns:
+            The day's delivery count.
+        """
+        with self._turns.write(destination, day) as connection:
+            for part in parts_known:
+                parts.note(connection, destination, day, part)
+            return deliveries.raise_count(connection, destination, day, self.id, seen)
 
     # For people.
 

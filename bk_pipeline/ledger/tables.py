@@ -14,6 +14,7 @@ from enum import IntEnum
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -26,7 +27,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Outcome(IntEnum):
@@ -45,6 +46,15 @@ schema_version = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
 )
 
+# One row. `id` is random, made with the ledger: a copy or a backup has the same. `predates_records`:
+# something was delivered with it before span stores kept delivery records.
+identity = Table(
+    "bk_pipeline_ledger_identity",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("predates_records", Boolean, nullable=False),
+)
+
 destinations = Table(
     "bk_pipeline_destinations",
     metadata,
@@ -61,6 +71,20 @@ outcomes = Table(
     Column("outcome", SmallInteger, primary_key=True, autoincrement=False),
     Column("day", String(10), nullable=False),
     Column("item_ids", LargeBinary, nullable=False),
+    Index("bk_pipeline_outcomes_of_day", "destination_id", "day"),
+)
+
+# How far each ledger has delivered a day, as far as this one knows. Its own row: `count` is raised
+# before the first batch of a delivery and after each part; `settled_bytes` is the length of all
+# `item_ids` of the day then. Rows of other ledgers are what a person decided about (`adopt`, `--resend`).
+deliveries = Table(
+    "bk_pipeline_deliveries",
+    metadata,
+    Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("ledger", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("settled_bytes", BigInteger, nullable=False),
 )
 
 # The words that belong to `Outcome.REJECTED`, one row for each item.

@@ -5,6 +5,7 @@ are shells around these. Each can be run again at any time: it costs what has co
 repeats nothing.
 """
 
+from bk_pipeline.pipeline.adopt import adopt_day
 from bk_pipeline.pipeline.days import Day, Progress
 from bk_pipeline.pipeline.deliver import deliver_day
 from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "Results",
     "Transformation",
+    "adopt_day",
     "deliver_day",
     "extract_day",
     "holds_back_builds",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.aged import aged_note, too_old_in
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
@@ -9,6 +12,7 @@ from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, silent
+from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.spans.text import counted
 from bk_pipeline.store.spans import SpanPart, SpanStore
 
@@ -21,6 +25,7 @@ def deliver_day(
     ledger: Ledger,
     clock: Clock,
     policy: DeliveryPolicy | None = None,
+    resend: bool = False,
     progress: Progress = silent,
     on_wait: Progress = silent,
     result: Delivery | None = None,
@@ -30,11 +35,13 @@ def deliver_day(
     Two runs that deliver the same day to the same destination take turns.
 
     Args:
+        resend: Send what the ledger does not know, even if it was delivered with another one.
         on_wait: Called with a sentence before each wait; from several threads.
         result: Updated as batches are answered, so that it is right even if this raises.
             Returned at the end.
 
     Raises:
+        LedgerBehind: Spans were delivered that the ledger does not know.
         PipelineError: From the destination or the ledger. What was accepted until then is
             in the ledger and will not be sent again.
     """
@@ -44,34 +51,63 @@ def deliver_day(
         progress(f"{day}: {counted(so_far.accepted, 'event')} accepted by {destination.name}")
 
     with ledger.exclusive(destination.name, day, on_wait=on_wait):
-        settled = ledger.delivered_parts(destination.name, day)
-        waiting = [part for part in spans.parts(day) if part.name not in settled]
-        for part in waiting[:]:
-            merged_of = {SpanPart(old, part.recipe).name for old in spans.replaced(day, part)}
-            if merged_of and merged_of <= settled:
-                ledger.note_part(destination.name, day, part.name)
-                waiting.remove(part)
-                continue
-            too_old = too_old_in(settled, part.name, destination.max_age)
-            if too_old is not None:
-                total.too_old += too_old
-                waiting.remove(part)
-        for part in sorted(waiting, key=lambda part: spans.summary(day, part).first_ns or 0):
-            too_old_before = total.too_old
-            deliver(
-                spans.tables(day, part, columns=destination.columns),
-                day=day,
-                destination=destination,
-                ledger=ledger,
-                clock=clock,
-                policy=policy,
-                on_progress=tell,
-                on_wait=on_wait,
-                result=total,
-            )
-            note = part.name
-            too_old_here = total.too_old - too_old_before
-            if too_old_here and destination.max_age is not None:
-                note = aged_note(part.name, too_old_here, destination.max_age)
-            ledger.note_part(destination.name, day, note)
+        found = _look_at_parts(day, spans, destination, ledger)
+        total.too_old += found.too_old
+        total.age_limit = destination.max_age_sentence
+        if not found.waiting:
+            return total
+        waiting = sorted(found.waiting, key=lambda part: spans.summary(day, part).first_ns or 0)
+        records = DayDeliveries(day, destination.name, ledger, spans.deliveries)
+        with records.delivering(waiting[0].name, found.delivered, resend=resend):
+            for part, after in zip_longest(waiting, waiting[1:]):
+                too_old_before = total.too_old
+                deliver(
+                    spans.tables(day, part, columns=destination.columns),
+                    day=day,
+                    destination=destination,
+                    ledger=ledger,
+                    clock=clock,
+                    policy=policy,
+                    on_progress=tell,
+                    on_wait=on_wait,
+                    result=total,
+                )
+                note = part.name
+                too_old_here = total.too_old - too_old_before
+                if too_old_here and destination.max_age is not None:
+                    note = aged_note(part.name, too_old_here, destination.max_age)
+                count = ledger.note_part(destination.name, day, note)
+                records.part_done(count, part.name, after.name if after else None)
     return total
+
+
+@dataclass(slots=True)
+class _Parts:
+    """The parts of a day: names of those of which all is settled, and those to look through.
+
+    `too_old` is how many spans of the former were not sent.
+    """
+
+    delivered: list[str] = field(default_factory=list)
+    waiting: list[SpanPart] = field(default_factory=list)
+    too_old: int = 0
+
+
+def _look_at_parts(day: str, spans: SpanStore, destination: Destination, ledger: Ledger) -> _Parts:
+    found = _Parts()
+    notes = ledger.delivered_parts(destination.name, day)
+    for part in spans.parts(day):
+        if part.name in notes:
+            found.delivered.append(part.name)
+            continue
+        merged_of = {SpanPart(old, part.recipe).name for old in spans.replaced(day, part)}
+        too_old = too_old_in(notes, part.name, destination.max_age)
+        if merged_of and merged_of <= notes:
+            ledger.note_part(destination.name, day, part.name)
+        elif too_old is not None:
+            found.too_old += too_old
+        else:
+            found.waiting.append(part)
+            continue
+        found.delivered.append(part.name)
+    return found

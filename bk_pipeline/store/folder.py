@@ -34,6 +34,8 @@ SWEPT = "swept.json"
 QUARANTINED = "quarantined"
 # What reading a damaged file raises, besides OSError.
 SPOILED = (pa.ArrowException, KeyError, UnicodeDecodeError, msgspec.MsgspecError)
+# Where the span parts are.
+SPANS = "spans"
 # In the footer of a file that was merged of others, whose names it holds.
 REPLACES = b"bk_pipeline.replaces"
 # In the words of the stores' clients; pyarrow has one class of errors for most of them.

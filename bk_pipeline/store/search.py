@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.spans.table import SCHEMA
-from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.folder import SPANS, Folder
 from bk_pipeline.store.raw import PARQUET
-from bk_pipeline.store.spans import SPANS
 
 NUMBER, PIPELINE = "buildkite.build.number", "buildkite.pipeline.slug"
 ORGANIZATION = "buildkite.organization.slug"

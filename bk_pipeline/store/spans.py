@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.spans.table import SCHEMA
-from bk_pipeline.store.folder import REPLACES, Folder
+from bk_pipeline.store.delivery_records import DeliveryRecords
+from bk_pipeline.store.folder import REPLACES, SPANS, Folder
 from bk_pipeline.store.raw import MERGED, PARQUET
 
-SPANS = "spans"
 SUMMARY = b"bk_pipeline.summary"
 
 
@@ -69,6 +69,7 @@ class SpanStore:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self.deliveries = DeliveryRecords(folder)
         self._replaced: dict[str, list[str]] = {}
 
     def parts(self, day: str) -> list[SpanPart]:
@@ -114,6 +115,7 @@ class SpanStore:
             summary: Kept with them.
             replaces: The raw parts that this one's was merged of.
         """
+        self.deliveries.start()
         with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
             for table in tables:
                 if table.num_rows:

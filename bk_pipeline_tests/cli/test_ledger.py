@@ -76,3 +76,43 @@ def test_looking_makes_no_ledger(tmp_path):
     assert done.returncode == 1
     assert "nothing has been delivered from here" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_that_is_gone_stops_a_backfill_until_somebody_decides(tmp_path, call):
+    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    with running(sandbox) as url:
+        settings = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(tmp_path / "data")}
+        day = sandbox.world.first_and_last_day()[0].isoformat()
+
+        def backfill(*options):
+            return call("backfill", "--from", day, "--to", day, *options, **settings)
+
+        def lose_ledger():
+            for file in (tmp_path / "data").glob("ledger.sqlite*"):
+                if file.is_file():
+                    file.unlink()
+
+        assert backfill().returncode == 0
+        sent = sandbox.honeycomb.event_count
+
+        lose_ledger()
+        refused = backfill()
+        assert refused.returncode == 1
+        assert "bk-pipeline ledger adopt" in refused.stderr
+        assert "--resend" in refused.stderr
+        assert sandbox.honeycomb.event_count == sent
+
+        adopted = call("ledger", "adopt", **settings)
+        assert adopted.returncode == 0
+        assert f"honeycomb_events: {sent:,} items of 1 day taken for delivered." in adopted.stdout
+        assert backfill().returncode == 0
+        assert sandbox.honeycomb.event_count == sent
+        assert sandbox.honeycomb.duplicate_count == 0
+
+        lose_ledger()
+        assert backfill("--resend").returncode == 0
+        assert sandbox.honeycomb.event_count == 2 * sent
+
+        unknown = call("ledger", "adopt", "nowhere", **settings)
+        assert unknown.returncode == 2
+        assert "There are: honeycomb_events." in unknown.stderr

@@ -37,6 +37,8 @@ class ScriptedDestination:
         self.name = f"scripted-{next(_names)}"
         self.limits = Limits(size, items, framing_bytes=2, separator_bytes=1)
         self.max_age = None
+        self.max_age_by_end = False
+        self.max_age_sentence = ""
         self.future_limit = None
         self.columns = None
         self.retry = PATIENT

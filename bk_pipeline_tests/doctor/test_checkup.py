@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.doctor.findings import Finding, Verdict, exit_status
+from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline_tests.doctor.conftest import checkup
+from bk_pipeline.settings import Settings
+from bk_pipeline.store.delivery_records import DeliveryRecord
+from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.spans import SpanStore
+from bk_pipeline_tests.conftest import FakeClock
+from bk_pipeline_tests.doctor.conftest import NOON, checkup
 from bk_pipeline_tests.http.scripted import Answer, as_json, scripted_server
 from bk_pipeline_tests.worlds import free_port
 
@@ -328,3 +336,53 @@ def test_a_proxys_page_is_no_buildkite(monkeypatch):
         monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
         monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
         assert "BUILDKITE_API_URL" in checkup()["token"].words
+
+
+def test_a_ledger_that_does_not_know_what_was_delivered_is_told(serve, monkeypatch, tmp_path):
+    serve()
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", str(tmp_path / "data"))
+    settings = Settings.load()
+    [honeycomb] = destinations(settings)
+    name = honeycomb.open(FakeClock(NOON)).name
+    records = SpanStore(Folder(settings.storage)).deliveries
+    records.start()
+    records.write("2026-08-05", DeliveryRecord(name, "f" * 32, 2))
+
+    gone = checkup()["ledger"]
+    Ledger.from_settings(settings, clock=FakeClock(NOON)).close()
+    another = checkup()["ledger"]
+
+    for found in (gone, another):
+        assert found.verdict is FAILED
+        assert "bk-pipeline ledger adopt" in found.words
+        assert "--resend" in found.words
+    assert "There is no ledger" in gone.words
+    assert "2026-08-05" in another.words
+    with Ledger.from_settings(settings, clock=FakeClock(NOON)) as ledger:
+        ledger.adopt(name, "2026-08-05", [], {"f" * 32: 2})
+    assert checkup()["ledger"].verdict is FINE
+
+
+def test_a_ledger_on_the_host_with_data_in_an_object_store_is_refused(serve, monkeypatch, tmp_path):
+    serve()
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://bucket/ci")
+    with pytest.raises(ConfigError, match="BK_PIPELINE_LEDGER_ON_THIS_HOST=1"):
+        Services(Settings.load()).ledger()
+
+    monkeypatch.setenv("BK_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/ledger.sqlite")
+    with pytest.raises(ConfigError, match="PostgreSQL"):
+        Services(Settings.load()).ledger()
+
+    monkeypatch.setenv("BK_PIPELINE_LEDGER_ON_THIS_HOST", "1")
+    Services(Settings.load()).ledger().close()
+
+
+def test_the_age_in_force_is_told_with_each_destination(serve, monkeypatch):
+    sandbox = serve()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
+    monkeypatch.setenv("BK_PIPELINE_OTLP_MAX_AGE", "90m")
+    found = checkup()
+    assert "older than 60 days are not sent" in found["honeycomb_events"].words
+    assert "older than 90 minutes are not sent: BK_PIPELINE_OTLP_MAX_AGE" in (
+        found["otlp_traces"].words
+    )

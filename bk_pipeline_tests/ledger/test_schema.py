@@ -99,6 +99,44 @@ def test_a_ledger_from_before_markers_gets_their_tables_and_keeps_its_content(pa
     assert version() == [(SCHEMA_VERSION,)]
 
 
+def test_a_ledger_from_before_delivery_records_gets_an_identity_and_keeps_its_content(
+    path, clock, version
+):
+    items = {b"1" * 16: [b"a" * 8]}
+    with Ledger.open(path, clock=clock) as ledger:
+        for name in ("otlp:host/v1/traces/", "otlp:host:4318//v1/traces/#a", "honeycomb:host/a/b"):
+            ledger.accept(ledger.begin(name, "2026-11-19", items))
+    with sqlite3.connect(path) as connection:
+        for table in ("bk_pipeline_deliveries", "bk_pipeline_ledger_identity"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("DROP INDEX bk_pipeline_outcomes_of_day")
+    connection.close()
+    set_version(path, 2)
+
+    with Ledger.open(path, clock=clock) as ledger:
+        assert (len(ledger.id), ledger.predates_records) == (32, True)
+        assert ledger.destinations() == [
+            "honeycomb:host/a/b",
+            "otlp:host/v1/traces",
+            "otlp:host:4318/v1/traces#a",
+        ]
+        assert set(ledger.settled("otlp:host/v1/traces", items)[b"1" * 16]) == {b"a" * 8}
+        assert ledger.delivery_counts("otlp:host/v1/traces", "2026-11-19") == {}
+        first = ledger.id
+    with Ledger.open(path, clock=clock) as ledger:
+        assert ledger.id == first
+    assert version() == [(SCHEMA_VERSION,)]
+
+
+def test_a_fresh_ledger_has_an_identity_of_its_own(tmp_path, clock):
+    opened = [Ledger.open(tmp_path / f"{n}.sqlite", clock=clock) for n in range(2)]
+
+    assert len({ledger.id for ledger in opened}) == 2
+    assert not any(ledger.predates_records for ledger in opened)
+    for ledger in opened:
+        ledger.close()
+
+
 def test_a_step_that_fails_leaves_everything_as_it_was(path, clock, version):
     Ledger.open(path, clock=clock).close()
     database = open_sqlite(path, busy_timeout_s=5)

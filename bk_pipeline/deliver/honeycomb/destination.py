@@ -16,6 +16,7 @@ from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
+from bk_pipeline.deliver.max_age import honeycomb_max_age
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
 from bk_pipeline.http.honeycomb import (
@@ -54,6 +55,7 @@ class Honeycomb:
         clock: For what the service says about time.
         style: How trace ids are written.
         max_age: Older spans are not sent; None: all are.
+        max_age_sentence: The same for people.
         retry_policy: How long to try one batch.
         timeouts: Of each request.
         network: Proxies and CA bundle; by default those that are exported.
@@ -61,6 +63,7 @@ class Honeycomb:
 
     limits = LIMITS
     future_limit = FUTURE_LIMIT
+    max_age_by_end = False
     columns = None
 
     def __init__(
@@ -72,12 +75,14 @@ class Honeycomb:
         clock: Clock,
         style: TraceIdStyle = TraceIdStyle.OTEL,
         max_age: timedelta | None = MAX_AGE,
+        max_age_sentence: str = "",
         retry_policy: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
         network: Network | None = None,
     ) -> None:
         endpoint = base_url(endpoint)
         self.max_age = max_age
+        self.max_age_sentence = max_age_sentence
         self.retry = retry_policy or RetryPolicy()
         self._dataset = dataset
         self._clock = clock
@@ -106,13 +111,15 @@ class Honeycomb:
         Raises:
             ConfigError: No key is set.
         """
+        age = honeycomb_max_age(settings)
         return cls(
             settings.honeycomb_api_endpoint,
             settings.require_honeycomb(),
             settings.honeycomb_dataset,
             clock=clock,
             style=TraceIdStyle(settings.trace_id_style),
-            max_age=timedelta(days=days) if (days := settings.honeycomb_max_age_days) else None,
+            max_age=age.limit,
+            max_age_sentence=age.sentence,
             retry_policy=RetryPolicy(deadline_s=settings.http_deadline_s),
             network=Network.of(settings.environment),
         )

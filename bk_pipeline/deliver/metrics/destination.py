@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
+from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.points import points_of
 from bk_pipeline.deliver.metrics.request import body_of
@@ -39,14 +40,13 @@ class OtlpMetrics:
     Args:
         settings: Where and how; of the signal `METRICS`.
         clock: For what the service says about time.
+        age: What is too old to be sent; OTLP itself does not tell.
         retry_policy: How long to try one batch.
         timeouts: Of each request, instead of the settings'.
     """
 
     limits = LIMITS
     columns = measurements.COLUMNS
-    # How far back a backend takes points OTLP does not tell.
-    max_age = None
     future_limit = None
 
     def __init__(
@@ -54,9 +54,12 @@ class OtlpMetrics:
         settings: OtlpSettings,
         *,
         clock: Clock,
+        age: MaxAge = NO_LIMIT,
         retry_policy: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
+        self.max_age, self.max_age_by_end = age.limit, age.by_end
+        self.max_age_sentence = age.sentence
         self.retry = retry_policy or RetryPolicy()
         self._settings = settings
         self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)

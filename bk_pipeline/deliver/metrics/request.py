@@ -31,6 +31,7 @@ from bk_pipeline.deliver.metrics.histogram import Histogram
 from bk_pipeline.deliver.metrics.instruments import Instrument
 from bk_pipeline.deliver.metrics.points import Point
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
+from bk_pipeline.spans.text import cut
 
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 
@@ -109,4 +110,4 @@ def _value(value: str | int | bool) -> AnyValue:  # noqa: FBT001  # the value it
         case int():
             return AnyValue(int_value=value)
         case _:
-            return AnyValue(string_value=value)
+            return AnyValue(string_value=cut(value))

@@ -39,9 +39,10 @@ from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
     INT64,
     SPAN_BYTES,
+    UNSUSPICIOUS_KEYS,
     outer_attributes,
 )
-from bk_pipeline.deliver.otlp.trimming import fitted
+from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much, keys_of_maps
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.spans.text import cut
@@ -80,6 +81,8 @@ class Protobuf:
     """
 
     def __init__(self, common: Mapping[str, str]) -> None:
+        self._common = common
+        self._unsuspicious_keys = UNSUSPICIOUS_KEYS - len(common)
         outer = outer_attributes(common).items()
         self._outer = b"".join(attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in outer)
 
@@ -133,10 +136,13 @@ class Protobuf:
         return [SPAN, numbers.array()]
 
     def trimmed(self, rows: SpanRows, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
-        """The spans that are larger than any service is known to take."""
-        for row in np.flatnonzero(sizes > SPAN_BYTES).tolist():
+        """The spans that are more, in bytes or columns, than any service is known to take."""
+        suspicious = (sizes > SPAN_BYTES) | (keys_of_maps(rows) > self._unsuspicious_keys)
+        for row in np.flatnonzero(suspicious).tolist():
             (one,) = plain.raw_rows(rows.table.slice(row, 1))
-            yield row, sized(SPAN, fitted(plain.span(one)).SerializeToString()), True
+            span, resource = plain.span(one), plain.resource(one, self._common)
+            if has_too_much(span, resource):
+                yield row, sized(SPAN, fitted(span, resource).SerializeToString()), True
 
 
 def _tag(field: Field) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
+from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import answer
 from bk_pipeline.deliver.otlp.endpoint import Endpoint
@@ -31,14 +32,13 @@ class Otlp:
     Args:
         settings: Where and how.
         clock: For what the service says about time.
+        age: What is too old to be sent; OTLP itself does not tell.
         retry_policy: How long to try one batch.
         timeouts: Of each request, instead of the settings'.
     """
 
     limits = LIMITS
     columns = None
-    # What backends keep, and for how long, OTLP does not tell.
-    max_age = None
     future_limit = None
 
     def __init__(
@@ -46,9 +46,12 @@ class Otlp:
         settings: OtlpSettings,
         *,
         clock: Clock,
+        age: MaxAge = NO_LIMIT,
         retry_policy: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
+        self.max_age, self.max_age_by_end = age.limit, age.by_end
+        self.max_age_sentence = age.sentence
         self.retry = retry_policy or RetryPolicy()
         self._settings = settings
         self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)

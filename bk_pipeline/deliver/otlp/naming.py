@@ -41,7 +41,8 @@ def destination_name(
 
     Parts of the path that may be secrets stand there as short hashes; so does the tenant.
     Scheme and query are no part of it: the same place answers to both schemes, and queries
-    hold keys.
+    hold keys. Nor are spellings of one place: upper case in the host, a dot behind it, a slash
+    at the end of the path, or two instead of one.
     """
     tenants = [f"{name}={headers[name]}" for name in TENANT_HEADERS if headers.get(name)]
     tenants += _user(headers)
@@ -54,8 +55,9 @@ def destination_name(
 def place_shown(url: str) -> str:
     """`<host>[:port]/<path>` with short hashes for what may be secret."""
     parts = urlsplit(url)
-    segments = [_hash(one) if OPAQUE.fullmatch(one) else one for one in parts.path.split("/")]
-    return _netloc(parts) + "/".join(segments)
+    segments = [one for one in parts.path.split("/") if one]
+    shown = [_hash(one) if OPAQUE.fullmatch(one) else one for one in segments]
+    return f"{_netloc(parts)}/{'/'.join(shown)}"
 
 
 def secrets_in(url: str) -> list[str]:
@@ -67,7 +69,7 @@ def secrets_in(url: str) -> list[str]:
 
 
 def _netloc(parts: SplitResult) -> str:
-    host = parts.hostname or ""
+    host = (parts.hostname or "").rstrip(".")
     shown = f"[{host}]" if ":" in host else host
     ours = parts.port is not None and parts.port != DEFAULT_PORTS.get(parts.scheme)
     return f"{shown}:{parts.port}" if ours else shown

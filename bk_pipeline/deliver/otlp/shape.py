@@ -33,12 +33,20 @@ FLAGS_REMOTE = 0x300
 # One span. No receiver says a limit for one; Honeycomb, the strictest known, takes events
 # of 1,000,000 bytes of JSON, which is longer than protobuf.
 SPAN_BYTES = 1_000_000
+# Nor for how many attributes; Honeycomb, perhaps behind a collector, refuses an event of more
+# columns, and answers for it with a 2xx.
+SPAN_COLUMNS = 2_000
+# Those that Honeycomb's translator makes of every span besides its attributes and its resource's:
+# ids, name, type, kind, status, duration, counts of events and links, signal, library's name and
+# version. A parent and an error are one more each.
+BUILT_IN_COLUMNS = 12
 
 # The order of a span's attributes.
 SPAN_FIELDS = PLAIN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + JOB_FIELDS + AGENT_FIELDS
-MAP_PREFIXES = tuple(
-    field.name.removesuffix("*") for field in FIELDS if field.type is FieldType.MAP
-)
+MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
+MAP_PREFIXES = tuple(name.removesuffix("*") for name in MAPS)
+# With fewer keys than this no span has too many columns.
+UNSUSPICIOUS_KEYS = SPAN_COLUMNS // 2
 
 
 def outer_attributes(common: Mapping[str, str]) -> dict[str, str]:

@@ -1,14 +1,31 @@
-"""Making a span fit: shorter strings, the longest first, then fewer of the maps' keys. Pure."""
+"""Making a span fit: fewer keys of maps, then shorter strings, the longest first. Pure.
+
+The limits are Honeycomb's, the strictest known, and so is what goes first: the same that its own
+loader drops (`honeycomb/trimming.py`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from heapq import heapify, heapreplace
+from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from bk_pipeline.deliver.otlp.framing import varint
-from bk_pipeline.deliver.otlp.shape import MAP_PREFIXES, SPAN_BYTES, TRIMMED
+from bk_pipeline.deliver.otlp.shape import (
+    BUILT_IN_COLUMNS,
+    MAP_PREFIXES,
+    MAPS,
+    SPAN_BYTES,
+    SPAN_COLUMNS,
+    TRIMMED,
+)
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.text import cut
 
 # A string is not cut below this before all longer ones are: a few words say something.
@@ -16,22 +33,86 @@ SHORTEST_BYTES = 64
 TAG_BYTES = 1
 
 
-def fitted(span: Span, *, limit_bytes: int = SPAN_BYTES) -> Span:
-    """As much of `span` as the limit allows, marked; `span` itself is used up.
+def has_too_much(span: Span, resource: Resource) -> bool:
+    """Whether a span is more than Honeycomb takes as one event, in bytes or in columns."""
+    return span.ByteSize() > SPAN_BYTES or column_count(span, resource) > SPAN_COLUMNS
 
-    The longest strings are cut, those in lists too; if that is not enough, the keys of maps
-    go, from the last on.
+
+def column_count(span: Span, resource: Resource) -> int:
+    """How many columns Honeycomb's translator makes of a span, its resource's included."""
+    pairs = (*span.attributes, *resource.attributes)
+    names = {name for pair in pairs for name in _columns(pair.key, pair.value)}
+    of_parent, of_error = bool(span.parent_span_id), span.status.code == Status.STATUS_CODE_ERROR
+    return BUILT_IN_COLUMNS + of_parent + of_error + len(names)
+
+
+def keys_of_maps(rows: SpanRows) -> Any:
+    """How many keys the maps of each row have, at least as many as there are: their colons."""
+    counts = np.zeros(len(rows), np.int64)
+    for name in MAPS:
+        values = rows.column(name)
+        colons = pc.count_substring(values.dictionary, ":").take(values.indices)
+        counts += np.asarray(pc.fill_null(colons, 0))
+    return counts
+
+
+def fitted(
+    span: Span,
+    resource: Resource | None = None,
+    *,
+    limit_bytes: int = SPAN_BYTES,
+    limit_columns: int = SPAN_COLUMNS,
+) -> Span:
+    """As much of `span` as the limits allow, marked; `span` itself is used up.
+
+    As Honeycomb's own events are trimmed: the keys of maps go first if there are too many columns,
+    from the last map's last on; then the longest strings are cut, those in lists too; if that is
+    not enough, more keys go.
     """
     span.attributes.append(KeyValue(key=TRIMMED, value=AnyValue(bool_value=True)))
+    _drop_keys(span, column_count(span, resource or Resource()) - limit_columns, _column_cost)
     _shorten(span, span.ByteSize() - limit_bytes)
-    excess = span.ByteSize() - limit_bytes
-    surplus = [at for at, one in enumerate(span.attributes) if one.key.startswith(MAP_PREFIXES)]
-    while surplus and excess > 0:
-        at = surplus.pop()
-        size = span.attributes[at].ByteSize()
-        excess -= TAG_BYTES + len(varint(size)) + size
-        del span.attributes[at]
+    _drop_keys(span, span.ByteSize() - limit_bytes, _byte_cost)
     return span
+
+
+def _drop_keys(span: Span, excess: int, cost: Callable[[KeyValue], int]) -> None:
+    """Drop keys of maps, from the last map's last on, until they cost `excess` less."""
+    if excess <= 0:
+        return
+    of_maps = [
+        (MAP_PREFIXES.index(prefix), at)
+        for at, pair in enumerate(span.attributes)
+        for prefix in MAP_PREFIXES
+        if pair.key.startswith(prefix)
+    ]
+    gone: set[int] = set()
+    for _, at in sorted(of_maps, reverse=True):
+        if excess <= 0:
+            break
+        excess -= cost(span.attributes[at])
+        gone.add(at)
+    kept = [pair for at, pair in enumerate(span.attributes) if at not in gone]
+    del span.attributes[:]
+    span.attributes.extend(kept)
+
+
+def _column_cost(pair: KeyValue) -> int:
+    return len(set(_columns(pair.key, pair.value)))
+
+
+def _byte_cost(pair: KeyValue) -> int:
+    size: int = pair.ByteSize()
+    return TAG_BYTES + len(varint(size)) + size
+
+
+def _columns(name: str, value: AnyValue) -> Iterator[str]:
+    """The columns of an attribute: a map's keys are columns of their own."""
+    if value.HasField("kvlist_value"):
+        for pair in value.kvlist_value.values:
+            yield from _columns(f"{name}.{pair.key}", pair.value)
+    elif value.WhichOneof("value") is not None:
+        yield name
 
 
 def _shorten(span: Span, excess: int) -> None:

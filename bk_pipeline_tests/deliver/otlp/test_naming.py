@@ -25,6 +25,8 @@ def name(url=URL, headers=None, account=""):
         ("http://localhost:4318/v1/traces", "otlp:localhost:4318/v1/traces"),
         ("https://Collector.Example.com:443/v1/traces", "otlp:collector.example.com/v1/traces"),
         ("http://[::1]:4318/", "otlp:[::1]:4318/"),
+        ("https://Collector.Example.com./v1/traces/", "otlp:collector.example.com/v1/traces"),
+        ("http://collector.example.com//v1//traces", "otlp:collector.example.com/v1/traces"),
         ("https://h/otlp/v1/traces?api_key=secret", "otlp:h/otlp/v1/traces"),
     ],
 )

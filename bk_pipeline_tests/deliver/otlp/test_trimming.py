@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import json
+
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from bk_pipeline.deliver.otlp.shape import TRIMMED
+from bk_pipeline.deliver.honeycomb import codec as honeycomb
+from bk_pipeline.deliver.honeycomb.shape import EVENT_COLUMNS, Shape
+from bk_pipeline.deliver.otlp import codec
+from bk_pipeline.deliver.otlp.framing import body_of
+from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, TRIMMED
 from bk_pipeline.deliver.otlp.trimming import fitted
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.text import CUT_MARK
+from bk_pipeline_tests.deliver.otlp import husky
+from bk_pipeline_tests.deliver.tables import payload, table
 
 
 def span(**attributes):
@@ -69,3 +79,52 @@ def test_it_fits_whatever_the_strings_are_made_of(limit_bytes):
     )
 
     assert trimmed.ByteSize() <= limit_bytes
+
+
+META = "buildkite.build.meta_data."
+
+
+def with_many_keys(count, **more):
+    return table(payload(1, meta_data={f"key-{n:04}": "v" for n in range(count)}, **more))
+
+
+def columns_by_otlp(spans, **common):
+    """The columns of each span as Honeycomb's translator makes them, by span id."""
+    body = body_of(codec.items(SpanRows.of(spans), {"service.name": "ci", **common}))
+    events = husky.events(ExportTraceServiceRequest.FromString(body))
+    return {event["data"]["trace.span_id"]: set(event["data"]) for event in events}
+
+
+@pytest.mark.parametrize("count", [1_900, 1_950, 2_300, 5_000])
+def test_too_many_keys_are_trimmed_to_the_same_columns_as_in_honeycombs_own_events(count):
+    spans = with_many_keys(count)
+
+    events = [
+        json.loads(item.body)["data"] for item in honeycomb.items(SpanRows.of(spans), Shape("ci"))
+    ]
+    found = columns_by_otlp(spans)
+
+    assert found == {data["trace.span_id"]: set(data) for data in events}
+    assert max(map(len, found.values())) <= EVENT_COLUMNS
+    assert any(TRIMMED in names for names in found.values()) == (count > 1_950)
+    trimmed = [item for item in codec.items(SpanRows.of(spans), {}) if item.trimmed]
+    assert len(trimmed) == sum(TRIMMED in names for names in found.values())
+
+
+def test_resource_attributes_count_as_columns_too():
+    common = {f"team.attribute.{n}": "v" for n in range(300)}
+
+    found = columns_by_otlp(with_many_keys(1_800), **common)
+
+    assert max(map(len, found.values())) == EVENT_COLUMNS
+    assert all(set(common) <= names for names in found.values())
+
+
+def test_the_last_maps_keys_go_before_those_of_earlier_ones():
+    many = {f"buildkite.agent.meta_data.{n}": n for n in range(10)}
+    one = span(**many, **{f"{META}{n}": n for n in range(10)})
+
+    trimmed = fitted(one, limit_columns=BUILT_IN_COLUMNS + 11)
+
+    keys = [pair.key for pair in trimmed.attributes]
+    assert keys == [*[f"{META}{n}" for n in range(10)], TRIMMED]

@@ -1,0 +1,54 @@
+"""Delivers a day, and dies at the moment that it is told: `<day> <what> <before|after> <nth>`.
+
+`what` is a method by which ledger or store are written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.defs.resources import Services
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.pipeline import deliver_day
+from bk_pipeline.settings import Settings
+from bk_pipeline.store.delivery_records import DeliveryRecords
+
+DIED = 9
+
+
+def die_at(what: str, when: str, nth: int) -> None:
+    owner = DeliveryRecords if hasattr(DeliveryRecords, what) else Ledger
+    real = getattr(owner, what)
+    calls = 0
+
+    def dying(self, *arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            os._exit(DIED)
+        result = real(self, *arguments, **options)
+        if calls == nth:
+            os._exit(DIED)
+        return result
+
+    setattr(owner, what, dying)
+
+
+def main() -> None:
+    day, what, when, nth = sys.argv[1:]
+    services = Services(Settings.load(), retries=0)
+    [found] = services.destinations()
+    die_at(what, when, int(nth))
+    deliver_day(
+        day,
+        spans=services.spans(),
+        destination=found.open(SystemClock()),
+        ledger=services.ledger(),
+        clock=SystemClock(),
+    )
+
+
+if __name__ == "__main__":
+    main()

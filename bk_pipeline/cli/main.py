@@ -13,7 +13,6 @@ import click
 
 from bk_pipeline import __version__
 from bk_pipeline.cli.arguments import Suggesting
-from bk_pipeline.cli.output import echo
 from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.tokens import without_tokens
@@ -46,7 +45,7 @@ COMMANDS = {
         "bk_pipeline.cli.spans:spans",
     ),
     "ledger": (
-        "Show what was delivered where; list and re-queue what was rejected.",
+        "Show what was delivered where; list and re-queue what was rejected; adopt deliveries.",
         "bk_pipeline.cli.ledger:ledger",
     ),
     "markers": (
@@ -143,7 +142,7 @@ def _run() -> int:
     except click.exceptions.Abort as exc:
         if exc.__cause__ is not None:
             raise KeyboardInterrupt from exc
-        echo("Aborted!", err=True)
+        sys.stderr.write("Aborted!\n")
         return 1
     except click.ClickException as exc:
         exc.show()
@@ -151,5 +150,8 @@ def _run() -> int:
     except PipelineError as exc:
         seconds = exc.retry_in_s if isinstance(exc, RetryableError) else None
         when = f" Try again in {seconds:.0f} s." if seconds else ""
+        # It loads Rich, which --help does without.
+        from bk_pipeline.cli.output import echo  # noqa: PLC0415
+
         echo(f"bk-pipeline: {exc}{when}", err=True)
         return exc.exit_status

@@ -49,7 +49,7 @@ def test_a_date_that_is_none_is_a_usage_error(tmp_path):
 
 @pytest.fixture
 def served():
-    sandbox = Sandbox(World(days=2, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(World(days=2, builds_per_day=7, today=last_thursday()))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 

@@ -12,7 +12,7 @@ def test_a_line_a_check_and_exit_status_0_if_nothing_failed(call):
         done = call("doctor", "--days", "2", **environment(sandbox, url))
     assert done.returncode == 0, done.stdout
     *lines, empty, last = done.stdout.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert all(line.startswith(("✓ ", "! ")) for line in lines)
     assert lines[1].startswith('✓ token: "Sandbox token" of sandbox')
     assert empty == ""

@@ -121,7 +121,7 @@ def test_prune_asks_first(scene, markers, call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("environment", "status", "said"),
     [
-        ({"BK_PIPELINE_MARKERS": ""}, 2, "BK_PIPELINE_MARKERS is not set. Put the path"),
+        ({"BK_PIPELINE_MARKERS": ""}, 2, "BK_PIPELINE_MARKERS is not set. Write a file of rules"),
         ({"BK_PIPELINE_MARKERS": "nowhere.toml"}, 2, "nowhere.toml, which cannot be read: No such"),
         ({"HONEYCOMB_CONFIGURATION_KEY": ""}, 2, "HONEYCOMB_CONFIGURATION_KEY is not set. Markers"),
         ({"HONEYCOMB_CONFIGURATION_KEY": "ingest"}, 1, "is an ingest key. Markers need a conf"),

@@ -17,6 +17,7 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import run, started, wait_until
+from bk_pipeline_tests.worlds import last_thursday
 
 READY = {"BUILDKITE_API_TOKEN": "bkua_" + "0123456789" * 4, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
 # Without the fix each of these takes a minute, or for ever. The margin is for a loaded machine.
@@ -138,7 +139,7 @@ def test_the_sandbox_ends_with_the_signals_status(tmp_path, number):
 
 
 def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
-    sandbox = Sandbox(World(days=1, builds_per_day=10))
+    sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
     first, _ = sandbox.world.first_and_last_day()
     day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
     sandbox.faults.order("honeycomb", "hang", processed=True, path="/1/batch/*", count=9)
@@ -151,7 +152,7 @@ def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
             time.sleep(0.5)
             out, err = stopped(process, signal.SIGTERM)
         sent = sandbox.honeycomb.event_count
-        assert "0 of 1 days" in out
+        assert "0 of 1 day: " in out
         assert "Stopped at" in err
         with Ledger.open(tmp_path / ".bk_pipeline/ledger.sqlite", clock=SystemClock()) as ledger:
             [name] = [one for one in destinations(ledger) if one.startswith("honeycomb:")]
@@ -177,6 +178,9 @@ def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
 
     class Nothing:
         settings = None
+
+        def destinations(self):
+            return []
 
     with pytest.raises(KeyboardInterrupt):
         next(runs.materialize_days(Nothing(), ["2026-11-01"], instance=None))

@@ -23,7 +23,7 @@ def instance():
 @pytest.fixture
 def scene(tmp_path):
     """Two complete days, both read, transformed and delivered."""
-    with stage(tmp_path / "data", days=2, builds_per_day=18) as made:
+    with stage(tmp_path / "data", days=2, builds_per_day=17) as made:
         job = code_location(made.services.settings, made.services).resolve_job_def("sync_day")
         for day in made.days:
             assert job.execute_in_process(partition_key=day).success

@@ -13,8 +13,9 @@ from bk_pipeline_tests.worlds import stage
 
 
 @pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as made:
+def instance(tmp_path):
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
         yield made
 
 
@@ -69,7 +70,7 @@ def test_it_is_off_until_it_is_switched_on():
 
 @pytest.fixture
 def scene(tmp_path):
-    with stage(tmp_path, days=2, builds_per_day=30) as made:
+    with stage(tmp_path, days=2, builds_per_day=33) as made:
         yield made
 
 

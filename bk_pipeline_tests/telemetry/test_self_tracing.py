@@ -53,7 +53,8 @@ def test_a_run_is_one_trace_from_its_assets_down_to_its_requests(tmp_path, insta
     by_id = {one.span_id: one for one in spans}
 
     assert run.error is None
-    assert len({one.trace_id for one in spans}) == 1
+    # One for the delivery, one for the statistics: each Dagster run is a trace.
+    assert len({one.trace_id for one in spans}) == 2
     roots = [one.name for one in spans if not one.parent_span_id]
     assert sorted(roots) == [f"materialize {asset}" for asset in sorted(run.metadata)]
     [extraction] = named(spans, "raw_builds of a day")
@@ -83,7 +84,7 @@ def test_what_a_run_delivers_is_the_same_and_sent_once(tmp_path, instance):
         ours = {one.trace_id for one in own(scene)}
         others = [one for one in scene.sandbox.otlp.spans if one.trace_id not in ours]
         assert scene.sandbox.otlp.duplicate_count == 0
-        assert len(ours) == 2
+        assert len(ours) == 4
         assert {one.resource["service.name"] for one in others} == {"buildkite"}
 
 

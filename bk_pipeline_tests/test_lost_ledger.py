@@ -277,6 +277,8 @@ def test_two_ledgers_that_deliver_one_data_directory_to_one_place_are_noticed(it
     it.assert_all_sent_once()
 
 
+# Not in PostgreSQL: ledgers of one database share the delivery lock, so one waits for the other.
+@pytest.mark.parametrize("new_ledger", [LEDGERS["sqlite"]], ids=["sqlite"], indirect=True)
 def test_another_ledger_that_begins_at_the_same_moment_is_noticed(it, monkeypatch):
     first, second = it.new_ledger(), it.new_ledger()
     real = Ledger.raise_delivery_count

@@ -78,6 +78,20 @@ static int shifted(int status, struct stat *file) {
 SHIFTED_STAT()
 SHIFTED_STAT(64)
 
+/* What wheels call that were built for glibc before 2.33, pyarrow's among them. */
+#define SHIFTED_XSTAT(name, type)                                                                 \
+	int name(int version, type where, struct stat *file) {                                        \
+		int (*real)(int, type, struct stat *) =                                                   \
+			(int (*)(int, type, struct stat *))dlsym(RTLD_NEXT, #name);                           \
+		return shifted(real(version, where, file), file);                                         \
+	}
+SHIFTED_XSTAT(__xstat, const char *)
+SHIFTED_XSTAT(__xstat64, const char *)
+SHIFTED_XSTAT(__lxstat, const char *)
+SHIFTED_XSTAT(__lxstat64, const char *)
+SHIFTED_XSTAT(__fxstat, int)
+SHIFTED_XSTAT(__fxstat64, int)
+
 static const struct timespec *unshifted(const struct timespec given[2], struct timespec real[2]) {
 	if (!given) return NULL;
 	for (int n = 0; n < 2; n++) {

@@ -8,6 +8,7 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 import pyarrow as pa
 
+from bk_pipeline.deliver.destination import Item
 from bk_pipeline.spans.model import Trace
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
@@ -95,3 +96,8 @@ def span_ids(made: list[pa.Table]) -> set[tuple[str, str]]:
             one["trace_id"].to_pylist(), one["span_id"].to_pylist(), strict=True
         )
     }
+
+
+def joined(items: list[Item]) -> list[Item]:
+    """The items with their bytes in one piece: where pieces divide is the encoder's business."""
+    return [msgspec.structs.replace(item, pieces=(item.body,)) for item in items]

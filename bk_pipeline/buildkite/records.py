@@ -15,8 +15,8 @@ import msgspec
 
 from bk_pipeline.buildkite.elements import id_in
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.text import mended
 from bk_pipeline.spans.timing import parse_ns
+from bk_pipeline.text import mended
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]

@@ -33,7 +33,7 @@ from bk_pipeline.errors import (
 from bk_pipeline.markers.placing import Placement
 from bk_pipeline.pipeline import Extraction, Results, Transformation
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
 from bk_pipeline.window import day_key, day_keys
 
 REMARKS_SHOWN = 10

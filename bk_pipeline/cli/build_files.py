@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.text import mended
+from bk_pipeline.text import mended
 from bk_pipeline.tokens import without_tokens
 
 _GZIP = b"\x1f\x8b"

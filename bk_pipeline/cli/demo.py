@@ -26,12 +26,12 @@ from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.table import rows
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
+from bk_pipeline.units import NS_PER_HOUR
 from bk_pipeline.window import day_keys
 
 # What fits a screen and still shows something: so many spans, no pause longer than this.
 SHOWN_SPANS = range(12, 32)
-SHOWN_LENGTH_NS = 3_600 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _a_build_worth_seeing(services: Services) -> list[dict[str, Any]]:
         spans
         for spans in traces.values()
         if len(spans) in SHOWN_SPANS
-        and spans[0]["end_unix_nano"] - spans[0]["start_unix_nano"] < SHOWN_LENGTH_NS
+        and spans[0]["end_unix_nano"] - spans[0]["start_unix_nano"] < NS_PER_HOUR
     ]
     return max(fitting or traces.values(), key=_variety, default=[])
 

@@ -20,7 +20,7 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline import adopt_day
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans import ids
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
 
 
 @click.group(cls=Suggesting, invoke_without_command=True)

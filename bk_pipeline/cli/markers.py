@@ -22,7 +22,7 @@ from bk_pipeline.markers.marker import Marker
 from bk_pipeline.markers.planning import Plan
 from bk_pipeline.pipeline import Marking, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
 
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bk_pipeline.cli.output import Console
 from bk_pipeline.lines import LINE_EVERY_S, Lines
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
 
 # Days differ, and those that were done before take no time: the last ones tell best.
 DAYS_THAT_TELL = 10

@@ -25,9 +25,9 @@ from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline.units import NS_PER_S
 
 FORMATS = ("ndjson", "table", "parquet")
-NS_PER_S = 1_000_000_000
 
 
 @click.command()

@@ -26,11 +26,12 @@ from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
-from bk_pipeline.spans.text import counted, duration
-from bk_pipeline.spans.timing import NS_PER_MS, from_ns
+from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.search import SpanSearch
+from bk_pipeline.text import counted, duration
+from bk_pipeline.units import NS_PER_MS
 from bk_pipeline.waterfall.labels import readable
 from bk_pipeline.waterfall.words import name_of
 from bk_pipeline.window import day_key

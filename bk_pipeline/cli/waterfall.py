@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.text import duration
+from bk_pipeline.text import duration
+from bk_pipeline.units import NS_PER_MS
 from bk_pipeline.waterfall.outline import Line, outline
 from bk_pipeline.waterfall.timescale import Timescale
 from bk_pipeline.waterfall.words import is_manual, name_of, notes_of, timescale_of, waiting_since
@@ -19,7 +20,6 @@ Span = dict[str, Any]
 
 COLOURS = {"ok": "green", "error": "red", "unset": "yellow"}
 PERSON = "blue"
-NS_PER_MS = 1_000_000
 RAN, WAITED, PAUSED, FOLDED = "█", "░", "╌", "▒"
 LEGEND = "░ waited for an agent  █ ran  ╌ waited for a person"
 

@@ -38,7 +38,7 @@ from bk_pipeline.pipeline import (
     what_is_stored,
 )
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
 
 # Who reads from Buildkite shares one token's quota: dagster.yaml says how many may at once.
 BUILDKITE_POOL = "buildkite_api"

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bk_pipeline.display import markdown as escaped
-from bk_pipeline.spans.text import duration
+from bk_pipeline.text import duration
+from bk_pipeline.units import NS_PER_MS
 from bk_pipeline.waterfall.labels import readable
 from bk_pipeline.waterfall.outline import Line, outline
 from bk_pipeline.waterfall.timescale import Timescale
@@ -64,7 +65,6 @@ PIPELINES_SHOWN = 15
 WATERFALL_LINES = 45
 LINE_IN = 0.2
 LABEL_CHARACTERS = 46
-NS_PER_MS = 1_000_000
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 TIMES = [
     count * unit

@@ -35,7 +35,7 @@ from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import ALL, FIELDS, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.text import VALUE_LIMIT_BYTES
+from bk_pipeline.text import VALUE_LIMIT_BYTES
 
 # For fewer values than this Python is as fast as Arrow.
 MANY = 1_000

@@ -16,9 +16,9 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.private_files import shared_with_others
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans.text import counted
 from bk_pipeline.store.folder import PROBE, QUARANTINED, Folder
 from bk_pipeline.store.spans import SpanStore
+from bk_pipeline.text import counted
 
 CONTENT = b"bk-pipeline doctor"
 BYTES_PER_GB = 1_000_000_000

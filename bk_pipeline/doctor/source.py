@@ -10,7 +10,7 @@ from bk_pipeline.doctor.cost import Cost, cost_of
 from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.doctor.installation import Installation
 from bk_pipeline.errors import AccessDenied, NotFound
-from bk_pipeline.spans.text import counted
+from bk_pipeline.text import counted
 from bk_pipeline.window import Window, day_window
 
 NEEDED_SCOPE = "read_builds"

@@ -19,10 +19,8 @@ from bk_pipeline.markers.template import field_called
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import attributes_of
+from bk_pipeline.units import MS_PER_S, NS_PER_MS, NS_PER_S
 
-NS_PER_S = 1_000_000_000
-NS_PER_MS = 1_000_000
-MS_PER_S = 1_000
 IDENTITY = ("trace_id", "span_id", "name", "start", "end")
 RUN_MS = "buildkite.build.run_ms"
 QUEUE_MS = "buildkite.build.queue_ms"

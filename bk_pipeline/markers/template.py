@@ -16,7 +16,7 @@ import msgspec
 from bk_pipeline.display import plain
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.text import duration
+from bk_pipeline.text import duration
 
 MISSING = "-"
 # A commit message may be a page; a marker's text is one line above a graph.

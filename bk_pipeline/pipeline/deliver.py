@@ -13,8 +13,8 @@ from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, silent
 from bk_pipeline.pipeline.known import DayDeliveries
-from bk_pipeline.spans.text import counted
 from bk_pipeline.store.spans import SpanPart, SpanStore
+from bk_pipeline.text import counted
 
 
 def deliver_day(

@@ -9,9 +9,9 @@ from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock
 from bk_pipeline.pipeline.days import Day, Progress, despite_damage, silent
-from bk_pipeline.spans.text import counted
 from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
+from bk_pipeline.text import counted
 
 # How far behind the watermark a listing begins again: how late a build may show up in it.
 OVERLAP = timedelta(minutes=10)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline import spans as spans_package
+from bk_pipeline import text, units
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, despite_damage, silent
@@ -23,11 +24,12 @@ from bk_pipeline.spans.model import SpanKind, SpanOptions, Trace
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import Build, never_runs
 from bk_pipeline.spans.table import table_of
-from bk_pipeline.spans.text import counted
-from bk_pipeline.spans.timing import NS_PER_S, parse_ns, to_ns
+from bk_pipeline.spans.timing import parse_ns, to_ns
 from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.raw import RawStore, Revision
 from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
+from bk_pipeline.text import counted
+from bk_pipeline.units import NS_PER_S
 
 EVERYDAY = Privacy()
 SYSTEM_CLOCK = SystemClock()
@@ -67,9 +69,14 @@ def holds_back_builds(
 
 @cache
 def source_digest() -> str:
-    """SHA-256 over the source files that decide what spans are made: `spans/` and this one."""
+    """SHA-256 over the source files that decide what spans are made.
+
+    Those of `spans/`, the modules of ours that it imports, and this one.
+    """
     digest = sha256()
-    for file in sorted([*Path(spans_package.__file__ or "").parent.rglob("*.py"), Path(__file__)]):
+    files = [Path(one.__file__ or "") for one in (text, units)]
+    files += Path(spans_package.__file__ or "").parent.rglob("*.py")
+    for file in sorted([*files, Path(__file__)]):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

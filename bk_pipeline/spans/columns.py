@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.spans.model import SpanKind, Step, Trace
 from bk_pipeline.spans.records import Job
-from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
 REPEATED = pa.dictionary(pa.int32(), pa.string())
 NOWHERE = -1

@@ -15,7 +15,7 @@ import msgspec
 
 from bk_pipeline.spans.model import Span
 from bk_pipeline.spans.records import Agent, Build, Job, Person, PullRequest
-from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, compact, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, compact, cut
 
 DEFAULT_QUEUE = "default"
 QUEUE = "queue="

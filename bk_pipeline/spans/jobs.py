@@ -13,7 +13,8 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.records import Build, Job
 from bk_pipeline.spans.retries import Retries, Retry
 from bk_pipeline.spans.status import NEITHER, Outcome, status
-from bk_pipeline.spans.timing import NS_PER_MS, NS_PER_S, Times
+from bk_pipeline.spans.timing import Times
+from bk_pipeline.units import NS_PER_MS, NS_PER_S
 
 NO_SPAN_STATES = frozenset({"broken", "skipped"})
 ENDED_STATES = frozenset({"passed", "failed", "canceled", "timed_out", "expired", "finished"})

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.ids import trace_id
 from bk_pipeline.spans.secrets import MASK, SUSPICIOUS, is_secret, mask_secrets
-from bk_pipeline.spans.text import compact
+from bk_pipeline.text import compact
 
 __all__ = ["MASK", "Privacy", "hashed"]
 

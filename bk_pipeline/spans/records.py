@@ -16,7 +16,7 @@ import msgspec
 
 from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.sharing import shared
-from bk_pipeline.spans.text import compact, mended
+from bk_pipeline.text import compact, mended
 
 # States of builds that end without having begun: they get no `finished_at`.
 NEVER_RUN = frozenset({"skipped", "not_run"})

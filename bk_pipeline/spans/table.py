@@ -19,7 +19,7 @@ import pyarrow as pa
 from bk_pipeline.spans.columns import REPEATED, Columns, arrow_type, codes_of
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import Link, SpanKind, SpanStatus, Trace
-from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
 __all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "attributes_of", "cut", "rows", "table_of"]
 

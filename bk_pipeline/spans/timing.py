@@ -12,14 +12,13 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
+from bk_pipeline.units import INT64, NS_PER_S, NS_PER_US, S_PER_DAY
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NS_PER_US = 1_000
-NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
 # What 64 signed bits of nanoseconds hold: 1970 to 2262. Earlier and later moments are
 # brought to the edge, so that no arithmetic of an encoder or a backend wraps.
 EARLIEST_NS = 0
-LATEST_NS = 2**63 - 1
+LATEST_NS = INT64[-1]
 
 MICROSECONDS = pa.timestamp("us", tz="UTC")
 
@@ -75,11 +74,11 @@ class Times(dict[str | None, int | None]):
 def to_ns(moment: datetime) -> int:
     """Nanoseconds since 1970 of an aware `moment`, within 1970 to 2262."""
     since = moment - EPOCH
-    seconds = since.days * 86_400 + since.seconds
-    ns = seconds * NS_PER_S + since.microseconds * 1_000
+    seconds = since.days * S_PER_DAY + since.seconds
+    ns = seconds * NS_PER_S + since.microseconds * NS_PER_US
     return ns if EARLIEST_NS <= ns <= LATEST_NS else EARLIEST_NS if ns < 0 else LATEST_NS
 
 
 def from_ns(ns: int) -> datetime:
     """The moment, aware and in UTC, cut to whole microseconds."""
-    return EPOCH + timedelta(microseconds=ns // 1_000)
+    return EPOCH + timedelta(microseconds=ns // NS_PER_US)

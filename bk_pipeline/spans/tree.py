@@ -20,7 +20,8 @@ from bk_pipeline.spans.kinds.wait import wait_span
 from bk_pipeline.spans.model import Span, SpanKind, SpanOptions, Stage, Trace
 from bk_pipeline.spans.records import Build
 from bk_pipeline.spans.retries import Retries
-from bk_pipeline.spans.timing import NS_PER_MS, Times
+from bk_pipeline.spans.timing import Times
+from bk_pipeline.units import NS_PER_MS
 
 DEFAULTS = SpanOptions()
 

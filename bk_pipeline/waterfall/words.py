@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.units import NS_PER_MS
 from bk_pipeline.waterfall.labels import of_all_jobs, readable
 from bk_pipeline.waterfall.timescale import Timescale
 
 Span = dict[str, Any]
-
-NS_PER_MS = 1_000_000
 
 
 def name_of(span: Span) -> str:

@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bk_pipeline.cli.waterfall import waterfall
-from bk_pipeline.spans.text import duration
+from bk_pipeline.text import duration
 from bk_pipeline.waterfall.labels import of_all_jobs, readable
 from bk_pipeline.waterfall.outline import outline
 from bk_pipeline.waterfall.timescale import Timescale

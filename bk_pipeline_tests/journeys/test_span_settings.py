@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from bk_pipeline import spans, text, units
 from bk_pipeline.defs.code_location import code_location
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.pipeline import transform_fingerprint
@@ -163,12 +166,29 @@ def test_the_fingerprint_follows_settings_and_code(monkeypatch, tmp_path):
     copy.mkdir()
     (copy / "__init__.py").write_text("")
     (copy / "model.py").write_bytes(b"# changed\n")
-    from bk_pipeline import spans  # noqa: PLC0415
-
-    monkeypatch.setattr(spans, "__file__", str(copy / "__init__.py"))
-    source_digest.cache_clear()
-    try:
-        assert transform_fingerprint(Privacy()) not in found
-    finally:
-        source_digest.cache_clear()
+    for package, file in (
+        (spans, copy / "__init__.py"),
+        (text, copy / "model.py"),
+        (units, copy / "model.py"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(package, "__file__", str(file))
+            source_digest.cache_clear()
+            try:
+                assert transform_fingerprint(Privacy()) not in found
+            finally:
+                source_digest.cache_clear()
     assert model.__file__ != str(copy / "model.py")
+
+
+def test_the_fingerprint_covers_what_the_span_model_imports():
+    sources = [file.read_text() for file in Path(spans.__path__[0]).rglob("*.py")]
+    imported = {
+        name
+        for source in sources
+        for name in re.findall(
+            r"^(?:from|import) bk_pipeline[. ](?:import )?(\w+)", source, re.MULTILINE
+        )
+    }
+    # `errors` decides no span; the others are hashed (see the test above).
+    assert imported == {"spans", "errors", "text", "units"}

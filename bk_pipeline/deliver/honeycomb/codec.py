@@ -41,13 +41,13 @@ from bk_pipeline.deliver.honeycomb.trimming import fitted
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.table import rows as plain_rows
+from bk_pipeline.units import NS_PER_MS
 
 MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
 # What a link's event has of its span, besides the resource.
 OF_LINKS = ["trace_id", "span_id", "name", "status", "links", "buildkite.build.id"]
 # With fewer keys than this no event has too many columns.
 UNSUSPICIOUS_KEYS = EVENT_COLUMNS - 2 * len(FIELDS)
-NS_PER_MS = 1_000_000
 ENDING = b"}}"
 QUOTE, BACKSLASH, FIRST_PLAIN = 0x22, 0x5C, 0x20
 _json = msgspec.json.Encoder().encode

@@ -9,10 +9,10 @@ from urllib.parse import quote as percent_encoded
 from urllib.parse import urlencode, urlsplit
 
 from bk_pipeline.http.honeycomb import Account, dataset_slug
+from bk_pipeline.units import NS_PER_S
 
 # Around a trace in its link; without times a trace must be of the last two hours.
 LINK_MARGIN_S = 60
-NS_PER_S = 1_000_000_000
 
 
 def trace_link(

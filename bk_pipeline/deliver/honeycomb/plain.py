@@ -22,9 +22,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     value_text,
 )
 from bk_pipeline.spans.timing import from_ns
-
-NS_PER_S = 1_000_000_000
-INT64 = range(-(2**63), 2**63)
+from bk_pipeline.units import INT64, NS_PER_S
 
 Event = dict[str, Any]
 

@@ -14,7 +14,7 @@ from bk_pipeline import __version__
 from bk_pipeline.spans import ids
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.text import VALUE_LIMIT_BYTES, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
 LIBRARY = "bk_pipeline"
 # A column of ours: the event holds less than the span.

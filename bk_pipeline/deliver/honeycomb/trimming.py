@@ -14,7 +14,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     MAP_PREFIXES,
     TRIMMED,
 )
-from bk_pipeline.spans.text import CUT_MARK
+from bk_pipeline.text import CUT_MARK
 
 # A string is not cut below this before all longer ones are: a few words say something.
 SHORTEST_BYTES = 64

@@ -17,9 +17,8 @@ from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.metrics.instruments import DIMENSIONS
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.timing import NS_PER_MS
+from bk_pipeline.units import NS_PER_HOUR, NS_PER_MS
 
-HOUR_NS = 3_600 * 1_000_000_000
 JOB_TYPE, STARTED, WAIT_MS = (
     "buildkite.job.type",
     "buildkite.job.started",
@@ -102,7 +101,7 @@ def _waits_ms(rows: SpanRows) -> Any:
 def _series(chosen: SpanRows, ends: Any) -> list[bytes]:
     """The encoded series of each row, the same object for equal ones."""
     keys = ["hour", "name", *DIMENSIONS]
-    rows = chosen.table.select(keys[1:]).append_column("hour", pa.array(ends // HOUR_NS))
+    rows = chosen.table.select(keys[1:]).append_column("hour", pa.array(ends // NS_PER_HOUR))
     rows = rows.append_column("row", pa.array(np.arange(len(rows))))
     grouped = rows.group_by(keys, use_threads=False).aggregate([("row", "list")])
     found = [b""] * len(rows)

@@ -24,8 +24,8 @@ import numpy as np
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.metrics.histogram import Histogram, histogram
 from bk_pipeline.deliver.metrics.instruments import DIMENSIONS, INSTRUMENTS, Instrument, Measure
-from bk_pipeline.deliver.metrics.measurements import BODY, HOUR_NS, NUMBERS, Series
-from bk_pipeline.spans.timing import NS_PER_MS
+from bk_pipeline.deliver.metrics.measurements import BODY, NUMBERS, Series
+from bk_pipeline.units import NS_PER_HOUR, NS_PER_MS
 
 Attributes = tuple[tuple[str, str | int | bool], ...]
 ENDS = Measure.COUNT
@@ -83,7 +83,7 @@ def _points(
         yield Point(
             instrument,
             attributes,
-            hour * HOUR_NS,
+            hour * NS_PER_HOUR,
             time_ns,
             len(group),
             None if counts else histogram(values),

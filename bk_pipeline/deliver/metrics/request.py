@@ -31,7 +31,7 @@ from bk_pipeline.deliver.metrics.histogram import Histogram
 from bk_pipeline.deliver.metrics.instruments import Instrument
 from bk_pipeline.deliver.metrics.points import Point
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
-from bk_pipeline.spans.text import cut
+from bk_pipeline.text import cut
 
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 

@@ -37,7 +37,6 @@ from bk_pipeline.deliver.otlp import plain
 from bk_pipeline.deliver.otlp.framing import RESOURCE, SPAN, sized, varint
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
-    INT64,
     SPAN_BYTES,
     UNSUSPICIOUS_KEYS,
     outer_attributes,
@@ -45,7 +44,8 @@ from bk_pipeline.deliver.otlp.shape import (
 from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much, keys_of_maps
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import Field, FieldType
-from bk_pipeline.spans.text import cut
+from bk_pipeline.text import cut
+from bk_pipeline.units import INT64
 
 # So many beginnings of attributes are kept: some hundred keys, each with some lengths.
 HEADS = 8_192

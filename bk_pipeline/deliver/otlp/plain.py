@@ -25,7 +25,6 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.encoding import RESOURCE_FIELDS
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
-    INT64,
     SCOPE_NAME,
     SPAN_FIELDS,
     STATUS_CODES,
@@ -34,7 +33,8 @@ from bk_pipeline.deliver.otlp.shape import (
 )
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.table import attributes_of
-from bk_pipeline.spans.text import cut
+from bk_pipeline.text import cut
+from bk_pipeline.units import INT64
 
 Row = Mapping[str, Any]
 

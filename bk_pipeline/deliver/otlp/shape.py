@@ -24,8 +24,6 @@ SERVICE_NAME = "service.name"
 TRIMMED = "bk_pipeline.trimmed"
 STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 
-INT64 = range(-(2**63), 2**63)
-
 # Whether a parent or a linked span is another process's: known. And: it is.
 FLAGS_LOCAL = 0x100
 FLAGS_REMOTE = 0x300

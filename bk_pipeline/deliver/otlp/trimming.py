@@ -26,7 +26,7 @@ from bk_pipeline.deliver.otlp.shape import (
     TRIMMED,
 )
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.spans.text import cut
+from bk_pipeline.text import cut
 
 # A string is not cut below this before all longer ones are: a few words say something.
 SHORTEST_BYTES = 64

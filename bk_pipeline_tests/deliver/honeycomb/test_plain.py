@@ -8,7 +8,7 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.honeycomb.plain import column_value, link_events, span_event, time_text
 from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
 from bk_pipeline.spans.table import rows
-from bk_pipeline.spans.text import CUT_MARK, VALUE_LIMIT_BYTES
+from bk_pipeline.text import CUT_MARK, VALUE_LIMIT_BYTES
 from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
 
 OTEL = Shape("ci builds")

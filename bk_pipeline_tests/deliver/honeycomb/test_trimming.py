@@ -16,7 +16,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
 from bk_pipeline.deliver.honeycomb.trimming import fitted
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS, FieldType
-from bk_pipeline.spans.text import CUT_MARK
+from bk_pipeline.text import CUT_MARK
 from bk_pipeline_tests.deliver.tables import payload, table
 
 META = "buildkite.build.meta_data."

@@ -11,10 +11,10 @@ import pytest
 
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.instruments import DIMENSIONS, INSTRUMENTS
-from bk_pipeline.deliver.metrics.measurements import HOUR_NS
 from bk_pipeline.deliver.metrics.points import points_of
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.units import NS_PER_HOUR
 from bk_pipeline_tests.builders import (
     BEGAN,
     make_agent,
@@ -126,7 +126,7 @@ def test_an_hours_builds_make_one_point_and_another_hours_another():
 
     assert (first.count, second.count) == (2, 1)
     assert first.start_ns == int(BEGAN.timestamp()) * 10**9
-    assert second.start_ns == first.start_ns + HOUR_NS
+    assert second.start_ns == first.start_ns + NS_PER_HOUR
 
 
 def test_a_build_belongs_to_the_hour_in_which_it_ended():

@@ -14,7 +14,7 @@ from bk_pipeline.deliver.otlp.framing import body_of
 from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, TRIMMED
 from bk_pipeline.deliver.otlp.trimming import fitted
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.spans.text import CUT_MARK
+from bk_pipeline.text import CUT_MARK
 from bk_pipeline_tests.deliver.otlp import husky
 from bk_pipeline_tests.deliver.tables import payload, table
 

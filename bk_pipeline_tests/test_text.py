@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.spans.text import CUT_MARK, compact, cut, mended
+from bk_pipeline.text import CUT_MARK, compact, cut, mended
 from bk_pipeline_tests.spans.wholeness import PATIENT
 
 

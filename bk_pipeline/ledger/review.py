@@ -18,9 +18,11 @@ from sqlalchemy import (
     union,
 )
 
-from bk_pipeline.ledger import deliveries, parts, settled
+from bk_pipeline.ledger import settled
+from bk_pipeline.ledger.deliveries import expect_what_is_left
 from bk_pipeline.ledger.packed import count, unpack
 from bk_pipeline.ledger.parties import number_of
+from bk_pipeline.ledger.parts import unnote
 from bk_pipeline.ledger.tables import (
     Outcome,
     batches,
@@ -151,8 +153,8 @@ def _unsettled_doubts(connection: Connection, destination: str, number: int) -> 
         .join(batches)
         .where(batches.c.destination_id == number)
     )
-    for trace_id, packed in connection.execute(chosen):
-        doubtful.setdefault(trace_id, set()).update(unpack(packed))
+    for trace_id, ids in connection.execute(chosen):
+        doubtful.setdefault(trace_id, set()).update(unpack(ids))
     known = settled.items(connection, destination, doubtful)
     return sum(len(ids - known.get(trace_id, set())) for trace_id, ids in doubtful.items())
 
@@ -213,8 +215,8 @@ def requeue(connection: Connection, destination: str, choice: Choice, days: Coll
         if one.day in days
     }
     settled.take_away(connection, number, Outcome.PRESUMED, taken)
-    parts.unnote(connection, number, days)
-    deliveries.expect_what_is_left(connection, number, days)
+    unnote(connection, number, days)
+    expect_what_is_left(connection, number, days)
     return len(refused) + sum(map(len, taken.values()))
 
 
@@ -239,5 +241,5 @@ def forget(connection: Connection, destination: str) -> int:
     connection.execute(delete(in_doubt).where(in_doubt.c.batch_id.in_(doubtful)))
     for table in (batches, delivered_parts, rejections, outcomes):
         connection.execute(delete(table).where(table.c.destination_id == number))
-    deliveries.expect_what_is_left(connection, number, days)
+    expect_what_is_left(connection, number, days)
     return known.accepted + known.rejected + known.presumed

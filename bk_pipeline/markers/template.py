@@ -14,7 +14,8 @@ from urllib.parse import quote
 import msgspec
 
 from bk_pipeline.display import plain
-from bk_pipeline.spans.fields import FIELDS, Field, FieldType
+from bk_pipeline.spans.fields import FIELDS, FieldType
+from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import duration
 
@@ -70,7 +71,7 @@ class Template:
         return f"Template({self.text!r})"
 
 
-def field_called(name: str) -> Field | None:
+def field_called(name: str) -> SpanField | None:
     """The field of this name; of a name like `buildkite.build.meta_data.release`, the map."""
     exact = _BY_NAME.get(name)
     if exact is not None:

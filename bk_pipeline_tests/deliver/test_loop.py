@@ -7,7 +7,6 @@ from datetime import timedelta
 from itertools import groupby
 from operator import attrgetter
 
-from bk_pipeline.deliver import loop
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline_tests.deliver.destinations import (
@@ -120,7 +119,7 @@ def test_tables_are_taken_one_after_the_other_as_batches_leave(send):
 
 
 def test_a_table_of_any_size_is_encoded_a_piece_at_a_time(send, monkeypatch):
-    monkeypatch.setattr(loop, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("bk_pipeline.deliver.loop.ROWS_AT_ONCE", 7)
     made = [table(*(payload(number) for number in range(1, 9)))]
     destination = ScriptedDestination(items=3)
 

@@ -10,7 +10,7 @@ from bk_pipeline.deliver.destination import Answer, Item, Limits
 from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.points import points_of
-from bk_pipeline.deliver.metrics.request import body_of
+from bk_pipeline.deliver.metrics.request import request_body
 from bk_pipeline.deliver.otlp.answers import answer
 from bk_pipeline.deliver.otlp.endpoint import Endpoint
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
@@ -22,7 +22,7 @@ from bk_pipeline.http.session import Timeouts
 # attributes' names and up to 160 buckets besides the values. Half of what a request of spans may
 # hold leaves room for the values' standing there twice. So what a delivery tells of bytes before
 # compression is a bound, and mostly far above.
-LIMITS = Limits(
+METRICS_LIMITS = Limits(
     batch_bytes=2 * 1024 * 1024,
     batch_items=20_000,
     shared_framing_bytes=1_000,
@@ -45,7 +45,7 @@ class OtlpMetrics:
         timeouts: Of each request, instead of the settings'.
     """
 
-    limits = LIMITS
+    limits = METRICS_LIMITS
     columns = measurements.COLUMNS
     future_limit = None
 
@@ -79,7 +79,7 @@ class OtlpMetrics:
         It answers for data points. A build or job is rejected if all points were.
         """
         points = list(points_of(items))
-        taken = self._endpoint.post(body_of(points, self._settings.resource))
+        taken = self._endpoint.post(request_body(points, self._settings.resource))
         return answer(
             taken.response,
             len(items),

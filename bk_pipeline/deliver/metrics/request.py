@@ -36,7 +36,7 @@ from bk_pipeline.text import cut
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 
 
-def body_of(points: Iterable[Point], resource: Mapping[str, str]) -> bytes:
+def request_body(points: Iterable[Point], resource: Mapping[str, str]) -> bytes:
     """The request that carries `points`, which stand by metric."""
     metrics = [
         _metric(instrument, list(of_metric))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
-from bk_pipeline.deliver.otlp import pairs
 from bk_pipeline.deliver.otlp.naming import destination_name, place_shown
+from bk_pipeline.deliver.otlp.pairs import attributes, headers
 from bk_pipeline.deliver.otlp.shape import SERVICE_NAME
 from bk_pipeline.deliver.otlp.signals import METRICS, TRACES, Signal
 from bk_pipeline.deliver.otlp.variables import (
@@ -102,10 +102,10 @@ class OtlpSettings:
         variables.refuse_unsupported()
         if signal is METRICS:
             variables.refuse_other_metrics()
-        headers_variable, headers = variables.get("HEADERS")
+        headers_variable, header_pairs = variables.get("HEADERS")
         return cls(
             url=_url(endpoint_variable, endpoint, signal),
-            headers=pairs.headers(headers_variable, headers),
+            headers=headers(headers_variable, header_pairs),
             timeouts=variables.timeouts(),
             compression=variables.compression(),
             ca_file=variables.ca_file(),
@@ -155,7 +155,7 @@ def _url(variable: str, endpoint: str, signal: Signal) -> str:
 def _resource(environment: Mapping[str, str]) -> dict[str, str]:
     """OTEL_SERVICE_NAME goes before OTEL_RESOURCE_ATTRIBUTES, and that before our default."""
     variable = "OTEL_RESOURCE_ATTRIBUTES"
-    given = pairs.attributes(variable, environment.get(variable, ""))
+    given = attributes(variable, environment.get(variable, ""))
     named = environment.get("OTEL_SERVICE_NAME", "").strip()
     service = named or given.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME
     return {SERVICE_NAME: service} | {k: v for k, v in given.items() if k != SERVICE_NAME}

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
-from types import TracebackType
 from typing import ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
@@ -45,12 +44,7 @@ class _Unheard:
     def __enter__(self) -> Note:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let errors pass."""
 
 

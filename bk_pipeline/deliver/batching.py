@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
+from bk_pipeline.contracts import ItemIds
 from bk_pipeline.deliver.destination import Item, Limits
-from bk_pipeline.deliver.receipts import ItemIds
 
 _size: Callable[[Item], int] = attrgetter("size")
 _shared: Callable[[Item], bytes] = attrgetter("shared")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Self
 
-from bk_pipeline.deliver.receipts import Rejection
+from bk_pipeline.contracts import Rejection
 
 REJECTIONS_SHOWN = 10
 

@@ -6,22 +6,10 @@ hold every implementation to it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
-# Trace id -> item ids.
-ItemIds = Mapping[bytes, Collection[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An item that the destination will not take, and why, in its own words."""
-
-    trace_id: bytes
-    item_id: bytes
-    span_name: str
-    reason: str
+from bk_pipeline.contracts import ItemIds, Rejection
 
 
 class Receipts(Protocol):

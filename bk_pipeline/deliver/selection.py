@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bk_pipeline.contracts import ItemIds
 from bk_pipeline.deliver.destination import Item, Key
-from bk_pipeline.deliver.receipts import ItemIds
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.timing import to_ns
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from bk_pipeline.clock import Clock
+from bk_pipeline.contracts import Rejection
 from bk_pipeline.deliver.batching import body_bytes, halves, ids_of
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import (
@@ -24,7 +25,7 @@ from bk_pipeline.deliver.destination import (
     Verdict,
 )
 from bk_pipeline.deliver.pace import pace_of
-from bk_pipeline.deliver.receipts import Receipts, Rejection
+from bk_pipeline.deliver.receipts import Receipts
 from bk_pipeline.errors import (
     DeliveryThrottled,
     PipelineError,

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from bk_pipeline.contracts import ItemIds, Rejection
 from bk_pipeline.ledger import settled
 from bk_pipeline.ledger.inserting import insert_new
 from bk_pipeline.ledger.many import execute_many
 from bk_pipeline.ledger.packed import pack, unpack
 from bk_pipeline.ledger.parties import number_for, number_of
-from bk_pipeline.ledger.settled import ItemIds
 from bk_pipeline.ledger.tables import Outcome, batches, in_doubt, rejections
-
-
-class RejectedItem(Protocol):
-    """An item that a destination will not take, and its words."""
-
-    @property
-    def trace_id(self) -> bytes: ...
-    @property
-    def item_id(self) -> bytes: ...
-    @property
-    def span_name(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-
 
 # Made once: making a statement anew takes longer than executing it.
 _INSERT_BATCH = insert(batches)
@@ -72,7 +58,7 @@ def settle(
     batch: int,
     *,
     accepted: ItemIds,
-    rejected: Sequence[RejectedItem],
+    rejected: Sequence[Rejection],
     in_doubt: ItemIds,
     now: int,
 ) -> None:
@@ -153,7 +139,7 @@ def _keep_in_doubt(connection: Connection, batch: int, left: ItemIds) -> None:
         connection.execute(_DELETE_BATCH, {"batch": batch})
 
 
-def _by_trace(rejected: Iterable[RejectedItem]) -> dict[bytes, list[bytes]]:
+def _by_trace(rejected: Iterable[Rejection]) -> dict[bytes, list[bytes]]:
     by_trace: dict[bytes, list[bytes]] = {}
     for one in rejected:
         by_trace.setdefault(one.trace_id, []).append(one.item_id)
@@ -161,7 +147,7 @@ def _by_trace(rejected: Iterable[RejectedItem]) -> dict[bytes, list[bytes]]:
 
 
 def _note_words(
-    connection: Connection, number: int, day: str, rejected: Sequence[RejectedItem], now: int
+    connection: Connection, number: int, day: str, rejected: Sequence[Rejection], now: int
 ) -> None:
     connection.execute(
         insert_new(connection, rejections),

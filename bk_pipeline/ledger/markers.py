@@ -3,44 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, delete, insert, select
 
+from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.tables import marked_parts, markers
-
-
-class PlacedMarker(NamedTuple):
-    """A marker that we made. `digest` is that of what was last sent."""
-
-    rule: str
-    dataset: str
-    trace_id: bytes
-    span_id: bytes
-    day: str
-    marker_id: str
-    digest: bytes
-
-
-class MarkerRow(Protocol):
-    """Whatever has what a `PlacedMarker` has."""
-
-    @property
-    def rule(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def trace_id(self) -> bytes: ...
-    @property
-    def span_id(self) -> bytes: ...
-    @property
-    def day(self) -> str: ...
-    @property
-    def marker_id(self) -> str: ...
-    @property
-    def digest(self) -> bytes: ...
-
 
 _COLUMNS = [markers.c[name] for name in PlacedMarker._fields]
 
@@ -63,14 +31,13 @@ class MarkerBook:
         with self._database.read() as connection:
             return [PlacedMarker(*row) for row in connection.execute(chosen)]
 
-    def remember(self, place: str, marker: MarkerRow) -> None:
+    def remember(self, place: str, marker: PlacedMarker) -> None:
         """Know a marker from now on, in the place of another of the same rule and span."""
-        values = {name: getattr(marker, name) for name in PlacedMarker._fields}
         with self._database.write() as connection:
             connection.execute(delete(markers).where(*_same(place, marker)))
-            connection.execute(insert(markers).values(place=place, **values))
+            connection.execute(insert(markers).values(place=place, **marker._asdict()))
 
-    def forget(self, place: str, marker: MarkerRow) -> None:
+    def forget(self, place: str, marker: PlacedMarker) -> None:
         """Know a marker no longer."""
         with self._database.write() as connection:
             connection.execute(delete(markers).where(*_same(place, marker)))
@@ -95,7 +62,7 @@ class MarkerBook:
                 connection.execute(insert(marked_parts), rows)
 
 
-def _same(place: str, marker: MarkerRow) -> tuple[ColumnElement[bool], ...]:
+def _same(place: str, marker: PlacedMarker) -> tuple[ColumnElement[bool], ...]:
     return (
         markers.c.place == place,
         markers.c.dataset == marker.dataset,

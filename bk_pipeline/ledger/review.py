@@ -18,6 +18,7 @@ from sqlalchemy import (
     union,
 )
 
+from bk_pipeline.contracts import Rejection
 from bk_pipeline.ledger import settled
 from bk_pipeline.ledger.deliveries import expect_what_is_left
 from bk_pipeline.ledger.packed import count, unpack
@@ -54,14 +55,10 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
-    """One item that a destination rejected."""
+class RecordedRejection(Rejection):
+    """A rejection as the ledger has recorded it, of which day and when."""
 
     day: str
-    trace_id: bytes
-    item_id: bytes
-    span_name: str
-    reason: str
     rejected_at: datetime
 
 
@@ -161,16 +158,16 @@ def _unsettled_doubts(connection: Connection, destination: str, number: int) -> 
 
 def rejected(
     connection: Connection, destination: str, choice: Choice, *, limit: int | None = None
-) -> list[Rejection]:
+) -> list[RecordedRejection]:
     at = rejections.c
     chosen = (
-        select(at.day, at.trace_id, at.item_id, at.span_name, at.reason, at.rejected_at)
+        select(at.trace_id, at.item_id, at.span_name, at.reason, at.day, at.rejected_at)
         .where(*choice.rejected(number_of(connection, destination)))
         .order_by(at.day, at.trace_id, at.rejected_at, at.item_id)
         .limit(limit)
     )
     return [
-        Rejection(*row[:5], rejected_at=datetime.fromtimestamp(row[5], UTC))
+        RecordedRejection(*row[:5], rejected_at=datetime.fromtimestamp(row[5], UTC))
         for row in connection.execute(chosen)
     ]
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, SmallInteger, and_, bindparam, delete, literal, select, update
 
+from bk_pipeline.contracts import ItemIds
 from bk_pipeline.ledger.inserting import insert_new
 from bk_pipeline.ledger.many import execute_many
 from bk_pipeline.ledger.packed import merged, pack, union, unpack, without
@@ -16,9 +17,6 @@ from bk_pipeline.ledger.tables import Outcome, batches, in_doubt, outcomes
 T = TypeVar("T")
 # Below what any database takes as parameters of one statement.
 TRACES_PER_STATEMENT = 500
-
-# Trace id -> item ids.
-ItemIds = Mapping[bytes, Collection[bytes]]
 
 # Made once: making a statement anew takes longer than executing it.
 _ALL_OF = select(outcomes.c.trace_id, outcomes.c.item_ids).where(

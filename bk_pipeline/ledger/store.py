@@ -13,24 +13,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from bk_pipeline.clock import Clock
+from bk_pipeline.contracts import ItemIds, Rejection
 from bk_pipeline.ledger import batches, deliveries, parts, review, settled
-from bk_pipeline.ledger.batches import RejectedItem
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.markers import MarkerBook
 from bk_pipeline.ledger.opening import open_database
-from bk_pipeline.ledger.review import Choice, Presumed, Rejection, Summary
+from bk_pipeline.ledger.review import Choice, Presumed, RecordedRejection, Summary
 from bk_pipeline.ledger.turns import Turns
 from bk_pipeline.settings import Settings
 
 BUSY_TIMEOUT_S = 30.0
 TURN_DEADLINE_S = 1_800.0
-
-# Trace id -> item ids.
-ItemIds = Mapping[bytes, Collection[bytes]]
 
 
 class Ledger:
@@ -108,12 +104,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # While delivering.
@@ -183,7 +174,7 @@ class Ledger:
         batch: int,
         *,
         accepted: ItemIds | None = None,
-        rejected: Iterable[RejectedItem] = (),
+        rejected: Iterable[Rejection] = (),
         in_doubt: ItemIds | None = None,
     ) -> None:
         """Write down what became of a batch's items.
@@ -295,7 +286,7 @@ class Ledger:
         trace_id: bytes | None = None,
         reason_like: str | None = None,
         limit: int | None = None,
-    ) -> list[Rejection]:
+    ) -> list[RecordedRejection]:
         """What the destination rejected, by day, trace and time.
 
         Args:

@@ -1,12 +1,13 @@
-"""A marker: what we want of one, what Honeycomb says of one, and what we remember of one."""
+"""A marker: what we want of one, what Honeycomb says of one, and what it is about."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
+from typing import NamedTuple
 
 import msgspec
+
+from bk_pipeline.contracts import PlacedMarker
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,8 +55,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
         return mine == (marker.type, marker.url, marker.start_time)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What a marker is about: a rule, in a dataset, and a build's or job's span."""
 
     rule: str
@@ -64,50 +64,6 @@ class Subject:
     span_id: bytes
 
 
-class Placed(Protocol):
-    """A marker that we made, as the ledger has it. `digest` is that of what was sent last."""
-
-    @property
-    def rule(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def trace_id(self) -> bytes: ...
-    @property
-    def span_id(self) -> bytes: ...
-    @property
-    def day(self) -> str: ...
-    @property
-    def marker_id(self) -> str: ...
-    @property
-    def digest(self) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class NewlyPlaced:
-    """A `Placed` to be remembered."""
-
-    rule: str
-    dataset: str
-    trace_id: bytes
-    span_id: bytes
-    day: str
-    marker_id: str
-    digest: bytes
-
-    @classmethod
-    def of(cls, subject: Subject, *, day: str, marker_id: str, digest: bytes) -> NewlyPlaced:
-        return cls(
-            subject.rule,
-            subject.dataset,
-            subject.trace_id,
-            subject.span_id,
-            day,
-            marker_id,
-            digest,
-        )
-
-
-def subject_of(placed: Placed) -> Subject:
+def subject_of(placed: PlacedMarker) -> Subject:
     """What a remembered marker is about."""
     return Subject(placed.rule, placed.dataset, placed.trace_id, placed.span_id)

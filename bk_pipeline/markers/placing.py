@@ -13,9 +13,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.markers.colors import paint
-from bk_pipeline.markers.marker import Listed, NewlyPlaced, Placed, Subject, subject_of
+from bk_pipeline.markers.marker import Listed, Subject, subject_of
 from bk_pipeline.markers.matching import markers_in
 from bk_pipeline.markers.planning import Plan, open_questions, plan
 from bk_pipeline.markers.rules import Rules
@@ -27,15 +28,15 @@ Listing = Callable[[str], Sequence[Listed]]
 class Memory(Protocol):
     """The ledger's part for markers. `bk_pipeline.ledger` has the real one."""
 
-    def placed(self, place: str, *, day: str | None = None) -> Sequence[Placed]:
+    def placed(self, place: str, *, day: str | None = None) -> Sequence[PlacedMarker]:
         """The markers that we made, of one day or all."""
         ...
 
-    def remember(self, place: str, marker: Placed) -> None:
+    def remember(self, place: str, marker: PlacedMarker) -> None:
         """Know a marker from now on, in the place of another of the same subject."""
         ...
 
-    def forget(self, place: str, marker: Placed) -> None:
+    def forget(self, place: str, marker: PlacedMarker) -> None:
         """Know a marker no longer."""
         ...
 
@@ -130,7 +131,7 @@ def place(
     done.found_again += len(todo.found)
 
     def remember(subject: Subject, marker_id: str, digest: bytes) -> None:
-        made = NewlyPlaced.of(subject, day=planned.day, marker_id=marker_id, digest=digest)
+        made = PlacedMarker(*subject, day=planned.day, marker_id=marker_id, digest=digest)
         memory.remember(client.name, made)
 
     for one in todo.found:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bk_pipeline.markers.marker import Listed, Marker, Placed, Subject
+from bk_pipeline.contracts import PlacedMarker
+from bk_pipeline.markers.marker import Listed, Marker, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,14 @@ class Plan:
     create: list[tuple[Subject, Marker]] = field(default_factory=list)
     found: list[Change] = field(default_factory=list)
     change: list[Change] = field(default_factory=list)
-    delete: list[Placed] = field(default_factory=list)
+    delete: list[PlacedMarker] = field(default_factory=list)
     unchanged: int = 0
     missing: list[Subject] = field(default_factory=list)
     too_old: int = 0
 
 
 def open_questions(
-    wanted: Mapping[Subject, Marker], placed: Mapping[Subject, Placed], *, oldest: int
+    wanted: Mapping[Subject, Marker], placed: Mapping[Subject, PlacedMarker], *, oldest: int
 ) -> set[str]:
     """The datasets whose markers must be listed before anything can be said of `wanted`."""
     return {
@@ -59,7 +60,7 @@ def open_questions(
 
 def plan(
     wanted: Mapping[Subject, Marker],
-    placed: Mapping[Subject, Placed],
+    placed: Mapping[Subject, PlacedMarker],
     listings: Mapping[str, Iterable[Listed]],
     *,
     ours: Collection[str] = (),

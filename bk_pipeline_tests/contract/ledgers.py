@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from bk_pipeline.deliver.receipts import Rejection
+from bk_pipeline.contracts import Rejection
 from bk_pipeline_tests.ledger.cluster import fresh_schema
 
 DAY, OTHER_DAY = "2026-11-19", "2026-11-18"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.ledger.markers import PlacedMarker
+from bk_pipeline.contracts import PlacedMarker
 
 HERE, THERE = "markers:host/team/here", "markers:host/team/there"
 DAY, OTHER_DAY = "2026-11-19", "2026-11-18"

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 
-from bk_pipeline.deliver.receipts import Rejection
+from bk_pipeline.contracts import Rejection
 from bk_pipeline.errors import RetryableError, StorageError
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.ledger.tables import metadata

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
-from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.points import points_of
 from bk_pipeline.deliver.metrics.request import request_body
 from bk_pipeline.deliver.otlp.answers import answer
-from bk_pipeline.deliver.otlp.endpoint import Endpoint
-from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.deliver.otlp.destination import Otlp
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import Timeouts
 
 # Many points stand for few bytes of items: a series makes two points, of which each has its
 # attributes' names and up to 160 buckets besides the values. Half of what a request of spans may
@@ -34,40 +29,11 @@ METRICS_LIMITS = Limits(
 _time_ns = attrgetter("time_ns")
 
 
-class OtlpMetrics:
-    """Sends metrics of builds and jobs to an OTLP/HTTP endpoint. For several threads at once.
-
-    Args:
-        settings: Where and how; of the signal `METRICS`.
-        clock: For what the service says about time.
-        age: What is too old to be sent; OTLP itself does not tell.
-        retry_policy: How long to try one batch.
-        timeouts: Of each request, instead of the settings'.
-    """
+class OtlpMetrics(Otlp):
+    """Sends metrics of builds and jobs, with settings of the signal `METRICS`."""
 
     limits = METRICS_LIMITS
     columns = measurements.COLUMNS
-    future_limit = None
-
-    def __init__(
-        self,
-        settings: OtlpSettings,
-        *,
-        clock: Clock,
-        age: MaxAge = NO_LIMIT,
-        retry_policy: RetryPolicy | None = None,
-        timeouts: Timeouts | None = None,
-    ) -> None:
-        self.max_age, self.max_age_by_end = age.limit, age.by_end
-        self.max_age_sentence = age.sentence
-        self.retry = retry_policy or RetryPolicy()
-        self._settings = settings
-        self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)
-
-    @property
-    def name(self) -> str:
-        """`otlp_metrics:<host>[:port]/<path>`, and a tenant's mark where one is known."""
-        return self._settings.name
 
     def encode(self, rows: SpanRows) -> list[Item]:
         """The builds and jobs among the rows, in time order. Pure."""
@@ -87,13 +53,3 @@ class OtlpMetrics:
             words=self._endpoint.words,
             things=len(points),
         )
-
-    def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:
-        """None: metrics have no traces."""
-
-    def close(self) -> None:
-        """Close the idle connections. Sending again opens new ones."""
-        self._endpoint.close()
-
-    def __repr__(self) -> str:
-        return f"OtlpMetrics({self._settings.place!r})"

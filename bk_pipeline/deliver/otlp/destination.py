@@ -38,7 +38,7 @@ class Otlp:
     """
 
     limits = LIMITS
-    columns = None
+    columns: Sequence[str] | None = None
     future_limit = None
 
     def __init__(
@@ -58,7 +58,7 @@ class Otlp:
 
     @property
     def name(self) -> str:
-        """`otlp:<host>[:port]/<path>`, and a tenant's mark where one is known; see `naming.py`."""
+        """What the ledger knows it by, as `otlp:<host>[:port]/<path>`; see `naming.py`."""
         return self._settings.name
 
     def encode(self, rows: SpanRows) -> list[Item]:
@@ -80,4 +80,4 @@ class Otlp:
         self._endpoint.close()
 
     def __repr__(self) -> str:
-        return f"Otlp({self._settings.place!r})"
+        return f"{type(self).__name__}({self._settings.place!r})"

@@ -10,7 +10,6 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 import requests
 
 from bk_pipeline.errors import AnswerTooLarge, PipelineError, ServiceUnavailable, UnexpectedAnswer
@@ -57,16 +56,6 @@ def read_body(
     if not body.received and not _may_be_empty(answer):
         raise ServiceUnavailable(f"{request}: the connection broke inside the answer's headers.")
     return body.whole()
-
-
-def is_cut(exc: Exception, body: bytes) -> bool:
-    """Whether `body`, which msgspec could not decode because of `exc`, is JSON that was cut.
-
-    Such an answer may come whole the next time. JSON of another shape will not, nor a page.
-    """
-    if isinstance(exc, msgspec.ValidationError | RecursionError):
-        return False
-    return body.lstrip()[:1] in {b"[", b"{"}
 
 
 def _refusal_body(answer: requests.Response, *, request: str) -> bytes:

@@ -14,17 +14,13 @@ import msgspec
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, UnexpectedAnswer
-from bk_pipeline.http.body import is_cut
+from bk_pipeline.http.answers import body_shown, decoded, unreachable
 from bk_pipeline.http.honeycomb import (
     INGEST,
-    UNDECODABLE,
     Account,
     account_in,
     base_url,
-    cut_short,
     host_shown,
-    shown,
-    unreachable,
 )
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
@@ -229,16 +225,16 @@ class MarkerClient:
     ) -> T:
         path = "/".join([api, percent_encoded(dataset, safe=""), *([item] if item else [])])
         response = self._ask(method, path, dataset=dataset, body=body)
-        try:
-            return msgspec.json.decode(response.body, type=answer)
-        except UNDECODABLE as exc:
-            if is_cut(exc, response.body):
-                raise cut_short(response, self._place) from exc
-            raise UnexpectedAnswer(
-                f"{self._place} answered {response.request} with {shown(response, self._quote)}. "
+
+        def unexpected() -> UnexpectedAnswer:
+            shown = body_shown(response, self._quote)
+            return UnexpectedAnswer(
+                f"{self._place} answered {response.request} with {shown}. "
                 "Check HONEYCOMB_API_ENDPOINT and what stands between us and it; run again, and "
                 "what was placed is found."
-            ) from exc
+            )
+
+        return decoded(response, answer, place=self._place, unexpected=unexpected)
 
     def _ask(self, method: str, path: str, *, dataset: str = "", body: Any = None) -> Response:
         """The answer, if it is a 2xx."""
@@ -249,7 +245,7 @@ class MarkerClient:
         try:
             response = self._session.send(method, path, body=content, headers=headers)
         except ServiceUnavailable as exc:
-            raise unreachable(self._place, exc) from exc
+            raise unreachable(self._place, exc, setting=self._session.setting) from exc
         self._pace.note(response.headers)
         failed = refusal(
             response, place=self._place, dataset=dataset, quote=self._quote, now=self._clock.now()

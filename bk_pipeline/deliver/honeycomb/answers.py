@@ -27,26 +27,23 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.body import is_cut
-from bk_pipeline.http.honeycomb import (
+from bk_pipeline.http import answers
+from bk_pipeline.http.answers import (
+    BAD_REQUEST,
+    PAYLOAD_TOO_LARGE,
+    TOO_MANY_REQUESTS,
     UNDECODABLE,
     Quote,
+    body_shown,
     cut_short,
+    is_cut,
+    message_in,
     said_in,
-    shown,
-    words_in,
 )
 from bk_pipeline.http.retry_after import retry_after_s
 from bk_pipeline.http.session import Response
 
 TAKEN = 202
-BAD_REQUEST = 400
-REQUEST_TIMEOUT = 408
-PAYLOAD_TOO_LARGE = 413
-TOO_MANY_REQUESTS = 429
-SERVER_ERRORS = 500
-# What a load balancer says before it has passed a request on.
-NOT_PASSED_ON = 503
 # Of a single event. Any other status of one is none that its content could be the cause of.
 REFUSED_FOR_GOOD = (BAD_REQUEST, PAYLOAD_TOO_LARGE, 422)
 # "Event dropped due to administrative denylist", in the wordings of several years.
@@ -79,7 +76,7 @@ def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> lis
     try:
         elements = _elements.decode(response.body)
     except UNDECODABLE as exc:
-        verdict = _verdict_of_drop(words_in(response))
+        verdict = _verdict_of_drop(message_in(response))
         if verdict is not None:
             said = said_in(response, quote)
             if DENYLIST.search(said):
@@ -89,7 +86,7 @@ def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> lis
             raise cut_short(response, place) from exc
         raise UnexpectedAnswer(
             f"{place} answered {response.status} with something else than an outcome for each "
-            f"event: {shown(response, quote)}. Check HONEYCOMB_API_ENDPOINT and what stands "
+            f"event: {body_shown(response, quote)}. Check HONEYCOMB_API_ENDPOINT and what stands "
             "between us and it; the batch is in doubt and will be sent again."
         ) from exc
     if len(elements) > count:
@@ -117,73 +114,51 @@ def _outcome(element: _Element, quote: Quote) -> Outcome:
 
 def refusal(response: Response, *, place: str, quote: Quote, now: datetime) -> PipelineError | None:
     """The error that the status of a whole request stands for; None for a 2xx."""
-    status = response.status
-    if status in range(200, 300):
+    if response.ok:
         return None
-    said = said_in(response, quote)
-    if status == TOO_MANY_REQUESTS:
-        return _not_now(response, said, place=place, now=now)
-    if status >= SERVER_ERRORS or status == REQUEST_TIMEOUT:
-        return ServiceUnavailable(
-            f"{place} is in trouble ({status}: {said}). See https://status.honeycomb.io if that "
-            "goes on.",
-            retry_in_s=retry_after_s(response.headers, now),
-            maybe_processed=status != NOT_PASSED_ON,
-        )
-    return _key_refusal(status, said, place) or _refused(status, said, place)
-
-
-def _key_refusal(status: int, said: str, place: str) -> PipelineError | None:
-    match status:
-        case 401:
-            return TokenRefused(
-                f"{place} does not know the key in HONEYCOMB_API_KEY, or it may not send events "
-                f"(401: {said}). Put an ingest key of this environment there; a key of the EU "
-                "region needs HONEYCOMB_API_ENDPOINT=https://api.eu1.honeycomb.io."
-            )
-        case 403:
-            return AccessDenied(
-                f"{place} drops our events (403: {said}). That is what a team beyond the event "
-                "volume of its plan is told: see Usage in Honeycomb, and deliver again when the "
-                "throttling is lifted."
-            )
-        case 404:
-            return NotFound(
-                f"{place} does not exist, and the key in HONEYCOMB_API_KEY may not create it "
-                f"(404: {said}). Create the dataset, or use a key with Create Datasets."
-            )
-        case _:
-            return None
-
-
-def _not_now(response: Response, said: str, *, place: str, now: datetime) -> PipelineError:
-    if DENYLIST.search(said):
+    status, said = response.status, said_in(response, quote)
+    if status == TOO_MANY_REQUESTS and DENYLIST.search(said):
         return _on_denylist(response, said, place)
-    return DeliveryThrottled(
-        f"{place} takes no more events at the moment (429: {said}). Run again later if that goes "
-        "on: what was accepted is not sent again.",
-        retry_in_s=retry_after_s(response.headers, now),
-    )
-
-
-def _refused(status: int, said: str, place: str) -> RequestRefused:
-    if status == PAYLOAD_TOO_LARGE or (status == BAD_REQUEST and "too large" in said.lower()):
-        return RequestTooLarge(
-            f"{place} refuses a batch as too large ({status}: {said}).", status=status, said=said
-        )
-    if "too many columns" in said.lower():
-        return RequestRefused(
-            f"{place} has no room for more columns ({status}: {said}). Drop attributes with "
-            "BK_PIPELINE_SPANS_DROP, or set HONEYCOMB_DATASET to a new dataset.",
-            status=status,
-            said=said,
-        )
-    return RequestRefused(
+    refused = (
         f"{place} refuses a batch ({status}: {said}). Nothing of it was stored; sending it again "
-        "does not help. Check HONEYCOMB_API_ENDPOINT and HONEYCOMB_DATASET.",
-        status=status,
-        said=said,
+        "does not help. Check HONEYCOMB_API_ENDPOINT and HONEYCOMB_DATASET."
     )
+    if "too many columns" in said.lower():
+        refused = (
+            f"{place} has no room for more columns ({status}: {said}). Drop attributes with "
+            "BK_PIPELINE_SPANS_DROP, or set HONEYCOMB_DATASET to a new dataset."
+        )
+    messages = _messages(status, said, place) | {RequestRefused: refused}
+    retry_in_s = retry_after_s(response.headers, now)
+    return answers.refusal(response, said, messages, retry_in_s=retry_in_s)
+
+
+def _messages(status: int, said: str, place: str) -> dict[type[PipelineError], str]:
+    return {
+        DeliveryThrottled: (
+            f"{place} takes no more events at the moment (429: {said}). Run again later if that "
+            "goes on: what was accepted is not sent again."
+        ),
+        ServiceUnavailable: (
+            f"{place} is in trouble ({status}: {said}). See https://status.honeycomb.io if that "
+            "goes on."
+        ),
+        TokenRefused: (
+            f"{place} does not know the key in HONEYCOMB_API_KEY, or it may not send events "
+            f"(401: {said}). Put an ingest key of this environment there; a key of the EU "
+            "region needs HONEYCOMB_API_ENDPOINT=https://api.eu1.honeycomb.io."
+        ),
+        AccessDenied: (
+            f"{place} drops our events (403: {said}). That is what a team beyond the event "
+            "volume of its plan is told: see Usage in Honeycomb, and deliver again when the "
+            "throttling is lifted."
+        ),
+        NotFound: (
+            f"{place} does not exist, and the key in HONEYCOMB_API_KEY may not create it "
+            f"(404: {said}). Create the dataset, or use a key with Create Datasets."
+        ),
+        RequestTooLarge: f"{place} refuses a batch as too large ({status}: {said}).",
+    }
 
 
 def _on_denylist(response: Response, said: str, place: str) -> AccessDenied:

@@ -19,13 +19,13 @@ from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape
 from bk_pipeline.deliver.max_age import honeycomb_max_age
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
+from bk_pipeline.http.answers import unreachable
 from bk_pipeline.http.honeycomb import (
     Account,
     account_in,
     base_url,
     dataset_slug,
     host_shown,
-    unreachable,
 )
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
@@ -216,7 +216,7 @@ class Honeycomb:
         try:
             response = self._session.send(method, path, body=body, headers=headers)
         except ServiceUnavailable as exc:
-            raise unreachable(self._place, exc) from exc
+            raise unreachable(self._place, exc, setting=self._session.setting) from exc
         failed = refusal(response, place=self._place, quote=self._quote, now=self._clock.now())
         if failed is not None:
             raise failed

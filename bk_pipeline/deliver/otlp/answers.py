@@ -12,10 +12,8 @@ Sources: OTLP specification, "OTLP/HTTP Response", "Partial Success" and "Failur
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
@@ -36,19 +34,24 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.body import is_cut
+from bk_pipeline.http import answers
+from bk_pipeline.http.answers import (
+    NOT_PASSED_ON,
+    TOO_MANY_REQUESTS,
+    Quote,
+    body_shown,
+    cut_short,
+    is_cut,
+    json_object,
+    said_in,
+)
 from bk_pipeline.http.retry_after import retry_after_s, wait_s
 from bk_pipeline.http.session import Response
-
-Quote = Callable[[str], str]
 
 PROTOBUF = ("application/x-protobuf", "application/protobuf", "")
 JSON = "application/json"
 # The tag of the only field that an answer has: whatever begins otherwise is none.
 PARTIAL_SUCCESS = b"\x0a"
-TOO_MANY_REQUESTS = 429
-# What a server says that is overloaded, or a load balancer before it has passed a request on.
-NOT_TAKEN = 503
 # Server errors that say that no repetition helps.
 NEVER = (501, 505)
 
@@ -90,7 +93,6 @@ class _JsonResponse(msgspec.Struct, rename="camel"):
 
 # 64-bit numbers are strings in protobuf's JSON.
 _json_response = msgspec.json.Decoder(_JsonResponse, strict=False)
-_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def answer(
@@ -145,79 +147,66 @@ def _partial_success(response: Response, words: Words) -> _PartialSuccess:
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         begun = kind in PROTOBUF[:2] and response.body[:1] == PARTIAL_SUCCESS
         if begun if isinstance(exc, DecodeError) else is_cut(exc, response.body):
-            raise ServiceUnavailable(
-                f"{words.place}: the answer to {response.request} is broken or cut short."
-            ) from exc
+            raise cut_short(response, words.place) from exc
     raise UnexpectedAnswer(
         f"{words.place} answered {response.status} with something else than OTLP: "
-        f"{_shown(response, words.quote)}. Check {words.endpoint} and what stands between us "
+        f"{body_shown(response, words.quote)}. Check {words.endpoint} and what stands between us "
         "and it; the batch is in doubt and will be sent again."
     )
 
 
 def refusal(response: Response, *, words: Words, now: datetime) -> PipelineError | None:
     """The error that the status of a request stands for; None for a 2xx."""
-    status = response.status
-    if status in range(200, 300):
+    if response.ok:
         return None
-    said = _said(response, words.quote)
-    pause_s = _pause_s(response, now)
-    if status == TOO_MANY_REQUESTS or (status == NOT_TAKEN and pause_s is not None):
-        return DeliveryThrottled(
-            f"{words.place} takes no more {words.signal.things} at the moment ({status}: {said}). "
-            "Run again later if that goes on: what was accepted is not sent again.",
-            retry_in_s=pause_s,
-        )
-    if (status >= 500 and status not in NEVER) or status == 408:  # noqa: PLR2004  # HTTP
-        return ServiceUnavailable(
-            f"{words.place} is in trouble ({status}: {said}). Check {words.endpoint} and the "
-            "service's own logs if that goes on.",
-            retry_in_s=pause_s,
-            maybe_processed=status != NOT_TAKEN,
-        )
-    return _refused_us(status, said, words) or _refused(status, said, words)
+    said, pause_s = _said(response, words.quote), _pause_s(response, now)
+    # A server that is overloaded says when to come back; a broken one does not.
+    overloaded = [] if pause_s is None else [NOT_PASSED_ON]
+    return answers.refusal(
+        response,
+        said,
+        _messages(response.status, said, words),
+        retry_in_s=pause_s,
+        throttling=[TOO_MANY_REQUESTS, *overloaded],
+        permanent=NEVER,
+    )
 
 
-def _refused_us(status: int, said: str, words: Words) -> PipelineError | None:
-    match status:
-        case 401:
-            return TokenRefused(
-                f"{words.place} does not know our credentials (401: {said}). Put the header "
-                f"that it asks for into {words.headers}, like Authorization=Bearer%20..."
-            )
-        case 403:
-            return AccessDenied(
-                f"{words.place} does not let us send {words.signal.things} (403: {said}). Give the "
-                f"key in {words.headers} the permission to write {words.signal.name}, or put "
-                "another there."
-            )
-        case 404:
-            return NotFound(
-                f"{words.place} does not exist (404: {said}). Check the path in "
-                f"{words.endpoint}: /{words.signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
-                f"and nothing to {words.signal.prefix}ENDPOINT. If it takes no "
-                f"{words.signal.name}, set {words.signal.switch}=none."
-            )
-        case _:
-            return None
-
-
-def _refused(status: int, said: str, words: Words) -> RequestRefused:
-    if status == 413 or (status == 400 and "too large" in said.lower()):  # noqa: PLR2004  # HTTP
-        return RequestTooLarge(
-            f"{words.place} refuses a batch as too large ({status}: {said}).",
-            status=status,
-            said=said,
-        )
+def _messages(status: int, said: str, words: Words) -> dict[type[PipelineError], str]:
+    place, signal = words.place, words.signal
     advice = f"Check {words.endpoint}"
     if status in {405, 415}:
         advice = f"No receiver of OTLP/HTTP with protobuf seems to be there: check {words.endpoint}"
-    return RequestRefused(
-        f"{words.place} refuses a batch ({status}: {said}). Nothing of it was stored; sending it "
-        f"again does not help. {advice}.",
-        status=status,
-        said=said,
-    )
+    return {
+        DeliveryThrottled: (
+            f"{place} takes no more {signal.things} at the moment ({status}: {said}). "
+            "Run again later if that goes on: what was accepted is not sent again."
+        ),
+        ServiceUnavailable: (
+            f"{place} is in trouble ({status}: {said}). Check {words.endpoint} and the "
+            "service's own logs if that goes on."
+        ),
+        TokenRefused: (
+            f"{place} does not know our credentials (401: {said}). Put the header "
+            f"that it asks for into {words.headers}, like Authorization=Bearer%20..."
+        ),
+        AccessDenied: (
+            f"{place} does not let us send {signal.things} (403: {said}). Give the "
+            f"key in {words.headers} the permission to write {signal.name}, or put "
+            "another there."
+        ),
+        NotFound: (
+            f"{place} does not exist (404: {said}). Check the path in "
+            f"{words.endpoint}: /{signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
+            f"and nothing to {signal.prefix}ENDPOINT. If it takes no "
+            f"{signal.name}, set {signal.switch}=none."
+        ),
+        RequestTooLarge: f"{place} refuses a batch as too large ({status}: {said}).",
+        RequestRefused: (
+            f"{place} refuses a batch ({status}: {said}). Nothing of it was stored; sending it "
+            f"again does not help. {advice}."
+        ),
+    }
 
 
 def _pause_s(response: Response, now: datetime) -> float | None:
@@ -227,7 +216,7 @@ def _pause_s(response: Response, now: datetime) -> float | None:
         return asked
     try:
         if _kind(response) == JSON:
-            details = _object.decode(response.body).get("details")
+            details = json_object(response.body).get("details")
             delays = [one.get("retryDelay") for one in details or () if isinstance(one, dict)]
             told = next((one for one in delays if isinstance(one, str)), "")
             return wait_s(told.removesuffix("s"), now)
@@ -241,28 +230,14 @@ def _pause_s(response: Response, now: datetime) -> float | None:
 
 
 def _said(response: Response, quote: Quote) -> str:
-    """The server's own words on a failure, on one line, else what kind of body came."""
-    kind = _kind(response)
-    if kind in PROTOBUF[:2]:
-        try:
-            return quote(Status.FromString(response.body).message) or _shown(response, quote)
-        except DecodeError:
-            return _shown(response, quote)
+    """The server's own message on a failure, on one line, else what kind of body came."""
+    if _kind(response) not in PROTOBUF[:2]:
+        return said_in(response, quote)
     try:
-        fields = _object.decode(response.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _shown(response, quote)
-    told = (fields.get(name) for name in ("message", "error", "detail", "title"))
-    return next((quote(one) for one in told if isinstance(one, str)), "") or _shown(response, quote)
+        return quote(Status.FromString(response.body).message) or body_shown(response, quote)
+    except DecodeError:
+        return body_shown(response, quote)
 
 
 def _kind(response: Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-def _shown(response: Response, quote: Quote) -> str:
-    """`text/html beginning with "<html>..."`, for a body that is not what it should be."""
-    if not response.body:
-        return "an empty body"
-    kind = quote(response.headers.get("Content-Type", "")) or "a body of no declared type"
-    return f'{kind} beginning with "{quote(response.body[:400].decode(errors="replace"))}"'

@@ -11,6 +11,7 @@ from bk_pipeline.deliver.otlp.naming import secrets_in
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import Compression
 from bk_pipeline.errors import ServiceUnavailable
+from bk_pipeline.http.answers import unreachable
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 
 # Makes a tenth of a body; level 6 would make a fourteenth, at half the speed.
@@ -86,10 +87,8 @@ class Endpoint:
             hint = ""
             if GRPC_PORT in settings.place:
                 hint = " Port 4317 is gRPC's by custom, OTLP/HTTP's is 4318."
-            raise ServiceUnavailable(
-                f"{self._place} cannot be reached. {exc} Check {settings.endpoint_variable} and "
-                f"the network if that goes on.{hint}",
-                maybe_processed=exc.maybe_processed,
+            raise unreachable(
+                self._place, exc, setting=settings.endpoint_variable, hint=hint
             ) from exc
 
     def _quote(self, text: str) -> str:

@@ -14,11 +14,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bk_pipeline.sandbox.bodies import Refusal, encoded, json_reply
 from bk_pipeline.sandbox.credentials import ALL_SCOPES, Token, token_value
 from bk_pipeline.sandbox.limits import RateLimits
-from bk_pipeline.sandbox.listing import Entry, View, payload_of
-from bk_pipeline.sandbox.query import link_header, listing_of, page_of, view_of
-from bk_pipeline.sandbox.replies import Refusal, encoded, json_reply
+from bk_pipeline.sandbox.listing import (
+    Entry,
+    View,
+    link_header,
+    listing_of,
+    page_of,
+    payload_of,
+    view_of,
+)
 from bk_pipeline.sandbox.world import World
 
 _TOO_DEEP = (

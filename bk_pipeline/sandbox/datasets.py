@@ -8,24 +8,165 @@ receipt, as a missing one does.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import Any
 
 import msgspec
 
-from bk_pipeline.sandbox.columns import column_remarks
-from bk_pipeline.sandbox.event_store import Remark, StoredEvent
-from bk_pipeline.sandbox.intake import (
+from bk_pipeline.sandbox.bodies import (
     EMPTY,
     MALFORMED,
     MAX_EVENT_BYTES,
     MAX_EVENT_COLUMNS,
     TOO_LARGE,
     TOO_MANY_COLUMNS,
+    Refusal,
     epoch_ns,
     time_ns,
 )
-from bk_pipeline.sandbox.replies import Refusal
+
+_MAX_STRING_BYTES = 65_535
+_MAX_NAME = 255
+_INT64 = 1 << 63
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "float"}
+# Strings in the API's description, even where they look like numbers.
+_IDS = frozenset({"trace.trace_id", "trace.span_id", "trace.parent_id"})
+
+
+def column_remarks(data: dict[str, Any], types: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """(column, remark) for what Honeycomb may store otherwise than the sender thinks.
+
+    `types` holds the type in which each column of the dataset first came; new
+    columns are added to it. Integers and floats count as different types.
+    """
+    for column, value in data.items():
+        kind = _TYPES.get(type(value))
+        if kind is None:
+            yield column, f"{'null' if value is None else type(value).__name__} is no column value"
+            continue
+        known = types.setdefault(column, kind)
+        if known != kind:
+            yield column, f"{kind} in a column that began as {known}"
+        remark = _about_value(column, value)
+        if remark is not None:
+            yield column, remark
+
+
+def _about_value(column: str, value: float | str) -> str | None:
+    if not 0 < len(column) <= _MAX_NAME:
+        return f"a column name of {len(column)} characters"
+    return _about_text(column, value) if isinstance(value, str) else _about_number(column, value)
+
+
+def _about_text(column: str, value: str) -> str | None:
+    # Four bytes is the most that one character takes.
+    if len(value) > _MAX_STRING_BYTES // 4 and len(value.encode()) > _MAX_STRING_BYTES:
+        return f"a string of {len(value.encode())} bytes"
+    if not value and column == "trace.parent_id":
+        return "an empty parent id: neither a root nor a child"
+    return None
+
+
+def _about_number(column: str, value: float) -> str | None:
+    if column in _IDS:
+        return "an id that is no string"
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+        return "an integer beyond 64 bits"
+    return None
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REMARKS_KEPT = 1_000
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """One event as stored. `time_ns` keeps what a datetime cannot: nanoseconds since 1970."""
+
+    dataset: str
+    time_ns: int
+    samplerate: int
+    data: dict[str, Any]
+
+    @property
+    def time(self) -> datetime:
+        return _EPOCH + timedelta(microseconds=self.time_ns // 1_000)
+
+    @property
+    def name(self) -> Any:
+        """The span's name, if it has one."""
+        return self.data.get("name")
+
+
+class Remark(msgspec.Struct, frozen=True):
+    """Something that Honeycomb takes without a word and that a good client would not send."""
+
+    dataset: str
+    column: str
+    text: str
+
+
+class EventStore:
+    """Events in order of arrival, and counts that stay right when events are not kept.
+
+    Two events are duplicates if they are in one dataset and have the same
+    `trace.trace_id` and `trace.span_id`. Rows with `meta.annotation_type`
+    (links, span events) have no span id of their own: they are duplicates if
+    all of their content is equal. Events with none of these are never duplicates.
+    """
+
+    def __init__(self, *, keep_events: bool) -> None:
+        self.keep_events = keep_events
+        self._lock = Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        with self._lock:
+            self.events: list[StoredEvent] = []
+            self.remarks: list[Remark] = []
+            self.event_count = 0
+            self.remark_count = 0
+            self.duplicate_count = 0
+            self.distinct_spans = 0
+            self.datasets: Counter[str] = Counter()
+            # Hashes rather than the ids themselves: a day of a million spans is counted too.
+            self._seen: set[int] = set()
+
+    def add(self, event: StoredEvent) -> None:
+        key = _key(event)
+        with self._lock:
+            self.event_count += 1
+            self.datasets[event.dataset] += 1
+            if self.keep_events:
+                self.events.append(event)
+            if key is None:
+                return
+            if key in self._seen:
+                self.duplicate_count += 1
+                return
+            self._seen.add(key)
+            if "meta.annotation_type" not in event.data:
+                self.distinct_spans += 1
+
+    def remark(self, remark: Remark) -> None:
+        """Notes `remark`; all are counted, the first thousand are kept."""
+        with self._lock:
+            self.remark_count += 1
+            if len(self.remarks) < _REMARKS_KEPT:
+                self.remarks.append(remark)
+
+
+def _key(event: StoredEvent) -> int | None:
+    data = event.data
+    if "meta.annotation_type" in data:
+        content = msgspec.json.encode(data, order="deterministic")
+        return hash((event.dataset, event.time_ns, content))
+    if "trace.trace_id" in data and "trace.span_id" in data:
+        return hash((event.dataset, str(data["trace.trace_id"]), str(data["trace.span_id"])))
+    return None
+
 
 MAX_NAME = 255
 

@@ -15,13 +15,12 @@ from random import Random
 from msgspec import structs
 
 from bk_pipeline.sandbox.changes import Change, new_change
-from bk_pipeline.sandbox.fates import Fate, deal
-from bk_pipeline.sandbox.identity import timed_uuid
-from bk_pipeline.sandbox.moments import DAY, HOUR, MINUTE, day_start
+from bk_pipeline.sandbox.credentials import timed_uuid
+from bk_pipeline.sandbox.moments import DAY, HOUR, MINUTE, builds_on, day_start, time_of_day
 from bk_pipeline.sandbox.organization import Organization, Pipeline
 from bk_pipeline.sandbox.pipelines import BLUEPRINTS
-from bk_pipeline.sandbox.rhythm import builds_on, time_of_day
 from bk_pipeline.sandbox.run import Run
+from bk_pipeline.sandbox.scenario import Fate, deal
 from bk_pipeline.sandbox.timeline import Build, Reference
 
 # There is nothing older. Build numbers are counted from here.

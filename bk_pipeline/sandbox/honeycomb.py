@@ -14,20 +14,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bk_pipeline.sandbox.call_limit import CallLimit
-from bk_pipeline.sandbox.credentials import HoneycombKey, KeyKind, key_value
-from bk_pipeline.sandbox.datasets import MAX_NAME, Dataset, slug_of
-from bk_pipeline.sandbox.event_store import EventStore, Remark, StoredEvent
-from bk_pipeline.sandbox.faults import Faults
-from bk_pipeline.sandbox.intake import (
+from bk_pipeline.sandbox.bodies import (
     MAX_EVENT_BYTES,
     TOO_LARGE,
+    Refusal,
     batch_elements,
     event_element,
+    json_reply,
     plain_body,
 )
+from bk_pipeline.sandbox.credentials import HoneycombKey, KeyKind, key_value
+from bk_pipeline.sandbox.datasets import MAX_NAME, Dataset, EventStore, Remark, StoredEvent, slug_of
+from bk_pipeline.sandbox.faults import Faults
+from bk_pipeline.sandbox.limits import CallLimit
 from bk_pipeline.sandbox.markers import RATE_LIMITED, MarkerSide
-from bk_pipeline.sandbox.replies import Refusal, json_reply
 
 
 class HoneycombSide:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from math import ceil
 from threading import Lock
 from typing import Any
 
@@ -168,3 +170,42 @@ class RateLimits:
             "reset_at": datetime.fromtimestamp(now + reset, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "enforced": self.enforced,
         }
+
+
+LIMIT = 100
+WINDOW_S = 60.0
+
+
+class CallLimit:
+    """Counts calls. With `enforced` False none is refused; the headers are there either way."""
+
+    def __init__(self, clock: Callable[[], float], *, enforced: bool) -> None:
+        self.enforced = enforced
+        self.limit = LIMIT
+        self._clock = clock
+        self._lock = Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        self._opened = 0.0
+        self._count = 0
+
+    def spend(self) -> tuple[dict[str, str], bool]:
+        """Counts a call: the headers of its answer, and whether it is one too many."""
+        with self._lock:
+            now = self._clock()
+            if now >= self._opened + WINDOW_S:
+                self._opened, self._count = now, 0
+            self._count += self.enforced
+            reset_s = ceil(self._opened + WINDOW_S - now)
+            left = max(self.limit - self._count, 0)
+            headers = {
+                "RateLimit": f"limit={self.limit}, remaining={left}, reset={reset_s}",
+                "RateLimitPolicy": f"{self.limit};w={WINDOW_S:.0f}",
+            }
+            passed = self._count > self.limit
+            if passed:
+                until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=reset_s)
+                headers["Retry-After"] = format_datetime(until, usegmt=True)
+            return headers, passed

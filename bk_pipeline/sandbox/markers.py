@@ -20,10 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bk_pipeline.sandbox.call_limit import CallLimit
+from bk_pipeline.sandbox.bodies import Refusal, json_reply
 from bk_pipeline.sandbox.credentials import HoneycombKey
 from bk_pipeline.sandbox.datasets import slug_of
-from bk_pipeline.sandbox.replies import Refusal, json_reply
+from bk_pipeline.sandbox.limits import CallLimit
 
 EVERYWHERE = "__all__"
 RATE_LIMITED = "Rate Limited"

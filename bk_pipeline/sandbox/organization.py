@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bk_pipeline.sandbox.blueprint import Blueprint
-from bk_pipeline.sandbox.identity import graphql_id, named_uuid
+from bk_pipeline.sandbox.credentials import graphql_id, named_uuid
 from bk_pipeline.sandbox.pipelines import BLUEPRINTS
 
 API = "https://api.buildkite.com/v2"

@@ -29,10 +29,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bk_pipeline.sandbox.bodies import Refusal
 from bk_pipeline.sandbox.faults import Faults
-from bk_pipeline.sandbox.otlp_points import PointStore, points_in
-from bk_pipeline.sandbox.otlp_spans import StoredSpan, spans_in
-from bk_pipeline.sandbox.replies import Refusal
+from bk_pipeline.sandbox.otlp_messages import PointStore, StoredSpan, points_in, spans_in
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 PROTOBUF = "application/x-protobuf"

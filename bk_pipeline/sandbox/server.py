@@ -15,15 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bk_pipeline.sandbox.bodies import json_reply
 from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteSide
-from bk_pipeline.sandbox.control import Control
+from bk_pipeline.sandbox.control import Control, own_site
 from bk_pipeline.sandbox.credentials import ALL_SCOPES, KeyKind
 from bk_pipeline.sandbox.faults import Faults
 from bk_pipeline.sandbox.honeycomb import HoneycombSide
 from bk_pipeline.sandbox.limits import RateLimits
 from bk_pipeline.sandbox.otlp import OtlpSide
-from bk_pipeline.sandbox.own_site import own_site
-from bk_pipeline.sandbox.replies import json_reply
 from bk_pipeline.sandbox.transport import SandboxServer
 from bk_pipeline.sandbox.trouble import Side, Trouble
 from bk_pipeline.sandbox.world import World

@@ -10,16 +10,46 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
+from random import Random
 from threading import RLock
 from typing import Any
 
 from bk_pipeline.sandbox.as_of import build_as_of
+from bk_pipeline.sandbox.changes import new_change
+from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.days import LONGEST_LIFE, builds_of_day, numbers_of
 from bk_pipeline.sandbox.listing import Entry, Listing, Recorded, is_listed, slug_and_number
-from bk_pipeline.sandbox.moments import DAY, day_of, day_start
-from bk_pipeline.sandbox.organization import organization_named
-from bk_pipeline.sandbox.small_build import small_build_ending_at
-from bk_pipeline.sandbox.timeline import Build
+from bk_pipeline.sandbox.moments import DAY, SECOND, day_of, day_start
+from bk_pipeline.sandbox.organization import Organization, organization_named
+from bk_pipeline.sandbox.run import Run
+from bk_pipeline.sandbox.scenario import Fate
+from bk_pipeline.sandbox.timeline import Build, Reference
+
+# A pipeline of its own, so that its numbers collide with no generated build's.
+_SLUG = "playground"
+
+
+def small_build_ending_at(now: int, number: int, organization: Organization) -> Build:
+    """A passed build of some seconds whose last phase began at `now` or a moment before."""
+    created = now - 10 * SECOND
+    while True:
+        build = _small_build(created, Random(f"{organization.slug}/{number}/{now}"), organization)
+        build.ref.number = number
+        beyond = build.phases[-1].at - now
+        if beyond <= 0:
+            return build
+        # How long agents take depends on the hour, so an earlier start may end otherwise.
+        created -= beyond
+
+
+def _small_build(created: int, rng: Random, organization: Organization) -> Build:
+    pipeline = organization.pipelines[_SLUG]
+    change = new_change(rng, organization, pipeline, "ui")
+    reference = Reference(timed_uuid(created, rng), _SLUG)
+    build = Build(reference, pipeline, created, change)
+    Run(build, Fate.PASSES, rng, organization, spawn=lambda *_: None).play()
+    return build
+
 
 __all__ = ["World", "build_as_of"]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import zstandard
 
-from bk_pipeline.sandbox.intake import epoch_ns, time_ns
+from bk_pipeline.sandbox.bodies import epoch_ns, time_ns
 
 NOON = datetime(2026, 8, 6, 12, tzinfo=UTC)
 MALFORMED = "Request body is malformed and cannot be read."

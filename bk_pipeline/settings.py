@@ -19,11 +19,12 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bk_pipeline.env_file import env_file, env_path
 from bk_pipeline.environment import (
     OTLP,
     OURS,
     SDK_DISABLED,
+    env_file,
+    env_path,
     environment,
     problems,
     tidied,

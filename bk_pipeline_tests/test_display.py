@@ -13,7 +13,7 @@ from rich.text import Text
 import bk_pipeline
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.display import json_line, markdown, page, plain
-from bk_pipeline.waterfall.labels import readable
+from bk_pipeline.trace.waterfall import readable
 
 HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u200b\x00\u2066y\ufeff\u2028z"
 LEFT = "x]0;owned[2J31mgnpyz"

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from bk_pipeline.cli.main import cli
-from bk_pipeline.cli.waterfall import LEGEND, waterfall
+from bk_pipeline.cli.trace import LEGEND, waterfall
 from bk_pipeline.sandbox.world import World, build_as_of
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.builders import make_spans

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.model import Trace
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.table import table_of, traces_of
 from bk_pipeline.store.raw import ROW_GROUP_BYTES
 
 

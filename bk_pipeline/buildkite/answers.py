@@ -30,7 +30,7 @@ from bk_pipeline.http.answers import (
     json_object,
     said_in,
 )
-from bk_pipeline.http.retry_after import http_date, retry_after_s, wait_s
+from bk_pipeline.http.retry import http_date, retry_after_s, wait_s
 from bk_pipeline.http.session import Response
 
 T = TypeVar("T")

@@ -12,12 +12,18 @@ from urllib.parse import quote
 import msgspec
 
 from bk_pipeline.buildkite.answers import Subject, read_elements, read_object, read_payload
-from bk_pipeline.buildkite.api import Api
-from bk_pipeline.buildkite.choice import MOST_NAMES, BranchChoice, PipelineChoice
-from bk_pipeline.buildkite.finished import finished_params, gather
-from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
-from bk_pipeline.buildkite.page_size import PageSize
-from bk_pipeline.buildkite.paging import Paging, Sheet, iter_sheets
+from bk_pipeline.buildkite.api import Api, Usage
+from bk_pipeline.buildkite.listing import (
+    MOST_NAMES,
+    BranchChoice,
+    PipelineChoice,
+    Sieve,
+    finished_params,
+    gather,
+    iter_pages,
+    wire_time,
+)
+from bk_pipeline.buildkite.paging import PageSize, Paging, Sheet, iter_sheets
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import (
     AccessToken,
@@ -26,9 +32,8 @@ from bk_pipeline.buildkite.records import (
     Page,
     Sample,
     read_build,
+    sample_in,
 )
-from bk_pipeline.buildkite.sample import sample_in
-from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import AnswerTooLarge, NotFound
 from bk_pipeline.http.network import Network

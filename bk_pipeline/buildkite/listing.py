@@ -14,17 +14,83 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from itertools import islice
 
 from bk_pipeline import telemetry
-from bk_pipeline.buildkite.choice import Globs
 from bk_pipeline.buildkite.paging import Sheet
-from bk_pipeline.buildkite.records import BuildRecord, Page, read_build
+from bk_pipeline.buildkite.records import (
+    BuildRecord,
+    FinishedBuild,
+    FinishedListing,
+    Page,
+    read_build,
+)
 from bk_pipeline.errors import AnswerTooLarge, ListingTooDeep, RecordError, RequestRefused
 from bk_pipeline.spans.timing import from_ns, to_ns
 from bk_pipeline.window import Window, halve
+
+WILDCARDS = frozenset("*?[")
+# So many pipelines are asked for one by one without asking first whether that is cheaper.
+MOST_NAMES = 10
+# More would make too long a URL.
+MOST_BRANCHES = 20
+
+
+class Globs:
+    """Globs over names, matched case-sensitively; `!` in front leaves out, in any order.
+
+    Without a glob that takes in, all are taken that none leaves out. No name is an empty one.
+    """
+
+    def __init__(self, globs: tuple[str, ...] = ()) -> None:
+        self.globs = globs
+        self._taken = tuple(dict.fromkeys(glob for glob in globs if not glob.startswith("!")))
+        self._left_out = tuple(glob[1:] for glob in globs if glob.startswith("!"))
+
+    def __contains__(self, name: object) -> bool:
+        name = "" if name is None else name
+        if not isinstance(name, str):
+            return False
+        taken = not self._taken or any(fnmatchcase(name, glob) for glob in self._taken)
+        return taken and not any(fnmatchcase(name, glob) for glob in self._left_out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.globs!r})"
+
+
+class PipelineChoice(Globs):
+    """Globs over pipelines' slugs."""
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """The pipelines, if `globs` are plain names; otherwise none."""
+        named = not self._left_out and not any(WILDCARDS & set(name) for name in self._taken)
+        return self._taken if named else ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The same, if they are at most `MOST_NAMES`: few enough to be asked for one by one."""
+        return self.plain if len(self.plain) <= MOST_NAMES else ()
+
+
+class BranchChoice(Globs):
+    """Globs over branches."""
+
+    @property
+    def params(self) -> Mapping[str, Sequence[str]]:
+        """What has Buildkite leave out builds that nobody wants, as far as it can.
+
+        Source: Buildkite REST API, "List all builds": `branch[]`, of which each may hold `*`.
+        """
+        told = len(self._taken) <= MOST_BRANCHES and all(
+            not (WILDCARDS - {"*"}) & set(glob) for glob in self._taken
+        )
+        return {"branch[]": self._taken} if self._taken and told else {}
+
 
 BAD_REQUEST = 400
 # In the message of a second that holds too many builds.
@@ -184,3 +250,54 @@ def too_deep(refused: RequestRefused, *, pages: int) -> bool:
     is stands nowhere.
     """
     return refused.status == BAD_REQUEST and (pages > 0 or bool(OF_DEPTH.search(refused.said)))
+
+
+def finished_params(window: Window, finished_from: datetime) -> dict[str, str]:
+    """The query for builds created in `window` that finished at `finished_from` or later.
+
+    Widened to whole seconds. Bounded by `created_to`, so that builds created while one
+    reads do not shift the pages.
+    """
+    before = window.end.replace(microsecond=0)
+    if before < window.end:
+        before += timedelta(seconds=1)
+    return {
+        "finished_from": wire_time(finished_from.replace(microsecond=0)),
+        "created_from": wire_time(window.start.replace(microsecond=0)),
+        "created_to": wire_time(before),
+    }
+
+
+def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> FinishedListing:
+    """The wanted builds of the first `max_pages` (at least 1) pages; no further one is asked for.
+
+    Builds that are not finished are left out: they went on since they were listed. Cut off
+    by depth is cut off, too.
+    """
+    builds: list[FinishedBuild] = []
+    set_aside: list[str] = []
+    created: list[int] = []
+    read = 0
+    cut_off = False
+    try:
+        for sheet in islice(sheets, max_pages):
+            read += 1
+            # Whether a page follows that may follow is known once it is asked for.
+            cut_off = sheet.more and read == max_pages
+            page, listed = sieve.sort(sheet.elements)
+            created += [build.created_ns for build in listed]
+            set_aside += page.set_aside
+            builds += [small for build in page.builds if (small := _finished(build)) is not None]
+    except RequestRefused as refused:
+        if not too_deep(refused, pages=read):
+            raise
+        cut_off = True
+    return FinishedListing(builds, set_aside, cut_off, oldest_ns=min(created, default=None))
+
+
+def _finished(build: BuildRecord) -> FinishedBuild | None:
+    if build.finished_ns is None:
+        return None
+    return FinishedBuild(
+        build.id, build.number, build.pipeline, build.state, build.created_ns, build.finished_ns
+    )

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.http.retry import LONGEST_WAIT_S
 
 WINDOW_S = 60.0
 # Reset comes as whole seconds, rounded who knows how.

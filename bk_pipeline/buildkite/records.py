@@ -6,15 +6,18 @@ there: one bad build never stops a listing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from bk_pipeline.buildkite.answers import read_elements
 from bk_pipeline.buildkite.elements import id_in
+from bk_pipeline.buildkite.paging import Paging, page_count
 from bk_pipeline.errors import RecordError
+from bk_pipeline.http.session import Response
 from bk_pipeline.spans.timing import parse_ns
 from bk_pipeline.text import mended
 
@@ -176,3 +179,23 @@ def _slug_in(url: str | None) -> str | None:
     except ValueError:
         pass
     return None
+
+
+def sample_in(
+    response: Response, *, quote: Callable[[str], str], paging: Paging, asked: int
+) -> Sample:
+    """The readable builds of a listing's first page, and how many pages there are.
+
+    Raises:
+        ServiceUnavailable: The answer was cut on its way.
+        UnexpectedAnswer: It is no array.
+    """
+    builds = []
+    elements = read_elements(response, quote).elements
+    more = paging.more(response, len(elements), asked, sample=True)
+    for element in elements:
+        try:
+            builds.append(read_build(element))
+        except RecordError:
+            continue  # one of a hundred changes no estimate
+    return Sample(builds, page_count(response) if more else 1, len(elements))

@@ -29,7 +29,7 @@ from bk_pipeline.buildkite.quota import (
     families,
 )
 from bk_pipeline.errors import RetryableError, StorageError
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.http.retry import LONGEST_WAIT_S
 from bk_pipeline.private_files import file_mode, make_file, make_folder
 
 # After this, a request without an answer is taken for that of a process that died.

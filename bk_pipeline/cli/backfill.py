@@ -12,8 +12,7 @@ from datetime import date
 
 import click
 
-from bk_pipeline.cli.arguments import DAY
-from bk_pipeline.cli.output import Console, echo
+from bk_pipeline.cli.output import DAY, Console, echo
 from bk_pipeline.cli.progress import Bar, Log, shown_on
 from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import end_lost_runs
@@ -30,7 +29,7 @@ from bk_pipeline.errors import (
     StorageError,
     TokenRefused,
 )
-from bk_pipeline.markers.placing import Placement
+from bk_pipeline.honeycomb.placing import Placement
 from bk_pipeline.pipeline import Extraction, Results, Transformation
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted

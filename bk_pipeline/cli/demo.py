@@ -16,7 +16,7 @@ from rich.progress import track
 
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.sandbox import environment
-from bk_pipeline.cli.waterfall import LEGEND, waterfall
+from bk_pipeline.cli.trace import LEGEND, waterfall
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.deliver.delivery import Delivery

@@ -15,8 +15,7 @@ from rich.text import Text
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.checkup import Checkup
-from bk_pipeline.doctor.findings import Answer, Finding, Verdict, exit_status, fine
-from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.doctor.findings import Answer, Finding, Installation, Verdict, exit_status, fine
 from bk_pipeline.http.retry import pauses_told_to
 from bk_pipeline.lines import Lines
 

@@ -10,8 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from bk_pipeline.cli.arguments import DAY, Suggesting
-from bk_pipeline.cli.output import Console, echo, line_of
+from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import Configured

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bk_pipeline import __version__
-from bk_pipeline.cli.arguments import Suggesting
+from bk_pipeline.cli.output import Suggesting
 from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.tokens import without_tokens
@@ -58,7 +58,7 @@ COMMANDS = {
     ),
     "traceparent": (
         "Print the W3C TRACEPARENT of the Buildkite job that this runs in.",
-        "bk_pipeline.cli.traceparent:traceparent",
+        "bk_pipeline.cli.trace:traceparent",
     ),
 }
 

@@ -11,15 +11,14 @@ from functools import cache
 
 import click
 
-from bk_pipeline.cli.arguments import DAY, Suggesting
-from bk_pipeline.cli.output import Console, echo, line_of
+from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
+from bk_pipeline.honeycomb.marker import Marker
+from bk_pipeline.honeycomb.placing import paint, unlike
+from bk_pipeline.honeycomb.planning import Plan
 from bk_pipeline.http.retry import pauses_told_to
 from bk_pipeline.lines import Lines
-from bk_pipeline.markers.colors import paint, unlike
-from bk_pipeline.markers.marker import Marker
-from bk_pipeline.markers.planning import Plan
 from bk_pipeline.pipeline import Marking, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -9,19 +10,20 @@ from functools import partial
 from typing import Any
 
 import click
+from rich.cells import cell_len
+from rich.table import Table
 from rich.text import Text
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.cli.output import Console, echo
-from bk_pipeline.cli.waterfall import LEGEND, MOST_LINES, waterfall
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
-from bk_pipeline.errors import PipelineError
+from bk_pipeline.errors import ConfigError, PipelineError
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.lines import Lines
-from bk_pipeline.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans import ids
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
@@ -31,12 +33,93 @@ from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.search import SpanSearch
 from bk_pipeline.text import counted, duration
+from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_reference
+from bk_pipeline.trace.waterfall import (
+    Line,
+    Timescale,
+    is_manual,
+    name_of,
+    notes_of,
+    outline,
+    readable,
+    timescale_of,
+    waiting_since,
+)
 from bk_pipeline.units import NS_PER_MS
-from bk_pipeline.waterfall.labels import readable
-from bk_pipeline.waterfall.words import name_of
 from bk_pipeline.window import day_key
 
 Span = dict[str, Any]
+
+COLOURS = {"ok": "green", "error": "red", "unset": "yellow"}
+PERSON = "blue"
+RAN, WAITED, PAUSED, FOLDED = "█", "░", "╌", "▒"
+LEGEND = "░ waited for an agent  █ ran  ╌ waited for a person"
+
+LABEL_SHARE, LONGEST_LABEL, SHORTEST_LABEL = 0.5, 60, 8
+LONGEST_DURATION = 9
+# With fewer columns than these left, bars say nothing.
+LEAST_BARS = 8
+# What fits a few screens.
+MOST_LINES = 150
+
+
+def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOST_LINES) -> Table:
+    """The spans of one trace (rows of `spans.table.rows`), `width` columns wide.
+
+    A line each, but that a step with one job is shown as that job, and that children of one
+    parent beyond what `most_lines` leaves room for are folded into a line that counts them.
+    Where there is no room for bars there are none, and long pauses are drawn shortened.
+    """
+    lines = outline(spans, most_lines=most_lines)
+    labels = [_label(line) for line in lines]
+    room = width - LONGEST_DURATION - 2
+    longest = max(cell_len(label.plain) for label in labels)
+    label_width = min(longest, LONGEST_LABEL, max(int(room * LABEL_SHARE), SHORTEST_LABEL))
+    bars = room - label_width - 1
+    if bars < LEAST_BARS:
+        label_width, bars = max(min(longest, room), SHORTEST_LABEL), 0
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=label_width, no_wrap=True, overflow="ellipsis")
+    if bars:
+        table.add_column(width=bars, no_wrap=True)
+    table.add_column(width=LONGEST_DURATION, justify="right", no_wrap=True)
+    scale = timescale_of(spans, columns=max(bars, 1))
+    for line, label in zip(lines, labels, strict=True):
+        bar = [_bar(line, scale, bars)] if bars else []
+        length = duration((line.end_ns - line.start_ns) // NS_PER_MS)
+        table.add_row(label, *bar, Text(length))
+    if bars and scale.shortened:
+        table.caption = Text("long pauses are drawn shortened", "dim")
+        table.caption_justify = "left"
+    return table
+
+
+def _label(line: Line) -> Text:
+    indent = "  " * line.depth
+    if line.span is None:
+        return Text(f"{indent}{line.folded_words}", style="dim")
+    failed = line.span["status"] == "error"
+    notes = notes_of(line.span)
+    text = f"{'✗ ' if failed else ''}{name_of(line.span)}{f' ({notes})' if notes else ''}"
+    return Text(indent + text, style=COLOURS["error"] if failed else "")
+
+
+def _bar(line: Line, scale: Timescale, columns: int) -> Text:
+    start = min(scale.column(line.start_ns), columns - 1)
+    end = max(scale.column(line.end_ns), start + 1)
+    if line.span is None:
+        return Text.assemble(" " * start, (FOLDED * (end - start), "dim"))
+    attributes = line.span["attributes"]
+    colour = COLOURS[line.span["status"]]
+    if is_manual(line.span):
+        return Text.assemble(" " * start, (PAUSED * (end - start), PERSON))
+    if attributes.get("buildkite.job.started") is False or line.span["name"] == SpanKind.WAIT:
+        return Text.assemble(" " * start, (WAITED * (end - start), colour))
+    waiting = min(scale.column(waiting_since(line.span)), start)
+    return Text.assemble(
+        " " * waiting, (WAITED * (start - waiting), "dim"), (RAN * (end - start), colour)
+    )
+
 
 # A person waits for the answer: Buildkite's, and for a link.
 DEADLINE_S = 20.0
@@ -192,3 +275,28 @@ def _unfinished(build: Build, privacy: Privacy) -> str:
         + (f"; its {counted(len(jobs), 'job')}: {told}" if jobs else "")
         + f". Its trace is made when it has finished. {url}"
     )
+
+
+@click.command()
+def traceparent() -> None:
+    """Print the W3C TRACEPARENT of the Buildkite job that this runs in.
+
+    Spans made with it as their parent hang under the job's span. It is worked out from
+    BUILDKITE_BUILD_ID and BUILDKITE_JOB_ID; nothing is asked of anybody. The shell can do
+    the same without this command:
+
+    \b
+      job="${BUILDKITE_JOB_ID//-/}"
+      export TRACEPARENT="00-${BUILDKITE_BUILD_ID//-/}-${job: -16}-01"
+    """
+    build, job = (_of_the_job(name) for name in ("BUILDKITE_BUILD_ID", "BUILDKITE_JOB_ID"))
+    echo(f"00-{ids.trace_id(build)}-{ids.uuid_span_id(SpanKind.JOB, job)}-01")
+
+
+def _of_the_job(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(
+            f"{name} is not set. Run this inside a Buildkite job, where the agent sets it."
+        )
+    return value

@@ -11,12 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from bk_pipeline.audit import completeness, read_to_its_end, soundness
 from bk_pipeline.defs.checks import judged
 from bk_pipeline.defs.daily_asset import step_log
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.partitions import day_of
 from bk_pipeline.defs.resources import Services
+from bk_pipeline.doctor.audit import completeness, read_to_its_end, soundness
 from bk_pipeline.pipeline import Day
 from bk_pipeline.window import day_key, day_keys
 

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
+from bk_pipeline.analysis.columns import PIPELINES
 from bk_pipeline.defs.columns import stats_columns
 from bk_pipeline.defs.daily_asset import REPORTS, Metadata, Result, daily_asset, each_day
 from bk_pipeline.defs.links import trace_links
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.pipeline import Day, summarize_day
 from bk_pipeline.settings import Settings
-from bk_pipeline.stats.columns import PIPELINES
 
 
 def build_stats(settings: Settings) -> dg.AssetsDefinition:

@@ -3,9 +3,9 @@
 import dagster as dg
 import pyarrow as pa
 
+from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.table import IDENTITY_MEANINGS, SCHEMA
-from bk_pipeline.stats.columns import StatsTable
 
 
 def span_columns() -> dg.TableSchema:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from bk_pipeline.errors import PipelineError, RetryableError
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.http.retry import LONGEST_WAIT_S
 
 RETRY_PAUSE_S = 30.0
 # Metadata of a failure: the name of our error's class.

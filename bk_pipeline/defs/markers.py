@@ -13,7 +13,7 @@ from bk_pipeline.defs.daily_asset import (
 from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import destinations
-from bk_pipeline.markers.placing import Placement
+from bk_pipeline.honeycomb.placing import Placement
 from bk_pipeline.pipeline import Day, place_markers
 from bk_pipeline.settings import Settings
 

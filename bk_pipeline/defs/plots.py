@@ -24,11 +24,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from bk_pipeline.display import markdown as escaped
 from bk_pipeline.text import duration
+from bk_pipeline.trace.waterfall import (
+    Line,
+    Timescale,
+    is_manual,
+    name_of,
+    notes_of,
+    outline,
+    readable,
+    timescale_of,
+    waiting_since,
+)
 from bk_pipeline.units import NS_PER_MS
-from bk_pipeline.waterfall.labels import readable
-from bk_pipeline.waterfall.outline import Line, outline
-from bk_pipeline.waterfall.timescale import Timescale
-from bk_pipeline.waterfall.words import is_manual, name_of, notes_of, timescale_of, waiting_since
 from bk_pipeline.window import Window
 
 LARGEST_BYTES = 100_000

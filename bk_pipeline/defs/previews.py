@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pandas as pd
 
+from bk_pipeline.analysis.columns import COUNT, NUMBER
+from bk_pipeline.analysis.columns import PIPELINES as PIPELINES_TABLE
+from bk_pipeline.analysis.summary import DayStats
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
 from bk_pipeline.display import markdown as escaped
 from bk_pipeline.display import page
-from bk_pipeline.stats.columns import COUNT, NUMBER
-from bk_pipeline.stats.columns import PIPELINES as PIPELINES_TABLE
-from bk_pipeline.stats.summary import DayStats
 from bk_pipeline.text import duration
-from bk_pipeline.waterfall.labels import of_all_jobs, readable
+from bk_pipeline.trace.waterfall import of_all_jobs, readable
 from bk_pipeline.window import Window
 
 ROWS = 10

@@ -15,10 +15,10 @@ from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destinations import Configured, destinations
+from bk_pipeline.honeycomb.client import MarkerClient
+from bk_pipeline.honeycomb.rules_file import load_rules
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.markers.client import MarkerClient
-from bk_pipeline.markers.rules_file import load_rules
 from bk_pipeline.pipeline import Day, Marking, Results, restore_day
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanOptions
@@ -27,8 +27,7 @@ from bk_pipeline.spans.table import rows
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.search import SpanSearch
-from bk_pipeline.store.spans import SpanStore
-from bk_pipeline.store.stats import StatsStore
+from bk_pipeline.store.spans import SpanStore, StatsStore
 
 # After the requests' own retries (BK_PIPELINE_HTTP_DEADLINE_S): outages that last.
 RUN_RETRIES = 2

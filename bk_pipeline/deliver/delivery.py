@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from enum import StrEnum
 from typing import Self
 
@@ -88,3 +90,20 @@ class Delivery:
         del self.remarks[REJECTIONS_SHOWN:]
         self.age_limit = age_limit
         return self
+
+
+def aged_note(part: str, too_old: int, max_age: timedelta) -> str:
+    """What the ledger notes for `part`, of which so many spans were not sent."""
+    return f"{_begin(part, max_age)}{too_old}"
+
+
+def too_old_in(notes: Collection[str], part: str, max_age: timedelta | None) -> int | None:
+    """How many spans of `part` are too old and all others settled, if a note says so."""
+    if max_age is None:
+        return None
+    begin = _begin(part, max_age)
+    return next((int(note[len(begin) :]) for note in notes if note.startswith(begin)), None)
+
+
+def _begin(part: str, max_age: timedelta) -> str:
+    return f"{part} older than {int(max_age.total_seconds())} s: "

@@ -15,9 +15,9 @@ from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.max_age import otlp_max_age
 from bk_pipeline.deliver.metrics.destination import OtlpMetrics
-from bk_pipeline.deliver.otlp.destination import Otlp
+from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
-from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.deliver.otlp.variables import METRICS
 from bk_pipeline.environment import SDK_DISABLED
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.retry import RetryPolicy

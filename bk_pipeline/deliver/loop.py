@@ -19,8 +19,7 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import ItemIds
 from bk_pipeline.deliver.batching import Batching
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.destination import Destination, Item, Key
-from bk_pipeline.deliver.receipts import Receipts
+from bk_pipeline.deliver.destination import Destination, Item, Key, Receipts
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.deliver.selection import NOTHING, select, unsent
 from bk_pipeline.deliver.sending import Sender, Stopped

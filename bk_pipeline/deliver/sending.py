@@ -14,7 +14,7 @@ from threading import Event
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import Rejection
-from bk_pipeline.deliver.batching import body_bytes, halves, ids_of
+from bk_pipeline.deliver.batching import body_bytes, halves, ids_of, pace_of
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import (
     ACCEPTED,
@@ -22,10 +22,9 @@ from bk_pipeline.deliver.destination import (
     Destination,
     Item,
     Outcome,
+    Receipts,
     Verdict,
 )
-from bk_pipeline.deliver.pace import pace_of
-from bk_pipeline.deliver.receipts import Receipts
 from bk_pipeline.errors import (
     DeliveryThrottled,
     PipelineError,

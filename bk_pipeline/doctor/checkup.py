@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from bk_pipeline.deliver.destinations import destinations
-from bk_pipeline.doctor import places, source, surroundings, targets
-from bk_pipeline.doctor.findings import Answer, Finding, Verdict, remark
-from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.doctor import places, source
+from bk_pipeline.doctor.findings import Answer, Finding, Installation, Verdict, remark
 from bk_pipeline.errors import ConfigError, PipelineError
 from bk_pipeline.tokens import without_tokens
 
@@ -45,7 +44,7 @@ class Checkup:
 
     def checks(self) -> Iterator[Check]:
         """The checks in order; those of the destinations are known once settings are."""
-        yield Check(SETTINGS, surroundings.settings)
+        yield Check(SETTINGS, places.settings)
         yield Check(TOKEN, source.token, (SETTINGS,))
         yield Check(ORGANIZATION, source.organization, (TOKEN,))
         yield Check("rate limits", source.rate_limits, (ORGANIZATION,))
@@ -53,10 +52,10 @@ class Checkup:
         yield from self._destinations()
         yield Check(STORAGE, places.storage, (SETTINGS,))
         yield Check("ledger", places.ledger, (SETTINGS, STORAGE))
-        yield Check(HOME, surroundings.dagster_home)
+        yield Check(HOME, places.dagster_home)
         if self._pools is not None:
             yield Check(POOLS, self._pools, (HOME,))
-        yield Check("version", surroundings.version)
+        yield Check("version", places.version)
 
     def run(self, check: Check) -> Finding:
         """What `check` comes to. Every error of ours becomes a finding."""
@@ -86,9 +85,9 @@ class Checkup:
         if not configured:
             yield Check(DESTINATIONS, _nowhere)
         for one in configured:
-            yield Check(one.asset, partial(targets.destination, one))
+            yield Check(one.asset, partial(places.destination, one))
         if self._installation.settings.markers is not None:
-            yield Check("honeycomb_markers", targets.markers)
+            yield Check("honeycomb_markers", places.markers)
 
 
 def _nowhere(_: Installation) -> Answer:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from statistics import mean
 
-from bk_pipeline.buildkite.choice import PipelineChoice
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.listing import PipelineChoice
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RecordError

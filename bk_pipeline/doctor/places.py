@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from getpass import getuser
+from importlib.metadata import version as version_of
 from pathlib import Path
 from uuid import uuid4
 
-from bk_pipeline.doctor.findings import Answer, fine, remark
-from bk_pipeline.doctor.installation import Installation
-from bk_pipeline.errors import LedgerBehind, NoLedger, StorageError
-from bk_pipeline.ledger.opening import SQLITE
+from bk_pipeline import __version__
+from bk_pipeline.deliver.destinations import Configured
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
+from bk_pipeline.deliver.metrics.destination import OtlpMetrics
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.doctor.findings import Answer, Installation, fine, remark
+from bk_pipeline.environment import ENV_FILE, env_file, env_path, ours
+from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError
+from bk_pipeline.honeycomb.account import INGEST
+from bk_pipeline.honeycomb.client import MarkerClient
+from bk_pipeline.honeycomb.rules_file import load_rules
+from bk_pipeline.http.retry import retry
+from bk_pipeline.ledger.schema import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.private_files import shared_with_others
-from bk_pipeline.settings import Settings
+from bk_pipeline.settings import ALIASES, Settings
 from bk_pipeline.store.folder import PROBE, QUARANTINED, Folder
 from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import counted
@@ -150,3 +161,104 @@ def _writable(path: Path) -> Path:
         )
     _probed(str(folder))
     return folder
+
+
+HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
+
+
+def settings(it: Installation) -> Answer:
+    """Whether all values are well-formed, and no variable is in vain."""
+    given = it.settings
+    file = env_file()
+    exported = sum(bool(os.environ.get(name)) for name in ALIASES)
+    path = env_path()
+    set_there = sum(bool(file.get(name)) for name in ALIASES)
+    place = f"{set_there} in {path}" if path.exists() else f"there is no {path}"
+    words = f"{exported} set in the environment, {place}."
+    remarks = [*given.warnings, *_overruled(file)]
+    if HOME in file:
+        remarks.append(f"{HOME} in {ENV_FILE} has no effect: export it in the shell.")
+    return remark(" ".join([words, *remarks])) if remarks else fine(words)
+
+
+def _overruled(file: dict[str, str]) -> list[str]:
+    return [
+        f"{name} has another value in the environment than in {ENV_FILE}, and the environment "
+        "goes before, except under dagster dev: take one of them out."
+        for name in sorted(file)
+        if ours(name) and os.environ.get(name, "").strip() not in {"", file[name].strip()}
+    ]
+
+
+def dagster_home(_: Installation) -> Answer:
+    """Whether Dagster's records have a place that stays, with a configuration."""
+    named = os.environ.get(HOME)
+    if not named:
+        here = Path(".dagster").absolute()
+        return fine(f"is not set; `make dev` and `bk-pipeline backfill` use {here}.")
+    home = Path(named).expanduser()
+    if not home.is_absolute():
+        raise ConfigError(
+            f"DAGSTER_HOME is {named}, and Dagster wants an absolute path. Set it to "
+            f"{home.absolute()}."
+        )
+    if not home.exists():
+        return remark(f"{home} does not exist yet; `make dev` and `bk-pipeline backfill` make it.")
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise ConfigError(
+            f"DAGSTER_HOME is {home}, and that is no folder that can be written. Set it to one."
+        )
+    if not (home / HOME_FILE).exists():
+        return remark(
+            f"{home} holds no {HOME_FILE}: copy ours there (`make dev` does so), or Dagster runs "
+            "a whole backfill at once."
+        )
+    return fine(f"{home}, with a {HOME_FILE}.")
+
+
+def version(_: Installation) -> Answer:
+    """Which versions are at work; what to quote in a report."""
+    return fine(
+        f"bk_pipeline {__version__}, Dagster {version_of('dagster')}, "
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}."
+    )
+
+
+def destination(configured: Configured, it: Installation) -> Answer:
+    """Whether a destination answers us, and what our key may do there. Sends no span."""
+    opened = configured.open(it.clock)
+    it.destination_names.append(opened.name)
+    match opened:
+        case Honeycomb():
+            return _honeycomb(opened)
+        case Otlp() | OtlpMetrics():
+            # An export without anything in it is a valid request, and stores nothing.
+            answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
+            words = f"{opened.name} takes exports. {opened.max_age_sentence}"
+            return remark(f"{words} {answer.remark}") if answer.remark else fine(words)
+        case _:
+            return fine(f"{opened.name} answers.")
+
+
+def markers(it: Installation) -> Answer:
+    """Whether the rules can be read, and the key may place what they name."""
+    rules = load_rules(it.settings.require_markers(), dataset=it.settings.honeycomb_dataset)
+    client = MarkerClient.from_settings(it.settings, clock=it.clock)
+    count = len(rules.rules)
+    return fine(
+        f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
+    )
+
+
+def _honeycomb(opened: Honeycomb) -> Answer:
+    name = opened.name
+    account = opened.describe()
+    kind = "an ingest key" if account.key_kind == INGEST else f"a {account.key_kind} key"
+    if not account.may_create_datasets:
+        return remark(
+            f"{kind} of {name}. It may not create datasets: create that one in Honeycomb first, "
+            "unless it is there, or give the key the permission Create Datasets."
+        )
+    return fine(
+        f"{kind} of {name}; it may send events and create datasets. {opened.max_age_sentence}"
+    )

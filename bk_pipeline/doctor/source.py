@@ -7,8 +7,7 @@ from datetime import timedelta
 from bk_pipeline.buildkite.answers import CREATE_TOKEN
 from bk_pipeline.buildkite.records import AccessToken
 from bk_pipeline.doctor.cost import Cost, cost_of
-from bk_pipeline.doctor.findings import Answer, fine, remark
-from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.doctor.findings import Answer, Installation, fine, remark
 from bk_pipeline.errors import AccessDenied, NotFound
 from bk_pipeline.text import counted
 from bk_pipeline.window import Window, day_window

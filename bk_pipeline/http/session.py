@@ -22,9 +22,8 @@ from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import ConfigError, ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.body import SUCCESSES, read_body
 from bk_pipeline.http.exchange import Exchange, OutOfTime, WatchedAdapter
-from bk_pipeline.http.failures import WANTS_TLS, explain, speaks_tls, without_request
+from bk_pipeline.http.failures import WANTS_TLS, Redactor, explain, speaks_tls, without_request
 from bk_pipeline.http.network import Network
-from bk_pipeline.http.redaction import Redactor
 
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"
 DEFAULT_PORTS = {"https": 443, "http": 80}

@@ -20,10 +20,8 @@ from sqlalchemy import (
 
 from bk_pipeline.contracts import Rejection
 from bk_pipeline.ledger import settled
-from bk_pipeline.ledger.deliveries import expect_what_is_left
-from bk_pipeline.ledger.packed import count, unpack
-from bk_pipeline.ledger.parties import number_of
-from bk_pipeline.ledger.parts import unnote
+from bk_pipeline.ledger.batches import expect_what_is_left
+from bk_pipeline.ledger.packed import count, number_of, unnote, unpack
 from bk_pipeline.ledger.tables import (
     Outcome,
     batches,

@@ -7,12 +7,15 @@ which the version is raised too, so that a step is done wholly or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import Connection, delete, insert, inspect, select, update
 
 from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.database import Database
+from bk_pipeline.ledger.postgres import open_postgres
+from bk_pipeline.ledger.sqlite import open_sqlite
 from bk_pipeline.ledger.tables import (
     SCHEMA_VERSION,
     batches,
@@ -125,3 +128,32 @@ def _version(connection: Connection) -> int | None:
     if not inspect(connection).has_table(schema_version.name):
         return None
     return connection.execute(select(schema_version.c.version)).scalar()
+
+
+SQLITE = "sqlite:///"
+
+
+def open_database(where: Path | str, *, busy_timeout_s: float, create: bool) -> Database:
+    """The database at a path or URL, with this version's tables.
+
+    Args:
+        where: A path or `sqlite:///path`: that file. Any other URL: PostgreSQL.
+        busy_timeout_s: How long to wait while others write.
+        create: Whether to make what is missing.
+
+    Raises:
+        ConfigError: It is no such URL.
+        NoLedger: There is no ledger yet, and none shall be made.
+        RetryableError: It cannot be reached, or is busy.
+        StorageError: It cannot be used.
+    """
+    text = str(where)
+    if "://" in text and not text.startswith(SQLITE):
+        database = open_postgres(text, busy_timeout_s=busy_timeout_s)
+    else:
+        path = Path(text.removeprefix(SQLITE)).expanduser().absolute()
+        if not create and not path.exists():
+            raise no_ledger(str(path))
+        database = open_sqlite(path, busy_timeout_s=busy_timeout_s)
+    bring_up_to_date(database, create=create)
+    return database

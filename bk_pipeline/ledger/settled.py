@@ -8,10 +8,16 @@ from typing import TypeVar
 from sqlalchemy import Connection, SmallInteger, and_, bindparam, delete, literal, select, update
 
 from bk_pipeline.contracts import ItemIds
-from bk_pipeline.ledger.inserting import insert_new
-from bk_pipeline.ledger.many import execute_many
-from bk_pipeline.ledger.packed import merged, pack, union, unpack, without
-from bk_pipeline.ledger.parties import number_of
+from bk_pipeline.ledger.packed import (
+    execute_many,
+    insert_new,
+    merged,
+    number_of,
+    pack,
+    union,
+    unpack,
+    without,
+)
 from bk_pipeline.ledger.tables import Outcome, batches, in_doubt, outcomes
 
 T = TypeVar("T")

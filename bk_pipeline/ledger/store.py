@@ -17,12 +17,12 @@ from typing import Self
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import ItemIds, Rejection
-from bk_pipeline.ledger import batches, deliveries, parts, review, settled
+from bk_pipeline.ledger import batches, packed, review, settled
 from bk_pipeline.ledger.database import Database
+from bk_pipeline.ledger.locks import Turns
 from bk_pipeline.ledger.markers import MarkerBook
-from bk_pipeline.ledger.opening import open_database
 from bk_pipeline.ledger.review import Choice, Presumed, RecordedRejection, Summary
-from bk_pipeline.ledger.turns import Turns
+from bk_pipeline.ledger.schema import open_database
 from bk_pipeline.settings import Settings
 
 BUSY_TIMEOUT_S = 30.0
@@ -95,7 +95,7 @@ class Ledger:
     @cached_property
     def _identity(self) -> tuple[str, bool]:
         with self._database.read() as connection:
-            return deliveries.identity_of(connection)
+            return batches.identity_of(connection)
 
     def close(self) -> None:
         """Close the connections. Using the ledger again opens new ones."""
@@ -213,7 +213,7 @@ class Ledger:
     def delivered_parts(self, destination: str, day: str) -> set[str]:
         """The parts of `day` that were noted as holding nothing unsettled."""
         with self._database.read() as connection:
-            return parts.noted(connection, destination, day)
+            return packed.noted(connection, destination, day)
 
     def note_part(self, destination: str, day: str, part: str) -> int:
         """Note that `part` holds nothing unsettled. Parts are immutable, so it never will.
@@ -222,23 +222,23 @@ class Ledger:
             The day's delivery count, which is raised in the same transaction.
         """
         with self._turns.write(destination, day) as connection:
-            parts.note(connection, destination, day, part)
-            return deliveries.raise_count(connection, destination, day, self.id, {})
+            packed.note(connection, destination, day, part)
+            return batches.raise_count(connection, destination, day, self.id, {})
 
     def delivery_counts(self, destination: str, day: str) -> Mapping[str, int]:
         """How far each ledger has delivered `day`, as far as this one knows, by ledger id."""
         with self._database.read() as connection:
-            return deliveries.counts(connection, destination, day)
+            return batches.counts(connection, destination, day)
 
     def knows_day(self, destination: str, day: str) -> bool:
         """Whether anything of `day` is settled or in doubt."""
         with self._database.read() as connection:
-            return deliveries.knows_day(connection, destination, day)
+            return batches.knows_day(connection, destination, day)
 
     def has_lost_items(self, destination: str, day: str) -> bool:
         """Whether items of `day` that were settled are not in the ledger any more."""
         with self._database.read() as connection:
-            return deliveries.has_lost_items(connection, destination, day)
+            return batches.has_lost_items(connection, destination, day)
 
     def raise_delivery_count(self, destination: str, day: str, seen: Mapping[str, int]) -> int:
         """Raise the day's delivery count above the old one and `seen`, and return it.
@@ -249,7 +249,7 @@ class Ledger:
             seen: The counts of the span store by ledger id; this ledger knows them from now on.
         """
         with self._turns.write(destination, day) as connection:
-            return deliveries.raise_count(connection, destination, day, self.id, seen)
+            return batches.raise_count(connection, destination, day, self.id, seen)
 
     def adopt(
         self, destination: str, day: str, parts_known: Iterable[str], seen: Mapping[str, int]
@@ -263,8 +263,8 @@ class Ledger:
         """
         with self._turns.write(destination, day) as connection:
             for part in parts_known:
-                parts.note(connection, destination, day, part)
-            return deliveries.raise_count(connection, destination, day, self.id, seen)
+                packed.note(connection, destination, day, part)
+            return batches.raise_count(connection, destination, day, self.id, seen)
 
     # For people.
 

@@ -5,12 +5,10 @@ are shells around these. Each can be run again at any time: it costs what has co
 repeats nothing.
 """
 
-from bk_pipeline.pipeline.adopt import adopt_day
 from bk_pipeline.pipeline.days import Day, Progress
-from bk_pipeline.pipeline.deliver import deliver_day
-from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day
+from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
+from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day, restore_day
 from bk_pipeline.pipeline.mark import Marking, place_markers, plan_markers, prune_markers
-from bk_pipeline.pipeline.restore import restore_day
 from bk_pipeline.pipeline.results import Results
 from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
 from bk_pipeline.pipeline.transform import (

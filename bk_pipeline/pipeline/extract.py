@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from bk_pipeline.buildkite.api import Usage
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.tally import Usage
 from bk_pipeline.clock import Clock
 from bk_pipeline.pipeline.days import Day, Progress, despite_damage, silent
+from bk_pipeline.pipeline.transform import EVERYDAY, transform_day
+from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
+from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import counted
 
 # How far behind the watermark a listing begins again: how late a build may show up in it.
@@ -111,3 +115,37 @@ def extract_day(
     result.watermark, result.clock_ahead = watermark, client.ahead
     result.usage = client.usage - before
     return result
+
+
+def restore_day(
+    day: Day,
+    *,
+    connect: Callable[[], BuildkiteClient],
+    raw: RawStore,
+    spans: SpanStore,
+    clock: Clock,
+    privacy: Privacy = EVERYDAY,
+    progress: Progress = silent,
+) -> list[str]:
+    """Fetch and make again what is missing since damaged files were moved aside.
+
+    Spans keep their ids and a part that is made again its name, so that nothing is sent twice.
+
+    Args:
+        connect: Makes the client, if builds must be fetched.
+
+    Returns:
+        What is to be said of further damaged files.
+
+    Raises:
+        PipelineError: From the client or the store. The next run of the day takes it up.
+    """
+    made = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
+    damaged = made.damaged
+    watermark = despite_damage(lambda: raw.watermark(day.key), damaged)
+    if watermark is None and raw.quarantined(day.key):
+        with connect() as client:
+            found = extract_day(day, client=client, raw=raw, clock=clock, progress=progress)
+        more = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
+        damaged += [*found.damaged, *more.damaged]
+    return damaged

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from bk_pipeline.honeycomb.client import MarkerClient
+from bk_pipeline.honeycomb.matching import columns_for
+from bk_pipeline.honeycomb.placing import DayPlan, Listing, Placement, place, plan_day, prune
+from bk_pipeline.honeycomb.rules import Rules
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.markers.client import MarkerClient
-from bk_pipeline.markers.matching import columns_for
-from bk_pipeline.markers.placing import DayPlan, Listing, Placement, place, plan_day, prune
-from bk_pipeline.markers.rules import Rules
 from bk_pipeline.pipeline.days import Progress, silent
 from bk_pipeline.store.spans import SpanPart, SpanStore
 

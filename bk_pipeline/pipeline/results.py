@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.markers.placing import Placement
+from bk_pipeline.honeycomb.placing import Placement
 from bk_pipeline.pipeline.extract import Extraction
 from bk_pipeline.pipeline.transform import Transformation
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from bk_pipeline.analysis.columns import TABLES
 from bk_pipeline.pipeline.days import despite_damage
-from bk_pipeline.stats.columns import TABLES
-from bk_pipeline.store.spans import SpanStore
-from bk_pipeline.store.stats import StatsStore
+from bk_pipeline.store.spans import SpanStore, StatsStore
 
 if TYPE_CHECKING:
-    from bk_pipeline.stats.summary import DayStats
+    from bk_pipeline.analysis.summary import DayStats
 
 # If this one has been written, the others have.
 LAST_TABLE = TABLES[-1].name
@@ -24,8 +23,8 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
         StorageError: The store cannot be read or written.
     """
     # Here, because pandas takes half a second to load and nothing else needs it.
-    from bk_pipeline.stats.frames import COLUMNS  # noqa: PLC0415
-    from bk_pipeline.stats.summary import summarize  # noqa: PLC0415
+    from bk_pipeline.analysis.frames import COLUMNS  # noqa: PLC0415
+    from bk_pipeline.analysis.summary import summarize  # noqa: PLC0415
 
     made_of = _parts_of(day, spans)
     found = summarize(day, spans.newest(day, columns=COLUMNS))

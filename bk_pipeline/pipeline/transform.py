@@ -18,12 +18,11 @@ from bk_pipeline import text, units
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, despite_damage, silent
-from bk_pipeline.spans.batch import decode_or_error, traces_of
 from bk_pipeline.spans.fields import CONVENTIONS
 from bk_pipeline.spans.model import SpanKind, SpanOptions, Trace
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import Build, never_runs
-from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.table import decode_or_error, table_of, traces_of
 from bk_pipeline.spans.timing import parse_ns, to_ns
 from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.raw import RawStore, Revision

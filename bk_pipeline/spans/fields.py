@@ -19,7 +19,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 
-from bk_pipeline.spans import conventions, derived
+from bk_pipeline.spans import derived
 from bk_pipeline.spans.model import SpanKind
 
 
@@ -209,26 +209,26 @@ JOB_FIELDS = (
 )
 
 CONVENTION_FIELDS = (
-    _F("cicd.pipeline.name", STRING, ALL, "build.pipeline.name, else build.pipeline.slug", "The pipeline's name.", value=conventions.pipeline_name, of="build.pipeline", may_be=("buildkite.pipeline.name", PIPELINE)),
+    _F("cicd.pipeline.name", STRING, ALL, "build.pipeline.name, else build.pipeline.slug", "The pipeline's name.", value=derived.pipeline_name, of="build.pipeline", may_be=("buildkite.pipeline.name", PIPELINE)),
     _F("cicd.pipeline.run.id", STRING, ALL, "build.id", "The build's UUID.", holds=(BUILD_ID,)),
     _F("cicd.pipeline.run.url.full", STRING, ALL, "build.web_url", "The build's page.", holds=(*BUILD_PAGE, "buildkite.build.web_url")),
-    _F("cicd.pipeline.result", STRING, BUILD, "build.state", "success, failure, cancellation or skip.", value=conventions.pipeline_result, holds=("buildkite.build.state",)),
-    _F("cicd.pipeline.task.name", STRING, JOB, "job.label, else job.name, else job.step_key", "The job's label.", value=conventions.task_name, holds=LABELS, may_be=("buildkite.step.key",)),
+    _F("cicd.pipeline.result", STRING, BUILD, "build.state", "success, failure, cancellation or skip.", value=derived.pipeline_result, holds=("buildkite.build.state",)),
+    _F("cicd.pipeline.task.name", STRING, JOB, "job.label, else job.name, else job.step_key", "The job's label.", value=derived.task_name, holds=LABELS, may_be=("buildkite.step.key",)),
     _F("cicd.pipeline.task.run.id", STRING, JOB, "job.id", "The job's UUID.", distinct=True, holds=(JOB_ID,)),
     _F("cicd.pipeline.task.run.url.full", STRING, JOB, "job.web_url", "The job's place on the build's page.", distinct=True, holds=(*BUILD_PAGE, "buildkite.build.web_url", "buildkite.job.web_url", JOB_ID)),
-    _F("cicd.pipeline.task.run.result", STRING, JOB, "job.state", "success, failure, timeout, cancellation, or error: the agent was lost.", value=conventions.task_result, holds=("buildkite.job.state",)),
+    _F("cicd.pipeline.task.run.result", STRING, JOB, "job.state", "success, failure, timeout, cancellation, or error: the agent was lost.", value=derived.task_result, holds=("buildkite.job.state",)),
     _F("cicd.worker.id", STRING, JOB, "job.agent.id", "UUID of the agent.", holds=("buildkite.agent.id",)),
     _F("cicd.worker.name", STRING, JOB, "job.agent.name", "The agent's name.", holds=("buildkite.agent.name",)),
     _F("cicd.worker.url.full", STRING, JOB, "job.agent.web_url", "The agent's page.", holds=(ORGANIZATION, "buildkite.agent.id")),
-    _F("vcs.repository.url.full", STRING, ALL, "build.pipeline.repository", "The repository's address for a browser: HTTPS, without .git.", value=conventions.repository_url, of="build.pipeline", holds=(REPOSITORY,)),
-    _F("vcs.repository.name", STRING, ALL, "build.pipeline.repository", "The repository's name without its owner.", value=conventions.repository_name, of="build.pipeline", holds=(REPOSITORY,)),
-    _F("vcs.owner.name", STRING, ALL, "build.pipeline.repository", "The repository's owner.", value=conventions.repository_owner, of="build.pipeline", holds=(REPOSITORY,)),
-    _F("vcs.provider.name", STRING, ALL, "build.pipeline.provider.id", "github, gitlab, bitbucket or gitea.", value=conventions.provider, of="build.pipeline"),
-    _F("vcs.ref.head.name", STRING, ALL, "build.tag, else build.branch", "The tag or branch that was built.", value=conventions.head_name, may_be=("buildkite.build.tag", "buildkite.build.branch")),
-    _F("vcs.ref.head.type", STRING, ALL, "build.tag, build.branch", "tag or branch.", value=conventions.head_type),
+    _F("vcs.repository.url.full", STRING, ALL, "build.pipeline.repository", "The repository's address for a browser: HTTPS, without .git.", value=derived.repository_url, of="build.pipeline", holds=(REPOSITORY,)),
+    _F("vcs.repository.name", STRING, ALL, "build.pipeline.repository", "The repository's name without its owner.", value=derived.repository_name, of="build.pipeline", holds=(REPOSITORY,)),
+    _F("vcs.owner.name", STRING, ALL, "build.pipeline.repository", "The repository's owner.", value=derived.repository_owner, of="build.pipeline", holds=(REPOSITORY,)),
+    _F("vcs.provider.name", STRING, ALL, "build.pipeline.provider.id", "github, gitlab, bitbucket or gitea.", value=derived.provider, of="build.pipeline"),
+    _F("vcs.ref.head.name", STRING, ALL, "build.tag, else build.branch", "The tag or branch that was built.", value=derived.head_name, may_be=("buildkite.build.tag", "buildkite.build.branch")),
+    _F("vcs.ref.head.type", STRING, ALL, "build.tag, build.branch", "tag or branch.", value=derived.head_type),
     _F("vcs.ref.head.revision", STRING, ALL, "build.commit", "The commit that was built.", holds=("buildkite.build.commit",)),
     _F("vcs.ref.base.name", STRING, ALL, "build.pull_request.base", "The branch that the pull request is to be merged into.", holds=("buildkite.build.pull_request.base",)),
-    _F("vcs.ref.base.type", STRING, ALL, "build.pull_request.base", "branch, where there is one.", value=conventions.base_type, of="build.pull_request"),
+    _F("vcs.ref.base.type", STRING, ALL, "build.pull_request.base", "branch, where there is one.", value=derived.base_type, of="build.pull_request"),
     _F("vcs.change.id", STRING, ALL, "build.pull_request.id", "The pull request's number.", value=derived.pull_request_id, of="build.pull_request", holds=("buildkite.build.pull_request.id",)),
 )
 
@@ -250,3 +250,32 @@ FIELDS: tuple[Field, ...] = (
 
 # What a setting leaves out.
 CONVENTIONS = frozenset(field.name for field in CONVENTION_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """One attribute of the service's, the spans it stands on there, and why not on ours."""
+
+    name: str
+    on: str
+    reason: str
+
+
+_U = Unavailable
+
+# fmt: off
+UNAVAILABLE = (
+    _U("buildkite.organization.name", "resource", "A build names its organization by slug alone, in its URLs."),
+    _U("buildkite.organization.id", "resource", "A build names its organization by slug alone, in its URLs."),
+    _U("buildkite.cluster.name", "resource", "A build names its cluster by UUID alone."),
+    _U("buildkite.cluster.graphql_id", "resource", "A build names its cluster by UUID alone."),
+    _U("buildkite.step.id", "buildkite.step.group", "A job names its group by key alone; its step object is its own step's."),
+    _U("buildkite.step.label", "buildkite.step.group", "A job names its group by key alone."),
+    _U("buildkite.step.group.label", "buildkite.step, buildkite.step.group", "A job names its group by key alone."),
+    _U("buildkite.step.matrix", "buildkite.step.group", "Jobs say it of their own step, not of the group around it."),
+    _U("buildkite.step.web_url", "buildkite.step, buildkite.step.group", "The API gives builds and jobs addresses, but not steps."),
+    _U("buildkite.job.concurrency.group", "buildkite.job", "Not among a job's fields."),
+    _U("buildkite.job.concurrency.limit", "buildkite.job", "Not among a job's fields."),
+    _U("buildkite.job.concurrency_wait_time_ms", "buildkite.job", "Jobs do not say when they began or ceased to be limited."),
+)
+# fmt: on

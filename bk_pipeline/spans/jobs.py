@@ -7,14 +7,135 @@ not ended, nor a block step that nobody has unblocked.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 from bk_pipeline.errors import RecordError
+from bk_pipeline.spans.model import SpanStatus
 from bk_pipeline.spans.records import Build, Job
-from bk_pipeline.spans.retries import Retries, Retry
-from bk_pipeline.spans.status import NEITHER, Outcome, status
 from bk_pipeline.spans.timing import Times
 from bk_pipeline.units import NS_PER_MS, NS_PER_S
+
+
+class Retry(msgspec.Struct, frozen=True, gc=False):
+    """That a job replaces the job `of`. By a person unless the payload says `automatic`:
+    there were manual retries before there was a word for it.
+    """
+
+    of: str
+    manual: bool
+
+
+class Retries:
+    """The retries among a build's jobs."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._of: dict[str, Retry] = {}
+        named_by_the_old: list[tuple[str, Retry]] = []
+        for job in jobs:
+            source = job.retry_source
+            if source and source.job_id and source.job_id != job.id:
+                self._of[job.id] = Retry(source.job_id, source.retry_type != "automatic")
+            successor = job.retried_in_job_id
+            if successor and successor != job.id:
+                named_by_the_old.append((successor, Retry(job.id, job.retry_type != "automatic")))
+        for successor, retry in named_by_the_old:
+            self._of.setdefault(successor, retry)
+        self._origins: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def of(self, job_id: str) -> Retry | None:
+        """What the job replaces; None if it is a first attempt."""
+        return self._of.get(job_id)
+
+    def origin(self, job_id: str) -> str:
+        """The id of the first attempt, which all retries go back to.
+
+        If they go round in a circle, the least id in it.
+        """
+        origins, replaced = self._origins, self._of
+        path: dict[str, None] = {}  # in order
+        current = job_id
+        while current not in origins:
+            if current in path:
+                circle = list(path)[list(path).index(current) :]
+                origins[current] = min(circle)
+                break
+            path[current] = None
+            if current not in replaced:
+                origins[current] = current
+                break
+            current = replaced[current].of
+        origins.update(dict.fromkeys(path, origins[current]))
+        return origins[job_id]
+
+
+def unreplaced(job_ids: Iterable[str], retries: Retries) -> Mapping[str, None]:
+    """Those of the jobs that no other of them replaces, in their order; all if none is left."""
+    ids = dict.fromkeys(job_ids)
+    if not retries:
+        return ids
+    gone = {retry.of for retry in map(retries.of, ids) if retry}
+    return {job_id: None for job_id in ids if job_id not in gone} or ids
+
+
+UNSET, OK, ERROR = SpanStatus
+Outcome = tuple[SpanStatus, str | None]  # and what the error was
+PASSED: Outcome = (OK, None)
+NEITHER: Outcome = (UNSET, None)
+
+PASSED_STATES = frozenset({"passed", "unblocked"})
+HARD_FAILURES = frozenset({"failed", "timed_out", "expired"})
+AGENT_LOST = "agent_lost"
+LOST_EXIT_STATUS = -1
+AGENT_STOPPED = "agent_stop"
+
+
+def failed_hard(job: Job) -> bool:
+    """It failed, timed out, expired or lost its agent, and the pipeline does not forgive it."""
+    if job.soft_failed:
+        return False
+    if job.state == "finished":
+        return bool(job.exit_status)
+    return job.state in HARD_FAILURES
+
+
+def agent_was_lost(job: Job) -> bool:
+    """It failed because its agent vanished or was stopped, not by its command's doing.
+
+    -1 is also the exit status of what was canceled or timed out, and of what an agent
+    refused; the last is known by its `signal_reason`.
+    """
+    if job.state not in {"failed", "finished"}:
+        return False
+    unexplained = job.exit_status == LOST_EXIT_STATUS and not job.signal_reason
+    return unexplained or job.signal_reason == AGENT_STOPPED
+
+
+def status(job: Job) -> Outcome:
+    """The span status, and `error.type` where it is ERROR."""
+    if job.state in PASSED_STATES:
+        return PASSED
+    if failed_hard(job):
+        if agent_was_lost(job):
+            return ERROR, AGENT_LOST
+        return ERROR, "failed" if job.state == "finished" else job.state
+    return PASSED if job.state == "finished" and job.exit_status == 0 else NEITHER
+
+
+def status_of_all(outcomes: Iterable[Outcome]) -> Outcome:
+    """The first error there is, else OK if all are, else UNSET."""
+    found = PASSED
+    for one in outcomes:
+        if one[0] is ERROR:
+            return one
+        if one[0] is not OK:
+            found = NEITHER
+    return found
+
 
 NO_SPAN_STATES = frozenset({"broken", "skipped"})
 ENDED_STATES = frozenset({"passed", "failed", "canceled", "timed_out", "expired", "finished"})

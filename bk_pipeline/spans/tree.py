@@ -10,16 +10,11 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from bk_pipeline.spans.ids import SpanIds
-from bk_pipeline.spans.jobs import TimedJob, timed_jobs
-from bk_pipeline.spans.kinds.build import build_span
-from bk_pipeline.spans.kinds.group import group_span
-from bk_pipeline.spans.kinds.job import job_span
-from bk_pipeline.spans.kinds.stage import stage_span, stages
-from bk_pipeline.spans.kinds.step import step_span, steps
-from bk_pipeline.spans.kinds.wait import wait_span
+from bk_pipeline.spans.jobs import Retries, TimedJob, timed_jobs
+from bk_pipeline.spans.kinds.build import build_span, stage_span, stages
+from bk_pipeline.spans.kinds.step import group_span, job_span, step_span, steps, wait_span
 from bk_pipeline.spans.model import Span, SpanKind, SpanOptions, Stage, Trace
 from bk_pipeline.spans.records import Build
-from bk_pipeline.spans.retries import Retries
 from bk_pipeline.spans.timing import Times
 from bk_pipeline.units import NS_PER_MS
 

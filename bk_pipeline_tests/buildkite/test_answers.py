@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineChoice
 from bk_pipeline.errors import (
     AccessDenied,
     NotFound,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.errors import QuotaSpent
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.http.retry import LONGEST_WAIT_S
 from bk_pipeline_tests.buildkite.listed import WHOLE_DAY
 from bk_pipeline_tests.http.scripted import as_json
 

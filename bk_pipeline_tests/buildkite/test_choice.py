@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.buildkite.choice import BranchChoice, PipelineChoice
+from bk_pipeline.buildkite.listing import BranchChoice, PipelineChoice
 
 TEN = tuple(f"p{n}" for n in range(10))
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bk_pipeline.buildkite.choice import BranchChoice, PipelineChoice
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.listing import BranchChoice, PipelineChoice
 from bk_pipeline.errors import (
     ConfigError,
     NotFound,

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineChoice
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.window import Window
 from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, Listed, build

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bk_pipeline.buildkite.choice import PipelineChoice
-from bk_pipeline.buildkite.listing import Sieve, iter_pages, wire_time
+from bk_pipeline.buildkite.listing import PipelineChoice, Sieve, iter_pages, wire_time
 from bk_pipeline.buildkite.paging import Sheet
 from bk_pipeline.errors import ListingTooDeep, RequestRefused
 from bk_pipeline.window import Window

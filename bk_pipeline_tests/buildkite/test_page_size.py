@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.buildkite import page_size
-from bk_pipeline.buildkite.page_size import PageSize
+from bk_pipeline.buildkite import paging
+from bk_pipeline.buildkite.paging import PageSize
 from bk_pipeline_tests.buildkite.listed import WHOLE_DAY, Listed, build, numbers
 
 
 @pytest.fixture
 def small(monkeypatch):
     """As if 20 kB were much: pages of 5 builds of 4 kB are wanted."""
-    monkeypatch.setattr(page_size, "WANTED_BYTES", 20_000)
-    monkeypatch.setattr(page_size, "MOST_BYTES", 80_000)
+    monkeypatch.setattr(paging, "WANTED_BYTES", 20_000)
+    monkeypatch.setattr(paging, "MOST_BYTES", 80_000)
 
 
 class Sized(Listed):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bk_pipeline.buildkite.gate import Gate
+from bk_pipeline.buildkite.api import Gate
 from bk_pipeline.buildkite.quota import Family, Quota
 
 PREFIXES = ("RateLimit", "RateLimit-User")

@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 
 import pytest
 
-from bk_pipeline.buildkite.choice import BranchChoice, PipelineChoice
+from bk_pipeline.buildkite.listing import BranchChoice, PipelineChoice
 from bk_pipeline.errors import AccessDenied, NotFound, TokenRefused, UnexpectedAnswer
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World

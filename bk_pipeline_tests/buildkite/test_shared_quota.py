@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bk_pipeline.buildkite.gate import Gate
+from bk_pipeline.buildkite.api import Gate
 from bk_pipeline.buildkite.shared_quota import LEASE_S, SharedQuota
 from bk_pipeline.errors import QuotaSpent, StorageError
 from bk_pipeline.sandbox.server import Sandbox, running

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bk_pipeline.cli.build_files import builds_in
+from bk_pipeline.cli.spans import builds_in
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline_tests.cli import program
 

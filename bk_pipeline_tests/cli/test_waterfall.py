@@ -6,11 +6,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bk_pipeline.cli.waterfall import waterfall
+from bk_pipeline.cli.trace import waterfall
 from bk_pipeline.text import duration
-from bk_pipeline.waterfall.labels import of_all_jobs, readable
-from bk_pipeline.waterfall.outline import outline
-from bk_pipeline.waterfall.timescale import Timescale
+from bk_pipeline.trace.waterfall import Timescale, of_all_jobs, outline, readable
 from bk_pipeline_tests.builders import make_build, make_job, make_spans
 
 

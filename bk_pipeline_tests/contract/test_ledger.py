@@ -1,4 +1,4 @@
-"""What every ledger keeps of deliveries, as `deliver/receipts.py` and `pipeline/` rely on it."""
+"""What every ledger keeps of deliveries, as `deliver/destination.py` and `pipeline/` rely on it."""
 
 from __future__ import annotations
 

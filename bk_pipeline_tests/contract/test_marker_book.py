@@ -1,4 +1,4 @@
-"""What every ledger keeps of markers, as `markers/placing.py` and `pipeline/` rely on it."""
+"""What every ledger keeps of markers, as `honeycomb/placing.py` and `pipeline/` rely on it."""
 
 from __future__ import annotations
 

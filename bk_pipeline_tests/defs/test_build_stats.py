@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
+from bk_pipeline.analysis.frames import COLUMNS
+from bk_pipeline.analysis.summary import summarize
 from bk_pipeline.defs.plots import LARGEST_BYTES, builds_over_the_day, waterfall
 from bk_pipeline.defs.previews import numbers, text, time_taken
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.spans.table import rows, table_of
-from bk_pipeline.stats.frames import COLUMNS
-from bk_pipeline.stats.summary import summarize
 from bk_pipeline.window import day_window
 from bk_pipeline_tests.builders import make_block, make_build, make_job, make_trace, uid
 from bk_pipeline_tests.worlds import stage

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.listing import PipelineChoice
 from bk_pipeline.defs.newly_finished import Backlog, Place, look
 from bk_pipeline.errors import ServiceUnavailable, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.deliver.pace import Pace, pace_of
+from bk_pipeline.deliver.batching import Pace, pace_of
 from bk_pipeline.errors import DeliveryThrottled
 from bk_pipeline.http.retry import RetryPolicy
 

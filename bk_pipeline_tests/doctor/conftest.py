@@ -9,7 +9,7 @@ import pytest
 
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.doctor.checkup import Checkup
-from bk_pipeline.doctor.installation import Installation
+from bk_pipeline.doctor.findings import Installation
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.conftest import FakeClock

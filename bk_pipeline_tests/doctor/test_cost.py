@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from bk_pipeline.buildkite.choice import PipelineChoice
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.listing import PipelineChoice
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.cost import cost_of
 from bk_pipeline.sandbox.world import World

@@ -14,8 +14,8 @@ from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.environment import CA_BUNDLES
 from bk_pipeline.errors import ConfigError, PipelineError
+from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.http.network import Network
-from bk_pipeline.markers.client import MarkerClient
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.http.scripted import scripted_server
 

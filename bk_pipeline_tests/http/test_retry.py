@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bk_pipeline.errors import AccessDenied, QuotaSpent, ServiceUnavailable
-from bk_pipeline.http.retry import RetryPolicy, retry
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy, retry
 
 FULL = RetryPolicy(deadline_s=100, first_pause_s=1, longest_pause_s=8, draw=lambda: 1.0)
 

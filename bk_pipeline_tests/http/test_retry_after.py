@@ -8,8 +8,7 @@ import pytest
 from bk_pipeline.buildkite.answers import reset_in_s
 from bk_pipeline.defs.failures import RETRY_PAUSE_S, as_dagster_failures
 from bk_pipeline.errors import QuotaSpent
-from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S, retry_after_s, wait_s
+from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy, retry_after_s, wait_s
 from bk_pipeline.http.session import Response
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

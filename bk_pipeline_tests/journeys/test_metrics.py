@@ -13,7 +13,7 @@ from bk_pipeline.defs.partitions import day_of
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.deliver.metrics import OtlpMetrics
 from bk_pipeline.deliver.otlp import OtlpSettings
-from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.deliver.otlp.variables import METRICS
 from bk_pipeline.pipeline import deliver_day, extract_day, transform_day
 from bk_pipeline_tests.worlds import stage
 

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.errors import RetryableError, ServiceUnavailable
-from bk_pipeline.ledger.postgres_locks import lock_number
+from bk_pipeline.ledger.locks import lock_number
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline_tests.deliver.destinations import ScriptedDestination
 from bk_pipeline_tests.deliver.tables import DAY as DELIVERED

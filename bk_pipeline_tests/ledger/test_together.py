@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import insert, select
 
-from bk_pipeline.ledger.opening import open_database
+from bk_pipeline.ledger.database import Together
+from bk_pipeline.ledger.schema import open_database
 from bk_pipeline.ledger.tables import destinations
-from bk_pipeline.ledger.together import Together
 
 PATIENCE_S = 120
 

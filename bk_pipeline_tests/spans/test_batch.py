@@ -7,9 +7,8 @@ import json
 import pytest
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.model import Trace
-from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.table import table_of, traces_of
 from bk_pipeline_tests.builders import make_build, make_job, make_trace, uid
 from bk_pipeline_tests.spans.test_fields import PAYLOADS
 

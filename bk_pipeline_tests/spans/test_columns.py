@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.batch import traces_of
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.model import Trace
-from bk_pipeline.spans.table import SCHEMA, table_of
+from bk_pipeline.spans.table import SCHEMA, table_of, traces_of
 from bk_pipeline.text import cut
 from bk_pipeline_tests.builders import make_trace, uid
 from bk_pipeline_tests.spans.hostile import CHANGES, everything, put

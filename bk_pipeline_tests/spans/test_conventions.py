@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.spans import conventions
+from bk_pipeline.spans import derived
 from bk_pipeline.spans.records import Job, Pipeline, Provider
 
 
@@ -29,9 +29,9 @@ from bk_pipeline.spans.records import Job, Pipeline, Provider
 )
 def test_a_repository_is_named_by_its_page(address, url, owner, name):
     pipeline = Pipeline(repository=address)
-    assert conventions.repository_url(pipeline) == url
-    assert conventions.repository_owner(pipeline) == owner
-    assert conventions.repository_name(pipeline) == name
+    assert derived.repository_url(pipeline) == url
+    assert derived.repository_owner(pipeline) == owner
+    assert derived.repository_name(pipeline) == name
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_repository_is_named_by_its_page(address, url, owner, name):
     ],
 )
 def test_a_provider_is_one_that_the_conventions_know(provider, name):
-    assert conventions.provider(Pipeline(provider=provider)) == name
+    assert derived.provider(Pipeline(provider=provider)) == name
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_a_provider_is_one_that_the_conventions_know(provider, name):
     ],
 )
 def test_a_task_has_a_result_of_the_conventions(fields, result):
-    assert conventions.task_result(Job("a", **fields)) == result
+    assert derived.task_result(Job("a", **fields)) == result

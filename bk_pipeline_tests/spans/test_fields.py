@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from bk_pipeline.spans.fields import ALL, CONVENTIONS, FIELDS, Field, FieldType
+from bk_pipeline.spans.fields import ALL, CONVENTIONS, FIELDS, UNAVAILABLE, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import attributes_of, table_of
-from bk_pipeline.spans.unavailable import UNAVAILABLE
 from bk_pipeline_tests.builders import make_trace
 
 HERE = Path(__file__).parents[1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bk_pipeline.spans.jobs import Retries, Retry, unreplaced
 from bk_pipeline.spans.records import Job, RetrySource
-from bk_pipeline.spans.retries import Retries, Retry, unreplaced
 
 
 def job(name: str, *, source: str | None = None, heir: str | None = None, kind: str | None = None):

@@ -26,8 +26,7 @@ from bk_pipeline.store.compaction import MANY
 from bk_pipeline.store.folder import QUARANTINED, Folder
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.search import SpanSearch
-from bk_pipeline.store.spans import SpanStore
-from bk_pipeline.store.stats import StatsStore
+from bk_pipeline.store.spans import SpanStore, StatsStore
 from bk_pipeline_tests.buildkite.listed import build, text_of
 from bk_pipeline_tests.test_extraction import DAY, HOUR, MINUTE, START
 

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from bk_pipeline import telemetry
-from bk_pipeline.buildkite.gate import Gate
+from bk_pipeline.buildkite.api import Gate
 from bk_pipeline.buildkite.quota import Quota
 
 

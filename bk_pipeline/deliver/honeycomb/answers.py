@@ -40,7 +40,7 @@ from bk_pipeline.http.answers import (
     message_in,
     said_in,
 )
-from bk_pipeline.http.retry_after import retry_after_s
+from bk_pipeline.http.retry import retry_after_s
 from bk_pipeline.http.session import Response
 
 TAKEN = 202

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from threading import Lock, local
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote as percent_encoded
 
 import zstandard
 
@@ -14,23 +15,50 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Answer, Item, Limits
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
-from bk_pipeline.deliver.honeycomb.links import trace_link
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.deliver.max_age import honeycomb_max_age
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
+from bk_pipeline.honeycomb.account import Account, account_in, base_url, dataset_slug, host_shown
 from bk_pipeline.http.answers import unreachable
-from bk_pipeline.http.honeycomb import (
-    Account,
-    account_in,
-    base_url,
-    dataset_slug,
-    host_shown,
-)
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
+from bk_pipeline.units import NS_PER_S
+
+# Around a trace in its link; without times a trace must be of the last two hours.
+LINK_MARGIN_S = 60
+
+
+def trace_link(
+    account: Account, *, endpoint: str, dataset: str, trace_text: str, start_ns: int, end_ns: int
+) -> str:
+    """The page that shows a trace.
+
+    Args:
+        account: Whose it is.
+        endpoint: The API's URL, US or EU.
+        dataset: Its name.
+        trace_text: The trace's id as the events have it.
+        start_ns: The root's start.
+        end_ns: The root's end.
+    """
+    parts = urlsplit(endpoint)
+    host = parts.netloc.replace("api", "ui", 1)
+    environment = (
+        f"/environments/{percent_encoded(account.environment)}" if account.environment else ""
+    )
+    query = urlencode(
+        {
+            "trace_id": trace_text,
+            "trace_start_ts": start_ns // NS_PER_S - LINK_MARGIN_S,
+            "trace_end_ts": -(-end_ns // NS_PER_S) + LINK_MARGIN_S,
+        }
+    )
+    page = f"{percent_encoded(account.team)}{environment}/datasets/{percent_encoded(dataset_slug(dataset))}/trace"
+    return f"{parts.scheme}://{host}/{page}?{query}"
+
 
 # The retention of most plans; what is older is taken with a 202 and never shown.
 MAX_AGE = timedelta(days=60)

@@ -22,7 +22,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as a
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from bk_pipeline.deliver.destination import ACCEPTED, Answer, Outcome, Verdict
-from bk_pipeline.deliver.otlp.signals import TRACES, Signal
+from bk_pipeline.deliver.otlp.variables import TRACES, Signal
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -45,7 +45,7 @@ from bk_pipeline.http.answers import (
     json_object,
     said_in,
 )
-from bk_pipeline.http.retry_after import retry_after_s, wait_s
+from bk_pipeline.http.retry import retry_after_s, wait_s
 from bk_pipeline.http.session import Response
 
 PROTOBUF = ("application/x-protobuf", "application/protobuf", "")

@@ -34,12 +34,15 @@ from bk_pipeline.deliver.arrays import (
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, Dictionary, dictionary, encode
 from bk_pipeline.deliver.otlp import plain
-from bk_pipeline.deliver.otlp.framing import RESOURCE, SPAN, sized, varint
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
+    RESOURCE,
+    SPAN,
     SPAN_BYTES,
     UNSUSPICIOUS_KEYS,
     outer_attributes,
+    sized,
+    varint,
 )
 from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much, keys_of_maps
 from bk_pipeline.deliver.rows import SpanRows

@@ -10,26 +10,105 @@ Variable Specification" and "Resource SDK".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from bk_pipeline.deliver.otlp.naming import destination_name, place_shown
-from bk_pipeline.deliver.otlp.pairs import attributes, headers
 from bk_pipeline.deliver.otlp.shape import SERVICE_NAME
-from bk_pipeline.deliver.otlp.signals import METRICS, TRACES, Signal
 from bk_pipeline.deliver.otlp.variables import (
     DEFAULT_TIMEOUT_MS,
     GENERAL,
+    METRICS,
+    TRACES,
     Compression,
+    Signal,
     Variables,
+    attributes,
+    headers,
     timeouts_of,
 )
 from bk_pipeline.environment import sound
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.session import Timeouts
+
+# Whose spans they are, by name: Grafana's Tempo and Mimir, Honeycomb (classic), Axiom, OpenObserve.
+TENANT_HEADERS = (
+    "x-scope-orgid",
+    "x-tenant-id",
+    "x-honeycomb-dataset",
+    "x-axiom-dataset",
+    "organization",
+    "stream-name",
+)
+DEFAULT_PORTS = {"https": 443, "http": 80}
+HASH_DIGITS = 8
+# A part of a path that may be a key, as Sumo Logic's is: long, the more so without digits.
+OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z]).{16,}|.{24,}")
+
+
+def destination_name(
+    url: str, headers: Mapping[str, str], account: str, *, kind: str = "otlp"
+) -> str:
+    """`<kind>:<host>[:port]/<path>`, and `#` with what tells the tenants of it apart.
+
+    Parts of the path that may be secrets stand there as short hashes; so does the tenant.
+    Scheme and query are no part of it: the same place answers to both schemes, and queries
+    hold keys. Nor are spellings of one place: upper case in the host, a dot behind it, a slash
+    at the end of the path, or two instead of one.
+    """
+    tenants = [f"{name}={headers[name]}" for name in TENANT_HEADERS if headers.get(name)]
+    tenants += _user(headers)
+    marks = [account] if account else []
+    if tenants:
+        marks.append(_hash("\0".join(tenants)))
+    return f"{kind}:{place_shown(url)}" + "".join(f"#{mark}" for mark in marks)
+
+
+def place_shown(url: str) -> str:
+    """`<host>[:port]/<path>` with short hashes for what may be secret."""
+    parts = urlsplit(url)
+    segments = [one for one in parts.path.split("/") if one]
+    shown = [_hash(one) if OPAQUE.fullmatch(one) else one for one in segments]
+    return f"{_netloc(parts)}/{'/'.join(shown)}"
+
+
+def secrets_in(url: str) -> list[str]:
+    """What a URL's path and query hold that should not be shown."""
+    parts = urlsplit(url)
+    values = [pair.partition("=")[2] for pair in parts.query.split("&")]
+    opaque = [one for one in parts.path.split("/") if OPAQUE.fullmatch(one)]
+    return [one for one in (parts.query, *values, *opaque) if one]
+
+
+def _netloc(parts: SplitResult) -> str:
+    host = (parts.hostname or "").rstrip(".")
+    shown = f"[{host}]" if ":" in host else host
+    ours = parts.port is not None and parts.port != DEFAULT_PORTS.get(parts.scheme)
+    return f"{shown}:{parts.port}" if ours else shown
+
+
+def _user(headers: Mapping[str, str]) -> Iterator[str]:
+    """The user of basic authentication. Without a password it is a secret itself."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return
+    try:
+        user, _, password = base64.b64decode(credentials).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return
+    if user and password:
+        yield f"user={user}"
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
 
 ACCOUNT = "BK_PIPELINE_OTLP_ACCOUNT"
 DEFAULT_SERVICE_NAME = "buildkite"

@@ -16,7 +16,6 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from bk_pipeline.deliver.otlp.framing import varint
 from bk_pipeline.deliver.otlp.shape import (
     BUILT_IN_COLUMNS,
     MAP_PREFIXES,
@@ -24,6 +23,7 @@ from bk_pipeline.deliver.otlp.shape import (
     SPAN_BYTES,
     SPAN_COLUMNS,
     TRIMMED,
+    varint,
 )
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.text import cut

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bk_pipeline.spans import ids as plain_ids
 from bk_pipeline.spans.ids import SpanIds
-from bk_pipeline.spans.jobs import TimedJob
-from bk_pipeline.spans.model import Group, Span, SpanKind, Stage, Step
+from bk_pipeline.spans.jobs import Outcome, Retries, TimedJob, status_of_all, unreplaced
+from bk_pipeline.spans.model import Group, Link, Span, SpanKind, SpanStatus, Stage, Step
 from bk_pipeline.spans.records import Job
-from bk_pipeline.spans.retries import Retries, unreplaced
-from bk_pipeline.spans.status import Outcome, status_of_all
 
 STEP = SpanKind.STEP
 # A job's type, and what its step is called in a pipeline file. An input step's job is
@@ -118,3 +117,79 @@ def _begin(one: TimedJob, stage: Stage) -> int:
     if one.manual or begin is None or begin > one.start_ns:
         return one.start_ns
     return begin if begin >= stage.start_ns else min(stage.start_ns, one.start_ns)
+
+
+def group_span(
+    group: Group, steps: Sequence[Span], *, span_id: str, parent_id: str, stage: Stage
+) -> Span:
+    """The span of one group in one stage, as long as its `steps` (at least one) together."""
+    code, error_type = status_of_all([(step.status, step.error_type) for step in steps])
+    return Span(
+        kind=SpanKind.GROUP,
+        span_id=span_id,
+        parent_id=parent_id,
+        start_ns=min(step.start_ns for step in steps),
+        end_ns=max(step.end_ns for step in steps),
+        status=code,
+        error_type=error_type,
+        stage=stage,
+        group=group,
+        step=Step(identity=group.key, key=group.key, type="group", group=group),
+        adjusted=any(step.adjusted for step in steps),
+    )
+
+
+JOB = SpanKind.JOB
+
+
+def job_span(timed: TimedJob, step: Span, ids: SpanIds, *, links: bool) -> Span:
+    """The span of one attempt, under its step's in the stage where it ran."""
+    job = timed.job
+    code, error_type = timed.outcome
+    return Span(
+        kind=JOB,
+        span_id=ids.job(job.id),
+        parent_id=step.span_id,
+        start_ns=timed.start_ns,
+        end_ns=timed.end_ns,
+        status=code,
+        error_type=error_type,
+        stage=step.stage,
+        group=step.group,
+        step=step.step,
+        job=job,
+        started=timed.started,
+        wait_ms=timed.wait_ms,
+        links=_links(timed, ids) if links and (timed.retry or job.triggered_build) else (),
+        adjusted=timed.adjusted,
+    )
+
+
+def _links(timed: TimedJob, ids: SpanIds) -> tuple[Link, ...]:
+    """To the attempt that this one replaces, and to the build that it triggered."""
+    triggered = timed.job.triggered_build.id if timed.job.triggered_build else None
+    links = []
+    if timed.retry is not None:
+        links.append(Link(ids.trace, ids.job(timed.retry.of)))
+    if triggered:
+        links.append(Link(plain_ids.trace_id(triggered), plain_ids.root_span_id(triggered)))
+    return tuple(links)
+
+
+def wait_span(timed: TimedJob, step: Span, ids: SpanIds) -> Span | None:
+    """The span of one attempt's wait; None if it did not wait, or nobody knows for how long."""
+    if timed.runnable_ns is None or not timed.wait_ms:
+        return None
+    return Span(
+        kind=SpanKind.WAIT,
+        span_id=ids.derived(SpanKind.WAIT, timed.job.id),
+        parent_id=step.span_id,
+        start_ns=timed.runnable_ns,
+        end_ns=timed.start_ns,
+        status=SpanStatus.UNSET,
+        stage=step.stage,
+        group=step.group,
+        step=step.step,
+        job=timed.job,
+        wait_ms=timed.wait_ms,
+    )

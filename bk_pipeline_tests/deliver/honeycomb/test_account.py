@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.deliver.honeycomb import Honeycomb
-from bk_pipeline.deliver.honeycomb.links import trace_link
+from bk_pipeline.deliver.honeycomb.destination import trace_link
 from bk_pipeline.errors import (
     AccessDenied,
     ConfigError,
@@ -11,7 +11,7 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.honeycomb import Account, base_url, dataset_slug
+from bk_pipeline.honeycomb.account import Account, base_url, dataset_slug
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bk_pipeline.deliver.honeycomb import codec
+from bk_pipeline.deliver.honeycomb.codec import fitted
 from bk_pipeline.deliver.honeycomb.shape import (
     EVENT_BYTES,
     EVENT_COLUMNS,
@@ -13,7 +14,6 @@ from bk_pipeline.deliver.honeycomb.shape import (
     TRIMMED,
     Shape,
 )
-from bk_pipeline.deliver.honeycomb.trimming import fitted
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.text import CUT_MARK

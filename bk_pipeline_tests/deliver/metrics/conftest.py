@@ -8,7 +8,7 @@ import pytest
 
 from bk_pipeline.deliver.metrics import OtlpMetrics
 from bk_pipeline.deliver.otlp import OtlpSettings
-from bk_pipeline.deliver.otlp.signals import METRICS
+from bk_pipeline.deliver.otlp.variables import METRICS
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import Timeouts
 

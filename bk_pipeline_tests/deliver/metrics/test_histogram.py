@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 
-from bk_pipeline.deliver.metrics.histogram import MAX_BUCKETS, histogram
+from bk_pipeline.deliver.metrics.points import MAX_BUCKETS, histogram
 
 DRAW = random.Random(20261121)
 HOUR_MS = 3_600_000

@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 import pytest
 
 from bk_pipeline.deliver.metrics import measurements
-from bk_pipeline.deliver.metrics.instruments import DIMENSIONS, INSTRUMENTS
+from bk_pipeline.deliver.metrics.measurements import DIMENSIONS, INSTRUMENTS
 from bk_pipeline.deliver.metrics.points import points_of
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS

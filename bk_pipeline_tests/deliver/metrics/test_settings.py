@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.deliver.otlp import OtlpSettings
-from bk_pipeline.deliver.otlp.signals import METRICS
-from bk_pipeline.deliver.otlp.variables import Compression
+from bk_pipeline.deliver.otlp.variables import METRICS, Compression
 from bk_pipeline.errors import ConfigError
 
 

@@ -21,7 +21,7 @@ from bk_pipeline.errors import (
     TokenRefused,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.retry_after import LONGEST_WAIT_S
+from bk_pipeline.http.retry import LONGEST_WAIT_S
 from bk_pipeline.http.session import Response
 
 PLACE = "The OTLP endpoint h:4318/v1/traces"

@@ -9,8 +9,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bk_pipeline.deliver.otlp.codec import attribute
-from bk_pipeline.deliver.otlp.framing import varint
 from bk_pipeline.deliver.otlp.plain import key_value
+from bk_pipeline.deliver.otlp.shape import varint
 from bk_pipeline.text import CUT_MARK, VALUE_LIMIT_BYTES
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import numbers, texts
 

@@ -11,8 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import MANY
 from bk_pipeline.deliver.otlp import codec, plain
-from bk_pipeline.deliver.otlp.framing import SPAN, body_of, sized
-from bk_pipeline.deliver.otlp.shape import SPAN_BYTES
+from bk_pipeline.deliver.otlp.shape import SPAN, SPAN_BYTES, body_of, sized
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import (

@@ -7,7 +7,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from bk_pipeline.deliver.batching import Batching, body_bytes
 from bk_pipeline.deliver.destination import Item, Limits
 from bk_pipeline.deliver.otlp.codec import attribute
-from bk_pipeline.deliver.otlp.framing import FRAMING_BYTES, RESOURCE, SPAN, body_of, sized
+from bk_pipeline.deliver.otlp.shape import FRAMING_BYTES, RESOURCE, SPAN, body_of, sized
 
 LIMITS = Limits(5_000, 20, shared_framing_bytes=FRAMING_BYTES)
 RESOURCES = [

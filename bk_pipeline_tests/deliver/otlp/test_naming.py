@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from bk_pipeline.deliver.otlp.naming import destination_name, place_shown, secrets_in
+from bk_pipeline.deliver.otlp.settings import destination_name, place_shown, secrets_in
 
 URL = "https://collector.example.com/v1/traces"
 TOKEN = "ZaVnC4dhaV1ABCDEFGhijk0123"

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from bk_pipeline.deliver.honeycomb import codec as honeycomb
 from bk_pipeline.deliver.honeycomb.shape import Shape
 from bk_pipeline.deliver.otlp import codec as otlp
-from bk_pipeline.deliver.otlp.framing import body_of
+from bk_pipeline.deliver.otlp.shape import body_of
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.sandbox.world import World, build_as_of
 from bk_pipeline.spans.records import decode_build

@@ -10,8 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from bk_pipeline.deliver.honeycomb import codec as honeycomb
 from bk_pipeline.deliver.honeycomb.shape import EVENT_COLUMNS, Shape
 from bk_pipeline.deliver.otlp import codec
-from bk_pipeline.deliver.otlp.framing import body_of
-from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, TRIMMED
+from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, TRIMMED, body_of
 from bk_pipeline.deliver.otlp.trimming import fitted
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.text import CUT_MARK

@@ -1,0 +1,262 @@
+"""What people named things, fit for a terminal: emoji shown, and nothing that moves the cursor."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rich.emoji import Emoji
+
+from bk_pipeline.display import plain
+from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.units import NS_PER_MS
+
+SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
+PLACEHOLDER = re.compile(r"%[nNt]\b|\{\{[^}]*\}\}")
+# Not printable by itself, and part of many an emoji.
+JOINER = "\u200d"
+
+
+def readable(label: str) -> str:
+    """One line. `:rocket:` becomes the emoji; of codes that no font has, the words stay.
+
+    `:jest: Unit tests` is "Unit tests" and `:pipeline:` "pipeline": an organization's own
+    emoji are pictures on Buildkite's pages.
+    """
+    shown = Emoji.replace(label)
+    bare = SHORTCODE.sub("", shown)
+    if not bare.strip():
+        bare = SHORTCODE.sub(lambda match: f" {match[1]} ", shown)
+    lines = "".join(c if c.isprintable() or c == JOINER else " " for c in bare)
+    return " ".join(plain(lines).split())
+
+
+def of_all_jobs(label: str) -> str:
+    """A step's label without what only its jobs fill in: `%n`, `%N`, `%t`, `{{matrix.os}}`."""
+    return " ".join(PLACEHOLDER.sub("", label).split()) or label
+
+
+Span = dict[str, Any]
+
+# How many children of one parent are shown, from generous to sparse.
+CHILDREN = (100, 50, 25, 12, 6, 3)
+JOB_WORDS = {"ok": "passed", "error": "failed", "unset": "canceled or forgiven"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A span, or several that are only counted: then `span` is None and `jobs` says how many.
+
+    Attributes:
+        depth: Steps from the root.
+        jobs: Folded jobs by status.
+    """
+
+    depth: int
+    span: Span | None
+    start_ns: int
+    end_ns: int
+    jobs: Counter[str]
+
+    @property
+    def folded_words(self) -> str:
+        """`… 388 more: 380 passed, 8 canceled or forgiven`."""
+        parts = [f"{self.jobs[one]:,} {word}" for one, word in JOB_WORDS.items() if self.jobs[one]]
+        return f"… {self.jobs.total():,} more: {', '.join(parts)}"
+
+
+def outline(spans: Sequence[Span], *, most_lines: int | None = None) -> list[Line]:
+    """A line each, parents before their children, these in order of start.
+
+    A step with one job is that job. If there are more than `most_lines`, of each parent's
+    children only some are shown, failed ones first and then the longest, and the jobs of
+    the others are counted in a line behind them.
+    """
+    tree = _Tree(spans)
+    lines = list(tree.lines(None))
+    for most in CHILDREN:
+        if most_lines is None or len(lines) <= most_lines:
+            break
+        lines = list(tree.lines(most))
+    return lines
+
+
+class _Tree:
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._children: dict[str | None, list[Span]] = defaultdict(list)
+        present = {span["span_id"] for span in spans}
+        for span in spans:
+            parent = span.get("parent_span_id")
+            self._children[parent if parent in present else None].append(span)
+        for children in self._children.values():
+            children.sort(key=lambda one: (one["start_unix_nano"], one["end_unix_nano"]))
+
+    def lines(self, most: int | None) -> Iterator[Line]:
+        """All lines, at most `most` children of each parent among them."""
+        return self._below(None, 0, most)
+
+    def _below(self, parent: str | None, depth: int, most: int | None) -> Iterator[Line]:
+        children = self._children[parent]
+        shown = children
+        if most is not None and len(children) > most:
+            chosen = {id(one) for one in sorted(children, key=_interest)[: most - 1]}
+            shown = [one for one in children if id(one) in chosen]
+        for span in shown:
+            inside = self._children[span["span_id"]]
+            if span["name"] == SpanKind.STEP and len(inside) == 1:
+                yield _line(depth, inside[0])
+            else:
+                yield _line(depth, span)
+                yield from self._below(span["span_id"], depth + 1, most)
+        if len(shown) < len(children):
+            kept = {id(one) for one in shown}
+            yield self._folded(depth, [one for one in children if id(one) not in kept])
+
+    def _folded(self, depth: int, spans: Sequence[Span]) -> Line:
+        jobs: Counter[str] = Counter()
+        waiting = list(spans)
+        while waiting:
+            span = waiting.pop()
+            jobs[span["status"]] += span["name"] == SpanKind.JOB
+            waiting += self._children[span["span_id"]]
+        start = min(one["start_unix_nano"] for one in spans)
+        end = max(one["end_unix_nano"] for one in spans)
+        return Line(depth, None, start, end, jobs)
+
+
+def _line(depth: int, span: Span) -> Line:
+    return Line(depth, span, span["start_unix_nano"], span["end_unix_nano"], Counter())
+
+
+def _interest(span: Span) -> tuple[bool, int]:
+    """What is to be seen first sorts first."""
+    return span["status"] != "error", span["start_unix_nano"] - span["end_unix_nano"]
+
+
+# A pause longer than all that happened is drawn as long as this share of it.
+SHORTENED = 0.3
+
+
+class Timescale:
+    """From `began` to `ended` on `columns` columns.
+
+    Args:
+        began: First moment, in nanoseconds as all others.
+        ended: Last moment.
+        busy: When something happened: from, to; in any order, overlapping or not.
+        columns: At least one.
+    """
+
+    def __init__(
+        self, began: int, ended: int, busy: Iterable[tuple[int, int]], *, columns: int
+    ) -> None:
+        self._columns = columns
+        happened = _merged(busy)
+        total = sum(end - start for start, end in happened)
+        edges = [(began, began), *happened, (max(ended, began + 1),) * 2]
+        self._moments, self._places = [began], [0.0]
+        self.shortened = False
+        for (_, pause), (start, end) in pairwise(edges):
+            length = float(max(start - pause, 0))
+            if total and length > total:
+                length, self.shortened = SHORTENED * total, True
+            for moment, place in ((start, length), (end, float(end - start))):
+                self._moments.append(moment)
+                self._places.append(self._places[-1] + place)
+
+    def column(self, moment: int) -> int:
+        """The column that `moment` falls into, from 0 to `columns`."""
+        at = bisect_right(self._moments, moment)
+        if at == 0:
+            return 0
+        if at == len(self._moments):
+            return self._columns
+        first, last = self._moments[at - 1], self._moments[at]
+        share = (moment - first) / max(last - first, 1)
+        place = self._places[at - 1] + share * (self._places[at] - self._places[at - 1])
+        return int(place / self._places[-1] * self._columns)
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same moments as spans in order that do not touch."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def name_of(span: Span) -> str:
+    """What a person calls it."""
+    attributes = span["attributes"]
+    match span["name"]:
+        case SpanKind.BUILD:
+            slug = span["resource"].get("buildkite.pipeline.slug", "")
+            return f"{readable(slug)} #{attributes.get('buildkite.build.number', '')}"
+        case SpanKind.STAGE:
+            return f"stage {attributes.get('buildkite.build.stage', '')}"
+        case SpanKind.GROUP:
+            return f"group {readable(attributes.get('buildkite.step.group.key', ''))}"
+        case _:
+            names = ("job.label", "step.label", "step.key", "job.type", "step.type")
+            found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
+            label = next((name for name in found if name), "step")
+            return of_all_jobs(label) if span["name"] == SpanKind.STEP else label
+
+
+def notes_of(span: Span) -> str:
+    """What is worth knowing of a span besides its name, separated by commas."""
+    own = {name.removeprefix("buildkite."): value for name, value in span["attributes"].items()}
+    if span["name"] == SpanKind.BUILD:
+        blocked = own.get("build.blocked_state")
+        return f"{own.get('build.state', '')}{', blocked' if blocked else ''}"
+    if span["name"] not in {SpanKind.JOB, SpanKind.WAIT}:
+        return ""
+    index, retries = own.get("job.parallel.index"), own.get("job.retries_count")
+    notes = (
+        "" if index is None else f"{index + 1}/{own.get('job.parallel.total', '?')}",
+        f"attempt {retries + 1}" if retries else "",
+        "retried" if own.get("job.retried") else "",
+        "soft failed" if own.get("job.soft_failed") else "",
+        _ending(own),
+        "never started" if own.get("job.started") is False else "",
+    )
+    return ", ".join(note for note in notes if note)
+
+
+def _ending(job: dict[str, Any]) -> str:
+    """How a job ended, unless it passed: `exit 1`, `timed out`, `agent lost`."""
+    if job.get("error.type") == "agent_lost":
+        return "agent lost"
+    state, exit_status = job.get("job.state"), job.get("job.exit_status")
+    if state == "failed":
+        return "" if exit_status is None else f"exit {exit_status}"
+    return "" if state in {None, "passed", "finished"} else str(state).replace("_", " ")
+
+
+def timescale_of(spans: Sequence[Span], *, columns: int) -> Timescale:
+    busy = [
+        (waiting_since(span), span["end_unix_nano"])
+        for span in spans
+        if span["name"] == SpanKind.JOB and not is_manual(span)
+    ]
+    began = min(one["start_unix_nano"] for one in spans)
+    ended = max(one["end_unix_nano"] for one in spans)
+    inside = [(max(start, began), min(end, ended)) for start, end in busy]
+    return Timescale(began, ended, inside, columns=columns)
+
+
+def waiting_since(span: Span) -> int:
+    wait_ms = span["attributes"].get("buildkite.job.wait_time_ms") or 0
+    return int(span["start_unix_nano"]) - wait_ms * NS_PER_MS
+
+
+def is_manual(span: Span) -> bool:
+    return bool(span["attributes"].get("buildkite.job.type") == "manual")

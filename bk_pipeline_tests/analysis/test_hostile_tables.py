@@ -1,0 +1,77 @@
+"""Statistics and their report accept every span table that the transform can write."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from bk_pipeline.analysis.frames import COLUMNS
+from bk_pipeline.analysis.summary import DayStats, summarize
+from bk_pipeline.defs.previews import stats_preview
+from bk_pipeline.spans.table import SCHEMA, rows
+from bk_pipeline.window import Window
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table
+from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
+
+DAY = Window(datetime(2025, 10, 9, tzinfo=UTC), datetime(2025, 10, 10, tzinfo=UTC))
+
+
+def summarized(*tables) -> DayStats:
+    """The statistics of these tables, written as Arrow and shown as the asset shows them."""
+    found = summarize("2025-10-09", [table.select(list(COLUMNS)) for table in tables])
+    for table, written in found.tables().items():
+        assert written.schema == table.schema
+    shown = stats_preview(
+        found,
+        DAY,
+        ZoneInfo("UTC"),
+        spans_of=lambda trace_id: [
+            row for table in tables for row in rows(table) if row["trace_id"] == trace_id
+        ],
+        link_of=lambda *_: None,
+    )
+    # What Dagster refuses, it refuses here.
+    dg.AssetMaterialization("build_stats", metadata=shown)
+    return found
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(st.lists(odd_tables(), max_size=3))
+def test_odd_values_nulls_and_no_rows(tables):
+    found = summarized(*tables)
+    names = [name for table in tables for name in table["name"].to_pylist()]
+    assert len(found.builds) == names.count("buildkite.build")
+
+
+@pytest.mark.parametrize("words", [127, 128, 129, 400, 33_000])
+def test_columns_with_many_distinct_values(words):
+    table = large_table(3 * min(words, 700), words=words)
+    found = summarized(table)
+    assert len(found.pipelines) > 100
+    assert found.pipelines["builds"].sum() == table["name"].to_pylist().count("buildkite.build")
+
+
+def test_a_table_without_rows():
+    assert summarized(SCHEMA.empty_table()).builds.empty
+
+
+def test_spans_that_last_for_years():
+    table = large_table(40, words=5)
+    for length in (timedelta(days=1_200), timedelta(days=30_000)):
+        ends = [start + length for start in table["start"].to_pylist()]
+        at = table.schema.get_field_index("end")
+        field = table.schema.field(at)
+        longer = table.set_column(at, field, pa.array(ends, field.type))
+        found = summarized(longer)
+        assert found.steps["duration_p50_s"].dropna().eq(length.total_seconds()).all()

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pytest
+
+from bk_pipeline.honeycomb.matching import columns_for, markers_in
+from bk_pipeline_tests.builders import (
+    BEGAN,
+    at,
+    make_agent,
+    make_block,
+    make_build,
+    make_job,
+    make_pipeline,
+    make_retry,
+    uid,
+)
+
+START = int(BEGAN.timestamp())
+
+
+@pytest.fixture
+def marked(rules_of, spans):
+    """The markers that one rule makes of payloads, by their messages."""
+
+    def marked(rule, *payloads):
+        rules = rules_of(rule).rules
+        table = spans(*payloads).select(columns_for(rules))
+        wanted, _ = markers_in([table], rules)
+        return {marker.message: marker for marker in wanted.values()}
+
+    return marked
+
+
+def builds(**values):
+    """A build for each value of a field, numbered from 1."""
+    [(name, each)] = values.items()
+    return [
+        make_build([], id=uid(f"build {number}"), number=number, **{name: value})
+        for number, value in enumerate(each, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "payloads", "taken"),
+    [
+        ("", builds(branch=["main", "x"]), "12"),
+        ('branch = "main"', builds(branch=["main", "maine", None]), "1"),
+        ('branch = ["main", "rel/*"]', builds(branch=["main", "rel/1", "x"]), "12"),
+        ('branch = "!main"', builds(branch=["main", "rel/1", None]), "2"),
+        ('branch = ["rel/*", "!rel/2"]', builds(branch=["rel/1", "rel/2", "x"]), "1"),
+        ('branch = "Main"', builds(branch=["main"]), ""),
+        ('pipeline = "we*"', builds(pipeline=[make_pipeline("web"), make_pipeline("api")]), "1"),
+        ('state = "failed"', builds(state=["passed", "failed", "canceled"]), "2"),
+        ('source = "schedule"', builds(source=["webhook", "schedule"]), "2"),
+        ('source = "ui"\nbranch = "main"', builds(source=["ui", "webhook"]), "1"),
+    ],
+    ids=[
+        "all", "branch", "one of several", "all but", "several but", "case", "pipeline", "state",
+        "source", "two conditions",
+    ],
+)  # fmt: skip
+def test_builds_are_taken_that_fulfil_every_condition(marked, rule, payloads, taken):
+    assert sorted(marked(rule, *payloads)) == [f"#{number}" for number in taken]
+
+
+def job_build():
+    return make_build(
+        [
+            make_job("test", run_s=5),
+            make_job("deploy-web", run_s=100, step={"id": uid("s"), "label": "Deploy"}),
+            make_job("late", wait_s=700, agent=make_agent(meta_data=["queue=big"])),
+            make_job("flaky", state="failed"),
+            make_job("never", run_s=None, state="expired", expired_at=at(900), runnable_s=100),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "taken"),
+    [
+        ("", "deploy-web flaky late never test"),
+        ('step_key = "deploy*"', "deploy-web"),
+        ('job_name = "*late*"', "late"),
+        ('state = ["failed", "expired"]', "flaky never"),
+        ('queue = "big"', "late"),
+        ('branch = "main"\nstep_key = "test"', "test"),
+        ("min_duration_s = 60", "deploy-web"),
+        ("min_wait_s = 700", "late never"),
+        ("min_wait_s = 700.5", "never"),
+        ("min_wait_s = 801", ""),
+    ],
+    ids=[
+        "all", "step key", "name", "state", "queue", "of the build and its own", "duration", "wait",
+        "a longer wait", "too long a wait",
+    ],
+)  # fmt: skip
+def test_jobs_are_taken_that_fulfil_every_condition(marked, rule, taken):
+    found = marked(f'on = "job"\nmessage = "{{buildkite.step.key}}"\n{rule}', job_build())
+
+    assert " ".join(sorted(found)) == taken
+
+
+def test_builds_are_measured_without_pauses_and_by_their_queue(marked):
+    old = make_job("a", wait_s=30, run_s=10)
+    new = make_retry(old, made_s=50_000, run_s=10, wait_s=0)
+    build = make_build([old, new])
+
+    assert marked("min_duration_s = 40", build)
+    assert not marked("min_duration_s = 60", build)
+    assert marked("min_wait_s = 31", build)
+    assert not marked("min_wait_s = 32", build)
+
+
+@pytest.mark.parametrize(
+    ("rule", "place"),
+    [
+        ('at = "start"', (0, None)),
+        ('at = "finish"', (1_712, None)),
+        ('at = "start-to-finish"', (0, 1_712)),
+        ('at = "wait"', (0, 711)),
+        ('on = "job"\nat = "start"', (711, None)),
+        ('on = "job"\nat = "finish"', (1_711, None)),
+        ('on = "job"\nat = "start-to-finish"', (711, 1_711)),
+        ('on = "job"\nat = "wait"', (11, 711)),
+    ],
+    ids=lambda value: value.replace("\n", " ") if isinstance(value, str) else "",
+)
+def test_a_marker_is_a_point_or_a_range_in_whole_seconds(marked, rule, place):
+    build = make_build([make_job(runnable_s=11.4, wait_s=700, run_s=1_000.5)])
+
+    [marker] = marked(rule, build).values()
+
+    end = marker.end_time and marker.end_time - START
+    assert (marker.start_time - START, end) == place
+
+
+def test_a_job_that_never_got_an_agent_waited_until_it_ended(marked):
+    build = make_build([make_job(run_s=None, state="expired", expired_at=at(900), runnable_s=100)])
+    rule = 'on = "job"\nat = "wait"\nmessage = "waited {buildkite.job.wait_time_ms}"'
+
+    [marker] = marked(rule, build).values()
+
+    assert (marker.start_time - START, marker.end_time - START) == (100, 900)
+    assert marker.message == "waited 13 m 20 s"
+
+
+def test_without_a_wait_there_is_no_range_of_it(marked):
+    assert not marked('on = "job"\nat = "wait"', make_build([make_job(runnable_s=None, run_s=1)]))
+
+
+def test_a_marker_leads_to_the_build_the_job_or_where_the_rule_says(marked):
+    build = make_build([make_job()])
+
+    [of_build] = marked("", build).values()
+    [of_job] = marked('on = "job"', build).values()
+    [elsewhere] = marked('url = "https://d.example/{buildkite.build.branch}"', build).values()
+
+    assert of_build.url == "https://buildkite.com/acme/shop/builds/7"
+    assert of_job.url == f"https://buildkite.com/acme/shop/builds/7#{uid('job test')}"
+    assert elsewhere.url == "https://d.example/main"
+
+
+def test_a_block_step_leads_to_its_build(marked):
+    build = make_build([make_job(), make_block(unblocked_s=60)])
+
+    [marker] = marked('on = "job"\nstate = "unblocked"', build).values()
+
+    assert marker.url == "https://buildkite.com/acme/shop/builds/7"
+
+
+def test_of_a_build_that_comes_again_the_last_counts(rules_of, spans):
+    rules = rules_of('state = "failed"', 'state = "passed"').rules
+    failed, passed = (spans(make_build(state=state)) for state in ("failed", "passed"))
+
+    first, _ = markers_in([failed], rules)
+    both, _ = markers_in([failed, passed], rules)
+    back, _ = markers_in([failed, passed, failed], rules)
+
+    assert [subject.rule for subject in first] == ["r1"]
+    assert [subject.rule for subject in both] == ["r2"]
+    assert list(back) == list(first)
+
+
+def test_spans_of_interest_are_told_if_they_are_there(rules_of, spans):
+    rules = rules_of('state = "canceled"').rules
+    here = spans(make_build())
+    key = (bytes.fromhex(here["trace_id"][0].as_py()), bytes.fromhex(here["span_id"][0].as_py()))
+    other = (key[0], b"12345678")
+
+    assert markers_in([here], rules, held={key, other}) == ({}, {key})
+
+
+def test_a_table_without_rows_and_rules_without_number_make_nothing(rules_of, spans):
+    rules = rules_of('on = "job"\nmin_wait_s = 1', "").rules
+
+    assert markers_in([spans()], rules) == ({}, set())
+    assert markers_in([spans(make_build())], ()) == ({}, set())

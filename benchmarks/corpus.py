@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.sandbox.as_of import build_as_of
+from bk_pipeline.sandbox.world import World
 
 SEED = 7
 DAY = date(2025, 3, 13)  # a Thursday: the sandbox's weekends have fewer builds

@@ -128,7 +128,7 @@ def _befallen(
     name = destination.name
     Ledger.open(path, clock=clock).close()
     if trouble.kind:
-        sandbox.faults.order(
+        sandbox.faults.inject(
             target.service,
             trouble.kind,
             **{"path": target.path, "after": BEFORE, **trouble.details},

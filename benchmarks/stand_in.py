@@ -23,9 +23,10 @@ import msgspec
 
 from benchmarks.corpus import DAY, SEED
 from bk_pipeline.cli.sandbox import environment
-from bk_pipeline.sandbox.moments import text_of
+from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, serve
-from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.sandbox.times import format_time
+from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 
 KEY = DAY.isoformat()
@@ -101,7 +102,7 @@ def late_builds(count: int, series: int) -> list[dict[str, Any]]:
         text = msgspec.json.encode(build).decode()
         for id_ in [build["id"], *(job["id"] for job in build["jobs"])]:
             text = text.replace(id_, f"{series:04x}{number:04x}{id_[8:]}"[:36])
-        changed = {"number": 10_000_000 + series * count + number, "finished_at": text_of(now)}
+        changed = {"number": 10_000_000 + series * count + number, "finished_at": format_time(now)}
         builds.append(msgspec.json.decode(text) | changed)
     return builds
 
@@ -124,7 +125,7 @@ def peak_bytes(pid: int) -> int:
 def main(builds: str, limits: str = "") -> None:
     world = World(seed=SEED, days=1, builds_per_day=int(builds), today=DAY + timedelta(days=1))
     world.builds(DAY)
-    stand_in = Sandbox(world, limits=bool(limits), keep_events=False, keep_answers=True)
+    stand_in = Sandbox(world, limits=bool(limits), keep_events=False, cache_responses=True)
 
     def announce(url: str) -> None:
         sys.stdout.write(json.dumps(environment(stand_in, url)) + "\n")

@@ -29,7 +29,7 @@ class Trouble:
     Attributes:
         name: For people.
         kind: The sandbox's name for it; "" if it does not befall the service.
-        details: As `Faults.order` takes them.
+        details: As `Faults.inject` takes them.
         targets: The destinations that can have it.
         batch_items: How many spans are in a batch.
         ledger: What befalls the ledger at the path, during the first run.

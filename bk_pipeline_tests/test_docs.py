@@ -16,7 +16,8 @@ from rich.console import Console
 
 from bk_pipeline.cli.main import cli
 from bk_pipeline.cli.trace import LEGEND, waterfall
-from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.sandbox.as_of import build_as_of
+from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.builders import make_spans
 

@@ -144,7 +144,7 @@ def test_a_clock_that_is_minutes_off_misses_nothing(play, clock, minutes):
 
 
 def test_a_date_header_that_is_no_time_is_ignored(scene, clock):
-    scene.sandbox.faults.order("buildkite", "status", status=200, body=[], headers={"date": "?"})
+    scene.sandbox.faults.inject("buildkite", "status", status=200, body=[], headers={"date": "?"})
     assert scene.extract().watermark == clock.now()
 
 
@@ -202,7 +202,7 @@ def test_a_listing_that_changes_while_it_is_read_is_read_whole(*, scene, clock, 
 
 def test_waits_and_requests_are_counted(scene, clock):
     finished_builds(scene, 150)
-    scene.sandbox.faults.order("buildkite", "status", status=503, headers={"retry-after": "20"})
+    scene.sandbox.faults.inject("buildkite", "status", status=503, headers={"retry-after": "20"})
 
     found = scene.extract()
 

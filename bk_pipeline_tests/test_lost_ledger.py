@@ -251,7 +251,7 @@ def test_a_data_directory_that_is_gone_with_the_ledger_kept_sends_nothing_again(
 
 def test_what_a_person_took_out_of_the_ledger_is_no_loss(it):
     ledger = it.new_ledger()
-    it.scene.sandbox.faults.order("honeycomb", "event_status", status=400, indexes=[0, 1])
+    it.scene.sandbox.faults.inject("honeycomb", "event_status", status=400, indexes=[0, 1])
     it.deliver(ledger)
     name = it.destination.name
 

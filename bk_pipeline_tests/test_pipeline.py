@@ -91,7 +91,7 @@ def test_a_build_that_finishes_again_is_stored_again(scene, client):
 
 
 def test_a_listing_that_breaks_leaves_the_watermark_and_the_next_run_completes_it(scene, client):
-    scene.sandbox.faults.order("buildkite", "status", status=503, after=1)
+    scene.sandbox.faults.inject("buildkite", "status", status=503, after=1)
     with pytest.raises(ServiceUnavailable):
         extract(scene, client)
     raw = scene.services.raw()

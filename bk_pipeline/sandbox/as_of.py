@@ -10,10 +10,10 @@ from typing import Any
 
 from bk_pipeline.sandbox.blueprint import Step
 from bk_pipeline.sandbox.credentials import graphql_id, step_uuid
-from bk_pipeline.sandbox.moments import text_of, text_or_none
 from bk_pipeline.sandbox.organization import Pipeline
 from bk_pipeline.sandbox.pipelines import UPLOAD
 from bk_pipeline.sandbox.timeline import FINISHED_JOB_STATES, Build, Job, Reference
+from bk_pipeline.sandbox.times import format_optional_time, format_time
 
 # An agent takes a job this long before it starts it (milliseconds).
 _ASSIGNED, _ACCEPTED = 900, 300
@@ -70,7 +70,7 @@ def _manual(job: Job, build: Build, moment: int, url: str) -> dict[str, Any]:
         "state": state,
         "web_url": None,
         "unblocked_by": job.unblocked_by.payload if unblocked and job.unblocked_by else None,
-        "unblocked_at": text_or_none(job.ended) if unblocked else None,
+        "unblocked_at": format_optional_time(job.ended) if unblocked else None,
         "unblockable": state == "blocked",
         "unblock_url": f"{url}/jobs/{job.id}/unblock",
     }
@@ -95,9 +95,9 @@ def _frame(job: Job, build: Build, moment: int, url: str, web_url: str) -> dict[
 def _times(job: Job, moment: int) -> dict[str, Any]:
     ended = job.ended if job.end_state in FINISHED_JOB_STATES else None
     return {
-        "created_at": text_of(job.created),
+        "created_at": format_time(job.created),
         # Recorded: the uploading job's, or for retries the original's; useless for queueing.
-        "scheduled_at": text_of(job.scheduled),
+        "scheduled_at": format_time(job.scheduled),
         "runnable_at": _past(job.runnable, moment),
         "started_at": _past(job.started, moment),
         "finished_at": _past(ended, moment),
@@ -127,7 +127,9 @@ def _script(job: Job, moment: int, url: str) -> dict[str, Any]:
         "broken_reason": None,
         "artifact_paths": job.step.artifacts,
         "agent": job.agent.payload if job.agent and taken else None,
-        "expired_at": text_or_none(job.ended) if over and job.end_state == "expired" else None,
+        "expired_at": format_optional_time(job.ended)
+        if over and job.end_state == "expired"
+        else None,
         "promised_exit_status": None,
         "promised_exit_status_at": None,
     }
@@ -216,7 +218,7 @@ def _name(job: Job) -> str | None:
 
 
 def _past(time: int | None, moment: int) -> str | None:
-    return text_of(time) if time is not None and time <= moment else None
+    return format_time(time) if time is not None and time <= moment else None
 
 
 def build_as_of(
@@ -260,12 +262,14 @@ def build_as_of(
         "source": build.change.source,
         "author": build.change.author,
         "creator": build.change.creator.payload if build.change.creator else None,
-        "created_at": text_of(build.created),
+        "created_at": format_time(build.created),
         # Recorded: a little before the build itself.
-        "scheduled_at": text_of(build.created - 28 - build.ref.number % 50) if build.jobs else None,
-        "started_at": text_or_none(phase.started),
-        "failing_at": text_or_none(phase.failing),
-        "finished_at": text_or_none(phase.finished),
+        "scheduled_at": format_time(build.created - 28 - build.ref.number % 50)
+        if build.jobs
+        else None,
+        "started_at": format_optional_time(phase.started),
+        "failing_at": format_optional_time(phase.failing),
+        "finished_at": format_optional_time(phase.finished),
         "meta_data": meta_data_as_of(build, moment),
         "pull_request": build.change.pull_request,
         "merge_queue": build.change.merge_queue,

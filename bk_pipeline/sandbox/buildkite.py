@@ -50,14 +50,14 @@ class BuildkiteSide:
     """
 
     def __init__(
-        self, world: World, limits: RateLimits, max_depth: int, *, keep_answers: bool = False
+        self, world: World, limits: RateLimits, max_depth: int, *, cache_responses: bool = False
     ) -> None:
         self.world = world
         self.limits = limits
         self.max_depth = max_depth
         self.requests: list[tuple[str, str, str]] = []
         self._tokens: dict[str, Token] = {}
-        self._keeps = keep_answers
+        self._keeps = cache_responses
         self._kept: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] = {}
 
     @property

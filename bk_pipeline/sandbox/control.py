@@ -23,8 +23,8 @@ from bk_pipeline.sandbox.buildkite import BuildkiteSide
 from bk_pipeline.sandbox.datasets import StoredEvent, slug_of
 from bk_pipeline.sandbox.faults import Faults
 from bk_pipeline.sandbox.honeycomb import HoneycombSide
-from bk_pipeline.sandbox.moments import text_of
 from bk_pipeline.sandbox.otlp import OtlpSide
+from bk_pipeline.sandbox.times import format_time
 from bk_pipeline.sandbox.world import World
 
 _REMARKS_SHOWN = 20
@@ -82,7 +82,7 @@ class Control:
             "distinct_spans": store.distinct_spans,
             "datasets": dict(store.datasets),
             "buildkite_requests": self._buildkite.request_count,
-            "buildkite_refused": self._buildkite.limits.refused,
+            "buildkite_refused": self._buildkite.limits.refused_count,
             "honeycomb_requests": self._honeycomb.request_count,
             "otlp_span_count": self._otlp.span_count,
             "otlp_duplicate_count": self._otlp.duplicate_count,
@@ -116,10 +116,10 @@ class Control:
         return json_reply(request, self._honeycomb.markers.markers)
 
     def _order(self, request: Request, body: bytes) -> Response:
-        """Orders a fault; the body has the arguments of `Faults.order`."""
+        """Orders a fault; the body has the arguments of `Faults.inject`."""
         try:
             order = msgspec.json.decode(body, type=dict[str, Any])
-            self._faults.order(**order)
+            self._faults.inject(**order)
         except (msgspec.MsgspecError, TypeError, ValueError) as exc:
             return json_reply(request, {"error": str(exc)}, 400)
         return json_reply(request, {"ordered": order}, 201)
@@ -164,7 +164,7 @@ def _takes_json(
 def _shown(event: StoredEvent) -> dict[str, Any]:
     return {
         "dataset": event.dataset,
-        "time": text_of(event.time_ns // 1_000_000),
+        "time": format_time(event.time_ns // 1_000_000),
         "time_ns": event.time_ns,
         "samplerate": event.samplerate,
         "data": event.data,

@@ -16,12 +16,12 @@ from msgspec import structs
 
 from bk_pipeline.sandbox.changes import Change, new_change
 from bk_pipeline.sandbox.credentials import timed_uuid
-from bk_pipeline.sandbox.moments import DAY, HOUR, MINUTE, builds_on, day_start, time_of_day
 from bk_pipeline.sandbox.organization import Organization, Pipeline
 from bk_pipeline.sandbox.pipelines import BLUEPRINTS
 from bk_pipeline.sandbox.run import Run
 from bk_pipeline.sandbox.scenario import Fate, deal
 from bk_pipeline.sandbox.timeline import Build, Reference
+from bk_pipeline.sandbox.times import DAY, HOUR, MINUTE, builds_on, day_start, time_of_day
 
 # There is nothing older. Build numbers are counted from here.
 FIRST_DAY = date(2024, 1, 1)

@@ -80,7 +80,7 @@ class Faults:
     _orders: dict[str, list[Order]] = field(default_factory=lambda: {name: [] for name in SERVICES})
     _lock: Lock = field(default_factory=Lock)
 
-    def order(
+    def inject(
         self,
         service: str,
         kind: str,

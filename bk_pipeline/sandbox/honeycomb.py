@@ -67,7 +67,7 @@ class HoneycombSide:
         return self.store.events
 
     @property
-    def remarks(self) -> list[Remark]:
+    def warnings(self) -> list[Remark]:
         return self.store.remarks
 
     @property

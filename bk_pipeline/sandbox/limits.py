@@ -63,11 +63,11 @@ class RateLimits:
     Args:
         enforced: False: nothing is counted, all answers say that all is left.
         clock: Seconds; a test passes its own.
-        strangers: How many requests others in the organization make with each that is counted.
+        background_requests: How many requests others in the organization make with each that is counted.
 
     Attributes:
-        refused: Requests that were over a limit.
-        lowest: The least that ever remained after a request, by scope.
+        refused_count: Requests that were over a limit.
+        lowest_remaining: The least that ever remained after a request, by scope.
     """
 
     enforced: bool
@@ -76,9 +76,9 @@ class RateLimits:
     window_s: float
     clock: Callable[[], float]
     main_user: str
-    strangers: int = 0
-    refused: int = 0
-    lowest: dict[str, int] = field(default_factory=dict)
+    background_requests: int = 0
+    refused_count: int = 0
+    lowest_remaining: dict[str, int] = field(default_factory=dict)
     _users: dict[str, Window] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -94,7 +94,9 @@ class RateLimits:
                 for window in windows:
                     window.add(now, 1)
                     left = window.limit - window.count
-                    self.lowest[window.scope] = min(left, self.lowest.get(window.scope, left))
+                    self.lowest_remaining[window.scope] = min(
+                        left, self.lowest_remaining.get(window.scope, left)
+                    )
             headers: dict[str, str] = {}
             for window, prefix in zip(windows, ("RateLimit", "RateLimit-User"), strict=True):
                 headers |= self._headers(window, prefix, now)
@@ -102,7 +104,7 @@ class RateLimits:
             if exceeded is None or user is None:
                 self._others_ask(now)
                 return Verdict(headers)
-            self.refused += 1
+            self.refused_count += 1
             return Verdict(headers, self._refusal(exceeded, now))
 
     def consume(self, scope: str = ORGANIZATION, count: int = 1, user: str | None = None) -> None:
@@ -133,8 +135,8 @@ class RateLimits:
             }
 
     def _others_ask(self, now: float) -> None:
-        if self.enforced and self.strangers:
-            self._organization.add(now, self.strangers)
+        if self.enforced and self.background_requests:
+            self._organization.add(now, self.background_requests)
 
     def _windows(self, user: str | None, now: float) -> tuple[Window, Window]:
         own = Window(USER, self.user_limit)

@@ -12,8 +12,8 @@ from starlette.datastructures import URL, QueryParams
 
 from bk_pipeline.sandbox.as_of import build_as_of, meta_data_as_of
 from bk_pipeline.sandbox.bodies import Refusal
-from bk_pipeline.sandbox.moments import parse
 from bk_pipeline.sandbox.timeline import Build
+from bk_pipeline.sandbox.times import parse_time
 
 STATES = frozenset(
     [
@@ -83,8 +83,8 @@ class Recorded(msgspec.Struct):
         """
         try:
             slug, number = payload["pipeline"]["slug"], int(payload["number"])
-            created, finished = parse(payload["created_at"]), payload.get("finished_at")
-            finished = parse(finished) if finished else None
+            created, finished = parse_time(payload["created_at"]), payload.get("finished_at")
+            finished = parse_time(finished) if finished else None
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise ValueError(
                 f"Not a build object: {exc!r}. It needs pipeline.slug, number and created_at."
@@ -276,7 +276,7 @@ def _time(params: QueryParams, name: str) -> int | None:
     if text is None:
         return None
     try:
-        return parse(text)
+        return parse_time(text)
     except ValueError as exc:
         raise Refusal(422, f"{name}: {text!r} is not an ISO 8601 time") from exc
 

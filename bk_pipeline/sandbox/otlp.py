@@ -59,7 +59,7 @@ class OtlpSide:
         self._lock = Lock()
         self._clear()
 
-    def require(self, header: str, value: str | None) -> None:
+    def require_header(self, header: str, value: str | None) -> None:
         """From now on refuse requests without this value in this header; None: no longer."""
         self._required.pop(header.lower(), None)
         if value is not None:

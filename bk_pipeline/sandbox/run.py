@@ -12,11 +12,11 @@ from random import Random
 
 from bk_pipeline.sandbox.blueprint import Step
 from bk_pipeline.sandbox.credentials import timed_uuid
-from bk_pipeline.sandbox.moments import HOUR, MINUTE, SECOND
 from bk_pipeline.sandbox.organization import Organization
 from bk_pipeline.sandbox.pipelines import UPLOAD
 from bk_pipeline.sandbox.scenario import Fate
 from bk_pipeline.sandbox.timeline import Build, Job, Phase
+from bk_pipeline.sandbox.times import HOUR, MINUTE, SECOND
 from bk_pipeline.sandbox.work import NEVER, Floor, Mishap, Stage, phases_of
 
 _HARMLESS = (Fate.PASSES, Fate.SKIPPED, Fate.CANCELED_EARLY, Fate.CANCELED_RUNNING)

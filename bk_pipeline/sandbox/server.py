@@ -41,10 +41,10 @@ class Sandbox:
         user_limit: Requests that one user may make in a window.
         organization_limit: Requests that all users together may make in a window.
         window_s: Length of a window.
-        strangers: How many requests others in the organization make with each of ours.
+        background_requests: How many requests others in the organization make with each of ours.
         clock: Seconds since 1970, for everything that depends on the time.
         keep_events: False: Honeycomb's events and OTLP's spans are counted and forgotten.
-        keep_answers: Buildkite's are kept, and given again to the same question: for worlds
+        cache_responses: Buildkite's are kept, and given again to the same question: for worlds
             whose builds have all come to rest, and for whoever measures something else.
         max_depth: How many builds deep a listing may be read. Buildkite does not publish its own.
     """
@@ -57,10 +57,10 @@ class Sandbox:
         user_limit: int = 50,
         organization_limit: int = 200,
         window_s: float = 60.0,
-        strangers: int = 0,
+        background_requests: int = 0,
         clock: Callable[[], float] = time.time,
         keep_events: bool = True,
-        keep_answers: bool = False,
+        cache_responses: bool = False,
         max_depth: int = 10_000,
     ) -> None:
         world.clock = clock
@@ -74,9 +74,11 @@ class Sandbox:
             window_s=window_s,
             clock=clock,
             main_user=MAIN_USER,
-            strangers=strangers,
+            background_requests=background_requests,
         )
-        self.buildkite = BuildkiteSide(world, self.limits, max_depth, keep_answers=keep_answers)
+        self.buildkite = BuildkiteSide(
+            world, self.limits, max_depth, cache_responses=cache_responses
+        )
         self.honeycomb = HoneycombSide(self.faults, clock, keep_events=keep_events, limits=limits)
         self.otlp = OtlpSide(self.faults, keep_spans=keep_events)
         self.buildkite_token = self.add_token()

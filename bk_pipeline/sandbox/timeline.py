@@ -2,7 +2,7 @@
 
 The API's answer for any moment is read off these records (`as_of`). They are
 kept small, since a day may hold 50,000 builds with half a million jobs. All
-times are milliseconds (`moments`).
+times are milliseconds (`times`).
 
 `gc=False` takes the jobs out of the garbage collector's rounds; it holds as
 long as no record here leads back to itself, which is why builds name each

@@ -8,9 +8,9 @@ from enum import Enum, auto
 from random import Random
 
 from bk_pipeline.sandbox.credentials import timed_uuid
-from bk_pipeline.sandbox.moments import HOUR, MINUTE, SECOND, load_at
 from bk_pipeline.sandbox.organization import Agent, Person
 from bk_pipeline.sandbox.timeline import Build, Job, Phase, Retry
+from bk_pipeline.sandbox.times import HOUR, MINUTE, SECOND, load_at
 
 # Median waits for an agent at quiet times.
 _WAIT = {"default": 1_200, "arm": 2_500, "macos": 18_000, "deploy": 900, "gpu": 40_000}

@@ -19,11 +19,11 @@ from bk_pipeline.sandbox.changes import new_change
 from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.days import LONGEST_LIFE, builds_of_day, numbers_of
 from bk_pipeline.sandbox.listing import Entry, Listing, Recorded, is_listed, slug_and_number
-from bk_pipeline.sandbox.moments import DAY, SECOND, day_of, day_start
 from bk_pipeline.sandbox.organization import Organization, organization_named
 from bk_pipeline.sandbox.run import Run
 from bk_pipeline.sandbox.scenario import Fate
 from bk_pipeline.sandbox.timeline import Build, Reference
+from bk_pipeline.sandbox.times import DAY, SECOND, day_of, day_start
 
 # A pipeline of its own, so that its numbers collide with no generated build's.
 _SLUG = "playground"
@@ -50,8 +50,6 @@ def _small_build(created: int, rng: Random, organization: Organization) -> Build
     Run(build, Fate.PASSES, rng, organization, spawn=lambda *_: None).play()
     return build
 
-
-__all__ = ["World", "build_as_of"]
 
 # Days are forgotten, the one least recently used first, beyond this many builds.
 _BUILDS_KEPT = 110_000

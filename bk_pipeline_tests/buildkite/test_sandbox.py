@@ -150,7 +150,7 @@ def test_429_caused_by_others_is_sat_out(run, clock, said):
 def test_day_is_whole_in_spite_of_faults(run, kind):
     sandbox, client = run(limits=False)
     expected = ids(client.iter_builds(DAYS))
-    sandbox.faults.order("buildkite", kind, count=2, after=1)
+    sandbox.faults.inject("buildkite", kind, count=2, after=1)
 
     assert ids(client.iter_builds(DAYS)) == expected
     assert len(sandbox.buildkite.requests) > 4
@@ -158,7 +158,7 @@ def test_day_is_whole_in_spite_of_faults(run, kind):
 
 def test_login_page_of_a_network_stops_the_listing(run, clock):
     sandbox, client = run()
-    sandbox.faults.order("buildkite", "html")
+    sandbox.faults.inject("buildkite", "html")
     with pytest.raises(UnexpectedAnswer, match="Sign in"):
         list(client.iter_builds(DAYS))
     assert clock.slept == []

@@ -145,10 +145,10 @@ def start(*arguments):
     ("limits", "scope", "reserve"),
     [
         ({"user_limit": 20}, "rest_user", 2),
-        # A tenth of 80 less what strangers can take while four requests are under way.
-        ({"organization_limit": 80, "strangers": 1}, "rest", 8 - 4),
+        # A tenth of 80 less what others can use while four requests are under way.
+        ({"organization_limit": 80, "background_requests": 1}, "rest", 8 - 4),
     ],
-    ids=["user", "organization, with strangers"],
+    ids=["user", "organization, with background requests"],
 )
 def test_processes_that_share_a_token_leave_the_reserve(path, limits, scope, reserve):
     """Each of them alone would stay below the limit, and together they would be above it."""
@@ -164,8 +164,8 @@ def test_processes_that_share_a_token_leave_the_reserve(path, limits, scope, res
 
     assert asked == [12] * 4
     assert sandbox.buildkite.request_count == 48
-    assert sandbox.limits.refused == 0
-    assert sandbox.limits.lowest[scope] >= reserve
+    assert sandbox.limits.refused_count == 0
+    assert sandbox.limits.lowest_remaining[scope] >= reserve
 
 
 def test_process_that_is_killed_keeps_nobody_waiting_for_its_lock(path, two):

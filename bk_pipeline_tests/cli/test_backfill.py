@@ -128,7 +128,7 @@ def test_a_day_that_fails_does_not_stop_the_others_and_the_exit_status_tells(tmp
     sandbox, settings = served
     settings |= {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
     first, _ = sandbox.world.first_and_last_day()
-    sandbox.faults.order("buildkite", "status", status=500, count=1)
+    sandbox.faults.inject("buildkite", "status", status=500, count=1)
     done = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
     assert done.returncode == 75  # a service that was away may be back later
     assert "2 of 3 days" in done.stdout
@@ -150,7 +150,7 @@ def within(sandbox, settings):
 
 def test_a_day_that_is_refused_for_a_reason_of_its_own_exits_with_1(served):
     sandbox, settings = served
-    sandbox.faults.order("buildkite", "status", status=400, count=1)
+    sandbox.faults.inject("buildkite", "status", status=400, count=1)
     done = within(sandbox, settings)
     assert isinstance(done.exception, FatalError)
     assert "2 of 3 days" in done.stdout
@@ -159,7 +159,7 @@ def test_a_day_that_is_refused_for_a_reason_of_its_own_exits_with_1(served):
 @pytest.mark.parametrize("service", ["buildkite", "honeycomb"])
 def test_a_refused_token_stops_at_once(served, service):
     sandbox, settings = served
-    sandbox.faults.order(service, "status", status=401, count=100)
+    sandbox.faults.inject(service, "status", status=401, count=100)
     done = within(sandbox, settings)
     assert isinstance(done.exception, FatalError)
     assert str(done.exception) == (
@@ -171,7 +171,7 @@ def test_a_refused_token_stops_at_once(served, service):
 
 def test_three_days_in_a_row_that_fail_are_enough():
     sandbox = Sandbox(World(days=5, builds_per_day=3, today=last_thursday()))
-    sandbox.faults.order("buildkite", "status", status=503, count=100)
+    sandbox.faults.inject("buildkite", "status", status=503, count=100)
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
         done = within(sandbox, settings)
@@ -185,7 +185,7 @@ def test_three_days_in_a_row_that_fail_are_enough():
 def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, served):
     sandbox, settings = served
     # Time to be interrupted in, with two days done: every answer takes long from then on.
-    sandbox.faults.order("buildkite", "slow", seconds=30, after=2, count=100)
+    sandbox.faults.inject("buildkite", "slow", seconds=30, after=2, count=100)
     _, last = sandbox.world.first_and_last_day()
     with started(*of_all_days(sandbox), cwd=tmp_path, **settings) as process:
         wait_until(lambda: sandbox.buildkite.request_count > 2)
@@ -216,7 +216,7 @@ def test_stopped_amid_a_delivery_it_tells_what_was_accepted_until_then(tmp_path,
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "600"}
         # The first requests are taken, and what follows is put off.
-        sandbox.faults.order("honeycomb", "status", path="/1/batch/*", after=1, count=1_000)
+        sandbox.faults.inject("honeycomb", "status", path="/1/batch/*", after=1, count=1_000)
         with started(*of_all_days(sandbox), cwd=tmp_path, **settings) as process:
             wait_until(lambda: sandbox.honeycomb.event_count > 0)
             process.send_signal(stop)
@@ -234,7 +234,7 @@ def number(text: str) -> int:
 
 def test_a_failed_delivery_tells_what_was_accepted_until_then(served):
     sandbox, settings = served
-    sandbox.faults.order("honeycomb", "status", path="/1/batch/*", status=400, after=1, count=99)
+    sandbox.faults.inject("honeycomb", "status", path="/1/batch/*", status=400, after=1, count=99)
     done = within(sandbox, settings)
     assert sandbox.honeycomb.event_count > 0
     assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in done.stdout
@@ -242,7 +242,7 @@ def test_a_failed_delivery_tells_what_was_accepted_until_then(served):
 
 def test_a_retry_is_told_where_there_is_no_terminal(served):
     sandbox, settings = served
-    sandbox.faults.order("honeycomb", "status", path="/1/batch/*", status=503)
+    sandbox.faults.inject("honeycomb", "status", path="/1/batch/*", status=503)
     done = within(sandbox, settings)
     assert done.exception is None
     assert "Attempt 2 follows in" in done.stderr

@@ -16,7 +16,7 @@ def delivered(tmp_path):
     with running(sandbox) as url:
         settings = environment(sandbox, url)
         day = sandbox.world.first_and_last_day()[0].isoformat()
-        sandbox.faults.order("honeycomb", "event_status", status=400, indexes=[0, 1])
+        sandbox.faults.inject("honeycomb", "event_status", status=400, indexes=[0, 1])
 
         def backfill():
             done = run("backfill", "--from", day, "--to", day, cwd=tmp_path, **settings)

@@ -142,7 +142,7 @@ def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
     sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
     first, _ = sandbox.world.first_and_last_day()
     day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
-    sandbox.faults.order("honeycomb", "hang", processed=True, path="/1/batch/*", count=9)
+    sandbox.faults.inject("honeycomb", "hang", processed=True, path="/1/batch/*", count=9)
     with running(sandbox) as url:
         settings = environment(sandbox, url)
         with started(*day, cwd=tmp_path, **settings) as process:

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.builders import make_build, make_job
 from bk_pipeline_tests.worlds import last_thursday
 

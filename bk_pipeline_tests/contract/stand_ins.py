@@ -36,7 +36,7 @@ class HoneycombStandIn:
         )
 
     def order(self, kind: str, **details) -> None:
-        self.sandbox.faults.order(self.service, kind, path="/1/batch/*", **details)
+        self.sandbox.faults.inject(self.service, kind, path="/1/batch/*", **details)
 
     def stored(self) -> list[tuple[str, str]]:
         """Trace and span id of each span that it has, in order of arrival."""
@@ -57,7 +57,7 @@ class OtlpStandIn:
         self.sandbox = sandbox
         self.url = url
         self.clock = clock
-        sandbox.otlp.require("x-key", self.secret)
+        sandbox.otlp.require_header("x-key", self.secret)
 
     def destination(
         self, *, key: str | None = None, url: str | None = None, timeouts: Timeouts = PATIENT
@@ -71,7 +71,7 @@ class OtlpStandIn:
         return Otlp(settings, clock=self.clock, timeouts=timeouts)
 
     def order(self, kind: str, **details) -> None:
-        self.sandbox.faults.order(self.service, kind, path="/v1/traces", **details)
+        self.sandbox.faults.inject(self.service, kind, path="/v1/traces", **details)
 
     def stored(self) -> list[tuple[str, str]]:
         """Trace and span id of each span that it has, in order of arrival."""

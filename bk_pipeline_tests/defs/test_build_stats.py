@@ -103,7 +103,7 @@ def test_a_destination_that_does_not_answer_costs_the_links_and_nothing_else(tmp
         dg.DagsterInstance.ephemeral() as instance,
     ):
         list(materialize_days(scene.services, scene.days, instance=instance))
-        scene.sandbox.faults.order("honeycomb", "status", status=503, count=100)
+        scene.sandbox.faults.inject("honeycomb", "status", status=503, count=100)
         [run] = materialize_days(scene.services, scene.days, instance=instance)
         report = metadata_of(instance, run.day)["report"]
     assert "[trace]" not in report

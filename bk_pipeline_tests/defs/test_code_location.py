@@ -97,7 +97,7 @@ def test_a_run_delivers_before_it_reports_and_logs_what_it_waits_for(tmp_path):
         definitions = code_location(scene.services.settings, scene.services)
         # Two pauses of a second at most, of which the second would be one line too many.
         for path in ("/1/auth", "/1/batch/*"):
-            scene.sandbox.faults.order("honeycomb", "status", path=path)
+            scene.sandbox.faults.inject("honeycomb", "status", path=path)
         job = definitions.resolve_implicit_global_asset_job_def()
         done = job.execute_in_process(partition_key=scene.days[0], instance=instance)
         logged = [

@@ -193,7 +193,7 @@ def test_backfills_killed_at_any_moment_keep_nobody_waiting(tmp_path):
     with stage(tmp_path / "data", live=True) as scene, local_instance() as instance:
         [day] = scene.days
         settings = environment(scene.sandbox, scene.url)
-        scene.sandbox.faults.order("buildkite", "slow", seconds=600, count=100)
+        scene.sandbox.faults.inject("buildkite", "slow", seconds=600, count=100)
         instance.event_log_storage.set_concurrency_slots(POOL, 1)
         for has_begun in (instance.get_runs, lambda: taken(instance)):
             arguments = ("backfill", "--from", day, "--to", day)

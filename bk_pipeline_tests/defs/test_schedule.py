@@ -141,7 +141,7 @@ def test_a_part_that_was_deleted_is_made_again_and_not_sent_again(scene, nightly
 
 
 def test_a_span_that_was_not_delivered_is_delivered(scene, nightly, instance):
-    scene.sandbox.faults.order("honeycomb", "status", status=400, count=100)
+    scene.sandbox.faults.inject("honeycomb", "status", status=400, count=100)
     job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
     for day in scene.days:
         job.execute_in_process(partition_key=day, instance=instance, raise_on_error=False)

@@ -185,7 +185,7 @@ def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
 )
 def test_a_tick_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, fault, error):
     with stage(tmp_path, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene:
-        scene.sandbox.faults.order("buildkite", "status", **fault)
+        scene.sandbox.faults.inject("buildkite", "status", **fault)
         with pytest.raises(TickFailed) as caught:
             tick(scene, instance)
         assert isinstance(caught.value.__cause__, error)
@@ -195,7 +195,7 @@ def test_a_tick_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, fau
 def test_what_finished_while_ticks_failed_is_found_by_the_next(tmp_path, instance):
     with stage(tmp_path, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene:
         cursor = settle(scene, instance)
-        scene.sandbox.faults.order("buildkite", "status", status=503, count=3)
+        scene.sandbox.faults.inject("buildkite", "status", status=503, count=3)
         build = scene.sandbox.world.finish_build_now()
         for _ in range(3):
             with pytest.raises(TickFailed):

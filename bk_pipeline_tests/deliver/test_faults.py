@@ -68,7 +68,7 @@ class Scene:
         )
 
     def order(self, kind, **details) -> None:
-        self.sandbox.faults.order("honeycomb", kind, path="/1/batch/*", **details)
+        self.sandbox.faults.inject("honeycomb", kind, path="/1/batch/*", **details)
 
     def known(self) -> Summary:
         return self.ledger.summary(self.honeycomb.name)
@@ -238,7 +238,7 @@ def test_an_event_beyond_the_limits_is_trimmed_counted_and_accepted(scene):
     events = scene.sandbox.honeycomb.events
     marked = [one.data for one in events if one.data.get("bk_pipeline.trimmed")]
     assert {data["buildkite.build.number"] for data in marked} == {1, 2}
-    assert scene.sandbox.honeycomb.remarks == []
+    assert scene.sandbox.honeycomb.warnings == []
 
 
 def test_the_service_has_nothing_to_remark_on_what_it_gets(scene):
@@ -252,7 +252,7 @@ def test_the_service_has_nothing_to_remark_on_what_it_gets(scene):
 
     scene.send([table(odd, payload(2))])
 
-    assert scene.sandbox.honeycomb.remarks == []
+    assert scene.sandbox.honeycomb.warnings == []
     events = scene.sandbox.honeycomb.events
     assert {one.dataset for one in events} == {"ci builds"}
     root = next(one for one in events if "trace.parent_id" not in one.data)

@@ -197,7 +197,7 @@ def test_an_otlp_endpoint_is_sent_an_empty_export(serve, monkeypatch):
 
 def test_a_backend_without_metrics_is_told_how_to_go_without(serve, monkeypatch):
     sandbox = serve()
-    sandbox.faults.order("otlp", "status", status=404, path="/v1/metrics")
+    sandbox.faults.inject("otlp", "status", status=404, path="/v1/metrics")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     found = checkup()
     assert found["otlp_traces"].verdict is FINE

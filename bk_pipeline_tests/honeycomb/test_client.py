@@ -23,7 +23,7 @@ EVERYWHERE = "__all__"
 @pytest.fixture
 def order(sandbox):
     """Orders a fault on the paths of markers."""
-    return lambda kind, **details: sandbox.faults.order(
+    return lambda kind, **details: sandbox.faults.inject(
         "honeycomb", kind, **{"path": "/1/marker*"} | details
     )
 

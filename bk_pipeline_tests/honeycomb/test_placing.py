@@ -158,7 +158,7 @@ def test_what_the_ledger_lost_is_known_by_type_url_and_start_if_it_changed_since
 
 def test_a_run_that_broke_off_is_gone_on_with(day, rules_of, held, sandbox):
     rules = rules_of(FAILED)
-    sandbox.faults.order(
+    sandbox.faults.inject(
         "honeycomb", "status", status=503, count=1_000, after=4, path="/1/markers/*"
     )
     with pytest.raises(RetryableError, match="Gave up"):
@@ -173,7 +173,7 @@ def test_a_run_that_broke_off_is_gone_on_with(day, rules_of, held, sandbox):
 
 
 def test_a_lost_answer_makes_no_second_marker(day, rules_of, held, sandbox):
-    sandbox.faults.order("honeycomb", "reset_after", after=2, path="/1/markers/*")
+    sandbox.faults.inject("honeycomb", "reset_after", after=2, path="/1/markers/*")
 
     done = day.run(rules_of(FAILED), *failed_builds(3))
 

@@ -39,7 +39,7 @@ def test_what_is_accepted_is_what_the_destination_holds(tmp_path, instance):
         honeycomb = scene.sandbox.honeycomb
         assert total(runs, "honeycomb_events", "accepted") == honeycomb.event_count > 0
         assert honeycomb.duplicate_count == 0
-        assert list(honeycomb.remarks) == []
+        assert list(honeycomb.warnings) == []
         spans = [event for event in honeycomb.events if "trace.span_id" in event.data]
         assert len(spans) == sum(run.results["spans"].summary.spans for run in runs)
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bk_pipeline.sandbox.days import LONGEST_LIFE
-from bk_pipeline.sandbox.moments import parse, text_of
+from bk_pipeline.sandbox.times import format_time, parse_time
 from bk_pipeline.sandbox.world import build_as_of
 
 BUSY = {"running", "scheduled", "assigned", "accepted", "canceling", "timing_out"}
@@ -40,7 +40,7 @@ def moments_of(draw, lives):
 
 def times_in(payload):
     return {
-        key: parse(value)
+        key: parse_time(value)
         for key, value in payload.items()
         if key.endswith("_at") and isinstance(value, str)
     }
@@ -72,7 +72,7 @@ def test_build_state_agrees_with_its_times_and_jobs(lives, data):
     states = {job["state"] for job in payload["jobs"] if "state" in job}
     assert (payload["finished_at"] is not None) == (payload["state"] in OVER)
     if payload["state"] in ("running", "failing"):
-        ends = [parse(job["finished_at"]) for job in real_jobs(payload) if job["finished_at"]]
+        ends = [parse_time(job["finished_at"]) for job in real_jobs(payload) if job["finished_at"]]
         assert payload["started_at"] is not None
         assert states & (BUSY | {"waiting"}) or moment <= max(ends) + TAIL
     if payload["finished_at"] is not None:
@@ -117,7 +117,7 @@ def test_what_is_known_of_a_job_stays_known(lives, data):
     afterwards = {job["id"]: job for job in after["jobs"]}
     for job in before["jobs"]:
         for key, at in times_in(job).items():
-            assert parse(afterwards[job["id"]][key]) == at
+            assert parse_time(afterwards[job["id"]][key]) == at
 
 
 @coherence
@@ -153,9 +153,9 @@ def test_clocks_disagree_as_they_do_in_recorded_answers(lives):
             continue
         assert 9 <= build.created - build.jobs[0].created <= 105
         payload = build_as_of(build, turning_points(build)[-1])
-        ends = [parse(job["finished_at"]) for job in real_jobs(payload) if job["finished_at"]]
+        ends = [parse_time(job["finished_at"]) for job in real_jobs(payload) if job["finished_at"]]
         if payload["state"] != "canceled":
-            assert 65 <= parse(payload["finished_at"]) - max(ends) <= 372
+            assert 65 <= parse_time(payload["finished_at"]) - max(ends) <= 372
 
 
 def test_answers_are_equal_for_equal_moments(lives):
@@ -169,4 +169,4 @@ def test_answers_are_equal_for_equal_moments(lives):
     ["2026-08-06T09:08:07.006Z", "2026-08-06T09:08:07.006+00:00", "2026-08-06 09:08:07.006 UTC"],
 )
 def test_times_are_read_in_new_and_old_formats(text):
-    assert text_of(parse(text)) == "2026-08-06T09:08:07.006Z"
+    assert format_time(parse_time(text)) == "2026-08-06T09:08:07.006Z"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.sandbox.moments import parse
+from bk_pipeline.sandbox.times import parse_time
 
 
 def test_front_page_says_what_this_is(client):
@@ -81,7 +81,9 @@ def test_impossible_orders_are_refused(client, body):
 
 def test_build_finishes_on_request(client):
     build = client.post("/_sandbox/builds").json()
-    assert client.clock.seconds - 60 < parse(build["finished_at"]) / 1000 <= client.clock.seconds
+    assert (
+        client.clock.seconds - 60 < parse_time(build["finished_at"]) / 1000 <= client.clock.seconds
+    )
     found = client.builds(finished_from=build["finished_at"], include_retried_jobs="true")
     assert build in found
 

@@ -21,13 +21,13 @@ def honeycomb(client):
 
 
 def remarks(honeycomb):
-    return [(remark.column, remark.text) for remark in honeycomb.remarks]
+    return [(remark.column, remark.text) for remark in honeycomb.warnings]
 
 
 def test_flawless_batch_is_stored_in_order_without_remarks(client, honeycomb, event):
     answer = client.batch(event(1), event(2, samplerate=4) | {"samplerate": 4})
     assert answer.json() == [{"status": 202}, {"status": 202}]
-    assert honeycomb.remarks == []
+    assert honeycomb.warnings == []
     first, second = honeycomb.events
     assert (first.dataset, first.samplerate, second.samplerate) == ("ci", 1, 4)
     assert first.data == event(1)["data"]
@@ -156,7 +156,7 @@ def test_unusable_time_becomes_the_time_of_receipt(client, honeycomb, event, tim
 @pytest.mark.parametrize("time", ["1999-12-31T23:59:59Z", "2026-08-06T12:59:59+00:00"])
 def test_old_times_and_the_near_future_are_taken(client, honeycomb, event, time):
     client.batch(event() | {"time": time})
-    assert honeycomb.remarks == []
+    assert honeycomb.warnings == []
     assert honeycomb.events[0].time == datetime.fromisoformat(time)
 
 
@@ -230,7 +230,7 @@ def test_single_event_has_its_time_and_rate_in_headers(client, honeycomb):
     assert (answer.status_code, answer.content) == (200, b"")
     (stored,) = honeycomb.events
     assert (stored.time.hour, stored.samplerate, stored.data) == (11, 2, {"name": "one"})
-    assert honeycomb.remarks == []
+    assert honeycomb.warnings == []
 
 
 @pytest.mark.parametrize(

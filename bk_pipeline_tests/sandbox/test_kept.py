@@ -12,7 +12,7 @@ PATH = "/v2/organizations/acme/builds?per_page=100"
 
 @pytest.fixture
 def keeping(serve_alone):
-    return serve_alone(world=World(days=1, builds_per_day=0), keep_answers=True, limits=False)
+    return serve_alone(world=World(days=1, builds_per_day=0), cache_responses=True, limits=False)
 
 
 def numbers(client):
@@ -30,7 +30,7 @@ def test_kept_answer_is_given_until_a_build_is_added_or_deleted(keeping):
 
 
 def test_refusal_and_limits_are_not_kept(serve_alone):
-    client = serve_alone(keep_answers=True, user_limit=3)
+    client = serve_alone(cache_responses=True, user_limit=3)
     remaining = [client.get(PATH).headers["RateLimit-User-Remaining"] for _ in range(3)]
     assert remaining == ["2", "1", "0"]
     assert client.get(PATH).status_code == 429
@@ -38,7 +38,7 @@ def test_refusal_and_limits_are_not_kept(serve_alone):
 
 
 def test_nothing_but_pages_of_builds_is_kept(serve_alone):
-    client = serve_alone(keep_answers=True, limits=False)
+    client = serve_alone(cache_responses=True, limits=False)
     other = client.sandbox.add_token(scopes=["read_builds"])
     mine = client.get("/v2/access-token").json()
     assert client.get("/v2/access-token", token=other).json()["uuid"] != mine["uuid"]

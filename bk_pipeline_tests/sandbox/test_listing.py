@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bk_pipeline.sandbox.moments import parse
+from bk_pipeline.sandbox.times import parse_time
 
 BUILDS = "/v2/organizations/acme/builds"
 NOON = "2026-08-06T12:00:00.000Z"
@@ -46,7 +46,7 @@ def test_window_is_half_open(client, everything):
 
 
 def test_times_may_have_any_offset(client, everything):
-    at = parse(everything[10]["created_at"]) / 1000
+    at = parse_time(everything[10]["created_at"]) / 1000
     local = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "-00:00")
     assert ids(client.builds(created_from=local)) == ids(everything[:11])
 

@@ -182,7 +182,7 @@ def test_an_empty_request_is_a_success(otlp, post):
 
 def test_a_header_can_be_required(serve_alone):
     client = serve_alone()
-    client.sandbox.otlp.require("X-Key", "right")
+    client.sandbox.otlp.require_header("X-Key", "right")
 
     def post(**headers):
         return client.post("/v1/traces", data=body(span()), headers=PROTOBUF | headers)
@@ -190,7 +190,7 @@ def test_a_header_can_be_required(serve_alone):
     assert post().status_code == post(**{"x-key": "wrong"}).status_code == 401
     assert post(**{"x-key": "right"}).status_code == 200
     assert client.sandbox.otlp.span_count == 1
-    client.sandbox.otlp.require("x-key", None)
+    client.sandbox.otlp.require_header("x-key", None)
     assert post().status_code == 200
 
 
@@ -218,7 +218,7 @@ def test_a_span_without_ids_is_rejected_alone(otlp, post, ids):
 
 @pytest.mark.parametrize(("rejected", "stored"), [(2, 1), (0, 3), (9, 0)])
 def test_a_partial_success_can_be_ordered(client, otlp, post, rejected, stored):
-    client.sandbox.faults.order("otlp", "partial", rejected_spans=rejected, message="because")
+    client.sandbox.faults.inject("otlp", "partial", rejected_spans=rejected, message="because")
 
     answer = ExportTraceServiceResponse.FromString(post(body(span(1), span(2), span(3))).content)
 
@@ -229,7 +229,7 @@ def test_a_partial_success_can_be_ordered(client, otlp, post, rejected, stored):
 
 
 def test_an_ordered_status_comes_with_a_status_message(client, otlp, post):
-    client.sandbox.faults.order("otlp", "status", status=429, headers={"Retry-After": "3"})
+    client.sandbox.faults.inject("otlp", "status", status=429, headers={"Retry-After": "3"})
 
     answer = post(body(span()))
 

@@ -7,9 +7,10 @@ from datetime import date, timedelta
 import msgspec
 import pytest
 
+from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.listing import Listing
-from bk_pipeline.sandbox.moments import HOUR, MINUTE, day_start, parse
-from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.sandbox.times import HOUR, MINUTE, day_start, parse_time
+from bk_pipeline.sandbox.world import World
 
 TODAY = date(2026, 8, 6)
 LONG_AFTER = day_start(TODAY) + 1_000 * HOUR
@@ -37,8 +38,8 @@ def has_job(kind="script", **fields):
 def unblocked_after(build, least, most):
     return any(
         least
-        <= parse(job["unblocked_at"])
-        - max(parse(other["finished_at"]) for other in jobs(build)[:1])
+        <= parse_time(job["unblocked_at"])
+        - max(parse_time(other["finished_at"]) for other in jobs(build)[:1])
         <= most
         for job in jobs(build, "manual")
         if job["unblocked_at"]
@@ -50,7 +51,7 @@ def late_retry(build):
     starts = [job["started_at"] for job in jobs(build) if job["started_at"]]
     return (
         bool(starts)
-        and parse(build["started_at"]) - parse(min(starts)) > 2 * HOUR
+        and parse_time(build["started_at"]) - parse_time(min(starts)) > 2 * HOUR
         and build["started_at"] not in starts
         and has_job(retried=True, retry_type="manual")(build)
     )
@@ -258,7 +259,7 @@ def test_small_build_has_just_finished():
     world.clock = lambda: now / 1000
     build = world.finish_build_now()
     assert build["state"] == "passed"
-    assert now - 60_000 < parse(build["finished_at"]) <= now
+    assert now - 60_000 < parse_time(build["finished_at"]) <= now
     assert [build["id"]] == [
         entry.payload["id"] for entry in world.find(Listing(slug="playground"), now)
     ]
@@ -270,7 +271,7 @@ def test_added_build_hides_the_made_one_with_its_id(world):
     made = own.builds(TODAY)[0]
     payload = build_as_of(made, LONG_AFTER) | {"finished_at": "2026-08-07T10:00:00.000Z"}
     own.add_build(payload)
-    found = list(own.find(Listing(finished_from=parse("2026-08-07T10:00:00Z")), LONG_AFTER))
+    found = list(own.find(Listing(finished_from=parse_time("2026-08-07T10:00:00Z")), LONG_AFTER))
     assert [entry.payload["id"] for entry in found] == [made.ref.id]
     assert own.build(made.ref.slug, made.ref.number, LONG_AFTER) is found[0]
 

@@ -93,7 +93,7 @@ def test_what_a_run_delivers_is_the_same_and_sent_once(tmp_path, instance):
 
 def test_a_run_that_fails_is_told_to_its_end(tmp_path, instance):
     with stage(tmp_path, otlp=True, BK_PIPELINE_HTTP_DEADLINE_S="0", **ON) as scene:
-        scene.sandbox.faults.order("buildkite", "status", status=503)
+        scene.sandbox.faults.inject("buildkite", "status", status=503)
         [run] = materialize_days(scene.services, scene.days, instance=instance)
         spans = own(scene)
 
@@ -110,9 +110,9 @@ def test_a_run_that_fails_is_told_to_its_end(tmp_path, instance):
 def test_an_endpoint_in_trouble_fails_no_run(traced, caplog, trouble):
     url = "http://127.0.0.1:9" if trouble == "away" else traced.url
     if trouble == "refuses":
-        traced.sandbox.otlp.require("x-key", "wanted")
+        traced.sandbox.otlp.require_header("x-key", "wanted")
     if trouble == "no_otlp":
-        traced.sandbox.faults.order("otlp", "html", count=100)
+        traced.sandbox.faults.inject("otlp", "html", count=100)
 
     with self_tracing(settings_of(f"{url}?key=s3cr3t-0123456789"), run_id=RUN_ID), span("work"):
         pass
@@ -178,7 +178,7 @@ def test_switched_on_without_an_endpoint_it_says_what_is_missing():
 
 def test_a_pause_before_a_repetition_is_told(tmp_path, instance, clock):
     with stage(tmp_path, otlp=True, clock=clock, **ON) as scene:
-        scene.sandbox.faults.order("buildkite", "status", status=503)
+        scene.sandbox.faults.inject("buildkite", "status", status=503)
         list(materialize_days(scene.services, scene.days, instance=instance))
         spans = own(scene)
 

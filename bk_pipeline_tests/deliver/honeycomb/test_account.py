@@ -123,7 +123,7 @@ def test_a_classic_key_leads_to_another_place(sandbox, honeycomb_with):
 
 
 def test_a_service_that_only_takes_events_is_known_by_its_host(sandbox, honeycomb_with):
-    sandbox.faults.order("honeycomb", "status", status=404, path="/1/auth")
+    sandbox.faults.inject("honeycomb", "status", status=404, path="/1/auth")
 
     name = honeycomb_with(sandbox.honeycomb_key).name
 
@@ -156,7 +156,7 @@ def test_a_key_that_may_not_send_events_is_told_before_anything_is_sent(sandbox,
 
 
 def test_a_page_instead_of_an_account_is_told(sandbox, honeycomb_with):
-    sandbox.faults.order("honeycomb", "html")
+    sandbox.faults.inject("honeycomb", "html")
 
     with pytest.raises(
         UnexpectedAnswer, match=r"whose the key is.*text/html.*HONEYCOMB_API_ENDPOINT"
@@ -165,7 +165,7 @@ def test_a_page_instead_of_an_account_is_told(sandbox, honeycomb_with):
 
 
 def test_an_outage_never_gives_another_name(sandbox, honeycomb_with):
-    sandbox.faults.order("honeycomb", "status", status=503, count=100)
+    sandbox.faults.inject("honeycomb", "status", status=503, count=100)
 
     with pytest.raises(RetryableError, match="Gave up"):
         _ = honeycomb_with(sandbox.honeycomb_key).name

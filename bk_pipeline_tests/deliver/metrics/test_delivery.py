@@ -115,7 +115,7 @@ def test_spans_at_the_same_url_are_other_items(clock, url, connect):
 @pytest.mark.parametrize("kind", ["reset_after", "cut_body", "hang"])
 def test_points_whose_answer_is_lost_are_sent_again_the_same(sandbox, metrics, send, kind):
     details = {"processed": True} if kind == "hang" else {}
-    sandbox.faults.order("otlp", kind, path="/v1/metrics", **details)
+    sandbox.faults.inject("otlp", kind, path="/v1/metrics", **details)
 
     done = send(tables(5), destination=metrics)
 
@@ -125,7 +125,7 @@ def test_points_whose_answer_is_lost_are_sent_again_the_same(sandbox, metrics, s
 
 
 def test_a_run_that_dies_in_doubt_is_made_good_by_the_next(sandbox, metrics, send, ledger):
-    sandbox.faults.order("otlp", "reset_after", count=10, path="/v1/metrics")
+    sandbox.faults.inject("otlp", "reset_after", count=10, path="/v1/metrics")
     with pytest.raises(RetryableError):
         send(tables(5), destination=metrics)
     assert ledger.summary(metrics.name).in_doubt == 20
@@ -140,7 +140,7 @@ def test_a_run_that_dies_in_doubt_is_made_good_by_the_next(sandbox, metrics, sen
 
 def test_at_most_once_takes_what_is_in_doubt_for_sent(sandbox, metrics, send):
     policy = DeliveryPolicy(guarantee=Guarantee.AT_MOST_ONCE)
-    sandbox.faults.order("otlp", "reset_after", path="/v1/metrics")
+    sandbox.faults.inject("otlp", "reset_after", path="/v1/metrics")
     with pytest.raises(RetryableError):
         send(tables(5), destination=metrics, policy=policy)
 
@@ -152,7 +152,7 @@ def test_at_most_once_takes_what_is_in_doubt_for_sent(sandbox, metrics, send):
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_what_may_pass_is_tried_again_and_counted_once(sandbox, metrics, send, clock, status):
-    sandbox.faults.order("otlp", "status", status=status, count=2, headers={"Retry-After": "2"})
+    sandbox.faults.inject("otlp", "status", status=status, count=2, headers={"Retry-After": "2"})
 
     send(tables(5), destination=metrics)
 
@@ -161,7 +161,7 @@ def test_what_may_pass_is_tried_again_and_counted_once(sandbox, metrics, send, c
 
 
 def test_a_request_that_is_too_large_is_sent_in_halves(sandbox, metrics, send):
-    sandbox.faults.order("otlp", "status", status=413)
+    sandbox.faults.inject("otlp", "status", status=413)
 
     done = send(tables(6), destination=metrics)
 
@@ -170,25 +170,25 @@ def test_a_request_that_is_too_large_is_sent_in_halves(sandbox, metrics, send):
 
 
 def test_an_unknown_key_is_told_with_the_variable(sandbox, fails):
-    sandbox.otlp.require("x-key", "wanted")
+    sandbox.otlp.require_header("x-key", "wanted")
 
     fails(TokenRefused, r"401: missing or invalid header.*OTEL_EXPORTER_OTLP_HEADERS")
 
 
 def test_a_key_that_may_not_write_metrics_is_told_so(sandbox, fails):
-    sandbox.faults.order("otlp", "status", status=403)
+    sandbox.faults.inject("otlp", "status", status=403)
 
     fails(AccessDenied, r"does not let us send data points.*permission to write metrics")
 
 
 def test_a_backend_without_metrics_is_told_how_to_go_without(sandbox, fails):
-    sandbox.faults.order("otlp", "status", status=404)
+    sandbox.faults.inject("otlp", "status", status=404)
 
     fails(NotFound, r"/v1/metrics is added to .*OTEL_METRICS_EXPORTER=none")
 
 
 def test_a_few_rejected_points_are_told_and_not_sent_again(sandbox, metrics, send):
-    sandbox.faults.order("otlp", "partial", rejected_spans=2, message="too old")
+    sandbox.faults.inject("otlp", "partial", rejected_spans=2, message="too old")
 
     done = send(tables(2), destination=metrics)
 
@@ -198,7 +198,7 @@ def test_a_few_rejected_points_are_told_and_not_sent_again(sandbox, metrics, sen
 
 
 def test_if_all_points_are_rejected_so_are_their_builds_and_jobs(sandbox, metrics, send, ledger):
-    sandbox.faults.order("otlp", "partial", rejected_spans=11, message="too old")
+    sandbox.faults.inject("otlp", "partial", rejected_spans=11, message="too old")
 
     done = send(tables(2), destination=metrics)
 

@@ -102,7 +102,7 @@ def test_the_endpoint_is_told_who_made_the_spans_and_of_what(sandbox, otlp, send
 def test_headers_and_compression_are_those_of_the_environment(sandbox, url, connect, send):
     wanted = {"authorization": "Basic dXNlcjpwYXNz", "content-encoding": "gzip"}
     for header, value in wanted.items():
-        sandbox.otlp.require(header, value)
+        sandbox.otlp.require_header(header, value)
     made = tables(3)
 
     delivery = send(
@@ -113,14 +113,14 @@ def test_headers_and_compression_are_those_of_the_environment(sandbox, url, conn
     )
 
     for header in wanted:
-        sandbox.otlp.require(header, None)
+        sandbox.otlp.require_header(header, None)
     assert stored_once(sandbox, made)
     assert delivery.sent_bytes < delivery.body_bytes / 2
 
 
 def test_a_partial_success_is_settled_reported_and_never_sent_again(sandbox, otlp, send, ledger):
     made = tables(4)
-    sandbox.faults.order("otlp", "partial", rejected_spans=2, message="span is too old")
+    sandbox.faults.inject("otlp", "partial", rejected_spans=2, message="span is too old")
 
     delivery = send(made, destination=otlp)
     again = send(made, destination=otlp)
@@ -141,7 +141,7 @@ def test_a_partial_success_is_settled_reported_and_never_sent_again(sandbox, otl
 
 def test_where_all_of_a_batch_is_rejected_the_ledger_has_each_span(sandbox, otlp, send, ledger):
     made = tables(1)
-    sandbox.faults.order("otlp", "partial", rejected_spans=99, message="tenant is over its limit")
+    sandbox.faults.inject("otlp", "partial", rejected_spans=99, message="tenant is over its limit")
 
     delivery = send(made, destination=otlp)
 
@@ -152,7 +152,7 @@ def test_where_all_of_a_batch_is_rejected_the_ledger_has_each_span(sandbox, otlp
 
 def test_a_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
     made = tables(1)
-    sandbox.faults.order("otlp", "partial", rejected_spans=0, message="use gzip")
+    sandbox.faults.inject("otlp", "partial", rejected_spans=0, message="use gzip")
 
     delivery = send(made, destination=otlp)
 
@@ -163,7 +163,7 @@ def test_a_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
 
 def test_a_body_that_is_too_large_is_split_until_it_passes(sandbox, otlp, send):
     made = tables(10)
-    sandbox.faults.order("otlp", "status", status=413, count=3)
+    sandbox.faults.inject("otlp", "status", status=413, count=3)
 
     delivery = send(made, destination=otlp)
 
@@ -173,7 +173,7 @@ def test_a_body_that_is_too_large_is_split_until_it_passes(sandbox, otlp, send):
 
 def test_a_throttling_is_waited_out_as_long_as_it_says(sandbox, otlp, send, clock):
     made = tables(2)
-    sandbox.faults.order("otlp", "status", status=429, headers={"Retry-After": "17"})
+    sandbox.faults.inject("otlp", "status", status=429, headers={"Retry-After": "17"})
 
     send(made, destination=otlp)
 
@@ -184,7 +184,7 @@ def test_a_throttling_is_waited_out_as_long_as_it_says(sandbox, otlp, send, cloc
 @pytest.mark.parametrize("kind", ["reset", "hang", "status"])
 def test_what_was_not_taken_is_sent_again(sandbox, otlp, send, kind):
     made = tables(2)
-    sandbox.faults.order("otlp", kind)
+    sandbox.faults.inject("otlp", kind)
 
     send(made, destination=otlp)
 
@@ -194,7 +194,7 @@ def test_what_was_not_taken_is_sent_again(sandbox, otlp, send, kind):
 @pytest.mark.parametrize("kind", ["reset_after", "cut_body"])
 def test_an_answer_that_is_lost_doubles_no_more_than_was_under_way(sandbox, otlp, send, kind):
     made = tables(2)
-    sandbox.faults.order("otlp", kind)
+    sandbox.faults.inject("otlp", kind)
 
     delivery = send(made, destination=otlp)
 
@@ -215,7 +215,7 @@ def test_an_answer_that_is_lost_doubles_no_more_than_was_under_way(sandbox, otlp
 def test_a_run_that_fails_says_where_what_came_back_and_what_to_do(
     sandbox, fails, order, error, said
 ):
-    sandbox.faults.order("otlp", **order)
+    sandbox.faults.inject("otlp", **order)
 
     fails(error, rf"The OTLP endpoint 127.0.0.1:\d+/v1/traces .*{said}")
 

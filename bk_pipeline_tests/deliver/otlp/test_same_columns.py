@@ -17,7 +17,8 @@ from bk_pipeline.deliver.honeycomb.shape import Shape
 from bk_pipeline.deliver.otlp import codec as otlp
 from bk_pipeline.deliver.otlp.shape import body_of
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.sandbox.world import World, build_as_of
+from bk_pipeline.sandbox.as_of import build_as_of
+from bk_pipeline.sandbox.world import World
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.tree import spans_for_build

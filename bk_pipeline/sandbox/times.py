@@ -32,7 +32,7 @@ def _day_text(day_number: int) -> str:
     return (_EPOCH_DAY + timedelta(days=day_number)).isoformat()
 
 
-def text_of(moment: int) -> str:
+def format_time(moment: int) -> str:
     """`2026-08-01T09:08:07.006Z`, the one format in which Buildkite writes times today."""
     day_number, rest = divmod(moment, DAY)
     seconds, milliseconds = divmod(rest, SECOND)
@@ -41,11 +41,11 @@ def text_of(moment: int) -> str:
     return f"{_day_text(day_number)}T{hours:02d}:{minutes:02d}:{seconds:02d}.{milliseconds:03d}Z"
 
 
-def text_or_none(moment: int | None) -> str | None:
-    return None if moment is None else text_of(moment)
+def format_optional_time(moment: int | None) -> str | None:
+    return None if moment is None else format_time(moment)
 
 
-def parse(text: str) -> int:
+def parse_time(text: str) -> int:
     """Milliseconds for an ISO 8601 time or date; without an offset it is taken as UTC.
 
     Also reads the `2015-04-23 16:55:52 UTC` of older records.

@@ -150,7 +150,7 @@ def send(
     guarantee: Guarantee,
 ) -> Delivery:
     """One delivery of the day, in its turn, as `pipeline.deliver_day` does it."""
-    with ledger.exclusive(destination.name, DAY):
+    with ledger.delivery_lock(destination.name, DAY):
         return deliver(
             made,
             day=DAY,

@@ -106,13 +106,13 @@ class RequestRefused(FatalError):
 
     Attributes:
         status: The HTTP status.
-        said: The service's own words, shortened.
+        detail: The service's own message, truncated.
     """
 
-    def __init__(self, message: str, *, status: int, said: str = "") -> None:
+    def __init__(self, message: str, *, status: int, detail: str = "") -> None:
         super().__init__(message)
         self.status = status
-        self.said = said
+        self.detail = detail
 
 
 class RequestTooLarge(RequestRefused):

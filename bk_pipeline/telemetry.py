@@ -1,10 +1,11 @@
-"""What a run does and waits for, told to whoever listens: nobody, as a rule.
+"""Hooks for tracing the pipeline's own runs. They do nothing until a tracer is installed.
 
-Whoever does something worth telling says so here, in a `with`; `self_tracing.py` listens. The
-listener is a context variable: it hears what happens inside of `listening`, and nothing of
-another run in another thread. Without one a `with` costs some tenths of a microsecond.
+Code worth tracing wraps itself in `with span(...)` or `with leaf_span(...)`; `self_tracing/`
+installs a tracer with `use_tracer`. The tracer is a context variable, so it sees what runs inside
+`use_tracer` and nothing of another run in another thread. Without a tracer, a `with` costs some
+tenths of a microsecond.
 
-What is told must be fit for strangers: no token, no payload, no query.
+Span names and attributes leave the process: never put a token, payload or URL query in them.
 """
 
 from __future__ import annotations
@@ -18,74 +19,89 @@ from typing import ParamSpec, Protocol, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 Value = str | int | float | bool
-NOTHING: Mapping[str, Value] = {}
+NO_ATTRIBUTES: Mapping[str, Value] = {}
 
 
-class Note(Protocol):
-    """Something under way, to which may be added what it came to."""
+class SpanHandle(Protocol):
+    """A span in progress."""
 
-    def add(self, attributes: Mapping[str, Value]) -> None: ...
+    def set_attributes(self, attributes: Mapping[str, Value]) -> None:
+        """Add `attributes` to the span."""
+        ...
 
 
-class Listener(Protocol):
-    """Whoever wants to know. An error that ends a block is the listener's to see, not to keep."""
+class Tracer(Protocol):
+    """Makes spans."""
 
     def span(
         self, name: str, attributes: Mapping[str, Value], *, leaf: bool, outgoing: bool
-    ) -> AbstractContextManager[Note]: ...
+    ) -> AbstractContextManager[SpanHandle]:
+        """Trace a block as a span; an error that ends the block must pass through.
+
+        Args:
+            name: The kind of operation.
+            attributes: What identifies this operation.
+            leaf: Whether no other span becomes its child.
+            outgoing: Whether it is a request to another service.
+        """
+        ...
 
 
-class _Unheard:
-    """Nobody listens."""
+class _NoSpan:
+    """The span when no tracer is installed."""
 
-    def add(self, attributes: Mapping[str, Value]) -> None:
-        """Add nothing to nothing."""
+    def set_attributes(self, attributes: Mapping[str, Value]) -> None:
+        pass
 
-    def __enter__(self) -> Note:
+    def __enter__(self) -> SpanHandle:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let errors pass."""
+        pass
 
 
-_UNHEARD = _Unheard()
-_listener: ContextVar[Listener | None] = ContextVar("bk_pipeline_listener", default=None)
+_NO_SPAN = _NoSpan()
+_tracer: ContextVar[Tracer | None] = ContextVar("bk_pipeline_tracer", default=None)
 
 
-def span(name: str, attributes: Mapping[str, Value] = NOTHING) -> AbstractContextManager[Note]:
-    """A block that what is told inside of it belongs to."""
-    listener = _listener.get()
-    if listener is None:
-        return _UNHEARD
-    return listener.span(name, attributes, leaf=False, outgoing=False)
+def span(
+    name: str, attributes: Mapping[str, Value] = NO_ATTRIBUTES
+) -> AbstractContextManager[SpanHandle]:
+    """Trace a block as a span that is the parent of the spans made inside it."""
+    tracer = _tracer.get()
+    if tracer is None:
+        return _NO_SPAN
+    return tracer.span(name, attributes, leaf=False, outgoing=False)
 
 
-def leaf(
-    name: str, attributes: Mapping[str, Value] = NOTHING, *, outgoing: bool = False
-) -> AbstractContextManager[Note]:
-    """A block that nothing else belongs to: so it may also be a generator's, and end anywhere.
+def leaf_span(
+    name: str, attributes: Mapping[str, Value] = NO_ATTRIBUTES, *, outgoing: bool = False
+) -> AbstractContextManager[SpanHandle]:
+    """Trace a block as a span without children.
+
+    It never becomes the current span, so a generator may hold it open across a `yield`.
 
     Args:
-        name: Of the kind of thing, not of this one.
-        attributes: Of this one.
+        name: The kind of operation.
+        attributes: What identifies this operation.
         outgoing: Whether it is a request to another service.
     """
-    listener = _listener.get()
-    if listener is None:
-        return _UNHEARD
-    return listener.span(name, attributes, leaf=True, outgoing=outgoing)
+    tracer = _tracer.get()
+    if tracer is None:
+        return _NO_SPAN
+    return tracer.span(name, attributes, leaf=True, outgoing=outgoing)
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """A block whose doings `listener` hears."""
-    token = _listener.set(listener)
+def use_tracer(tracer: Tracer) -> Iterator[None]:
+    """Send the spans made inside the block to `tracer`."""
+    token = _tracer.set(tracer)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _tracer.reset(token)
 
 
-def carried(call: Callable[P, T]) -> Callable[P, T]:
-    """`call`, to be made once in another thread, as if it were made here: heard, and in its place."""
-    return call if _listener.get() is None else partial(copy_context().run, call)
+def bind_context(call: Callable[P, T]) -> Callable[P, T]:
+    """Bind `call` to the current tracer and parent span, to be called once in another thread."""
+    return call if _tracer.get() is None else partial(copy_context().run, call)

@@ -140,7 +140,7 @@ def test_a_clock_that_is_minutes_off_misses_nothing(play, clock, minutes):
         found = scene.extract()
 
         assert [end for _, end in scene.stored()] == ends
-        assert found.clock_ahead == max(minutes, 0) * MINUTE
+        assert found.clock_skew == max(minutes, 0) * MINUTE
 
 
 def test_a_date_header_that_is_no_time_is_ignored(scene, clock):

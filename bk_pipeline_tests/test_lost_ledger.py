@@ -431,10 +431,10 @@ def test_what_a_delivery_looks_at_does_not_grow_with_the_days_that_were_delivere
         "begin after 1",
         "accept before 1",
         "accept after 1",
-        "note_part before 1",
-        "note_part after 1",
+        "mark_part_delivered before 1",
+        "mark_part_delivered after 1",
         "write after 2",
-        "note_part after 2",
+        "mark_part_delivered after 2",
     ],
 )
 def test_wherever_it_is_killed_there_is_no_false_alarm_and_no_silence(tmp_path, moment):

@@ -12,7 +12,7 @@ from bk_pipeline.pipeline import (
     Day,
     deliver_day,
     extract_day,
-    set_aside_builds,
+    quarantined_builds,
     transform_day,
     transform_fingerprint,
 )
@@ -140,7 +140,7 @@ def test_other_settings_make_parts_anew_and_the_old_ones_go(scene, client):
     assert transform_fingerprint(hidden) != transform_fingerprint(Privacy())
     assert transform_day(day, raw=raw, spans=spans, privacy=hidden).parts == 1
     [part] = spans.parts(day)
-    assert part.recipe == transform_fingerprint(hidden)
+    assert part.fingerprint == transform_fingerprint(hidden)
     [table] = spans.tables(day, part)
     assert table["buildkite.build.creator.email"].null_count == table.num_rows
 
@@ -162,7 +162,7 @@ def test_spans_are_in_order_of_time_build_by_build(scene, client):
                 starts.append(start)
     # By creation; a root that begins with its first job may precede its neighbour by moments.
     assert all(b - a > timedelta(seconds=-1) for a, b in pairwise(starts))
-    assert set_aside_builds(day, spans=spans) == []
+    assert quarantined_builds(day, spans=spans) == []
 
 
 def test_nothing_is_written_outside_the_data_directory(scene, client, tmp_path):

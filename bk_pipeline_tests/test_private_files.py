@@ -34,7 +34,7 @@ def write_everything(root):
     SharedQuota(root / "buildkite-quota.json").standings(0.0)
     with (
         Ledger.open(root / "ledger.sqlite", clock=SystemClock()) as ledger,
-        ledger.exclusive("honeycomb", "2026-11-20"),
+        ledger.delivery_lock("honeycomb", "2026-11-20"),
     ):
         ledger.begin("honeycomb", "2026-11-20", {bytes(16): [bytes(8)]})
         return modes | modes_below(root)

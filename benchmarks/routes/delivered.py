@@ -71,7 +71,7 @@ def delivered(tables: Iterable[pa.Table], destination: Destination, path: Path) 
     """How many were accepted, with a new ledger at `path`."""
     with (
         Ledger.open(path, clock=CLOCK) as ledger,
-        ledger.exclusive(destination.name, DAY),
+        ledger.delivery_lock(destination.name, DAY),
     ):
         done = deliver(tables, day=DAY, destination=destination, ledger=ledger, clock=CLOCK)
     return done.accepted

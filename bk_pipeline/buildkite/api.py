@@ -90,7 +90,7 @@ class Gate:
                 )
             until = self._clock.now() + timedelta(seconds=wait.seconds)
             self._on_wait(f"{wait.why} Waiting {wait.seconds:.0f} s, until {until:%H:%M:%SZ}.")
-            with telemetry.leaf("wait for quota", {"bk_pipeline.reason": wait.why}):
+            with telemetry.leaf_span("wait for quota", {"bk_pipeline.reason": wait.why}):
                 self._clock.sleep(wait.seconds)
 
 

@@ -215,7 +215,7 @@ def iter_pages(
         part = waiting.pop()
         sieve.forget_from(part.end)
         reach = Reach()
-        with telemetry.leaf("list window", _told(part)) as note:
+        with telemetry.leaf_span("list window", _told(part)) as span:
             try:
                 for sheet in read(part):
                     page, listed = sieve.sort(sheet.elements)
@@ -232,7 +232,7 @@ def iter_pages(
                 if not too_deep(refused, pages=reach.pages):
                     raise
                 waiting += reach.halves(part)
-            note.add({"bk_pipeline.pages": reach.pages})
+            span.set_attributes({"bk_pipeline.pages": reach.pages})
 
 
 def _told(window: Window) -> dict[str, telemetry.Value]:
@@ -249,7 +249,7 @@ def too_deep(refused: RequestRefused, *, pages: int) -> bool:
     Source: the API's answer "Listing builds this deep is not supported. ..."; how deep that
     is stands nowhere.
     """
-    return refused.status == BAD_REQUEST and (pages > 0 or bool(OF_DEPTH.search(refused.said)))
+    return refused.status == BAD_REQUEST and (pages > 0 or bool(OF_DEPTH.search(refused.detail)))
 
 
 def finished_params(window: Window, finished_from: datetime) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bk_pipeline.cli.output import line_of
-from bk_pipeline.pipeline import set_aside_builds
+from bk_pipeline.pipeline import quarantined_builds
 from bk_pipeline.settings import Settings
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import RawStore
@@ -23,5 +23,5 @@ def set_aside() -> None:
     folder = Folder(Settings.load().storage)
     spans = SpanStore(folder)
     for day in RawStore(folder).days():
-        for one in set_aside_builds(day, spans=spans):
+        for one in quarantined_builds(day, spans=spans):
             line_of((day, one.build_id or "?", one.reason))

@@ -34,8 +34,8 @@ from bk_pipeline.pipeline import (
     Transformation,
     deliver_day,
     extract_day,
+    stored_summary,
     transform_day,
-    what_is_stored,
 )
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted
@@ -73,7 +73,7 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                     client=client,
                     raw=services.raw(),
                     clock=services.clock,
-                    reread=config.reread,
+                    reconcile=config.reread,
                     full_refresh=config.full_refresh,
                     progress=log.progress,
                     result=services.results.begin("raw_builds", day.key, Extraction()),
@@ -85,8 +85,8 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                 "whole day": found.full,
                 "requests": found.usage.requests,
                 "seconds waited": round(found.usage.waited_s),
-                "seconds our clock is ahead": round(found.clock_ahead.total_seconds()),
-                "set aside": found.set_aside,
+                "seconds our clock is ahead": round(found.clock_skew.total_seconds()),
+                "set aside": found.quarantined,
                 "damaged files": found.damaged,
                 "dagster/partition_row_count": found.stored,
             }
@@ -110,7 +110,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
     ) -> Result:
         """The span table: one trace a build, with its stages, groups, steps and jobs."""
-        set_aside: list[str] = []
+        quarantined: list[str] = []
 
         def transform(day: Day) -> Metadata:
             made = transform_day(
@@ -126,9 +126,9 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
             )
             if made.damaged:
                 made.damaged.extend(services.restore(day, on_wait=log.wait))
-            stored = what_is_stored(day.key, spans=services.spans())
-            reasons = [f"{one.build_id}: {one.reason}" for one in stored.set_aside]
-            set_aside.extend(f"{day.key}: {reason}" for reason in reasons)
+            stored = stored_summary(day.key, spans=services.spans())
+            reasons = [f"{one.build_id}: {one.reason}" for one in stored.quarantined]
+            quarantined.extend(f"{day.key}: {reason}" for reason in reasons)
             return {
                 "builds": made.summary.builds,
                 "traces": made.summary.traces,
@@ -147,7 +147,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
 
         with step_log(context, services) as log:
             each_day(context, services, transform)
-        return dg.MaterializeResult(check_results=[judged(NOTHING_SET_ASIDE, set_aside)])
+        return dg.MaterializeResult(check_results=[judged(NOTHING_SET_ASIDE, quarantined)])
 
     return spans
 

@@ -109,10 +109,10 @@ def each_day(
             for key in context.partition_keys:
                 with (
                     as_dagster_failures(retries=services.retries, on_retry=context.log.warning),
-                    telemetry.span(f"{asset} of a day", {"bk_pipeline.day": key}) as note,
+                    telemetry.span(f"{asset} of a day", {"bk_pipeline.day": key}) as span,
                 ):
                     done[key] = _whole(context, services, work, day_of(key, services.settings))
-                    note.add(_counts(done[key]))
+                    span.set_attributes(_counts(done[key]))
                 context.add_asset_metadata(done[key], partition_key=key)
     except BaseException:
         for key, metadata in done.items():

@@ -110,7 +110,7 @@ class Services:
     def trace(self, trace_id: str, day: str) -> list[dict[str, Any]]:
         """The spans of a build of `day`, as `spans.table.rows` gives them; none if it has none."""
         search = SpanSearch(Folder(self.settings.storage))
-        found = search.by_trace(trace_id, [day])
+        found = search.find_by_trace_id(trace_id, [day])
         return list(rows(search.spans(found))) if found else []
 
     def stats(self) -> StatsStore:

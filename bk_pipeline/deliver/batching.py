@@ -110,7 +110,7 @@ class Pace:
                     break
             if on_wait is not None:
                 on_wait(left_s)
-            with telemetry.leaf("wait for pace"):
+            with telemetry.leaf_span("wait for pace"):
                 clock.sleep(left_s)
         return self._closings
 

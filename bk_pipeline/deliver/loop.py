@@ -50,7 +50,7 @@ def deliver(
     Args:
         tables: Of the span table's schema, each holding whole builds, in time order; one
             at a time is in memory. What they hold leaves in the order that `encode` gives it.
-        day: The day that all of them belong to. The caller holds `ledger.exclusive` for it.
+        day: The day that all of them belong to. The caller holds `ledger.delivery_lock` for it.
         destination: Where to.
         ledger: What is settled, and who is told what was.
         clock: Tells how old spans are, and waits.
@@ -134,7 +134,7 @@ class _Loop:
             try:
                 for batch in self._batches(tables):
                     self._collect(leaving=self._in_flight + BATCHES_READY - 1)
-                    future = pool.submit(telemetry.carried(self._send), sender, batch)
+                    future = pool.submit(telemetry.bind_context(self._send), sender, batch)
                     self._under_way[future] = batch
                 self._collect(leaving=0)
             except BaseException as exc:
@@ -151,11 +151,13 @@ class _Loop:
         }
         with (
             stopping.heeding(self._interrupted),
-            telemetry.span("deliver batch", told) as note,
+            telemetry.span("deliver batch", told) as span,
         ):
             came_of_it = sender.deliver(batch)
             counts = ("accepted", "rejected", "sent_bytes")
-            note.add({f"bk_pipeline.{name}": getattr(came_of_it, name) for name in counts})
+            span.set_attributes(
+                {f"bk_pipeline.{name}": getattr(came_of_it, name) for name in counts}
+            )
         return came_of_it
 
     def _collect(self, *, leaving: int) -> None:

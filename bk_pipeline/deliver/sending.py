@@ -162,7 +162,7 @@ class Sender:
             answer = self._destination.send(waiting.items)
         except RequestTooLarge as exc:
             if len(waiting.items) == 1:
-                self._reject_alone(waiting, exc.said or str(exc), total)
+                self._reject_alone(waiting, exc.detail or str(exc), total)
                 return
             self._take_back(waiting)
             raise

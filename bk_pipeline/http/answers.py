@@ -79,7 +79,7 @@ def refusal(
     if kind is DeliveryThrottled:
         return DeliveryThrottled(message, retry_in_s=retry_in_s)
     if issubclass(kind, RequestRefused):
-        return kind(message, status=status, said=said)
+        return kind(message, status=status, detail=said)
     return kind(message)
 
 

@@ -160,7 +160,7 @@ def retry(
             listener(Pause(state.attempt_number, state.upcoming_sleep, until, _error(state)))
 
     def pause(seconds: float) -> None:
-        with telemetry.leaf("pause before retry"):
+        with telemetry.leaf_span("pause before retry"):
             clock.sleep(seconds)
 
     def give_up(state: RetryCallState) -> NoReturn:

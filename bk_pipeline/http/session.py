@@ -195,7 +195,7 @@ class HttpSession:
         request = f"{method} {parts.netloc}{path}"
         timeouts = self._timeouts.within(timeout_s)
         told = {"http.request.method": method, "server.address": self._place[1], "url.path": path}
-        with telemetry.leaf(method, told, outgoing=True) as note:
+        with telemetry.leaf_span(method, told, outgoing=True) as span:
 
             def exchange() -> Response:
                 answer = self._session.request(
@@ -215,9 +215,9 @@ class HttpSession:
 
             response = self._within(exchange, timeouts.answer_s, request)
             self._refuse_plain(response)
-            note.add({"http.response.status_code": response.status})
+            span.set_attributes({"http.response.status_code": response.status})
             if not response.ok:
-                note.add({"error.type": str(response.status)})
+                span.set_attributes({"error.type": str(response.status)})
         return response
 
     def quote(self, text: str, *, limit: int = 200) -> str:

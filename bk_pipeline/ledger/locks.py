@@ -42,16 +42,16 @@ class Turns:
         days: Iterable[str],
         *,
         on_wait: Callable[[str], None] | None,
-        deadline_s: float,
+        timeout_s: float,
     ) -> Iterator[Locks]:
         """A block that only one process or thread is in, for this destination and these days.
 
         Days are taken in order, so that two who want several do not wait for each other.
 
         Raises:
-            RetryableError: Somebody else is in it for longer than `deadline_s`.
+            RetryableError: Somebody else is in it for longer than `timeout_s`.
         """
-        until = self._clock.monotonic() + deadline_s
+        until = self._clock.monotonic() + timeout_s
         held: dict[tuple[str, str], Locks] = {}
         with closing(self._database.locks()) as locks:
             for day in sorted(days):
@@ -60,7 +60,7 @@ class Turns:
                     if self._clock.monotonic() >= until:
                         raise RetryableError(
                             f"Another run has been delivering {day} to {destination} for more "
-                            f"than {deadline_s:.0f} s. Run again when it has ended."
+                            f"than {timeout_s:.0f} s. Run again when it has ended."
                         )
                     waited_s = self._clock.monotonic() - began_at
                     if on_wait is not None and not announced and waited_s >= QUIET_S:

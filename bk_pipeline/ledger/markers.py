@@ -13,10 +13,10 @@ from bk_pipeline.ledger.tables import marked_parts, markers
 _COLUMNS = [markers.c[name] for name in PlacedMarker._fields]
 
 
-class MarkerBook:
+class MarkerStore:
     """The ledger's pages about markers. Errors as the ledger's own methods have them.
 
-    Two runs must not place the markers of one day at once: `Ledger.exclusive`, with the place
+    Two runs must not place the markers of one day at once: `Ledger.delivery_lock`, with the place
     as the destination.
     """
 
@@ -42,7 +42,7 @@ class MarkerBook:
         with self._database.write() as connection:
             connection.execute(delete(markers).where(*_same(place, marker)))
 
-    def noted_parts(self, place: str, day: str, rules: str) -> set[str]:
+    def checked_parts(self, place: str, day: str, rules: str) -> set[str]:
         """The parts of `day` that hold nothing new for these rules, given their digest."""
         chosen = select(marked_parts.c.part).where(
             marked_parts.c.place == place, marked_parts.c.day == day, marked_parts.c.rules == rules
@@ -50,7 +50,7 @@ class MarkerBook:
         with self._database.read() as connection:
             return set(connection.execute(chosen).scalars())
 
-    def note_parts(self, place: str, day: str, parts: Iterable[str], rules: str) -> None:
+    def mark_parts_checked(self, place: str, day: str, parts: Iterable[str], rules: str) -> None:
         """Note that the day's `parts` hold nothing new for these rules; other rules' notes go."""
         of_day = (marked_parts.c.place == place, marked_parts.c.day == day)
         rows = [{"place": place, "day": day, "part": part, "rules": rules} for part in parts]

@@ -20,13 +20,13 @@ from bk_pipeline.contracts import ItemIds, Rejection
 from bk_pipeline.ledger import batches, packed, review, settled
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.locks import Turns
-from bk_pipeline.ledger.markers import MarkerBook
+from bk_pipeline.ledger.markers import MarkerStore
 from bk_pipeline.ledger.review import Choice, Presumed, RecordedRejection, Summary
 from bk_pipeline.ledger.schema import open_database
 from bk_pipeline.settings import Settings
 
 BUSY_TIMEOUT_S = 30.0
-TURN_DEADLINE_S = 1_800.0
+LOCK_TIMEOUT_S = 1_800.0
 
 
 class Ledger:
@@ -41,7 +41,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._turns = Turns(database, clock)
-        self.markers = MarkerBook(database)
+        self.markers = MarkerStore(database)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, clock: Clock, create: bool = True) -> Self:
@@ -110,13 +110,13 @@ class Ledger:
     # While delivering.
 
     @contextmanager
-    def exclusive(
+    def delivery_lock(
         self,
         destination: str,
         day: str,
         *,
         on_wait: Callable[[str], None] | None = None,
-        deadline_s: float = TURN_DEADLINE_S,
+        timeout_s: float = LOCK_TIMEOUT_S,
     ) -> Iterator[None]:
         """A block that only one delivery of `day` to `destination` is in at a time.
 
@@ -125,12 +125,12 @@ class Ledger:
 
         Args:
             on_wait: Told once, in a sentence, if somebody else is in it.
-            deadline_s: How long to wait for that one.
+            timeout_s: How long to wait for that one.
 
         Raises:
             RetryableError: The other one was still at it when the deadline came.
         """
-        with self._turns.take(destination, [day], on_wait=on_wait, deadline_s=deadline_s):
+        with self._turns.take(destination, [day], on_wait=on_wait, timeout_s=timeout_s):
             yield
 
     def settled(
@@ -149,7 +149,7 @@ class Ledger:
         """The number of a new batch, in doubt from now on. Only then may it be sent.
 
         Raises:
-            RetryableError: Also if `exclusive` was lost. Nothing more may be sent then.
+            RetryableError: Also if `delivery_lock` was lost. Nothing more may be sent then.
         """
         begin = partial(
             batches.begin, destination=destination, day=day, items=items, now=self._now()
@@ -197,7 +197,7 @@ class Ledger:
     def presume_sent(self, destination: str, day: str) -> int:
         """Take for sent what is in doubt of `day`, and say how many items those are.
 
-        Only for who holds `exclusive`: then they are from runs that have ended.
+        Only for who holds `delivery_lock`: then they are from runs that have ended.
         """
         with self._turns.write(destination, day) as connection:
             return batches.presume_sent(connection, destination, day)
@@ -205,7 +205,7 @@ class Ledger:
     def drop_settled_doubts(self, destination: str, day: str) -> None:
         """Forget that items of `day` were in doubt where they have been settled since.
 
-        Only for who holds `exclusive`.
+        Only for who holds `delivery_lock`.
         """
         with self._turns.write(destination, day) as connection:
             batches.drop_settled_doubts(connection, destination, day)
@@ -215,7 +215,7 @@ class Ledger:
         with self._database.read() as connection:
             return packed.noted(connection, destination, day)
 
-    def note_part(self, destination: str, day: str, part: str) -> int:
+    def mark_part_delivered(self, destination: str, day: str, part: str) -> int:
         """Note that `part` holds nothing unsettled. Parts are immutable, so it never will.
 
         Returns:
@@ -245,7 +245,7 @@ class Ledger:
 
         Args:
             destination: Where the day is delivered.
-            day: The partition. The caller holds `exclusive`.
+            day: The partition. The caller holds `delivery_lock`.
             seen: The counts of the span store by ledger id; this ledger knows them from now on.
         """
         with self._turns.write(destination, day) as connection:
@@ -256,7 +256,7 @@ class Ledger:
     ) -> int:
         """Note that `parts_known` hold nothing unsettled, and know the counts of `seen`.
 
-        Both or nothing; what was settled before is not touched. Only for who holds `exclusive`.
+        Both or nothing; what was settled before is not touched. Only for who holds `delivery_lock`.
 
         Returns:
             The day's delivery count.
@@ -312,7 +312,7 @@ class Ledger:
         trace_id: bytes | None = None,
         reason_like: str | None = None,
         on_wait: Callable[[str], None] | None = None,
-        deadline_s: float = TURN_DEADLINE_S,
+        timeout_s: float = LOCK_TIMEOUT_S,
     ) -> int:
         """Have the next delivery send again what was rejected or presumed sent; how many items.
 
@@ -323,14 +323,14 @@ class Ledger:
             trace_id: As for `rejections`.
             reason_like: As for `rejections`; what was presumed sent has the reason
                 "in doubt, presumed sent".
-            on_wait: As for `exclusive`.
-            deadline_s: As for `exclusive`.
+            on_wait: As for `delivery_lock`.
+            timeout_s: As for `delivery_lock`.
         """
         choice = Choice(day, trace_id, reason_like)
         with self._database.read() as connection:
             days = review.days_of(connection, destination, choice)
         with (
-            self._turns.take(destination, days, on_wait=on_wait, deadline_s=deadline_s) as locks,
+            self._turns.take(destination, days, on_wait=on_wait, timeout_s=timeout_s) as locks,
             locks.write() as connection,
         ):
             return review.requeue(connection, destination, choice, days)
@@ -340,7 +340,7 @@ class Ledger:
         destination: str,
         *,
         on_wait: Callable[[str], None] | None = None,
-        deadline_s: float = TURN_DEADLINE_S,
+        timeout_s: float = LOCK_TIMEOUT_S,
     ) -> int:
         """Know nothing of a destination any more; how many settled items that were.
 
@@ -348,13 +348,13 @@ class Ledger:
         for deliveries that are under way.
 
         Args:
-            on_wait: As for `exclusive`.
-            deadline_s: As for `exclusive`.
+            on_wait: As for `delivery_lock`.
+            timeout_s: As for `delivery_lock`.
         """
         with self._database.read() as connection:
             days = review.all_days(connection, destination)
         with (
-            self._turns.take(destination, days, on_wait=on_wait, deadline_s=deadline_s) as locks,
+            self._turns.take(destination, days, on_wait=on_wait, timeout_s=timeout_s) as locks,
             locks.write() as connection,
         ):
             return review.forget(connection, destination)

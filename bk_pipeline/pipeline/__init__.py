@@ -14,10 +14,10 @@ from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
 from bk_pipeline.pipeline.transform import (
     Transformation,
     holds_back_builds,
-    set_aside_builds,
+    quarantined_builds,
+    stored_summary,
     transform_day,
     transform_fingerprint,
-    what_is_stored,
 )
 
 __all__ = [
@@ -35,11 +35,11 @@ __all__ = [
     "place_markers",
     "plan_markers",
     "prune_markers",
+    "quarantined_builds",
     "restore_day",
-    "set_aside_builds",
     "stats_are_stale",
+    "stored_summary",
     "summarize_day",
     "transform_day",
     "transform_fingerprint",
-    "what_is_stored",
 ]

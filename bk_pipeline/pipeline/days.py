@@ -27,7 +27,7 @@ class Day:
     window: Window
 
 
-def despite_damage(work: Callable[[], T], damaged: list[str]) -> T:
+def retry_past_damage(work: Callable[[], T], damaged: list[str]) -> T:
     """What `work` returns; done again where it meets a damaged file, which is moved aside by then.
 
     Args:

@@ -53,7 +53,7 @@ def deliver_day(
     def tell(so_far: Delivery) -> None:
         progress(f"{day}: {counted(so_far.accepted, 'event')} accepted by {destination.name}")
 
-    with ledger.exclusive(destination.name, day, on_wait=on_wait):
+    with ledger.delivery_lock(destination.name, day, on_wait=on_wait):
         found = _look_at_parts(day, spans, destination, ledger)
         total.too_old += found.too_old
         total.age_limit = destination.max_age_sentence
@@ -79,7 +79,7 @@ def deliver_day(
                 too_old_here = total.too_old - too_old_before
                 if too_old_here and destination.max_age is not None:
                     note = aged_note(part.name, too_old_here, destination.max_age)
-                count = ledger.note_part(destination.name, day, note)
+                count = ledger.mark_part_delivered(destination.name, day, note)
                 records.part_done(count, part.name, after.name if after else None)
     return total
 
@@ -103,10 +103,10 @@ def _look_at_parts(day: str, spans: SpanStore, destination: Destination, ledger:
         if part.name in notes:
             found.delivered.append(part.name)
             continue
-        merged_of = {SpanPart(old, part.recipe).name for old in spans.replaced(day, part)}
+        merged_of = {SpanPart(old, part.fingerprint).name for old in spans.replaced(day, part)}
         too_old = too_old_in(notes, part.name, destination.max_age)
         if merged_of and merged_of <= notes:
-            ledger.note_part(destination.name, day, part.name)
+            ledger.mark_part_delivered(destination.name, day, part.name)
         elif too_old is not None:
             found.too_old += too_old
         else:
@@ -136,7 +136,7 @@ def adopt_day(
     Raises:
         PipelineError: From the destination, the ledger or the store.
     """
-    with ledger.exclusive(destination.name, day, on_wait=progress):
+    with ledger.delivery_lock(destination.name, day, on_wait=progress):
         records = DayDeliveries(day, destination.name, ledger, spans.deliveries)
         if records.behind() is None:
             return None

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from bk_pipeline.buildkite.api import Usage
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.clock import Clock
-from bk_pipeline.pipeline.days import Day, Progress, despite_damage, silent
+from bk_pipeline.pipeline.days import Day, Progress, retry_past_damage, silent
 from bk_pipeline.pipeline.transform import EVERYDAY, transform_day
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.compaction import compact
@@ -32,8 +32,8 @@ class Extraction:
         full: The whole day was listed.
         watermark: What is known from now on; None for a day that lies ahead.
         usage: Requests made and seconds waited.
-        clock_ahead: By how much our clock is ahead of Buildkite's, at most.
-        set_aside: Why builds had to be left out.
+        clock_skew: By how much our clock is ahead of Buildkite's, at most.
+        quarantined: Why builds had to be left out.
         damaged: What is to be said of stored files that were damaged.
     """
 
@@ -43,8 +43,8 @@ class Extraction:
     full: bool = True
     watermark: datetime | None = None
     usage: Usage = field(default_factory=Usage)
-    clock_ahead: timedelta = timedelta()
-    set_aside: list[str] = field(default_factory=list)
+    clock_skew: timedelta = timedelta()
+    quarantined: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
 
@@ -54,7 +54,7 @@ def extract_day(
     client: BuildkiteClient,
     raw: RawStore,
     clock: Clock,
-    reread: bool = False,
+    reconcile: bool = False,
     full_refresh: bool = False,
     progress: Progress = silent,
     result: Extraction | None = None,
@@ -67,7 +67,7 @@ def extract_day(
     is not fetched in vain. A day that lies ahead is empty.
 
     Args:
-        reread: List the whole day again, and store what is missing: it mends whatever was
+        reconcile: List the whole day again, and store what is missing: it mends whatever was
             missed or lost.
         full_refresh: List the whole day again, and store all of it once more.
         result: Updated as builds are listed and stored, so that it is right even if this
@@ -86,17 +86,17 @@ def extract_day(
         # Before anything is added: what earlier runs added has been transformed and delivered.
         compact(raw, day.key, now=asked_at)
         watermark = raw.watermark(day.key)
-        since = watermark - OVERLAP if watermark and not (reread or full_refresh) else None
+        since = watermark - OVERLAP if watermark and not (reconcile or full_refresh) else None
         known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
         return since, known, raw.quarantined(day.key)
 
-    since, known, quarantined = despite_damage(stored, result.damaged)
+    since, known, quarantined = retry_past_damage(stored, result.damaged)
     result.full = since is None
     before = client.usage
     writer = PartWriter(raw, day.key, fetched_at=asked_at)
     for page in client.iter_builds(day.window, finished_from=since):
         result.listed += len(page.builds)
-        result.set_aside += page.set_aside
+        result.quarantined += page.set_aside
         writer.add(
             [
                 one
@@ -112,7 +112,7 @@ def extract_day(
     # In Buildkite's time, which its filters compare with. Were our clock slow, ours is earlier.
     watermark = asked_at - client.ahead
     raw.set_watermark(day.key, watermark, quarantined=quarantined)
-    result.watermark, result.clock_ahead = watermark, client.ahead
+    result.watermark, result.clock_skew = watermark, client.ahead
     result.usage = client.usage - before
     return result
 
@@ -142,7 +142,7 @@ def restore_day(
     """
     made = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
     damaged = made.damaged
-    watermark = despite_damage(lambda: raw.watermark(day.key), damaged)
+    watermark = retry_past_damage(lambda: raw.watermark(day.key), damaged)
     if watermark is None and raw.quarantined(day.key):
         with connect() as client:
             found = extract_day(day, client=client, raw=raw, clock=clock, progress=progress)

@@ -21,7 +21,7 @@ from bk_pipeline.store.delivery_records import UNRECORDED, DeliveryRecord, Deliv
 class DayDeliveries:
     """The delivery records of one day and destination, and this ledger's part in them.
 
-    The caller holds `Ledger.exclusive`, except for `behind`.
+    The caller holds `Ledger.delivery_lock`, except for `behind`.
     """
 
     day: str

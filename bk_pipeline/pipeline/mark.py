@@ -76,18 +76,18 @@ def place_markers(
         PipelineError: From Honeycomb or the ledger. What was placed until then is known.
     """
     rules, client, book = marking.rules, marking.client, marking.ledger.markers
-    with marking.ledger.exclusive(client.name, day, on_wait=on_wait):
-        noted = set() if whole else book.noted_parts(client.name, day, rules.digest)
+    with marking.ledger.delivery_lock(client.name, day, on_wait=on_wait):
+        noted = set() if whole else book.checked_parts(client.name, day, rules.digest)
         parts = [part for part in marking.spans.parts(day) if part.name not in noted]
         listed = client.listed if restore else None
         planned = marking.plan(day, parts, listed=listed, restore=restore)
         placed = place(planned, rules, client=client, memory=book, progress=progress, result=result)
-        book.note_parts(client.name, day, [part.name for part in parts], rules.digest)
+        book.mark_parts_checked(client.name, day, [part.name for part in parts], rules.digest)
     return placed
 
 
 def prune_markers(day: str, marking: Marking, *, on_wait: Progress = silent) -> Placement:
     """Delete those markers of `day` that we made and no rule asks for any more."""
-    with marking.ledger.exclusive(marking.client.name, day, on_wait=on_wait):
+    with marking.ledger.delivery_lock(marking.client.name, day, on_wait=on_wait):
         planned = plan_markers(day, marking)
         return prune(planned, client=marking.client, memory=marking.ledger.markers)

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from bk_pipeline.analysis.columns import TABLES
-from bk_pipeline.pipeline.days import despite_damage
+from bk_pipeline.pipeline.days import retry_past_damage
 from bk_pipeline.store.spans import SpanStore, StatsStore
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
 
 def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
     """Whether the day has spans that its statistics were not made of. Reads no span."""
-    present = despite_damage(lambda: _parts_of(day, spans), [])
-    made_of = despite_damage(lambda: stats.made_of(LAST_TABLE, day), [])
+    present = retry_past_damage(lambda: _parts_of(day, spans), [])
+    made_of = retry_past_damage(lambda: stats.made_of(LAST_TABLE, day), [])
     return bool(present) and made_of != present
 
 

@@ -17,7 +17,7 @@ from bk_pipeline import spans as spans_package
 from bk_pipeline import text, units
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
-from bk_pipeline.pipeline.days import Progress, despite_damage, silent
+from bk_pipeline.pipeline.days import Progress, retry_past_damage, silent
 from bk_pipeline.spans.fields import CONVENTIONS
 from bk_pipeline.spans.model import SpanKind, SpanOptions, Trace
 from bk_pipeline.spans.privacy import Privacy
@@ -26,7 +26,7 @@ from bk_pipeline.spans.table import decode_or_error, table_of, traces_of
 from bk_pipeline.spans.timing import parse_ns, to_ns
 from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.raw import RawStore, Revision
-from bk_pipeline.store.spans import PartSummary, SetAside, SpanPart, SpanStore
+from bk_pipeline.store.spans import PartSummary, QuarantinedBuild, SpanPart, SpanStore
 from bk_pipeline.text import counted
 from bk_pipeline.units import NS_PER_S
 
@@ -63,7 +63,7 @@ def holds_back_builds(
     if options.settled_after_s is None:
         return False
     ours = transform_fingerprint(privacy, options)
-    return any(part.recipe != ours for part in spans.parts(day))
+    return any(part.fingerprint != ours for part in spans.parts(day))
 
 
 @cache
@@ -114,14 +114,14 @@ def transform_day(
     result = Transformation() if result is None else result
     damaged = result.damaged
     # Hidden ones too: they count again if the one that they are merged in is damaged.
-    present = despite_damage(lambda: (spans.parts(day), spans.present(day))[1], damaged)
+    present = retry_past_damage(lambda: (spans.parts(day), spans.present(day))[1], damaged)
     ours = transform_fingerprint(privacy, options)
-    done = {part.raw_part for part in present if part.recipe == ours and not full_refresh}
+    done = {part.raw_part for part in present if part.fingerprint == ours and not full_refresh}
     settled = _SettledFilter(options, now=clock.now())
     if settled.active:
-        settled.learn(despite_damage(lambda: raw.revisions(day), damaged))
+        settled.learn(retry_past_damage(lambda: raw.revisions(day), damaged))
     current = dict.fromkeys(raw.present(day), ours)
-    for raw_part in despite_damage(lambda: raw.parts(day), damaged):
+    for raw_part in retry_past_damage(lambda: raw.parts(day), damaged):
         if raw_part in done:
             continue
         summary = PartSummary()
@@ -129,7 +129,7 @@ def transform_day(
         try:
             held = settled.held_back(raw.payloads(day, raw_part)) if settled.active else set()
             part = SpanPart(raw_part, _short_hash(ours, *sorted(held)) if held else ours)
-            current[raw_part] = part.recipe
+            current[raw_part] = part.fingerprint
             if part in present and not full_refresh:
                 continue  # nothing has settled since
             payloads = settled.exported(raw.payloads(day, raw_part), held, summary)
@@ -144,7 +144,7 @@ def transform_day(
         result.parts += 1
         spans_made, builds = result.summary.spans, result.summary.builds
         progress(f"{day}: {counted(spans_made, 'span')} of {counted(builds, 'build')}")
-    despite_damage(lambda: _tidy(day, ours, current, raw=raw, spans=spans), damaged)
+    retry_past_damage(lambda: _tidy(day, ours, current, raw=raw, spans=spans), damaged)
     return result
 
 
@@ -162,7 +162,7 @@ def _tidy(
     """
     visible, raw_present = set(spans.parts(day)), raw.present(day)
     for part in spans.present(day):
-        other = part.recipe != current.get(part.raw_part, ours)
+        other = part.fingerprint != current.get(part.raw_part, ours)
         if other or (part not in visible and part.raw_part not in raw_present):
             spans.delete(day, part)
 
@@ -235,12 +235,12 @@ def _outcome(payload: bytes) -> _Outcome | Build | None:
         return None if isinstance(found, RecordError) else found
 
 
-def set_aside_builds(day: str, *, spans: SpanStore) -> list[SetAside]:
+def quarantined_builds(day: str, *, spans: SpanStore) -> list[QuarantinedBuild]:
     """The builds of `day` that could not be made into spans, each once, with the reason."""
-    return what_is_stored(day, spans=spans).set_aside
+    return stored_summary(day, spans=spans).quarantined
 
 
-def what_is_stored(day: str, *, spans: SpanStore) -> PartSummary:
+def stored_summary(day: str, *, spans: SpanStore) -> PartSummary:
     """What all span parts of `day` hold; builds that went on stand in several.
 
     Each build that was set aside is named once.
@@ -248,7 +248,7 @@ def what_is_stored(day: str, *, spans: SpanStore) -> PartSummary:
     total = PartSummary()
     for part in spans.parts(day):
         _add(total, spans.summary(day, part))
-    total.set_aside = list(dict.fromkeys(total.set_aside))
+    total.quarantined = list(dict.fromkeys(total.quarantined))
     return total
 
 
@@ -262,7 +262,7 @@ def _span_tables(
         traces = []
         for payload, trace in zip(group, traces_of(group, options=options), strict=True):
             if isinstance(trace, RecordError):
-                summary.set_aside.append(_set_aside(trace.record_id, trace.reason, privacy))
+                summary.quarantined.append(_quarantined(trace.record_id, trace.reason, privacy))
                 continue
             summary.builds += 1
             if trace is None and never_runs(payload):
@@ -276,8 +276,8 @@ def _span_tables(
         yield privacy.apply(table)
 
 
-def _set_aside(build_id: str | None, reason: str, privacy: Privacy) -> SetAside:
-    return SetAside(privacy.shown("buildkite.build.id", build_id), reason)
+def _quarantined(build_id: str | None, reason: str, privacy: Privacy) -> QuarantinedBuild:
+    return QuarantinedBuild(privacy.shown("buildkite.build.id", build_id), reason)
 
 
 def _table_of_good(
@@ -290,7 +290,7 @@ def _table_of_good(
         if len(traces) == 1:
             # Arrow's own words quote the value.
             reason = f"{NO_COLUMN} ({type(exc).__name__})"
-            summary.set_aside.append(_set_aside(traces[0].build.id, reason, privacy))
+            summary.quarantined.append(_quarantined(traces[0].build.id, reason, privacy))
             return table_of([])
         middle = len(traces) // 2
         halves = traces[:middle], traces[middle:]
@@ -313,5 +313,5 @@ def _count(summary: PartSummary, table: pa.Table) -> None:
 
 def _add(total: PartSummary, one: PartSummary) -> None:
     counts = ("builds", "unfinished", "skipped", "held_back", "spans", "jobs", "time_adjusted")
-    for name in (*counts, "set_aside"):
+    for name in (*counts, "quarantined"):
         setattr(total, name, getattr(total, name) + getattr(one, name))

@@ -1,6 +1,6 @@
-"""Listening with the OpenTelemetry SDK. Imported only where self-tracing is on.
+"""A tracer that sends spans with the OpenTelemetry SDK. Imported only when self-tracing is on.
 
-The provider is no global one: whatever else in the process is traced goes on as it did.
+The tracer provider is not the global one, so other tracing in the same process is unaffected.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.otlp.endpoint import Endpoint
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import PipelineError
-from bk_pipeline.telemetry import Note, Value, listening
+from bk_pipeline.telemetry import SpanHandle, Value, use_tracer
 
 SERVICE = "bk_pipeline"
-# Beyond this the SDK drops spans: those of a run are as many as its requests and batches.
-QUEUE = 16_384
+# The SDK drops spans beyond this. A run has one for each of its requests and batches.
+QUEUE_SIZE = 16_384
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def traced(endpoint: OtlpSettings, *, trace_id: int) -> Iterator[None]:
-    """A block whose doings are spans of one trace; all have left, or are lost, when it ends."""
-    exporter = _Exporter(endpoint)
+    """Trace a block as one trace; its spans have been sent, or are lost, when it ends."""
     resource = {**endpoint.resource, "service.name": SERVICE, "service.version": __version__}
     provider = TracerProvider(
-        resource=Resource(resource), id_generator=_OneTrace(trace_id), shutdown_on_exit=False
+        resource=Resource(resource), id_generator=_FixedTraceId(trace_id), shutdown_on_exit=False
     )
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=QUEUE))
+    provider.add_span_processor(BatchSpanProcessor(_Exporter(endpoint), max_queue_size=QUEUE_SIZE))
     try:
-        with listening(_Tracing(provider.get_tracer(SERVICE, __version__))):
+        with use_tracer(_SdkTracer(provider.get_tracer(SERVICE, __version__))):
             yield
     finally:
         provider.shutdown()
 
 
-class _Tracing:
-    """The listener: a span for each block."""
+class _SdkTracer:
+    """A `telemetry.Tracer` that makes spans of the SDK."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -54,37 +53,39 @@ class _Tracing:
     @contextmanager
     def span(
         self, name: str, attributes: Mapping[str, Value], *, leaf: bool, outgoing: bool
-    ) -> Iterator[Note]:
+    ) -> Iterator[SpanHandle]:
         kind = SpanKind.CLIENT if outgoing else SpanKind.INTERNAL
         span = self._tracer.start_span(name, kind=kind, attributes=attributes)
         current = use_span(span, record_exception=False, set_status_on_exception=False)
         try:
             with nullcontext() if leaf else current:
-                yield _SpanNote(span)
+                yield _SdkSpan(span)
         except GeneratorExit:
-            raise  # whoever read a generator had enough
+            raise  # a generator was closed early, which is no error
         except BaseException as exc:
-            # What others say in their errors may be anything; ours hold no secret.
-            said = str(exc) if isinstance(exc, PipelineError) else None
-            span.set_status(Status(StatusCode.ERROR, said))
+            # Only our own messages are known to hold no secret.
+            description = str(exc) if isinstance(exc, PipelineError) else None
+            span.set_status(Status(StatusCode.ERROR, description))
             span.set_attribute("error.type", type(exc).__qualname__)
             raise
         finally:
             span.end()
 
 
-class _SpanNote:
+class _SdkSpan:
+    """A `telemetry.SpanHandle` on a span of the SDK."""
+
     def __init__(self, span: Span) -> None:
         self._span = span
 
-    def add(self, attributes: Mapping[str, Value]) -> None:
+    def set_attributes(self, attributes: Mapping[str, Value]) -> None:
         self._span.set_attributes(attributes)
         if "error.type" in attributes:
             self._span.set_status(StatusCode.ERROR)
 
 
-class _OneTrace(RandomIdGenerator):
-    """All roots are of the one trace: those of a run's assets, which know nothing of each other."""
+class _FixedTraceId(RandomIdGenerator):
+    """Puts all root spans in one trace: those of a run's assets, which do not share a parent."""
 
     def __init__(self, trace_id: int) -> None:
         self._trace_id = trace_id
@@ -94,10 +95,10 @@ class _OneTrace(RandomIdGenerator):
 
 
 class _Exporter(SpanExporter):
-    """Sends by the loaders' own way, so that the variables mean the same and logs hold no secret.
+    """Sends batches as the OTLP loader does, so that the variables mean the same.
 
-    What the official exporter logs when it fails names the URL, in which a key may stand. A
-    batch that fails is not tried again: it is nobody's data.
+    The SDK's own exporter logs its URL when it fails, and a URL may contain a key. A batch that
+    fails is not retried: no user data is in it.
     """
 
     def __init__(self, settings: OtlpSettings) -> None:
@@ -107,7 +108,7 @@ class _Exporter(SpanExporter):
         try:
             self._endpoint.post(encode_spans(spans).SerializeToString())
         except PipelineError as exc:
-            _log.warning("%d spans of self-tracing are lost: %s", len(spans), exc)
+            _log.warning("%d self-tracing spans were lost: %s", len(spans), exc)
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS
 

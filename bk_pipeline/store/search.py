@@ -42,12 +42,12 @@ class SpanSearch:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
 
-    def by_trace(self, trace_id: str, days: Sequence[str] | None) -> FoundBuild | None:
+    def find_by_trace_id(self, trace_id: str, days: Sequence[str] | None) -> FoundBuild | None:
         """The build with this trace id, looked for on these days, or (None) on all."""
         found = self._found(pc.field("trace_id") == trace_id, days)
         return found[0] if found else None
 
-    def by_number(self, number: int, pipeline: str | None) -> list[FoundBuild]:
+    def find_by_number(self, number: int, pipeline: str | None) -> list[FoundBuild]:
         """The builds of this number, of one pipeline or (None) of all, newest first."""
         wanted = pc.field(NUMBER) == number
         if pipeline is not None:

@@ -23,7 +23,7 @@ from bk_pipeline.store.raw import MERGED, PARQUET
 SUMMARY = b"bk_pipeline.summary"
 
 
-class SetAside(msgspec.Struct, frozen=True):
+class QuarantinedBuild(msgspec.Struct, frozen=True):
     """A build whose payload cannot be made into spans, and why."""
 
     build_id: str | None
@@ -44,7 +44,8 @@ class PartSummary(msgspec.Struct):
     spans: int = 0
     jobs: int = 0
     time_adjusted: int = 0
-    set_aside: list[SetAside] = []
+    # Stored in span parts under its first name.
+    quarantined: list[QuarantinedBuild] = msgspec.field(default_factory=list, name="set_aside")
     first_ns: int | None = None
 
     @property
@@ -57,11 +58,11 @@ class SpanPart(NamedTuple):
     """A span part's name: the raw part that it was made of, and the recipe."""
 
     raw_part: str
-    recipe: str
+    fingerprint: str
 
     @property
     def name(self) -> str:
-        return f"{self.raw_part}-{self.recipe}"
+        return f"{self.raw_part}-{self.fingerprint}"
 
 
 class SpanStore:
@@ -79,7 +80,7 @@ class SpanStore:
         """
         present = self.present(day)
         hidden = {
-            SpanPart(old, part.recipe) for part in present for old in self.replaced(day, part)
+            SpanPart(old, part.fingerprint) for part in present for old in self.replaced(day, part)
         }
         return [part for part in present if part not in hidden]
 

@@ -110,11 +110,11 @@ def in_table(
         ConfigError: It is several; they are listed.
     """
     if reference.trace_id is not None:
-        return search.by_trace(reference.trace_id, _likely(reference, zone))
+        return search.find_by_trace_id(reference.trace_id, _likely(reference, zone))
     assert reference.number is not None
     found = [
         one
-        for one in search.by_number(reference.number, reference.pipeline)
+        for one in search.find_by_number(reference.number, reference.pipeline)
         if _same(reference.organization, one.organization or organization)
     ]
     if len(found) > 1:

@@ -37,7 +37,7 @@ class Shelf:
         for page in count():
             self.asked.append(window)
             if self.depth is not None and page >= self.depth:
-                raise RequestRefused("Refused.", status=400, said=self.words)
+                raise RequestRefused("Refused.", status=400, detail=self.words)
             begin = page * self.per_page
             more = len(found) > begin + self.per_page
             yield Sheet(found[begin : begin + self.per_page], more)
@@ -92,7 +92,7 @@ def test_depth_told_on_the_first_page_halves_the_window_later_half_first():
 
     def read(window):
         if window.length_s > 1800:
-            raise RequestRefused("Refused.", status=400, said="Listing this deep is refused")
+            raise RequestRefused("Refused.", status=400, detail="Listing this deep is refused")
         return narrow(window)
 
     pages = list(iter_pages(read, HOUR, Sieve(PipelineChoice())))
@@ -106,7 +106,7 @@ def test_depth_told_on_the_first_page_halves_the_window_later_half_first():
 )
 def test_other_refusals_of_the_first_page_are_not_depth(status, words):
     def read(window):
-        raise RequestRefused("Refused.", status=status, said=words)
+        raise RequestRefused("Refused.", status=status, detail=words)
         yield
 
     with pytest.raises(RequestRefused):

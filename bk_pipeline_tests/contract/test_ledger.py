@@ -128,7 +128,7 @@ def test_batches_of_one_build_add_up(ledger):
 def test_another_process_sees_all_of_it(ledger, reopen):
     settle(ledger, {ONE: [A]}, accepted={ONE: [A]})
     ledger.begin(HERE, DAY, {TWO: [B]})
-    ledger.note_part(HERE, DAY, "part-1")
+    ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     other = reopen()
 
@@ -140,7 +140,7 @@ def test_another_process_sees_all_of_it(ledger, reopen):
 def test_destinations_know_nothing_of_each_other(ledger):
     settle(ledger, {ONE: [A]}, accepted={ONE: [A]})
     ledger.begin(HERE, DAY, {TWO: [B]})
-    ledger.note_part(HERE, DAY, "part-1")
+    ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     assert settled(ledger, ONE, destination=THERE) == {}
     assert doubtful(ledger, destination=THERE) == {}
@@ -192,9 +192,9 @@ def test_doubts_are_dropped_for_what_has_been_settled_since_and_only_that(ledger
 
 
 def test_parts_are_noted_by_day(ledger):
-    ledger.note_part(HERE, DAY, "part-1")
-    ledger.note_part(HERE, DAY, "part-1")
-    ledger.note_part(HERE, OTHER_DAY, "part-2")
+    ledger.mark_part_delivered(HERE, DAY, "part-1")
+    ledger.mark_part_delivered(HERE, DAY, "part-1")
+    ledger.mark_part_delivered(HERE, OTHER_DAY, "part-2")
 
     assert ledger.delivered_parts(HERE, DAY) == {"part-1"}
 
@@ -246,9 +246,9 @@ def test_whatever_happens_an_item_has_the_outcome_that_it_was_given(ledger, step
 def test_deliveries_of_one_day_take_turns(ledger, reopen, clock):
     waits: list[str] = []
     with (
-        ledger.exclusive(HERE, DAY),
+        ledger.delivery_lock(HERE, DAY),
         pytest.raises(RetryableError, match="Another run has been delivering 2026-11-19"),
-        reopen().exclusive(HERE, DAY, on_wait=waits.append, deadline_s=20),
+        reopen().delivery_lock(HERE, DAY, on_wait=waits.append, timeout_s=20),
     ):
         pytest.fail("two were in it")
 
@@ -259,17 +259,17 @@ def test_deliveries_of_one_day_take_turns(ledger, reopen, clock):
 def test_other_days_and_other_destinations_do_not_wait(ledger, reopen, clock):
     other = reopen()
     with (
-        ledger.exclusive(HERE, DAY),
-        other.exclusive(HERE, OTHER_DAY, deadline_s=0),
-        other.exclusive(THERE, DAY, deadline_s=0),
+        ledger.delivery_lock(HERE, DAY),
+        other.delivery_lock(HERE, OTHER_DAY, timeout_s=0),
+        other.delivery_lock(THERE, DAY, timeout_s=0),
     ):
         assert clock.slept == []
 
 
 def test_a_turn_ends_with_its_block_however_that_ends(ledger, reopen):
-    with pytest.raises(ZeroDivisionError), ledger.exclusive(HERE, DAY):
+    with pytest.raises(ZeroDivisionError), ledger.delivery_lock(HERE, DAY):
         raise ZeroDivisionError
 
     for _ in range(2):
-        with reopen().exclusive(HERE, DAY, deadline_s=0):
+        with reopen().delivery_lock(HERE, DAY, timeout_s=0):
             pass

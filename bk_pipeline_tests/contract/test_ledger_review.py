@@ -43,8 +43,8 @@ def rejected(ledger):
         rejected=[rejection(ONE, A, reason=columns), rejection(ONE, B, reason=size)],
     )
     settle(ledger, {TWO: [C]}, day=OTHER_DAY, rejected=[rejection(TWO, C, reason=columns)])
-    ledger.note_part(HERE, DAY, "part-1")
-    ledger.note_part(HERE, OTHER_DAY, "part-2")
+    ledger.mark_part_delivered(HERE, DAY, "part-1")
+    ledger.mark_part_delivered(HERE, OTHER_DAY, "part-2")
     return ledger
 
 
@@ -98,7 +98,7 @@ def test_a_rejected_item_can_be_rejected_again_after_it_was_requeued(rejected):
 def test_what_was_presumed_sent_can_be_requeued(ledger, choice):
     ledger.begin(HERE, DAY, {ONE: [A, B]})
     ledger.presume_sent(HERE, DAY)
-    ledger.note_part(HERE, DAY, "part-1")
+    ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     assert ledger.requeue(HERE, **choice) == 2
 
@@ -130,9 +130,9 @@ def test_a_forgotten_destination_is_as_if_it_had_never_been(rejected):
 
 def test_requeueing_waits_for_a_delivery_of_the_day(rejected, reopen):
     with (
-        reopen().exclusive(HERE, DAY),
+        reopen().delivery_lock(HERE, DAY),
         pytest.raises(RetryableError, match="Another run has been delivering"),
     ):
-        rejected.requeue(HERE, deadline_s=1)
+        rejected.requeue(HERE, timeout_s=1)
 
-    assert rejected.requeue(HERE, deadline_s=1) == 3
+    assert rejected.requeue(HERE, timeout_s=1) == 3

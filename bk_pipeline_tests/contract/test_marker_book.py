@@ -49,15 +49,15 @@ def test_a_marker_takes_the_place_of_another_of_the_same_rule_dataset_and_span(b
 
 
 def test_parts_are_noted_for_the_rules_that_looked_at_them(book, reopen):
-    book.note_parts(HERE, DAY, PARTS, "rules-1")
-    book.note_parts(HERE, DAY, {"part-2", "part-3"}, "rules-1")
-    book.note_parts(HERE, OTHER_DAY, {"part-9"}, "rules-1")
-    book.note_parts(HERE, OTHER_DAY, (), "rules-1")
+    book.mark_parts_checked(HERE, DAY, PARTS, "rules-1")
+    book.mark_parts_checked(HERE, DAY, {"part-2", "part-3"}, "rules-1")
+    book.mark_parts_checked(HERE, OTHER_DAY, {"part-9"}, "rules-1")
+    book.mark_parts_checked(HERE, OTHER_DAY, (), "rules-1")
 
     other = reopen().markers
-    assert other.noted_parts(HERE, DAY, "rules-1") == {*PARTS, "part-3"}
-    assert other.noted_parts(HERE, DAY, "rules-2") == set()
-    assert other.noted_parts(THERE, DAY, "rules-1") == set()
-    other.note_parts(HERE, DAY, {"part-1"}, "rules-2")
-    assert book.noted_parts(HERE, DAY, "rules-1") == set()
-    assert book.noted_parts(HERE, OTHER_DAY, "rules-1") == {"part-9"}
+    assert other.checked_parts(HERE, DAY, "rules-1") == {*PARTS, "part-3"}
+    assert other.checked_parts(HERE, DAY, "rules-2") == set()
+    assert other.checked_parts(THERE, DAY, "rules-1") == set()
+    other.mark_parts_checked(HERE, DAY, {"part-1"}, "rules-2")
+    assert book.checked_parts(HERE, DAY, "rules-1") == set()
+    assert book.checked_parts(HERE, OTHER_DAY, "rules-1") == {"part-9"}

@@ -105,7 +105,7 @@ def plant(scene, change) -> None:
     [part, *_] = spans.parts(day)
     tables = list(spans.tables(day, part))
     tables[0] = change(tables[0])
-    newer = SpanPart("9" + part.raw_part[1:], part.recipe)
+    newer = SpanPart("9" + part.raw_part[1:], part.fingerprint)
     spans.write(day, newer, tables, PartSummary())
 
 

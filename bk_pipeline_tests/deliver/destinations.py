@@ -98,7 +98,7 @@ class ScriptedDestination:
 
 
 def too_large():
-    return RequestTooLarge("too large", status=413, said="too large")
+    return RequestTooLarge("too large", status=413, detail="too large")
 
 
 def stored_once(destination, count):

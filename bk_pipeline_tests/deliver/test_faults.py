@@ -342,7 +342,7 @@ def test_threads_that_deliver_the_same_day_do_not_double_it(scene, tmp_path):
 
     def run(_number):
         with Ledger.open(tmp_path / "ledger.sqlite", clock=clock) as own:
-            with own.exclusive(honeycomb.name, DAY):
+            with own.delivery_lock(honeycomb.name, DAY):
                 delivery = scene.send(ledger=own)
             clock.end()
             return delivery.accepted

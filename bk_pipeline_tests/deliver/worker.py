@@ -53,7 +53,7 @@ def carry_out(order: dict) -> None:
     honeycomb.limits = replace(honeycomb.limits, batch_items=order["batch_items"])
     with (
         Ledger.open(Path(order["ledger"]), clock=clock) as ledger,
-        ledger.exclusive(honeycomb.name, DAY),
+        ledger.delivery_lock(honeycomb.name, DAY),
     ):
         deliver(
             made(order["builds"]),

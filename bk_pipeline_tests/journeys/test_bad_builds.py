@@ -36,9 +36,9 @@ def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(scene, tmp_path):
     with dg.DagsterInstance.ephemeral() as instance:
         [run] = materialize_days(scene.services, scene.days, instance=instance)
     assert run.error is None
-    assert [f"{one.build_id}: {one.reason}" for one in run.results["spans"].summary.set_aside] == [
-        f"{BAD_ID}: Expected `int | null`, got `str` - at `$.jobs[0].exit_status`"
-    ]
+    assert [
+        f"{one.build_id}: {one.reason}" for one in run.results["spans"].summary.quarantined
+    ] == [f"{BAD_ID}: Expected `int | null`, got `str` - at `$.jobs[0].exit_status`"]
     honeycomb = scene.sandbox.honeycomb
     traces = {one.data["trace.trace_id"] for one in honeycomb.events}
     assert len(traces) > 5

@@ -84,7 +84,7 @@ def statements(ledger: Ledger) -> Iterator[list[str]]:
 
 def test_a_span_takes_at_most_40_bytes_on_disk(file_ledger, tmp_path):
     spans = deliver(file_ledger, builds(1_000))
-    file_ledger.note_part(HERE, DAY, "part-1")
+    file_ledger.mark_part_delivered(HERE, DAY, "part-1")
     file_ledger.close()
 
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
@@ -98,7 +98,7 @@ def test_a_span_takes_at_most_40_bytes_in_postgres_before_anything_is_cleared_aw
     postgres_ledger,
 ):
     spans = deliver(postgres_ledger, mixed_builds(1_000))
-    postgres_ledger.note_part(HERE, DAY, "part-1")
+    postgres_ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     assert sum(sizes(postgres_ledger).values()) / spans <= 40
 

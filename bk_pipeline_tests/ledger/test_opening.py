@@ -18,14 +18,14 @@ def opened(clock, *, create=True, **variables):
 
 def test_without_a_url_the_ledger_is_a_file_beside_the_data(tmp_path, clock):
     with opened(clock, BK_PIPELINE_DATA_DIR=str(tmp_path)) as ledger:
-        ledger.note_part(HERE, DAY, "part-1")
+        ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     assert (tmp_path / "ledger.sqlite").exists()
 
 
 def test_a_url_may_name_a_file(tmp_path, clock):
     with opened(clock, BK_PIPELINE_LEDGER_URL=f"sqlite:///{tmp_path}/mine.db") as ledger:
-        ledger.note_part(HERE, DAY, "part-1")
+        ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     assert (tmp_path / "mine.db").exists()
 
@@ -33,7 +33,7 @@ def test_a_url_may_name_a_file(tmp_path, clock):
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
 def test_every_scheme_of_postgres_leads_to_the_same_database(scheme, postgres_url, clock):
     with Ledger.open(postgres_url, clock=clock) as ledger:
-        ledger.note_part(HERE, DAY, "part-1")
+        ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     url = postgres_url.replace("postgresql", scheme, 1)
     with opened(clock, BK_PIPELINE_LEDGER_URL=url) as ledger:

@@ -55,12 +55,12 @@ def cut(postgres_url):
         lambda ledger: ledger.begin_again(HERE, DAY, 1),
         lambda ledger: ledger.presume_sent(HERE, DAY),
         lambda ledger: ledger.drop_settled_doubts(HERE, DAY),
-        lambda ledger: ledger.note_part(HERE, DAY, "part-1"),
+        lambda ledger: ledger.mark_part_delivered(HERE, DAY, "part-1"),
     ],
-    ids=["begin", "begin_again", "presume_sent", "drop_settled_doubts", "note_part"],
+    ids=["begin", "begin_again", "presume_sent", "drop_settled_doubts", "mark_part_delivered"],
 )
 def test_whoever_lost_the_turn_can_no_longer_do_what_is_for_its_holder(ledger, cut, write):
-    with ledger.exclusive(HERE, DAY):
+    with ledger.delivery_lock(HERE, DAY):
         assert cut() == [(1,)]
 
         for _ in range(2):  # and not even when the connection could be made again
@@ -72,11 +72,11 @@ def test_whoever_lost_the_turn_can_no_longer_do_what_is_for_its_holder(ledger, c
 
 
 def test_a_turn_that_was_lost_can_be_taken_by_another(ledger, reopen, cut):
-    with ledger.exclusive(HERE, DAY):
+    with ledger.delivery_lock(HERE, DAY):
         batch = ledger.begin(HERE, DAY, ITEMS)
         cut()
         other = reopen()
-        with other.exclusive(HERE, DAY, deadline_s=0):
+        with other.delivery_lock(HERE, DAY, timeout_s=0):
             assert other.in_doubt(HERE, DAY) == {b"1" * 16: {b"a" * 8}}
             with pytest.raises(RetryableError, match="so this one stops"):
                 ledger.begin(HERE, DAY, ITEMS)
@@ -100,31 +100,31 @@ def test_a_batch_in_doubt_is_not_sent_again_by_a_run_that_lost_its_turn(ledger, 
     destination.replies.append(answer_is_lost_and_the_turn_with_it)
     with (
         pytest.raises(RetryableError, match="so this one stops"),
-        ledger.exclusive(destination.name, DELIVERED),
+        ledger.delivery_lock(destination.name, DELIVERED),
     ):
         deliver(made, day=DELIVERED, destination=destination, ledger=ledger, clock=clock)
     assert len(destination.requests) == 1
 
     # Its successor sends what is in doubt, as "at least once" has it, and nobody else does.
     other = reopen()
-    with other.exclusive(destination.name, DELIVERED, deadline_s=30):
+    with other.delivery_lock(destination.name, DELIVERED, timeout_s=30):
         done = deliver(made, day=DELIVERED, destination=destination, ledger=other, clock=clock)
     assert (done.accepted, done.in_doubt_resent) == (span_count(made), span_count(made))
     assert len(destination.requests) == 2
 
 
 def test_after_losing_a_turn_it_can_be_taken_again(ledger, cut):
-    with ledger.exclusive(HERE, DAY):
+    with ledger.delivery_lock(HERE, DAY):
         cut()
 
-    with ledger.exclusive(HERE, DAY, deadline_s=0):
+    with ledger.delivery_lock(HERE, DAY, timeout_s=0):
         ledger.begin(HERE, DAY, ITEMS)
 
     assert ledger.summary(HERE).in_doubt == 1
 
 
 def test_behind_a_pooler_that_changes_sessions_the_turn_counts_as_lost(ledger):
-    with ledger.exclusive(HERE, DAY):
+    with ledger.delivery_lock(HERE, DAY):
         ledger._turns._held[HERE, DAY]._session += 1
 
         with pytest.raises(RetryableError, match="PgBouncer the ledger needs its session mode"):
@@ -134,7 +134,7 @@ def test_behind_a_pooler_that_changes_sessions_the_turn_counts_as_lost(ledger):
 
 
 def test_an_error_that_is_not_the_connections_leaves_the_turn(ledger):
-    with ledger.exclusive(HERE, DAY):
+    with ledger.delivery_lock(HERE, DAY):
         with pytest.raises(ZeroDivisionError), ledger._turns._held[HERE, DAY].write():
             raise ZeroDivisionError
         with (
@@ -148,7 +148,9 @@ def test_an_error_that_is_not_the_connections_leaves_the_turn(ledger):
 
 def test_turns_of_many_days_take_one_connection(ledger, postgres_url):
     for number in range(1, 60):
-        ledger.note_part(HERE, f"2026-{number // 28 + 1:02}-{number % 28 + 1:02}", "part-1")
+        ledger.mark_part_delivered(
+            HERE, f"2026-{number // 28 + 1:02}-{number % 28 + 1:02}", "part-1"
+        )
     held = []
 
     class Watching(type(ledger._clock)):
@@ -158,16 +160,16 @@ def test_turns_of_many_days_take_one_connection(ledger, postgres_url):
 
     with (
         Ledger.open(postgres_url, clock=Watching()) as other,
-        ledger.exclusive(HERE, "2026-03-04"),
+        ledger.delivery_lock(HERE, "2026-03-04"),
         pytest.raises(RetryableError, match="2026-03-04"),
     ):
-        other.forget(HERE, deadline_s=1)
+        other.forget(HERE, timeout_s=1)
 
     assert held[-1] == (59, 2)
 
 
 def test_when_nobody_delivers_no_lock_is_left(ledger, postgres_url):
-    with ledger.exclusive(HERE, DAY), ledger.exclusive(HERE, OTHER_DAY):
+    with ledger.delivery_lock(HERE, DAY), ledger.delivery_lock(HERE, OTHER_DAY):
         assert execute(postgres_url, f"SELECT count(*) {HOLDERS}") == [(2,)]
 
     assert execute(postgres_url, f"SELECT count(*) {HOLDERS}") == [(0,)]

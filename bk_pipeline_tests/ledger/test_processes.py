@@ -60,7 +60,7 @@ def test_a_turn_is_over_when_its_holder_is_killed(where, start, clock):
     holder = start("hold", where)
     assert holder.stdout.readline() == "held\n"
     ledger = Ledger.open(where, clock=clock)
-    with pytest.raises(RetryableError), ledger.exclusive(HERE, DAY, deadline_s=5):
+    with pytest.raises(RetryableError), ledger.delivery_lock(HERE, DAY, timeout_s=5):
         pytest.fail("two were in it")
 
     holder.kill()
@@ -68,5 +68,5 @@ def test_a_turn_is_over_when_its_holder_is_killed(where, start, clock):
 
     ledger.close()
     # A server notices within moments, which a fake clock would not give it.
-    with Ledger.open(where, clock=SystemClock()) as ledger, ledger.exclusive(HERE, DAY):
+    with Ledger.open(where, clock=SystemClock()) as ledger, ledger.delivery_lock(HERE, DAY):
         pass

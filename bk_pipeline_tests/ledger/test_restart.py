@@ -48,7 +48,7 @@ def run(sandbox, clock, postgres_url):
         honeycomb.limits = replace(honeycomb.limits, batch_items=BATCH_ITEMS)
         with (
             Ledger.open(postgres_url, clock=clock) as ledger,
-            ledger.exclusive(honeycomb.name, DAY),
+            ledger.delivery_lock(honeycomb.name, DAY),
         ):
             return deliver(
                 tables(BUILDS),

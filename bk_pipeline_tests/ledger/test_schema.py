@@ -68,7 +68,7 @@ def upgrade(connection):
 
 def test_an_older_ledger_is_brought_up_step_by_step_and_keeps_its_content(path, clock, version):
     with Ledger.open(path, clock=clock) as ledger:
-        ledger.note_part("here", "2026-11-19", "part-1")
+        ledger.mark_part_delivered("here", "2026-11-19", "part-1")
     database = open_sqlite(path, busy_timeout_s=5)
 
     steps = {SCHEMA_VERSION: upgrade, SCHEMA_VERSION + 1: lambda _: None}
@@ -84,7 +84,7 @@ def test_an_older_ledger_is_brought_up_step_by_step_and_keeps_its_content(path, 
 
 def test_a_ledger_from_before_markers_gets_their_tables_and_keeps_its_content(path, clock, version):
     with Ledger.open(path, clock=clock) as ledger:
-        ledger.note_part("here", "2026-11-19", "part-1")
+        ledger.mark_part_delivered("here", "2026-11-19", "part-1")
     with sqlite3.connect(path) as connection:
         for table in ("bk_pipeline_markers", "bk_pipeline_marked_parts"):
             connection.execute(f"DROP TABLE {table}")
@@ -93,7 +93,7 @@ def test_a_ledger_from_before_markers_gets_their_tables_and_keeps_its_content(pa
 
     with Ledger.open(path, clock=clock) as ledger:
         assert ledger.markers.placed("markers:here") == []
-        ledger.markers.note_parts("markers:here", "2026-11-19", ["part-1"], "rules")
+        ledger.markers.mark_parts_checked("markers:here", "2026-11-19", ["part-1"], "rules")
         assert ledger.delivered_parts("here", "2026-11-19") == {"part-1"}
 
     assert version() == [(SCHEMA_VERSION,)]

@@ -29,7 +29,7 @@ def settle_many(where: str, number: int, count: int) -> None:
 
 def hold(where: str) -> None:
     """Take the turn, say so, and keep it until standard input ends."""
-    with Ledger.open(where, clock=SystemClock()) as ledger, ledger.exclusive(HERE, DAY):
+    with Ledger.open(where, clock=SystemClock()) as ledger, ledger.delivery_lock(HERE, DAY):
         print("held", flush=True)  # noqa: T201
         sys.stdin.read()
 

@@ -16,9 +16,9 @@ from bk_pipeline.pipeline import (
     extract_day,
     restore_day,
     stats_are_stale,
+    stored_summary,
     summarize_day,
     transform_day,
-    what_is_stored,
 )
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
@@ -153,7 +153,7 @@ def test_damaged_span_part_is_made_again_under_its_name(day, damage):
     assert day.restore() == []
 
     assert (day.spans.parts(DAY.key), day.traces()) == (part, BUILDS)
-    assert what_is_stored(DAY.key, spans=day.spans).builds == BUILDS
+    assert stored_summary(DAY.key, spans=day.spans).builds == BUILDS
     assert len(day.quarantined()) == 1
 
 
@@ -227,7 +227,7 @@ def test_file_damaged_while_a_day_is_listed_has_it_listed_again(day):
         with pytest.raises(DamagedFile):
             list(day.raw.tables(DAY.key, day.raw.parts(DAY.key)[0]))
 
-    day.extract(progress=damage, reread=True)
+    day.extract(progress=damage, reconcile=True)
     found = day.extract()
     assert (found.full, found.stored) == (True, BUILDS)
 
@@ -236,9 +236,9 @@ def test_a_trace_is_found_beside_a_damaged_file(day):
     part = day.spans.parts(DAY.key)[0]
     tables = list(day.spans.tables(DAY.key, part))
     other = part._replace(raw_part=part.raw_part + "x")
-    day.spans.write(DAY.key, other, tables, what_is_stored(DAY.key, spans=day.spans))
+    day.spans.write(DAY.key, other, tables, stored_summary(DAY.key, spans=day.spans))
     DAMAGE["half"](day.path / "spans" / DAY.key / f"{part.name}.parquet")
-    found = SpanSearch(Folder(str(day.path))).by_number(3, "web")
+    found = SpanSearch(Folder(str(day.path))).find_by_number(3, "web")
     assert [one.number for one in found] == [3]
 
 

@@ -1,4 +1,4 @@
-"""What is told, and to whom, whoever listens."""
+"""The tracing hooks, with a tracer that records and without any."""
 
 from __future__ import annotations
 
@@ -14,78 +14,81 @@ from bk_pipeline.buildkite.api import Gate
 from bk_pipeline.buildkite.quota import Quota
 
 
-class Heard:
-    """A listener that writes down what begins and what is added."""
+class RecordingTracer:
+    """Records each span that starts and the attributes added to it."""
 
     def __init__(self):
-        self.lines = []
+        self.calls = []
 
     @contextmanager
     def span(self, name, attributes, *, leaf, outgoing):
-        self.lines.append((name, dict(attributes), leaf, outgoing))
+        self.calls.append((name, dict(attributes), leaf, outgoing))
         yield self
 
-    def add(self, attributes):
-        self.lines.append(dict(attributes))
+    def set_attributes(self, attributes):
+        self.calls.append(dict(attributes))
 
 
 @pytest.fixture
-def heard():
-    return Heard()
+def tracer():
+    return RecordingTracer()
 
 
-def tell(name="something"):
-    with telemetry.span(name, {"n": 1}) as note:
-        note.add({"m": 2})
+def traced_call(name="something"):
+    with telemetry.span(name, {"n": 1}) as span:
+        span.set_attributes({"m": 2})
 
 
-def test_who_listens_hears_what_happens_inside_and_nothing_else(heard):
-    tell("before")
-    with telemetry.listening(heard):
-        tell("inside")
-        with telemetry.leaf("ask", outgoing=True):
+def test_tracer_sees_only_spans_inside_its_block(tracer):
+    traced_call("before")
+    with telemetry.use_tracer(tracer):
+        traced_call("inside")
+        with telemetry.leaf_span("ask", outgoing=True):
             pass
-    tell("after")
+    traced_call("after")
 
-    assert heard.lines == [
+    assert tracer.calls == [
         ("inside", {"n": 1}, False, False),
         {"m": 2},
         ("ask", {}, True, True),
     ]
 
 
-def test_nobody_hears_another_thread_unless_it_is_carried_there(heard):
-    with telemetry.listening(heard):
-        for call in (lambda: tell("alone"), telemetry.carried(lambda: tell("carried"))):
+def test_other_threads_are_traced_only_with_a_bound_context(tracer):
+    with telemetry.use_tracer(tracer):
+        for call in (
+            lambda: traced_call("alone"),
+            telemetry.bind_context(lambda: traced_call("bound")),
+        ):
             thread = Thread(target=call)
             thread.start()
             thread.join()
 
-    assert [line[0] for line in heard.lines if isinstance(line, tuple)] == ["carried"]
+    assert [line[0] for line in tracer.calls if isinstance(line, tuple)] == ["bound"]
 
 
-def test_a_wait_for_quota_is_told_with_its_reason(heard, clock):
+def test_quota_wait_is_a_span_with_its_reason(tracer, clock):
     quota = Quota()
     quota.block(clock.monotonic(), 7)
 
-    with telemetry.listening(heard):
+    with telemetry.use_tracer(tracer):
         Gate(quota, clock=clock, on_wait=lambda _: None).enter()
 
     reason = {"bk_pipeline.reason": "Buildkite answered 429."}
-    assert heard.lines == [("wait for quota", reason, True, False)]
+    assert tracer.calls == [("wait for quota", reason, True, False)]
 
 
-def test_unheard_nothing_is_carried_and_errors_pass():
-    assert telemetry.carried(tell) is tell
+def test_without_tracer_context_is_not_bound_and_errors_propagate():
+    assert telemetry.bind_context(traced_call) is traced_call
     with pytest.raises(ValueError, match="mine"), telemetry.span("something"):
         raise ValueError("mine")
 
 
-def test_unheard_a_block_makes_nothing():
-    assert telemetry.span("one") is telemetry.leaf("another", {"n": 1})
+def test_without_tracer_all_spans_are_one_object():
+    assert telemetry.span("one") is telemetry.leaf_span("another", {"n": 1})
 
 
-def test_the_sdk_is_not_imported_where_nothing_is_traced():
+def test_sdk_is_not_imported_when_self_tracing_is_off():
     code = (
         "import sys, bk_pipeline.definitions\n"
         "from bk_pipeline.self_tracing import self_tracing\n"

@@ -84,7 +84,7 @@ def table(tmp_path):
 
     def add(day, part, *builds):
         table = table_of([make_trace(build) for build in builds])
-        store.write(day, SpanPart(part, "recipe"), [table], PartSummary())
+        store.write(day, SpanPart(part, "fingerprint"), [table], PartSummary())
 
     return add, SpanSearch(folder)
 
@@ -101,7 +101,7 @@ def test_a_build_is_found_by_number_and_pipeline_with_all_its_spans(table):
     add("2026-03-02", "b", build(3), build(3, "docs"), build(4))
     found = in_table(Reference(3, "docs"), search, UTC_ZONE)
     assert (found.pipeline, found.number, found.state) == ("docs", 3, "passed")
-    assert found.file == f"spans/2026-03-02/b-recipe{PARQUET}"
+    assert found.file == f"spans/2026-03-02/b-fingerprint{PARQUET}"
     names = search.spans(found)["name"].to_pylist()
     assert names == ["buildkite.build", "buildkite.build.stage", "buildkite.step", "buildkite.job"]
     assert in_table(Reference(5, "docs"), search, UTC_ZONE) is None

@@ -27,7 +27,7 @@ def test_two_runs_at_once_count_each_build_once(sandbox, metrics, where):
     def run(_: int) -> int:
         with (
             Ledger.open(where, clock=SystemClock()) as ledger,
-            ledger.exclusive(metrics.name, DAY),
+            ledger.delivery_lock(metrics.name, DAY),
         ):
             done = deliver(made, day=DAY, destination=metrics, ledger=ledger, clock=SystemClock())
         return done.accepted

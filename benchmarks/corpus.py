@@ -75,7 +75,7 @@ def _make(folder: Path) -> tuple[int, int]:
     jobs = size = 0
     for number in range(FILES):
         lives = newest_first[number * BUILDS_PER_FILE : (number + 1) * BUILDS_PER_FILE]
-        builds = [build_as_of(life, life.created + LATER_MS) for life in lives]
+        builds = [build_as_of(life, life.created_ms + LATER_MS) for life in lives]
         assert len(builds) == BUILDS_PER_FILE
         jobs += sum(_jobs(build) for build in builds if build)
         content = b"\n".join(map(msgspec.json.encode, builds))

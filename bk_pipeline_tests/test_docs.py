@@ -98,8 +98,8 @@ def test_every_setting_exists(page):
 
 
 def test_the_picture_is_what_the_program_draws():
-    build = World(today=PICTURE_DAY).build(*PICTURED, moment=2**53)
-    payload = build_as_of(build, build.phases[-1].at + 1, retried_jobs=True)
+    build = World(today=PICTURE_DAY).build(*PICTURED, at_ms=2**53)
+    payload = build_as_of(build, build.phases[-1].at_ms + 1, retried_jobs=True)
     spans = make_spans(msgspec.json.encode(payload))
     out = io.StringIO()
     Console(file=out, width=PICTURE_WIDTH).print(waterfall(spans, width=PICTURE_WIDTH))

@@ -1,9 +1,9 @@
 """A loopback stand-in for Buildkite's REST API, Honeycomb's ingest API and an OTLP endpoint.
 
-For the demo, the tests, and for trying the program before handing over a
-token. It imports nothing from the rest of the package: a stand-in that
-shared the client's code would share its mistakes.
+Used by the demo, by the tests, and to try the program without an account. It
+imports nothing from the rest of the package, so it cannot share the clients'
+mistakes.
 
-It was built from public documentation and recorded answers. Where neither
-says how the real service behaves, a docstring here says that it is a guess.
+It is built from public documentation and recorded responses. Where neither
+says how the real service behaves, a docstring marks the behaviour as a guess.
 """

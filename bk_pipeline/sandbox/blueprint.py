@@ -1,4 +1,4 @@
-"""The shape of a pipeline: its steps, and what the world needs to know to run them."""
+"""The definition of a simulated pipeline: its steps and how they run."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Step:
     """One step of a pipeline.
 
     Args:
-        kind: The type that its jobs have in the API.
-        label: Shown as a job's `name`, or a manual job's `label`; None for null.
-        seconds: Median run time.
-        retries: Automatic retries allowed.
-        main_only: On other branches the job is `broken`: its condition did not hold.
-        target: Slug of the pipeline that a trigger step starts.
-        fields: What the person who unblocks it fills in: meta-data keys and values.
+        kind: The type of its jobs in the API.
+        label: The `name` of its jobs, or the `label` of a manual job; None for null.
+        duration_s: Median run time of a job.
+        retries: How many automatic retries are allowed.
+        main_only: On other branches the job is `broken`, because its condition is false.
+        target: Slug of the pipeline that a trigger step triggers.
+        fields: Meta-data keys and values that the person who unblocks the step enters.
     """
 
     kind: Literal["script", "waiter", "manual", "trigger"]
     label: str | None = None
     key: str | None = None
     command: str | None = None
-    seconds: int = 60
+    duration_s: int = 60
     group: str | None = None
     queue: str = "default"
     parallel: int = 0
@@ -42,19 +42,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """One pipeline.
+    """The definition of one pipeline.
 
     Args:
-        shape: Why the pipeline is in the world.
-        share: Weight among the builds that people and webhooks start; 0 if only triggered.
-        hours: UTC hours at which its schedule starts it; empty if it has none.
+        shape: The features of traces that this pipeline covers.
+        weight: How often people, webhooks and schedules start it, relative to other pipelines.
+        hours: UTC hours at which its schedule starts it; empty if it has no schedule.
         cluster: Name of the cluster it belongs to, or None.
     """
 
     slug: str
     name: str
     shape: str
-    share: int
+    weight: int
     steps: tuple[Step, ...]
     description: str | None = None
     repository: str = "git@github.com:acme/monorepo.git"

@@ -1,7 +1,7 @@
-"""The Buildkite side: builds, pipelines, the organization, the token, the limits.
+"""Buildkite's REST API: builds, pipelines, the organization, the token and the rate limits.
 
-The wording of refusals is a guess except for the too-deep listing's and the
-401's: clients should go by the status.
+The wording of error messages is a guess, except for the 401 and for listings
+that are too deep. Clients should rely on the status.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bk_pipeline.sandbox.bodies import Refusal, encoded, json_reply
+from bk_pipeline.sandbox.bodies import ApiError, encode_json, json_response
 from bk_pipeline.sandbox.credentials import ALL_SCOPES, Token, token_value
 from bk_pipeline.sandbox.limits import RateLimits
 from bk_pipeline.sandbox.listing import (
     Entry,
     View,
     link_header,
-    listing_of,
-    page_of,
+    parse_filters,
+    parse_page,
+    parse_view,
     payload_of,
-    view_of,
 )
 from bk_pipeline.sandbox.world import World
 
@@ -38,15 +38,22 @@ _UNAUTHENTICATED = (
 )
 MAIN_USER = "sandbox"
 
-# An endpoint's answer: what goes into the body, and headers of its own.
-Answer = tuple[Any, dict[str, str]]
+# An endpoint's result: the content of the body, and additional headers.
+Content = tuple[Any, dict[str, str]]
 
 
-class BuildkiteSide:
-    """Serves a world as Buildkite's REST API would.
+class BuildkiteService:
+    """Serves a world in the way of Buildkite's REST API.
 
-    `request_count` and `requests` tell of every request that arrived, in
-    order, as (method, path, query string); those refused, or lost to a fault, too.
+    Args:
+        world: The organization and its builds.
+        limits: The rate limits.
+        max_depth: How many builds of a listing can be read.
+        cache_responses: Cache pages of builds by URL.
+
+    Attributes:
+        requests: All requests in order of arrival as (method, path, query string), including
+            rejected ones and those that a fault prevented.
     """
 
     def __init__(
@@ -57,26 +64,30 @@ class BuildkiteSide:
         self.max_depth = max_depth
         self.requests: list[tuple[str, str, str]] = []
         self._tokens: dict[str, Token] = {}
-        self._keeps = cache_responses
-        self._kept: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] = {}
+        self._caching = cache_responses
+        self._cache: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] = {}
 
     @property
     def request_count(self) -> int:
+        """How many requests have arrived since the last reset."""
         return len(self.requests)
 
-    def arrived(self, method: str, path: str, query: str) -> None:
+    def record_request(self, method: str, path: str, query: str) -> None:
+        """Record a request in `requests`."""
         self.requests.append((method, path, query))
 
     def reset(self) -> None:
+        """Forget the recorded requests. Tokens stay."""
         self.requests = []
 
     def add_token(self, scopes: Sequence[str] = ALL_SCOPES, user: str = MAIN_USER) -> str:
-        """A new token with these scopes. Tokens of one user share that user's limit."""
+        """Create a token with these scopes. All tokens of a user share its rate limit."""
         value = token_value(len(self._tokens) + 1)
         self._tokens[value] = Token(value, tuple(scopes), user)
         return value
 
     def routes(self) -> list[Route]:
+        """The routes under `/v2/`."""
         organization = "/v2/organizations/{organization}"
         pipeline = organization + "/pipelines/{slug}"
         return [
@@ -87,53 +98,53 @@ class BuildkiteSide:
             self._route(pipeline + "/builds", self._builds, "read_builds"),
             self._route(pipeline + "/builds/{number:int}", self._build, "read_builds"),
             self._route("/v2/access-token", self._access_token, None),
-            self._route("/v2/{rest:path}", self._nothing, None),
+            self._route("/v2/{rest:path}", self._not_found, None),
         ]
 
-    def _route(self, path: str, answer: Callable[[Request], Answer], scope: str | None) -> Route:
+    def _route(self, path: str, handler: Callable[[Request], Content], scope: str | None) -> Route:
         def endpoint(request: Request) -> Response:
-            return self._reply(request, answer, scope)
+            return self._respond(request, handler, scope)
 
         return Route(path, endpoint)
 
-    def _reply(
-        self, request: Request, answer: Callable[[Request], Answer], scope: str | None
+    def _respond(
+        self, request: Request, handler: Callable[[Request], Content], scope: str | None
     ) -> Response:
-        """The answer, or a refusal; the limits' headers are on either."""
+        """The response, successful or not, with the rate limit headers."""
         token = self._token(request)
-        verdict = self.limits.spend(token.user if token else None)
-        if verdict.refusal is not None:
-            return json_reply(request, verdict.refusal, 429, verdict.headers)
+        check = self.limits.count_request(token.user if token else None)
+        if check.error_body is not None:
+            return json_response(request, check.error_body, 429, check.headers)
         try:
-            self._admit(request, token, scope)
-            content, headers = self._answer(request, answer)
-        except Refusal as refusal:
-            body = {"message": refusal.message}
-            return json_reply(request, body, refusal.status, verdict.headers)
-        headers = {**verdict.headers, **headers}
+            self._authorize(request, token, scope)
+            content, headers = self._content(request, handler)
+        except ApiError as error:
+            body = {"message": error.message}
+            return json_response(request, body, error.status, check.headers)
+        headers = {**check.headers, **headers}
         return Response(content, 200, headers, media_type="application/json")
 
-    def _answer(
-        self, request: Request, answer: Callable[[Request], Answer]
+    def _content(
+        self, request: Request, handler: Callable[[Request], Content]
     ) -> tuple[bytes, dict[str, str]]:
-        """The body and headers of an answer, new or kept. Only pages of builds are kept."""
-        asked = (str(request.url), request.headers.get("accept-encoding"), self.world.changes)
-        if asked in self._kept:
-            return self._kept[asked]
-        content, headers = answer(request)
-        body, encoding = encoded(request, content)
-        reply = body, {**encoding, **headers}
-        if self._keeps and answer == self._builds:
-            self._kept[asked] = reply
-        return reply
+        """The body and headers of a successful response. Pages of builds come from the cache."""
+        cache_key = (str(request.url), request.headers.get("accept-encoding"), self.world.revision)
+        if cache_key in self._cache:
+            return self._cache[cache_key]
+        content, headers = handler(request)
+        body, encoding = encode_json(request, content)
+        response = body, {**encoding, **headers}
+        if self._caching and handler == self._builds:
+            self._cache[cache_key] = response
+        return response
 
-    def _admit(self, request: Request, token: Token | None, scope: str | None) -> None:
+    def _authorize(self, request: Request, token: Token | None, scope: str | None) -> None:
         if token is None:
-            raise Refusal(401, _UNAUTHENTICATED)
+            raise ApiError(401, _UNAUTHENTICATED)
         if scope is not None and scope not in token.scopes:
-            raise Refusal(403, f"Your API Access Token does not have the `{scope}` scope")
+            raise ApiError(403, f"Your API Access Token does not have the `{scope}` scope")
         if request.path_params.get("organization", self._slug) != self._slug:
-            raise Refusal(404, "No organization found")
+            raise ApiError(404, "No organization found")
 
     @property
     def _slug(self) -> str:
@@ -143,67 +154,67 @@ class BuildkiteSide:
         kind, _, value = request.headers.get("authorization", "").partition(" ")
         return self._tokens.get(value.strip()) if kind.lower() == "bearer" else None
 
-    def _organization(self, _request: Request) -> Answer:
+    def _organization(self, _request: Request) -> Content:
         return self.world.organization.payload, {}
 
-    def _rate_limit(self, _request: Request) -> Answer:
-        return self.limits.standing(), {}
+    def _rate_limit(self, _request: Request) -> Content:
+        return self.limits.status(), {}
 
-    def _access_token(self, request: Request) -> Answer:
+    def _access_token(self, request: Request) -> Content:
         token = self._token(request)
         if token is None:
-            raise Refusal(401, _UNAUTHENTICATED)
+            raise ApiError(401, _UNAUTHENTICATED)
         return token.payload(), {}
 
-    def _nothing(self, _request: Request) -> Answer:
-        raise Refusal(404, "Not found")
+    def _not_found(self, _request: Request) -> Content:
+        raise ApiError(404, "Not found")
 
-    def _pipelines(self, request: Request) -> Answer:
+    def _pipelines(self, request: Request) -> Content:
         params = request.query_params
-        page, per_page = page_of(params)
+        page, per_page = parse_page(params)
         pipelines = list(self.world.pipelines().values())
-        begin = (page - 1) * per_page
-        more = begin + per_page < len(pipelines)
+        start = (page - 1) * per_page
+        more = start + per_page < len(pipelines)
         last = -(-len(pipelines) // per_page)
         link = link_header(request.url, params, page, last, more=more)
-        return pipelines[begin : begin + per_page], {"Link": link} if link else {}
+        return pipelines[start : start + per_page], {"Link": link} if link else {}
 
-    def _builds(self, request: Request) -> Answer:
+    def _builds(self, request: Request) -> Content:
         """A page of builds, newest first.
 
-        The whole listing is counted for the sake of `rel="last"`, down to the
-        depth limit; beyond it there is a `next` but no `last`, and that next
-        page is refused.
+        `rel="last"` needs the number of builds, so the listing is counted
+        down to the depth limit. A deeper listing has `next` links but no
+        `last`, and pages beyond the limit are rejected.
         """
         params = request.query_params
-        listing = listing_of(params, self._pipeline_slug(request))
-        view = view_of(params)
-        page, per_page = page_of(params)
-        begin, end = (page - 1) * per_page, page * per_page
-        if begin >= self.max_depth:
-            raise Refusal(400, _TOO_DEEP)
-        moment = self.world.now()
+        filters = parse_filters(params, self._pipeline_slug(request))
+        view = parse_view(params)
+        page, per_page = parse_page(params)
+        start, end = (page - 1) * per_page, page * per_page
+        if start >= self.max_depth:
+            raise ApiError(400, _TOO_DEEP)
+        at_ms = self.world.now_ms()
         depth = max(self.max_depth, end)
-        found = list(islice(self.world.find(listing, moment), depth + 1))
+        found = list(islice(self.world.find(filters, at_ms), depth + 1))
         last = None if len(found) > depth else -(-len(found) // per_page)
         link = link_header(request.url, params, page, last, more=len(found) > end)
-        return _payloads(found[begin:end], view, moment), {"Link": link} if link else {}
+        return _payloads(found[start:end], view, at_ms), {"Link": link} if link else {}
 
-    def _build(self, request: Request) -> Answer:
-        slug, moment = self._pipeline_slug(request), self.world.now()
-        view = view_of(request.query_params)
-        entry = self.world.build(slug or "", request.path_params["number"], moment)
+    def _build(self, request: Request) -> Content:
+        slug, at_ms = self._pipeline_slug(request), self.world.now_ms()
+        view = parse_view(request.query_params)
+        entry = self.world.build(slug or "", request.path_params["number"], at_ms)
         if entry is None:
-            raise Refusal(404, "No build found")
-        return payload_of(entry, view, moment), {}
+            raise ApiError(404, "No build found")
+        return payload_of(entry, view, at_ms), {}
 
     def _pipeline_slug(self, request: Request) -> str | None:
         slug: str | None = request.path_params.get("slug")
         if slug is not None and slug not in self.world.pipelines():
-            raise Refusal(404, "No pipeline found")
+            raise ApiError(404, "No pipeline found")
         return slug
 
 
-def _payloads(entries: Sequence[Entry], view: View, moment: int) -> list[dict[str, Any]]:
-    payloads = (payload_of(entry, view, moment) for entry in entries)
+def _payloads(entries: Sequence[Entry], view: View, at_ms: int) -> list[dict[str, Any]]:
+    payloads = (payload_of(entry, view, at_ms) for entry in entries)
     return [payload for payload in payloads if payload is not None]

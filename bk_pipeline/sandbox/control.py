@@ -1,8 +1,9 @@
-"""The routes under `/_sandbox/`: what a program in another process may ask of the sandbox.
+"""The control routes under `/_sandbox/`, and the check that keeps other web sites out.
 
-They need no credentials, so the sandbox belongs on loopback. Orders are JSON and say so: what
-a form of another site's page can send is refused here even where a browser told less than
-`own_site` asks for.
+The control routes need no credentials, so the sandbox should listen on loopback only. A web page
+of another site could still make the user's browser send requests there. `same_site_only` rejects
+those by their `Host`, `Origin` and `Sec-Fetch-Site` headers. In addition, POST requests must
+declare a JSON body, which an HTML form cannot do.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bk_pipeline.sandbox.bodies import json_reply
-from bk_pipeline.sandbox.buildkite import BuildkiteSide
-from bk_pipeline.sandbox.datasets import StoredEvent, slug_of
+from bk_pipeline.sandbox.bodies import json_response
+from bk_pipeline.sandbox.buildkite import BuildkiteService
+from bk_pipeline.sandbox.datasets import StoredEvent, dataset_slug
 from bk_pipeline.sandbox.faults import Faults
-from bk_pipeline.sandbox.honeycomb import HoneycombSide
-from bk_pipeline.sandbox.otlp import OtlpSide
+from bk_pipeline.sandbox.honeycomb import HoneycombService
+from bk_pipeline.sandbox.otlp import OtlpService
 from bk_pipeline.sandbox.times import format_time
 from bk_pipeline.sandbox.world import World
 
-_REMARKS_SHOWN = 20
-_EVENTS_SHOWN = 100
+# `Sec-Fetch-Site` of a page of this server, and of an address that a person typed in.
+_SAME_SITE = frozenset({"same-origin", "none"})
+# Domains that cannot be registered on the internet.
+_PRIVATE_SUFFIXES = (".localhost", ".internal")
+_WARNINGS_SHOWN = 20
+_DEFAULT_EVENT_LIMIT = 100
 _WELCOME = """\
 This is the bk_pipeline sandbox: a stand-in for the APIs of Buildkite and Honeycomb,
 and for an OTLP endpoint.
@@ -44,15 +49,15 @@ Nothing here is real; no account is touched.
 
 
 class Control:
-    """Looks into the sides and gives them orders."""
+    """The control routes: inspect what has arrived, inject faults, add builds, reset."""
 
     def __init__(
         self,
         world: World,
         faults: Faults,
-        buildkite: BuildkiteSide,
-        honeycomb: HoneycombSide,
-        otlp: OtlpSide,
+        buildkite: BuildkiteService,
+        honeycomb: HoneycombService,
+        otlp: OtlpService,
     ) -> None:
         self._world = world
         self._faults = faults
@@ -61,14 +66,15 @@ class Control:
         self._otlp = otlp
 
     def routes(self) -> list[Route]:
+        """The routes of the front page and under `/_sandbox/`."""
         return [
             Route("/", self._welcome),
             Route("/_sandbox/stored", self._stored),
             Route("/_sandbox/events", self._events),
             Route("/_sandbox/markers", self._markers),
-            Route("/_sandbox/faults", _takes_json(self._order), methods=["POST"]),
-            Route("/_sandbox/builds", _takes_json(self._add_build), methods=["POST"]),
-            Route("/_sandbox/reset", _takes_json(self._reset), methods=["POST"]),
+            Route("/_sandbox/faults", _json_endpoint(self._inject_fault), methods=["POST"]),
+            Route("/_sandbox/builds", _json_endpoint(self._add_build), methods=["POST"]),
+            Route("/_sandbox/reset", _json_endpoint(self._reset), methods=["POST"]),
         ]
 
     def _welcome(self, _request: Request) -> Response:
@@ -91,41 +97,43 @@ class Control:
             "otlp_point_count": self._otlp.metrics.count,
             "otlp_point_duplicate_count": self._otlp.metrics.duplicate_count,
             "marker_count": len(self._honeycomb.markers.markers),
-            "remark_count": store.remark_count,
-            "remarks": store.remarks[:_REMARKS_SHOWN],
+            "remark_count": store.warning_count,
+            "remarks": store.warnings[:_WARNINGS_SHOWN],
         }
-        return json_reply(request, content)
+        return json_response(request, content)
 
     def _events(self, request: Request) -> Response:
-        """The latest events, newest last: `dataset`, `trace_id` and `limit` narrow them down."""
+        """The latest events, newest last, filtered by `dataset` and `trace_id`, at most `limit`."""
         params = request.query_params
-        limit = params.get("limit", str(_EVENTS_SHOWN))
+        limit = params.get("limit", str(_DEFAULT_EVENT_LIMIT))
         if not limit.isdecimal() or int(limit) == 0:
-            return json_reply(request, {"error": f"limit: {limit!r} is not a positive number"}, 400)
+            return json_response(
+                request, {"error": f"limit: {limit!r} is not a positive number"}, 400
+            )
         dataset, trace_id = params.get("dataset"), params.get("trace_id")
         found = [
             event
             for event in list(self._honeycomb.events)
-            if (dataset is None or slug_of(event.dataset) == slug_of(dataset))
+            if (dataset is None or dataset_slug(event.dataset) == dataset_slug(dataset))
             and (trace_id is None or event.data.get("trace.trace_id") == trace_id)
         ]
-        return json_reply(request, [_shown(event) for event in found[-int(limit) :]])
+        return json_response(request, [_event_json(event) for event in found[-int(limit) :]])
 
     def _markers(self, request: Request) -> Response:
         """All markers, each with its dataset, in order of creation."""
-        return json_reply(request, self._honeycomb.markers.markers)
+        return json_response(request, self._honeycomb.markers.markers)
 
-    def _order(self, request: Request, body: bytes) -> Response:
-        """Orders a fault; the body has the arguments of `Faults.inject`."""
+    def _inject_fault(self, request: Request, body: bytes) -> Response:
+        """Inject a fault. The body holds the arguments of `Faults.inject`."""
         try:
-            order = msgspec.json.decode(body, type=dict[str, Any])
-            self._faults.inject(**order)
+            fault = msgspec.json.decode(body, type=dict[str, Any])
+            self._faults.inject(**fault)
         except (msgspec.MsgspecError, TypeError, ValueError) as exc:
-            return json_reply(request, {"error": str(exc)}, 400)
-        return json_reply(request, {"ordered": order}, 201)
+            return json_response(request, {"error": str(exc)}, 400)
+        return json_response(request, {"ordered": fault}, 201)
 
     def _add_build(self, request: Request, body: bytes) -> Response:
-        """Adds the build in the body; without a body, a small one that has just finished."""
+        """Add the build in the body, or without a body a small build that has just finished."""
         try:
             if body.strip():
                 build = msgspec.json.decode(body, type=dict[str, Any])
@@ -133,35 +141,41 @@ class Control:
             else:
                 build = self._world.finish_build_now()
         except ValueError as exc:
-            return json_reply(request, {"error": str(exc)}, 400)
-        return json_reply(request, build, 201)
+            return json_response(request, {"error": str(exc)}, 400)
+        return json_response(request, build, 201)
 
     def _reset(self, request: Request, _body: bytes) -> Response:
-        """Forgets stored events, spans and counts; builds, faults and credentials stay."""
+        """Forget stored events, spans, markers and counts. Builds, faults and credentials stay."""
         self._honeycomb.reset()
         self._otlp.reset()
         self._buildkite.reset()
-        return json_reply(request, {})
+        return json_response(request, {})
 
 
-def _takes_json(
-    answer: Callable[[Request, bytes], Response],
+def _json_endpoint(
+    handler: Callable[[Request, bytes], Response],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that gives `answer` the request's body, empty or said to be JSON."""
+    """An endpoint that calls `handler` with a body that is empty or declared as JSON."""
 
     async def endpoint(request: Request) -> Response:
         body = await request.body()
-        kind = request.headers.get("content-type")
-        if kind is None and body:
-            return json_reply(request, {"error": "Content-Type: application/json is missing"}, 400)
-        if kind is not None and kind.partition(";")[0].strip().lower() != "application/json":
-            return json_reply(request, {"error": "Content-Type is not application/json"}, 415)
-        return answer(request, body)
+        content_type = request.headers.get("content-type")
+        if content_type is None and body:
+            return json_response(
+                request, {"error": "Content-Type: application/json is missing"}, 400
+            )
+        if content_type is not None and _media_type(content_type) != "application/json":
+            return json_response(request, {"error": "Content-Type is not application/json"}, 415)
+        return handler(request, body)
 
     return endpoint
 
 
-def _shown(event: StoredEvent) -> dict[str, Any]:
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _event_json(event: StoredEvent) -> dict[str, Any]:
     return {
         "dataset": event.dataset,
         "time": format_time(event.time_ns // 1_000_000),
@@ -171,47 +185,48 @@ def _shown(event: StoredEvent) -> dict[str, Any]:
     }
 
 
-# What browsers send for a page of this server, and for an address that a person typed in.
-_SAME = frozenset({"same-origin", "none"})
-# Names that are nobody's to register on the internet.
-_PRIVATE = (".localhost", ".internal")
-
-
-def own_site(app: ASGIApp, host: str) -> ASGIApp:
-    """`app` for requests that no other site has made; all others are answered with a 403.
+def same_site_only(app: ASGIApp, host: str) -> ASGIApp:
+    """Wrap `app` so that requests made by other web sites get a 403.
 
     Args:
         app: The application.
-        host: The name or address that the server listens on.
+        host: The name or address that the server listens on, accepted as `Host`.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        refused = refusal(Headers(scope=scope), host) if scope["type"] == "http" else None
-        answer = app if refused is None else JSONResponse({"error": refused}, status_code=403)
-        await answer(scope, receive, send)
+        reason = forbidden_reason(Headers(scope=scope), host) if scope["type"] == "http" else None
+        handler = app if reason is None else JSONResponse({"error": reason}, status_code=403)
+        await handler(scope, receive, send)
 
     return guarded
 
 
-def refusal(headers: Headers, host: str) -> str | None:
-    """Why a request with these headers is refused; None if it is not."""
-    named = headers.getlist("host")
-    if len(named) != 1 or not _ours(named[0], host):
-        return "Host is not a name of this machine: ask by its address, or by localhost"
+def forbidden_reason(headers: Headers, host: str) -> str | None:
+    """Why a request with these headers is rejected, or None if it is not.
+
+    Args:
+        headers: The request's headers.
+        host: The name or address that the server listens on.
+    """
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not _is_local_name(hosts[0], host):
+        return "Host is not a name of this machine: use its address, or localhost"
     origins = headers.getlist("origin")
-    if any(origin.lower() != f"http://{named[0].lower()}" for origin in origins):
-        return "Origin is another site, and the sandbox takes no requests of other sites"
-    if any(site not in _SAME for site in headers.getlist("sec-fetch-site")):
-        return "Sec-Fetch-Site is another site, and the sandbox takes no requests of other sites"
+    if any(origin.lower() != f"http://{hosts[0].lower()}" for origin in origins):
+        return "Origin is another site, and the sandbox accepts no requests from other sites"
+    if any(site not in _SAME_SITE for site in headers.getlist("sec-fetch-site")):
+        return (
+            "Sec-Fetch-Site is another site, and the sandbox accepts no requests from other sites"
+        )
     return None
 
 
-def _ours(named: str, host: str) -> bool:
-    """Whether `Host: <named>` cannot be an attacker's domain: an address, or a private name."""
+def _is_local_name(value: str, host: str) -> bool:
+    """Whether `Host: <value>` is an address or a private name, so not an attacker's domain."""
     name = (
-        named.rpartition("]")[0].lstrip("[")
-        if named.startswith("[")
-        else named.split(":", maxsplit=1)[0]
+        value.rpartition("]")[0].lstrip("[")
+        if value.startswith("[")
+        else value.split(":", maxsplit=1)[0]
     )
     name = name.lower().removesuffix(".")
     if not name:
@@ -219,6 +234,6 @@ def _ours(named: str, host: str) -> bool:
     try:
         ip_address(name)
     except ValueError:
-        # A name without a dot is one of this network, like a container's.
-        return name == host.lower() or "." not in name or name.endswith(_PRIVATE)
+        # A name without a dot belongs to the local network, like a container's.
+        return name == host.lower() or "." not in name or name.endswith(_PRIVATE_SUFFIXES)
     return True

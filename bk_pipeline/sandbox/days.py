@@ -1,9 +1,9 @@
-"""All builds of one UTC day.
+"""Simulates all builds of one UTC day.
 
-A day depends on nothing but the seed, the organization, the number of builds
-and the day itself, so that every run of the sandbox shows the same past.
-Triggered builds and rebuilds therefore stay within the day: what would come
-after midnight does not happen.
+The builds of a day depend only on the seed, the organization, the number of
+builds and the day, so every run of the sandbox shows the same history. A day
+therefore cannot depend on the previous one: triggered builds and rebuilds that
+would start after midnight are left out.
 """
 
 from __future__ import annotations
@@ -14,110 +14,125 @@ from random import Random
 
 from msgspec import structs
 
-from bk_pipeline.sandbox.changes import Change, new_change
+from bk_pipeline.sandbox.changes import Change, random_change
 from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.organization import Organization, Pipeline
 from bk_pipeline.sandbox.pipelines import BLUEPRINTS
-from bk_pipeline.sandbox.run import Run
-from bk_pipeline.sandbox.scenario import Fate, deal
+from bk_pipeline.sandbox.scenario import Scenario, sample_scenarios
+from bk_pipeline.sandbox.simulation import BuildSimulation
 from bk_pipeline.sandbox.timeline import Build, Reference
-from bk_pipeline.sandbox.times import DAY, HOUR, MINUTE, builds_on, day_start, time_of_day
+from bk_pipeline.sandbox.times import (
+    DAY,
+    HOUR,
+    MINUTE,
+    build_count_on,
+    day_start,
+    random_time_of_day,
+)
 
-# There is nothing older. Build numbers are counted from here.
+# The first day with builds. Build numbers are counted from here.
 FIRST_DAY = date(2024, 1, 1)
-# No build changes any more this long after its creation; see the test of that name.
-LONGEST_LIFE = 3 * DAY
+# No build changes later than this after its creation.
+MAX_BUILD_LIFETIME = 3 * DAY
 
-_SHARES = tuple(accumulate(blueprint.share for blueprint in BLUEPRINTS))
+_SHARES = tuple(accumulate(blueprint.weight for blueprint in BLUEPRINTS))
 _SOURCES = (("webhook", "ui", "api"), (84, 93, 100))
-# One triggered build in ten fails; one in ten was started for a branch and not a commit.
-_RARE = 0.1
+# The share of triggered builds that fail, and of those started for a branch, not a commit.
+_RARE_SHARE = 0.1
 
 
-def builds_of_day(
+def simulate_day(
     organization: Organization, seed: int, builds_per_day: int, day: date
 ) -> list[Build]:
-    """The day's builds, oldest first, numbered within their pipelines."""
+    """The builds of a day with their complete histories, oldest first.
+
+    Args:
+        organization: The organization.
+        seed: The seed of the world.
+        builds_per_day: Builds on a working day; weekends have fewer.
+        day: The UTC day. Days before `FIRST_DAY` have no builds.
+    """
     if day < FIRST_DAY:
         return []
-    return _DayUnderway(organization, seed, builds_per_day, day).builds()
+    return _DayBuilder(organization, seed, builds_per_day, day).builds()
 
 
-def numbers_of(day: date, builds_per_day: int) -> range:
-    """The build numbers that the day's builds take theirs from, in every pipeline."""
-    # Room for the few builds that a day can have beyond its due.
+def build_numbers_on(day: date, builds_per_day: int) -> range:
+    """The range of build numbers reserved for a day in every pipeline."""
+    # A day can have a few builds more, because of triggered builds and rebuilds.
     room = builds_per_day + 10
     first = (day - FIRST_DAY).days * room + 1
     return range(first, first + room)
 
 
-class _DayUnderway:
-    """A day while it is being made."""
+class _DayBuilder:
+    """Collects the builds of one day."""
 
     def __init__(self, organization: Organization, seed: int, per_day: int, day: date) -> None:
         self.organization = organization
         self.per_day = per_day
         self.day = day
-        self.begin = day_start(day)
+        self.begin_ms = day_start(day)
         self.rng = Random(f"{seed}/{organization.slug}/{per_day}/{day}")
-        self.made: list[Build] = []
+        self.generated: list[Build] = []
 
     def builds(self) -> list[Build]:
-        wanted = builds_on(self.day, self.per_day)
-        fates = deal(self.rng, wanted)
-        while len(self.made) < wanted:
-            self._root(next(fates))
-        self.made.sort(key=lambda build: (build.created, build.ref.id))
-        self._number()
-        return self.made
+        """All builds of the day in order of creation."""
+        build_count = build_count_on(self.day, self.per_day)
+        scenarios = sample_scenarios(self.rng, build_count)
+        while len(self.generated) < build_count:
+            self._add_root_build(next(scenarios))
+        self.generated.sort(key=lambda build: (build.created_ms, build.ref.id))
+        self._assign_numbers()
+        return self.generated
 
-    def _root(self, fate: Fate) -> None:
-        """One build that a person, a webhook or a schedule started, and all that follow from it."""
+    def _add_root_build(self, scenario: Scenario) -> None:
+        """Add a build started by a person, webhook or schedule, and the builds that follow from it."""
         rng = self.rng
         blueprint = rng.choices(BLUEPRINTS, cum_weights=_SHARES)[0]
         pipeline = self.organization.pipelines[blueprint.slug]
         if blueprint.hours:
-            created = self.begin + rng.choice(blueprint.hours) * HOUR + rng.randrange(4_000)
+            created_ms = self.begin_ms + rng.choice(blueprint.hours) * HOUR + rng.randrange(4_000)
             source = "schedule"
         else:
-            created = self.begin + time_of_day(rng)
+            created_ms = self.begin_ms + random_time_of_day(rng)
             source = rng.choices(_SOURCES[0], cum_weights=_SOURCES[1])[0]
-        change = new_change(rng, self.organization, pipeline, source)
-        build = self._make(pipeline, created, fate, change)
-        if fate is Fate.REBUILT:
-            self._rebuild(build)
+        change = random_change(rng, self.organization, pipeline, source)
+        build = self._simulate(pipeline, created_ms, scenario, change)
+        if scenario is Scenario.REBUILT:
+            self._add_rebuild(build)
 
-    def _make(
+    def _simulate(
         self,
         pipeline: Pipeline,
-        created: int,
-        fate: Fate,
+        created_ms: int,
+        scenario: Scenario,
         change: Change,
         *,
         rebuilt_from: Reference | None = None,
         triggered_from: Reference | None = None,
     ) -> Build:
         build = Build(
-            ref=Reference(timed_uuid(created, self.rng), pipeline.slug),
+            ref=Reference(timed_uuid(created_ms, self.rng), pipeline.slug),
             pipeline=pipeline,
-            created=created,
+            created_ms=created_ms,
             change=change,
             rebuilt_from=rebuilt_from,
             triggered_from=triggered_from,
         )
-        if fate is Fate.CANCELED_RUNNING:
+        if scenario is Scenario.CANCELED_RUNNING:
             build.cancel_reason = self.rng.choice((None, "Superseded by a newer build"))
-        Run(build, fate, self.rng, self.organization, self._spawn).play()
-        self.made.append(build)
+        BuildSimulation(build, scenario, self.rng, self.organization, self._trigger_build).run()
+        self.generated.append(build)
         return build
 
-    def _spawn(self, slug: str, created: int, parent: Build) -> Build | None:
+    def _trigger_build(self, slug: str, created_ms: int, parent: Build) -> Build | None:
         pipeline = self.organization.pipelines[slug]
-        if created >= self.begin + DAY:
+        if created_ms >= self.begin_ms + DAY:
             return None
         change = Change(
             source="trigger_job",
-            commit="HEAD" if self.rng.random() < _RARE else parent.change.commit,
+            commit="HEAD" if self.rng.random() < _RARE_SHARE else parent.change.commit,
             branch=pipeline.blueprint.default_branch,
             message=parent.change.message,
             tag=None,
@@ -128,27 +143,30 @@ class _DayUnderway:
             env={},
             meta_data={"triggered-by": parent.pipeline.slug},
         )
-        fate = Fate.FAILS if self.rng.random() < _RARE else Fate.PASSES
-        return self._make(pipeline, created, fate, change, triggered_from=parent.ref)
+        scenario = Scenario.FAILS if self.rng.random() < _RARE_SHARE else Scenario.PASSES
+        return self._simulate(pipeline, created_ms, scenario, change, triggered_from=parent.ref)
 
-    def _rebuild(self, original: Build) -> None:
-        finished = original.phases[-1].finished or original.created
-        created = finished + self.rng.randint(MINUTE, 20 * MINUTE)
-        if created >= self.begin + DAY:
+    def _add_rebuild(self, original: Build) -> None:
+        finished_ms = original.phases[-1].finished_ms or original.created_ms
+        created_ms = finished_ms + self.rng.randint(MINUTE, 20 * MINUTE)
+        if created_ms >= self.begin_ms + DAY:
             return
         change = structs.replace(
             original.change, source="ui", creator=self.rng.choice(self.organization.people)
         )
-        self._make(original.pipeline, created, Fate.PASSES, change, rebuilt_from=original.ref)
+        self._simulate(
+            original.pipeline, created_ms, Scenario.PASSES, change, rebuilt_from=original.ref
+        )
 
-    def _number(self) -> None:
-        """Numbers rise with creation and leave gaps, which Buildkite's may have too.
+    def _assign_numbers(self) -> None:
+        """Number the builds of each pipeline in order of creation.
 
-        A day's first number must not depend on how many builds came before
-        it, so each day has room for more than it uses.
+        The first number must not depend on the number of earlier builds, so
+        each day has its own range. The gaps are realistic: Buildkite's
+        numbers can have gaps too.
         """
-        first = numbers_of(self.day, self.per_day)[0]
-        taken = dict.fromkeys(self.organization.pipelines, first)
-        for build in self.made:
-            build.ref.number = taken[build.ref.slug]
-            taken[build.ref.slug] += 1
+        first = build_numbers_on(self.day, self.per_day)[0]
+        next_number = dict.fromkeys(self.organization.pipelines, first)
+        for build in self.generated:
+            build.ref.number = next_number[build.ref.slug]
+            next_number[build.ref.slug] += 1

@@ -1,8 +1,8 @@
-"""Trouble on request: which faults are ordered, and whose turn it is.
+"""Injected faults: which are pending for each service, and which one applies to a request.
 
-Orders of one service are carried out in the order in which they were given:
-an order starts when those before it are used up. `trouble` carries out what
-concerns a whole request; the services themselves, what concerns single events.
+The faults of a service apply one after another, in the order of injection: a
+fault starts when the earlier ones are used up. `fault_injection` carries out
+faults of whole requests; the services carry out faults of single events.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from fnmatch import fnmatchcase
 from threading import Lock
 from typing import Any
 
-# Each kind, and the details that it understands with their defaults.
+# Each kind of fault, and its details with their defaults.
 KINDS: Mapping[str, Mapping[str, Any]] = {
-    # Answers at once, without looking at the request.
+    # Responds at once, without processing the request.
     "status": {"status": 503, "body": None, "headers": {}},
-    # Closes the connection without an answer, nothing processed.
+    # Resets the connection without a response; the request is not processed.
     "reset": {},
-    # The same, but the request has been processed.
+    # Processes the request, then resets the connection without a response.
     "reset_after": {},
-    # Answers never.
+    # Never responds.
     "hang": {"processed": False},
-    # Processes, then closes the connection amid the body.
+    # Processes the request, then closes the connection in the middle of the body.
     "cut_body": {},
-    # Processes, then answers with half of the JSON, as if that were all.
+    # Processes the request, then sends half of the JSON as if it were the whole body.
     "cut_json": {},
-    # An HTML page with status 200, as some proxies send; nothing processed.
+    # Sends an HTML page with status 200, like some proxies; the request is not processed.
     "html": {},
-    # Processes as usual, only later.
+    # Processes the request as usual after a delay.
     "slow": {"seconds": 1.0},
-    # Honeycomb batches: all stored, the answer lacks its last elements.
+    # Honeycomb batches: all events are stored, but the response lacks its last elements.
     "short_answer": {"missing": 1},
-    # Honeycomb batches: events at `indexes`, or those named `where`, are refused singly.
+    # Honeycomb batches: events at `indexes`, or with the name `where`, are rejected one by one.
     "event_status": {"status": 429, "error": "Request dropped due to rate limiting.", "indexes": (), "where": None},
-    # OTLP: the last spans, or points, are rejected, the others stored; with 0 the message is a warning.
-    "partial": {"rejected_spans": 1, "message": "Ordered fault: rejected"},
+    # OTLP: the last spans or points are rejected, the others stored; with 0 the message is a warning.
+    "partial": {"rejected_spans": 1, "message": "Injected fault: rejected"},
 }  # fmt: skip
 EVENT_KINDS = frozenset({"short_answer", "event_status", "partial"})
 SERVICES = ("buildkite", "honeycomb", "otlp")
 
 
 @dataclass
-class Order:
-    """One ordered fault: skips `after` requests, then befalls `count` of them."""
+class Fault:
+    """A pending fault: lets `after` requests pass, then applies to the next `count`."""
 
     kind: str
     count: int
@@ -52,32 +52,39 @@ class Order:
     path: str | None
     details: dict[str, Any]
 
-    def concerns(self, path: str) -> bool:
+    def matches_path(self, path: str) -> bool:
+        """Whether the fault applies to requests for `path`."""
         return self.path is None or fnmatchcase(path, self.path)
 
-    def refused_events(self, names: Sequence[Any]) -> dict[int, dict[str, Any]]:
-        """The answers to the events of a batch that this fault hits, by their index."""
+    def event_errors(self, names: Sequence[Any]) -> dict[int, dict[str, Any]]:
+        """The error elements for the events that this fault rejects, by index in the batch.
+
+        Args:
+            names: The span name of each event of the batch.
+        """
         if self.kind != "event_status":
             return {}
-        answer = {"status": self.details["status"], "error": self.details["error"]}
+        error = {"status": self.details["status"], "error": self.details["error"]}
         where, indexes = self.details["where"], self.details["indexes"]
         return {
-            index: answer
+            index: error
             for index, name in enumerate(names)
             if index in indexes or (where is not None and name == where)
         }
 
     @property
-    def left_out(self) -> int:
-        """How many elements the answer to a batch lacks."""
+    def missing_count(self) -> int:
+        """How many elements the response to a batch lacks."""
         return int(self.details["missing"]) if self.kind == "short_answer" else 0
 
 
 @dataclass
 class Faults:
-    """The orders of each service. May be given and taken in different threads."""
+    """The pending faults of each service. Safe to use from several threads."""
 
-    _orders: dict[str, list[Order]] = field(default_factory=lambda: {name: [] for name in SERVICES})
+    _pending: dict[str, list[Fault]] = field(
+        default_factory=lambda: {name: [] for name in SERVICES}
+    )
     _lock: Lock = field(default_factory=Lock)
 
     def inject(
@@ -90,66 +97,73 @@ class Faults:
         path: str | None = None,
         **details: Any,
     ) -> None:
-        """Orders a fault for requests to come.
+        """Inject a fault into coming requests.
 
         Args:
             service: "buildkite", "honeycomb" or "otlp".
             kind: One of `KINDS`.
-            count: How many requests it befalls.
-            after: How many requests it lets pass first.
-            path: Only requests whose path is like this; `*` stands for anything.
-            details: What the kind understands, see `KINDS`.
+            count: How many requests it applies to.
+            after: How many requests pass before it applies.
+            path: Only requests for paths that match this pattern; `*` matches any characters.
+            details: The details of the kind, see `KINDS`.
 
         Raises:
             ValueError: There is no such service, kind or detail.
         """
         if service not in SERVICES:
-            raise ValueError(f"There is no service {service!r}; take one of {', '.join(SERVICES)}.")
+            raise ValueError(f"There is no service {service!r}; use one of {', '.join(SERVICES)}.")
         if kind not in KINDS:
-            raise ValueError(f"There is no fault {kind!r}; take one of {', '.join(KINDS)}.")
+            raise ValueError(f"There is no fault {kind!r}; use one of {', '.join(KINDS)}.")
         unknown = details.keys() - KINDS[kind].keys()
         if unknown:
             known = ", ".join(KINDS[kind]) or "none"
-            raise ValueError(f"{kind} knows nothing of {', '.join(sorted(unknown))}; only {known}.")
+            raise ValueError(
+                f"Fault {kind!r} has no details {', '.join(sorted(unknown))}; it has {known}."
+            )
         with self._lock:
-            order = Order(kind, count, after, path, {**KINDS[kind], **details})
-            self._orders[service].append(order)
+            fault = Fault(kind, count, after, path, {**KINDS[kind], **details})
+            self._pending[service].append(fault)
 
     def clear(self) -> None:
-        """Takes back whatever has not happened yet."""
+        """Remove all pending faults."""
         with self._lock:
-            for orders in self._orders.values():
-                orders.clear()
+            for faults in self._pending.values():
+                faults.clear()
 
-    def take(self, service: str, path: str) -> Order | None:
-        """The fault that befalls this request as a whole, used up by one; None if none does."""
+    def take(self, service: str, path: str) -> Fault | None:
+        """The fault that applies to this request as a whole, or None. Uses the fault up by one."""
         with self._lock:
-            order = self._next(service, path)
-            if order is None or order.kind in EVENT_KINDS:
+            fault = self._next(service, path)
+            if fault is None or fault.kind in EVENT_KINDS:
                 return None
-            return self._use(service, order)
+            return self._use(service, fault)
 
-    def take_for_events(self, service: str, path: str, names: Sequence[Any]) -> Order | None:
-        """The same for a batch, by the names of its spans.
+    def take_for_events(self, service: str, path: str, names: Sequence[Any]) -> Fault | None:
+        """The fault that applies to events of this batch, or None. Uses the fault up by one.
 
-        A fault that hits none of the batch's events lets it pass and is not used up.
+        A fault that hits none of the batch's events is not used up.
+
+        Args:
+            service: The service that received the batch.
+            path: The path of the request.
+            names: The span name of each event.
         """
         with self._lock:
-            order = self._next(service, path)
-            if order is None or order.kind not in EVENT_KINDS:
+            fault = self._next(service, path)
+            if fault is None or fault.kind not in EVENT_KINDS:
                 return None
-            if order.kind == "event_status" and not order.refused_events(names):
+            if fault.kind == "event_status" and not fault.event_errors(names):
                 return None
-            return self._use(service, order)
+            return self._use(service, fault)
 
-    def _next(self, service: str, path: str) -> Order | None:
-        return next((order for order in self._orders[service] if order.concerns(path)), None)
+    def _next(self, service: str, path: str) -> Fault | None:
+        return next((fault for fault in self._pending[service] if fault.matches_path(path)), None)
 
-    def _use(self, service: str, order: Order) -> Order | None:
-        if order.after > 0:
-            order.after -= 1
+    def _use(self, service: str, fault: Fault) -> Fault | None:
+        if fault.after > 0:
+            fault.after -= 1
             return None
-        order.count -= 1
-        if order.count <= 0:
-            self._orders[service].remove(order)
-        return order
+        fault.count -= 1
+        if fault.count <= 0:
+            self._pending[service].remove(fault)
+        return fault

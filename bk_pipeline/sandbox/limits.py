@@ -1,13 +1,13 @@
-"""Buildkite's two REST rate limits: one shared by the organization, one for each user.
+"""Rate limits: Buildkite's two REST limits, and Honeycomb's limit of management calls.
 
-Both hold at once, and every answer tells how both stand. Not known of the
-real service, and so a guess: a window opens with the first request after the
-last one has passed; requests that are refused count too.
+Buildkite has one limit for the organization and one for each user. Both apply
+at once, and every response reports both. Guesses, because the real behaviour
+is not documented: a window opens with the first request after the previous
+one has ended, and rejected requests count too.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,58 +16,67 @@ from math import ceil
 from threading import Lock
 from typing import Any
 
-ORGANIZATION = "rest"
-USER = "rest_user"
+ORGANIZATION_SCOPE = "rest"
+USER_SCOPE = "rest_user"
+
+HONEYCOMB_CALL_LIMIT = 100
+HONEYCOMB_WINDOW_S = 60.0
 
 
 @dataclass(slots=True)
-class Window:
-    """The requests of one scope in the current window."""
+class LimitWindow:
+    """The requests of one scope in its current window. `opened_s` is None before the first."""
 
     scope: str
     limit: int
-    opened: float | None = None
+    opened_s: float | None = None
     count: int = 0
 
-    def roll(self, now: float, window_s: float) -> None:
-        """Begins anew if the window has passed."""
-        if self.opened is not None and now >= self.opened + window_s:
-            self.opened, self.count = None, 0
+    def expire(self, now_s: float, window_s: float) -> None:
+        """Clear the window if it has ended."""
+        if self.opened_s is not None and now_s >= self.opened_s + window_s:
+            self.opened_s, self.count = None, 0
 
-    def add(self, now: float, count: int) -> None:
-        if self.opened is None:
-            self.opened = now
+    def add(self, now_s: float, count: int) -> None:
+        """Count `count` requests, which open the window if it is not open yet."""
+        if self.opened_s is None:
+            self.opened_s = now_s
         self.count += count
 
-    def reset_s(self, now: float, window_s: float) -> int:
-        """Whole seconds until the window has passed, rounded up."""
-        return math.ceil(window_s if self.opened is None else self.opened + window_s - now)
+    def reset_s(self, now_s: float, window_s: float) -> int:
+        """Seconds until the window ends, rounded up."""
+        return ceil(window_s if self.opened_s is None else self.opened_s + window_s - now_s)
 
     @property
     def remaining(self) -> int:
+        """How many requests are left; never negative."""
         return max(self.limit - self.count, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """How one request fares. `refusal` is the 429's body, None if there is none."""
+class LimitCheck:
+    """The rate limit headers of a response, and the body of a 429 if a limit is exceeded."""
 
     headers: Mapping[str, str]
-    refusal: dict[str, Any] | None = None
+    error_body: dict[str, Any] | None = None
 
 
 @dataclass
 class RateLimits:
-    """The limits of one organization.
+    """Buildkite's rate limits for one organization. Safe to use from several threads.
 
     Args:
-        enforced: False: nothing is counted, all answers say that all is left.
-        clock: Seconds; a test passes its own.
-        background_requests: How many requests others in the organization make with each that is counted.
+        enforced: If False, no request is counted and every response reports the full limit.
+        user_limit: Requests per window for each user.
+        organization_limit: Requests per window for all users together.
+        window_s: Length of a window.
+        clock: Seconds since 1970.
+        main_user: The user that `consume` charges by default.
+        background_requests: Requests that others in the organization make for each counted one.
 
     Attributes:
-        refused_count: Requests that were over a limit.
-        lowest_remaining: The least that ever remained after a request, by scope.
+        refused_count: Requests that exceeded a limit.
+        lowest_remaining: The smallest number left after any request, by scope.
     """
 
     enforced: bool
@@ -79,135 +88,144 @@ class RateLimits:
     background_requests: int = 0
     refused_count: int = 0
     lowest_remaining: dict[str, int] = field(default_factory=dict)
-    _users: dict[str, Window] = field(default_factory=dict)
+    _users: dict[str, LimitWindow] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        self._organization = Window(ORGANIZATION, self.organization_limit)
+        self._organization = LimitWindow(ORGANIZATION_SCOPE, self.organization_limit)
 
-    def spend(self, user: str | None) -> Verdict:
-        """Counts one request. `user` is None for a token that nobody owns."""
+    def count_request(self, user: str | None) -> LimitCheck:
+        """Count one request and check it against both limits.
+
+        A request with an unknown token (`user` is None) is not counted.
+        """
         with self._lock:
-            now = self.clock()
-            windows = self._windows(user, now)
+            now_s = self.clock()
+            windows = self._windows(user, now_s)
             if self.enforced and user is not None:
                 for window in windows:
-                    window.add(now, 1)
+                    window.add(now_s, 1)
                     left = window.limit - window.count
-                    self.lowest_remaining[window.scope] = min(
-                        left, self.lowest_remaining.get(window.scope, left)
-                    )
+                    lowest = self.lowest_remaining.get(window.scope, left)
+                    self.lowest_remaining[window.scope] = min(left, lowest)
             headers: dict[str, str] = {}
             for window, prefix in zip(windows, ("RateLimit", "RateLimit-User"), strict=True):
-                headers |= self._headers(window, prefix, now)
+                headers |= self._headers(window, prefix, now_s)
             exceeded = next((window for window in windows if window.count > window.limit), None)
             if exceeded is None or user is None:
-                self._others_ask(now)
-                return Verdict(headers)
+                self._add_background_requests(now_s)
+                return LimitCheck(headers)
             self.refused_count += 1
-            return Verdict(headers, self._refusal(exceeded, now))
+            return LimitCheck(headers, self._error_body(exceeded, now_s))
 
-    def consume(self, scope: str = ORGANIZATION, count: int = 1, user: str | None = None) -> None:
-        """Counts requests that others made: in the organization, or with the same user's tokens.
+    def consume(
+        self, scope: str = ORGANIZATION_SCOPE, count: int = 1, user: str | None = None
+    ) -> None:
+        """Count requests made elsewhere: by the organization, or with the same user's tokens.
 
         Raises:
             ValueError: `scope` is neither "rest" nor "rest_user".
         """
-        if scope not in (ORGANIZATION, USER):
-            raise ValueError(f"There is no scope {scope!r}; take {ORGANIZATION!r} or {USER!r}.")
+        if scope not in (ORGANIZATION_SCOPE, USER_SCOPE):
+            raise ValueError(
+                f"There is no scope {scope!r}; use {ORGANIZATION_SCOPE!r} or {USER_SCOPE!r}."
+            )
         if not self.enforced:
             return
         with self._lock:
-            now = self.clock()
-            organization, own = self._windows(user or self.main_user, now)
-            (own if scope == USER else organization).add(now, count)
+            now_s = self.clock()
+            organization, own = self._windows(user or self.main_user, now_s)
+            (own if scope == USER_SCOPE else organization).add(now_s, count)
 
-    def standing(self) -> dict[str, Any]:
-        """The body of the organization's rate_limit endpoint. GraphQL is not served: always idle."""
+    def status(self) -> dict[str, Any]:
+        """The body of the `rate_limit` endpoint. GraphQL is not served, so it is always unused."""
         with self._lock:
-            now = self.clock()
-            rest, _ = self._windows(None, now)
+            now_s = self.clock()
+            rest, _ = self._windows(None, now_s)
             return {
                 "scopes": {
-                    "rest": self._scope(rest, now, self.window_s),
-                    "graphql": self._scope(Window("graphql", 50_000), now, 300),
+                    "rest": self._scope(rest, now_s, self.window_s),
+                    "graphql": self._scope(LimitWindow("graphql", 50_000), now_s, 300),
                 }
             }
 
-    def _others_ask(self, now: float) -> None:
+    def _add_background_requests(self, now_s: float) -> None:
         if self.enforced and self.background_requests:
-            self._organization.add(now, self.background_requests)
+            self._organization.add(now_s, self.background_requests)
 
-    def _windows(self, user: str | None, now: float) -> tuple[Window, Window]:
-        own = Window(USER, self.user_limit)
+    def _windows(self, user: str | None, now_s: float) -> tuple[LimitWindow, LimitWindow]:
+        """The organization's window and the user's. Without a user, the second one is empty."""
+        own = LimitWindow(USER_SCOPE, self.user_limit)
         if user is not None:
             own = self._users.setdefault(user, own)
-        self._organization.roll(now, self.window_s)
-        own.roll(now, self.window_s)
+        self._organization.expire(now_s, self.window_s)
+        own.expire(now_s, self.window_s)
         return self._organization, own
 
-    def _headers(self, window: Window, prefix: str, now: float) -> dict[str, str]:
+    def _headers(self, window: LimitWindow, prefix: str, now_s: float) -> dict[str, str]:
         return {
             f"{prefix}-Remaining": str(window.remaining),
             f"{prefix}-Limit": str(window.limit),
-            f"{prefix}-Reset": str(window.reset_s(now, self.window_s)),
+            f"{prefix}-Reset": str(window.reset_s(now_s, self.window_s)),
             f"{prefix}-Scope": window.scope,
         }
 
-    def _refusal(self, window: Window, now: float) -> dict[str, Any]:
+    def _error_body(self, window: LimitWindow, now_s: float) -> dict[str, Any]:
         return {
             "message": "You have exceeded your API rate limit. Please wait for the reset.",
             "scope": window.scope,
             "limit": window.limit,
             "current": window.count,
-            "reset": window.reset_s(now, self.window_s),
+            "reset": window.reset_s(now_s, self.window_s),
         }
 
-    def _scope(self, window: Window, now: float, window_s: float) -> dict[str, Any]:
-        reset = window.reset_s(now, window_s)
+    def _scope(self, window: LimitWindow, now_s: float, window_s: float) -> dict[str, Any]:
+        reset_s = window.reset_s(now_s, window_s)
+        reset_at = datetime.fromtimestamp(now_s + reset_s, UTC)
         return {
             "limit": window.limit,
             "current": window.count,
-            "reset": reset,
-            "reset_at": datetime.fromtimestamp(now + reset, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "reset": reset_s,
+            "reset_at": reset_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "enforced": self.enforced,
         }
 
 
-LIMIT = 100
-WINDOW_S = 60.0
-
-
 class CallLimit:
-    """Counts calls. With `enforced` False none is refused; the headers are there either way."""
+    """Honeycomb's limit of management calls (markers, auth) in a fixed window.
+
+    Args:
+        clock: Seconds since 1970.
+        enforced: If False, no call is counted; the headers are sent either way.
+    """
 
     def __init__(self, clock: Callable[[], float], *, enforced: bool) -> None:
         self.enforced = enforced
-        self.limit = LIMIT
+        self.limit = HONEYCOMB_CALL_LIMIT
         self._clock = clock
         self._lock = Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was counted."""
-        self._opened = 0.0
+        """Forget all counted calls."""
+        self._opened_s = 0.0
         self._count = 0
 
-    def spend(self) -> tuple[dict[str, str], bool]:
-        """Counts a call: the headers of its answer, and whether it is one too many."""
+    def count_call(self) -> tuple[dict[str, str], bool]:
+        """Count a call. Returns the response's headers, and whether the limit is exceeded."""
         with self._lock:
-            now = self._clock()
-            if now >= self._opened + WINDOW_S:
-                self._opened, self._count = now, 0
+            now_s = self._clock()
+            if now_s >= self._opened_s + HONEYCOMB_WINDOW_S:
+                self._opened_s, self._count = now_s, 0
             self._count += self.enforced
-            reset_s = ceil(self._opened + WINDOW_S - now)
-            left = max(self.limit - self._count, 0)
+            reset_s = ceil(self._opened_s + HONEYCOMB_WINDOW_S - now_s)
+            remaining = max(self.limit - self._count, 0)
             headers = {
-                "RateLimit": f"limit={self.limit}, remaining={left}, reset={reset_s}",
-                "RateLimitPolicy": f"{self.limit};w={WINDOW_S:.0f}",
+                "RateLimit": f"limit={self.limit}, remaining={remaining}, reset={reset_s}",
+                "RateLimitPolicy": f"{self.limit};w={HONEYCOMB_WINDOW_S:.0f}",
             }
-            passed = self._count > self.limit
-            if passed:
-                until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=reset_s)
-                headers["Retry-After"] = format_datetime(until, usegmt=True)
-            return headers, passed
+            exceeded = self._count > self.limit
+            if exceeded:
+                reset_at = datetime.fromtimestamp(now_s, UTC) + timedelta(seconds=reset_s)
+                headers["Retry-After"] = format_datetime(reset_at, usegmt=True)
+            return headers, exceeded

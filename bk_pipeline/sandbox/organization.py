@@ -1,7 +1,7 @@
-"""Who and what there is besides builds: people, agents, clusters, and the pipelines' own objects.
+"""The organization apart from its builds: people, agents, clusters and pipeline objects.
 
-All of it follows from the organization's name. The JSON objects are made
-once and shared by every answer; nobody may change them.
+Everything is derived from the organization's slug. The API objects are created
+once and shared by all responses, so they must not be modified.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _FOUNDED = "2021-03-04T05:06:07.089Z"
 
 
 class Person(msgspec.Struct, frozen=True):
+    """A person. `payload` is the API's user object."""
+
     id: str
     name: str
     email: str
@@ -34,20 +36,25 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class Agent(msgspec.Struct, frozen=True):
+    """An agent of a queue. `payload` is the API's agent object."""
+
     queue: str
     payload: dict[str, Any]
 
 
 class Cluster(msgspec.Struct, frozen=True):
+    """A cluster."""
+
     id: str
     url: str
 
     def queue_id(self, queue: str) -> str:
+        """The UUID of one of the cluster's queues."""
         return named_uuid("queue", self.id, queue)
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """A blueprint within this organization. `payload` is the API's pipeline object."""
+    """A pipeline of the organization. `payload` is the API's pipeline object."""
 
     blueprint: Blueprint
     slug: str
@@ -58,6 +65,14 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 
 class Organization(msgspec.Struct, frozen=True):
+    """The organization.
+
+    Attributes:
+        payload: The API's organization object.
+        pools: The agents of each queue.
+        pipelines: The pipelines by slug.
+    """
+
     slug: str
     payload: dict[str, Any]
     people: tuple[Person, ...]
@@ -65,7 +80,8 @@ class Organization(msgspec.Struct, frozen=True):
     pipelines: dict[str, Pipeline]
 
 
-def organization_named(slug: str) -> Organization:
+def make_organization(slug: str) -> Organization:
+    """The organization with this slug; the same in every run."""
     people = tuple(_person(slug, name) for name in _NAMES)
     clusters = {
         name: _cluster(slug, name) for name in sorted({b.cluster for b in BLUEPRINTS if b.cluster})
@@ -170,7 +186,7 @@ def _pipeline(
 def _pipeline_payload(
     slug: str, blueprint: Blueprint, cluster: Cluster | None, creator: Person
 ) -> dict[str, Any]:
-    """The pipeline object. Its counts are always 0: the sandbox does not keep them."""
+    """The API's pipeline object. The sandbox does not maintain its counts; they are always 0."""
     url = f"{API}/organizations/{slug}/pipelines/{blueprint.slug}"
     identifier = named_uuid("pipeline", slug, blueprint.slug)
     return {

@@ -1,8 +1,9 @@
-"""The OTLP side: `/v1/traces` and `/v1/metrics` as a collector's OTLP/HTTP receiver has them.
+"""An OTLP/HTTP receiver, as in a collector: `/v1/traces` and `/v1/metrics`.
 
-Read with OpenTelemetry's own protobuf classes. A span whose ids are none, or a data point that
-no backend could use, is rejected and the others are taken: a partial success. Guesses: the words of refusals, which the protocol
-leaves open. JSON bodies, which real receivers take, are refused.
+Requests are decoded with OpenTelemetry's own protobuf classes. Spans with invalid ids and invalid
+data points are rejected and the others stored: a partial success. The protocol does not define
+error messages, so their wording is a guess. JSON bodies, which real receivers accept, are
+rejected.
 
 Sources: OTLP specification, "OTLP/HTTP"; `trace.proto`, `metrics.proto` and their services.
 """
@@ -29,27 +30,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bk_pipeline.sandbox.bodies import Refusal
+from bk_pipeline.sandbox.bodies import ApiError
 from bk_pipeline.sandbox.faults import Faults
-from bk_pipeline.sandbox.otlp_messages import PointStore, StoredSpan, points_in, spans_in
+from bk_pipeline.sandbox.otlp_messages import PointStore, StoredSpan, parse_points, parse_spans
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 PROTOBUF = "application/x-protobuf"
 CONTENT_TYPES = frozenset({PROTOBUF, "application/protobuf"})
+_INVALID_IDS = "invalid trace or span id"
+_INVALID_POINT = "invalid data point"
 
 
 def status_body(message: str) -> bytes:
-    """A refusal's body: a google.rpc.Status with nothing but its message."""
+    """The body of an error response: a google.rpc.Status with only a message."""
     body: bytes = Status(message=message).SerializeToString()
     return body
 
 
-class OtlpSide:
-    """Takes spans and data points in as an OTLP/HTTP receiver would.
+class OtlpService:
+    """Receives spans and data points in the way of an OTLP/HTTP receiver.
 
     Args:
-        faults: Asked for trouble that concerns single spans or points of a request.
-        keep_spans: False: only count them, and data points likewise.
+        faults: The pending faults; those of single spans and points are carried out here.
+        keep_spans: If False, spans and data points are counted but not stored.
     """
 
     def __init__(self, faults: Faults, *, keep_spans: bool) -> None:
@@ -60,21 +63,23 @@ class OtlpSide:
         self._clear()
 
     def require_header(self, header: str, value: str | None) -> None:
-        """From now on refuse requests without this value in this header; None: no longer."""
+        """Reject requests from now on unless this header has this value; None removes the rule."""
         self._required.pop(header.lower(), None)
         if value is not None:
             self._required[header.lower()] = value
 
-    def arrived(self, _method: str, _path: str, _query: str) -> None:
+    def record_request(self, _method: str, _path: str, _query: str) -> None:
+        """Count a request."""
         with self._lock:
             self.request_count += 1
 
     def reset(self) -> None:
-        """Forgets spans, points and counts; required headers stay."""
+        """Forget spans, data points and counts. Required headers stay."""
         with self._lock:
             self._clear()
 
     def routes(self) -> list[Route]:
+        """The routes under `/v1/`."""
         return [
             Route("/v1/traces", self._traces, methods=["POST"]),
             Route("/v1/metrics", self._metrics, methods=["POST"]),
@@ -86,88 +91,94 @@ class OtlpSide:
         self.request_count = 0
         self.span_count = 0
         self.duplicate_count = 0
-        # Hashes rather than the ids themselves: a day of a million spans is counted too.
+        # Hashes use less memory than ids: a day can have a million spans.
         self._seen: set[int] = set()
 
     async def _traces(self, request: Request) -> Response:
-        return await self._answer(request, self._take)
+        return await self._respond(request, self._store_spans)
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._answer(request, self._take_metrics)
+        return await self._respond(request, self._store_points)
 
-    async def _answer(self, request: Request, take: Callable[[Request, bytes], bytes]) -> Response:
+    async def _respond(
+        self, request: Request, store: Callable[[Request, bytes], bytes]
+    ) -> Response:
         body = await request.body()
         try:
             self._check(request)
             with self._lock:
-                answer = take(request, _plain(request, body))
-        except Refusal as refusal:
-            return Response(status_body(refusal.message), refusal.status, media_type=PROTOBUF)
-        return Response(answer, media_type=PROTOBUF)
+                response = store(request, _decompressed_body(request, body))
+        except ApiError as error:
+            return Response(status_body(error.message), error.status, media_type=PROTOBUF)
+        return Response(response, media_type=PROTOBUF)
 
     def _check(self, request: Request) -> None:
-        """Nothing, if the request may pass.
+        """Check the headers of a request.
 
         Raises:
-            Refusal: A required header is missing or wrong, or the body is declared as no protobuf.
+            ApiError: A required header is missing or wrong, or the body is not declared as protobuf.
         """
         for header, value in self._required.items():
             if request.headers.get(header) != value:
-                raise Refusal(401, f"missing or invalid header: {header}")
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in CONTENT_TYPES:
-            raise Refusal(415, f"unsupported content type: {kind or 'none'}")
+                raise ApiError(401, f"missing or invalid header: {header}")
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in CONTENT_TYPES:
+            raise ApiError(415, f"unsupported content type: {media_type or 'none'}")
 
-    def _take(self, request: Request, body: bytes) -> bytes:
-        """The answer, and the spans that it does not reject stored."""
-        asked = ExportTraceServiceRequest()
-        _decode(body, asked)
-        found = list(spans_in(asked))
-        sound = [span for span in found if span.sound]
-        rejected = len(found) - len(sound)
-        message = "invalid trace or span id" if rejected else ""
-        names = [span.name for span in sound]
-        ordered, words = self._ordered(request, names)
-        self._store(sound[: len(sound) - ordered])
-        answer = ExportTraceServiceResponse()
-        if rejected or ordered or message or words:
-            answer.partial_success.CopyFrom(
+    def _store_spans(self, request: Request, body: bytes) -> bytes:
+        """Store the valid spans of a request. Returns the encoded response."""
+        export = ExportTraceServiceRequest()
+        _decode(body, export)
+        received = list(parse_spans(export))
+        valid = [span for span in received if span.is_valid]
+        invalid = len(received) - len(valid)
+        injected, message = self._injected_rejections(request, [span.name for span in valid])
+        self._add_spans(valid[: len(valid) - injected])
+        response = ExportTraceServiceResponse()
+        if invalid or injected or message:
+            response.partial_success.CopyFrom(
                 ExportTracePartialSuccess(
-                    rejected_spans=rejected + ordered, error_message=words or message
+                    rejected_spans=invalid + injected,
+                    error_message=message or (_INVALID_IDS if invalid else ""),
                 )
             )
-        return _encoded(answer)
+        return _encoded(response)
 
-    def _take_metrics(self, request: Request, body: bytes) -> bytes:
-        """The answer, and the points that it does not reject stored."""
-        asked = ExportMetricsServiceRequest()
-        _decode(body, asked)
+    def _store_points(self, request: Request, body: bytes) -> bytes:
+        """Store the valid data points of a request. Returns the encoded response."""
+        export = ExportMetricsServiceRequest()
+        _decode(body, export)
         try:
-            found = list(points_in(asked))
+            received = list(parse_points(export))
         except ValueError as exc:
-            raise Refusal(400, str(exc)) from exc
-        sound = [point for point in found if point.sound]
-        rejected = len(found) - len(sound)
-        message = "invalid data point" if rejected else ""
-        ordered, words = self._ordered(request, [point.metric for point in sound])
-        self.metrics.add(sound[: len(sound) - ordered])
-        answer = ExportMetricsServiceResponse()
-        if rejected or ordered or message or words:
-            answer.partial_success.CopyFrom(
+            raise ApiError(400, str(exc)) from exc
+        valid = [point for point in received if point.is_valid]
+        invalid = len(received) - len(valid)
+        injected, message = self._injected_rejections(request, [point.metric for point in valid])
+        self.metrics.add(valid[: len(valid) - injected])
+        response = ExportMetricsServiceResponse()
+        if invalid or injected or message:
+            response.partial_success.CopyFrom(
                 ExportMetricsPartialSuccess(
-                    rejected_data_points=rejected + ordered, error_message=words or message
+                    rejected_data_points=invalid + injected,
+                    error_message=message or (_INVALID_POINT if invalid else ""),
                 )
             )
-        return _encoded(answer)
+        return _encoded(response)
 
-    def _ordered(self, request: Request, names: Sequence[str]) -> tuple[int, str]:
-        """How many of the last things of a request an ordered fault rejects, and its words."""
+    def _injected_rejections(self, request: Request, names: Sequence[str]) -> tuple[int, str]:
+        """How many of the last items a fault rejects, and its message.
+
+        Args:
+            request: The request.
+            names: The names of the request's valid spans or points, in order.
+        """
         fault = self._faults.take_for_events("otlp", request.url.path, names)
         if fault is None or fault.kind != "partial":
             return 0, ""
         return min(int(fault.details["rejected_spans"]), len(names)), fault.details["message"]
 
-    def _store(self, spans: Iterable[StoredSpan]) -> None:
+    def _add_spans(self, spans: Iterable[StoredSpan]) -> None:
         for span in spans:
             key = hash((span.trace_id, span.span_id))
             self.span_count += 1
@@ -177,11 +188,11 @@ class OtlpSide:
                 self.spans.append(span)
 
 
-def _plain(request: Request, body: bytes) -> bytes:
-    """The body decompressed, never to more than the largest body allowed.
+def _decompressed_body(request: Request, body: bytes) -> bytes:
+    """The decompressed body of a request; at most `MAX_BODY_BYTES` + 1 bytes are decompressed.
 
     Raises:
-        Refusal: It is too large, does not decompress, or is compressed in an unknown way.
+        ApiError: The body is too large, does not decompress, or has another encoding.
     """
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding == "gzip":
@@ -189,13 +200,13 @@ def _plain(request: Request, body: bytes) -> bytes:
         try:
             body = unzip.decompress(body, MAX_BODY_BYTES + 1)
         except zlib.error as exc:
-            raise Refusal(400, "gzip: invalid header or checksum") from exc
+            raise ApiError(400, "gzip: invalid header or checksum") from exc
         if len(body) <= MAX_BODY_BYTES and not unzip.eof:
-            raise Refusal(400, "gzip: unexpected end of the body")
+            raise ApiError(400, "gzip: unexpected end of the body")
     elif encoding not in {"", "identity"}:
-        raise Refusal(400, f"unsupported Content-Encoding: {encoding}")
+        raise ApiError(400, f"unsupported Content-Encoding: {encoding}")
     if len(body) > MAX_BODY_BYTES:
-        raise Refusal(413, "request body too large")
+        raise ApiError(413, "request body too large")
     return body
 
 
@@ -208,4 +219,4 @@ def _decode(body: bytes, into: Message) -> None:
     try:
         into.ParseFromString(body)
     except DecodeError as exc:
-        raise Refusal(400, f"the body is no {type(into).__name__}") from exc
+        raise ApiError(400, f"the body is not a valid {type(into).__name__}") from exc

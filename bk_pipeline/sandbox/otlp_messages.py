@@ -1,4 +1,8 @@
-"""OTLP messages to plain objects, which a test or a person can look at."""
+"""Plain objects for the spans and data points of OTLP messages, for tests and for inspection.
+
+Ids are lower-case hex and times nanoseconds since 1970. Attribute values are
+strings, numbers, booleans, bytes, lists, dicts or None.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass(frozen=True, slots=True)
 class StoredScope:
-    """What made the spans."""
+    """The instrumentation scope of a span."""
 
     name: str
     version: str
@@ -32,7 +36,7 @@ class StoredScope:
 
 @dataclass(frozen=True, slots=True)
 class StoredLink:
-    """Ids in hex; attributes as in `StoredSpan`."""
+    """A link of a span to another one."""
 
     trace_id: str
     span_id: str
@@ -42,10 +46,10 @@ class StoredLink:
 
 @dataclass(frozen=True, slots=True)
 class StoredSpan:
-    """A span, its resource and its scope.
+    """A span with its resource and its scope.
 
-    Ids are lower-case hex, the parent's empty on a root. `kind` and `status_code` are
-    OTLP's numbers. Attributes are strings, numbers, booleans, bytes, lists, dicts or None.
+    `parent_span_id` is empty for a root. `kind` and `status_code` are OTLP's
+    numbers.
     """
 
     trace_id: str
@@ -66,46 +70,46 @@ class StoredSpan:
     scope: StoredScope
 
     @property
-    def sound(self) -> bool:
-        """Whether trace and span have ids: of the right length, and not all zero."""
+    def is_valid(self) -> bool:
+        """Whether trace id and span id have the right length and are not all zeros."""
         ids = ((self.trace_id, 32), (self.span_id, 16))
         return all(len(one) == digits and one.strip("0") for one, digits in ids)
 
 
-def spans_in(request: ExportTraceServiceRequest) -> Iterator[StoredSpan]:
-    """The request's spans, in their order."""
+def parse_spans(request: ExportTraceServiceRequest) -> Iterator[StoredSpan]:
+    """The spans of a request, in order."""
     for group in request.resource_spans:
-        resource = attributes_of(group.resource.attributes)
+        resource = attribute_dict(group.resource.attributes)
         for part in group.scope_spans:
-            made_by = part.scope
-            scope = StoredScope(made_by.name, made_by.version, attributes_of(made_by.attributes))
+            sender = part.scope
+            scope = StoredScope(sender.name, sender.version, attribute_dict(sender.attributes))
             for span in part.spans:
-                yield _stored(span, resource, scope)
+                yield _stored_span(span, resource, scope)
 
 
-def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    """Keys and values; of equal keys the first, as Honeycomb has it."""
+def attribute_dict(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    """Keys and values as a dict. If a key is repeated, the first value wins, as at Honeycomb."""
     found: dict[str, Any] = {}
     for pair in pairs:
-        found.setdefault(pair.key, value_of(pair.value))
+        found.setdefault(pair.key, attribute_value(pair.value))
     return found
 
 
-def value_of(value: AnyValue) -> Any:
-    """What an AnyValue holds; None if it holds nothing."""
+def attribute_value(value: AnyValue) -> Any:
+    """The Python value of an AnyValue, or None if it is empty."""
     kind = value.WhichOneof("value")
     match kind:
         case None:
             return None
         case "array_value":
-            return [value_of(one) for one in value.array_value.values]
+            return [attribute_value(one) for one in value.array_value.values]
         case "kvlist_value":
-            return attributes_of(value.kvlist_value.values)
+            return attribute_dict(value.kvlist_value.values)
         case _:
             return getattr(value, kind)
 
 
-def _stored(span: Span, resource: dict[str, Any], scope: StoredScope) -> StoredSpan:
+def _stored_span(span: Span, resource: dict[str, Any], scope: StoredScope) -> StoredSpan:
     return StoredSpan(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
@@ -116,11 +120,11 @@ def _stored(span: Span, resource: dict[str, Any], scope: StoredScope) -> StoredS
         end_ns=span.end_time_unix_nano,
         status_code=span.status.code,
         status_message=span.status.message,
-        attributes=attributes_of(span.attributes),
+        attributes=attribute_dict(span.attributes),
         event_count=len(span.events),
         links=[
             StoredLink(
-                link.trace_id.hex(), link.span_id.hex(), attributes_of(link.attributes), link.flags
+                link.trace_id.hex(), link.span_id.hex(), attribute_dict(link.attributes), link.flags
             )
             for link in span.links
         ],
@@ -139,9 +143,10 @@ _TEMPORALITIES = {
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint:
-    """A data point, its metric and its resource.
+    """A data point with its metric and its resource.
 
-    `count` is a sum's value. What histograms alone have is None on sums.
+    `count` is the value of a sum or the count of a histogram. Fields that only
+    histograms have are None for sums.
     """
 
     metric: str
@@ -162,73 +167,78 @@ class StoredPoint:
     bucket_counts: tuple[int, ...] = ()
 
     @property
-    def sound(self) -> bool:
-        """Whether a backend can use it."""
+    def is_valid(self) -> bool:
+        """Whether temporality, times and counts are consistent, as backends require."""
         whole = self.scale is None or self.count == (self.zero_count or 0) + sum(self.bucket_counts)
         return bool(self.temporality) and 0 < self.start_ns < self.time_ns and whole
 
     @property
     def series(self) -> tuple[Any, ...]:
-        """What makes it a point of the same series as another."""
+        """The metric and attributes that identify the point's time series."""
         return self.metric, *sorted((name, str(value)) for name, value in self.attributes.items())
 
 
 @dataclass
 class PointStore:
-    """Points as they came, if they are to be kept, and what they add up to."""
+    """Data points in order of arrival, and their totals by metric.
+
+    Args:
+        keep: If False, points are counted but not stored.
+    """
 
     keep: bool
     points: list[StoredPoint] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
     count: int = 0
     duplicate_count: int = 0
-    _moments: set[int] = field(default_factory=set)
+    _seen: set[int] = field(default_factory=set)
 
     def add(self, points: Iterable[StoredPoint]) -> None:
+        """Count data points, and store them if points are kept."""
         for point in points:
             self.count += 1
             if self.keep:
                 self.points.append(point)
             self.totals[point.metric] += point.count
-            moment = hash((point.series, point.time_ns))
-            self.duplicate_count += moment in self._moments
-            self._moments.add(moment)
+            key = hash((point.series, point.time_ns))
+            self.duplicate_count += key in self._seen
+            self._seen.add(key)
 
 
-def points_in(request: ExportMetricsServiceRequest) -> Iterator[StoredPoint]:
-    """The request's points, in their order.
+def parse_points(request: ExportMetricsServiceRequest) -> Iterator[StoredPoint]:
+    """The data points of a request, in order.
 
     Raises:
         ValueError: A metric is neither a sum of whole numbers nor an exponential histogram.
     """
     for group in request.resource_metrics:
-        resource = attributes_of(group.resource.attributes)
+        resource = attribute_dict(group.resource.attributes)
         for part in group.scope_metrics:
             for metric in part.metrics:
-                yield from _of_metric(metric, resource)
+                yield from _metric_points(metric, resource)
 
 
-def _of_metric(metric: Metric, resource: dict[str, Any]) -> Iterator[StoredPoint]:
+def _metric_points(metric: Metric, resource: dict[str, Any]) -> Iterator[StoredPoint]:
     kind = metric.WhichOneof("data")
     if kind == "sum":
         for number in metric.sum.data_points:
-            yield _number(metric, number, resource)
+            yield _sum_point(metric, number, resource)
     elif kind == "exponential_histogram":
-        for distribution in metric.exponential_histogram.data_points:
-            yield _distribution(metric, distribution, resource)
+        for histogram in metric.exponential_histogram.data_points:
+            yield _histogram_point(metric, histogram, resource)
     else:
-        raise ValueError(f"{metric.name}: {kind} is not taken here")
+        raise ValueError(f"{metric.name}: metrics of type {kind} are not supported here")
 
 
-def _number(metric: Metric, point: NumberDataPoint, resource: dict[str, Any]) -> StoredPoint:
+def _sum_point(metric: Metric, point: NumberDataPoint, resource: dict[str, Any]) -> StoredPoint:
     if point.WhichOneof("value") != "as_int":
-        raise ValueError(f"{metric.name}: a sum without a whole number is not taken here")
+        raise ValueError(f"{metric.name}: sums of non-integers are not supported here")
     return StoredPoint(
         metric=metric.name,
         unit=metric.unit,
         temporality=_TEMPORALITIES.get(metric.sum.aggregation_temporality, ""),
         monotonic=metric.sum.is_monotonic,
-        attributes=attributes_of(point.attributes),
+        attributes=attribute_dict(point.attributes),
         resource=resource,
         start_ns=point.start_time_unix_nano,
         time_ns=point.time_unix_nano,
@@ -236,7 +246,7 @@ def _number(metric: Metric, point: NumberDataPoint, resource: dict[str, Any]) ->
     )
 
 
-def _distribution(
+def _histogram_point(
     metric: Metric, point: ExponentialHistogramDataPoint, resource: dict[str, Any]
 ) -> StoredPoint:
     return StoredPoint(
@@ -244,7 +254,7 @@ def _distribution(
         unit=metric.unit,
         temporality=_TEMPORALITIES.get(metric.exponential_histogram.aggregation_temporality, ""),
         monotonic=True,
-        attributes=attributes_of(point.attributes),
+        attributes=attribute_dict(point.attributes),
         resource=resource,
         start_ns=point.start_time_unix_nano,
         time_ns=point.time_unix_nano,

@@ -1,7 +1,7 @@
-"""The pipelines of the sandbox's organization, as data.
+"""The definitions of the sandbox's pipelines.
 
-Each is there for a shape that traces must cope with; `shape` says which.
-Steps between two waits (or blocks) run side by side.
+Each covers features that traces must handle; its `shape` says which. Steps
+between two wait or block steps run in parallel.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 from bk_pipeline.sandbox.blueprint import Blueprint, Step
 
 
-def script(label: str | None, command: str, seconds: int, **rest: Any) -> Step:
-    return Step("script", label, command=command, seconds=seconds, **rest)
+def script_step(label: str | None, command: str, duration_s: int, **rest: Any) -> Step:
+    """A command step with a median run time of `duration_s` seconds."""
+    return Step("script", label, command=command, duration_s=duration_s, **rest)
 
 
 WAIT = Step("waiter")
-UPLOAD = Step("script", ":pipeline:", command="buildkite-agent pipeline upload", seconds=7)
+UPLOAD = Step("script", ":pipeline:", command="buildkite-agent pipeline upload", duration_s=7)
 
 _BROWSERS = tuple({"browser": name} for name in ("chrome", "firefox", "webkit"))
 _GO_VERSIONS = tuple(
@@ -28,16 +29,16 @@ BLUEPRINTS = (
     Blueprint(
         slug="web",
         name=":react: Web app",
-        shape="groups, parallel and matrix jobs, an async trigger behind two waits",
-        share=26,
+        shape="groups, parallel and matrix jobs, an async trigger after two wait steps",
+        weight=26,
         description="The shop's front end",
         emoji=":react:",
         color="#61dafb",
         tags=("frontend", "tier-1"),
         steps=(
-            script(":eslint: Lint", "yarn lint", 45, key="lint", group="checks"),
-            script(":typescript: Types", "yarn tsc --noEmit", 70, key="types", group="checks"),
-            script(
+            script_step(":eslint: Lint", "yarn lint", 45, key="lint", group="checks"),
+            script_step(":typescript: Types", "yarn tsc --noEmit", 70, key="types", group="checks"),
+            script_step(
                 ":jest: Unit tests %n",
                 "yarn test --shard",
                 150,
@@ -47,7 +48,7 @@ BLUEPRINTS = (
                 retries=2,
             ),
             WAIT,
-            script(
+            script_step(
                 ":webpack: Bundle",
                 "yarn build\nyarn size-limit",
                 110,
@@ -55,7 +56,7 @@ BLUEPRINTS = (
                 group="build",
                 artifacts="dist/**/*",
             ),
-            script(
+            script_step(
                 ":playwright: {{matrix}}",
                 "yarn e2e",
                 180,
@@ -79,15 +80,15 @@ BLUEPRINTS = (
         slug="api",
         name=":golang: API — “core”",
         shape="a matrix of two dimensions, a trigger that waits for its build, soft failures",
-        share=24,
+        weight=24,
         description="HTTP API and workers",
         repository="git@github.com:acme/api.git",
         emoji=":golang:",
         cluster="Linux fleet",
         tags=("backend", "tier-1"),
         steps=(
-            script(":golangci-lint: Lint", "make lint", 50, key="lint", group="checks"),
-            script(
+            script_step(":golangci-lint: Lint", "make lint", 50, key="lint", group="checks"),
+            script_step(
                 ":go: Test {{matrix.go}} {{matrix.arch}}",
                 "make test",
                 130,
@@ -96,9 +97,9 @@ BLUEPRINTS = (
                 matrix=_GO_VERSIONS,
                 retries=1,
             ),
-            script("Fuzz 🐛", "make fuzz", 200, key="fuzz", group="checks", soft_fail=True),
+            script_step("Fuzz 🐛", "make fuzz", 200, key="fuzz", group="checks", soft_fail=True),
             WAIT,
-            script(
+            script_step(
                 ":postgres: Integration %n",
                 "make integration",
                 160,
@@ -114,15 +115,15 @@ BLUEPRINTS = (
     Blueprint(
         slug="mobile",
         name="📱 Mobile",
-        shape="scarce agents and long waits; a block step that some never unblock",
-        share=12,
+        shape="scarce agents and long waits; a block step that is not always unblocked",
+        weight=12,
         description="iOS and Android",
         repository="git@github.com:acme/mobile.git",
         emoji="📱",
         cluster="Mac minis",
         tags=("mobile",),
         steps=(
-            script(
+            script_step(
                 ":xcode: Build iOS",
                 "fastlane ios build",
                 420,
@@ -131,7 +132,7 @@ BLUEPRINTS = (
                 artifacts="*.ipa",
                 timeout_minutes=40,
             ),
-            script(
+            script_step(
                 ":android: Build Android",
                 "./gradlew assembleRelease",
                 300,
@@ -139,7 +140,7 @@ BLUEPRINTS = (
                 artifacts="*.apk",
             ),
             WAIT,
-            script(
+            script_step(
                 ":iphone: UI tests %n",
                 "fastlane ios ui_tests",
                 260,
@@ -149,7 +150,7 @@ BLUEPRINTS = (
                 retries=2,
             ),
             Step("manual", ":testflight: Ship to testers?", "ship"),
-            script(
+            script_step(
                 ":testflight: Ship", "fastlane beta", 90, key="ship-beta", queue="macos", priority=5
             ),
         ),
@@ -157,14 +158,14 @@ BLUEPRINTS = (
     Blueprint(
         slug="deploy",
         name=":rocket: Deploy",
-        shape="triggered by others; a gate and then a second stage",
-        share=8,
+        shape="triggered by other pipelines; a block step and then a second stage",
+        weight=8,
         repository="git@github.com:acme/deploy.git",
         color="#14cc80",
         cluster="Linux fleet",
         tags=("deploy", "tier-1"),
         steps=(
-            script(
+            script_step(
                 ":helm: Staging",
                 "bin/deploy staging",
                 80,
@@ -173,9 +174,9 @@ BLUEPRINTS = (
                 priority=10,
             ),
             WAIT,
-            script(":fire: Smoke test", "bin/smoke staging", 40, key="smoke", retries=1),
+            script_step(":fire: Smoke test", "bin/smoke staging", 40, key="smoke", retries=1),
             Step("manual", ":shipit: Release to production", "release"),
-            script(
+            script_step(
                 ":helm: Production {{matrix.region}}",
                 "bin/deploy production",
                 110,
@@ -185,18 +186,18 @@ BLUEPRINTS = (
                 matrix=_REGIONS,
             ),
             WAIT,
-            script(":heartbeat: Verify", "bin/smoke production", 45, key="verify"),
+            script_step(":heartbeat: Verify", "bin/smoke production", 45, key="verify"),
         ),
     ),
     Blueprint(
         slug="e2e",
         name=":cypress: End to end",
         shape="many parallel jobs of one step; mostly triggered",
-        share=3,
+        weight=3,
         repository="git@github.com:acme/e2e.git",
         tags=("quality",),
         steps=(
-            script(
+            script_step(
                 ":cypress: Suite %n/%t",
                 "npx cypress run --parallel",
                 190,
@@ -206,37 +207,39 @@ BLUEPRINTS = (
                 artifacts="cypress/videos/**/*.mp4",
             ),
             WAIT,
-            script("Report", "bin/report", 15),
+            script_step("Report", "bin/report", 15),
         ),
     ),
     Blueprint(
         slug="data-jobs",
         name=":snake: Data jobs",
         shape="scheduled at night, jobs without names or keys, a queue that starves",
-        share=5,
+        weight=5,
         description="dbt and model training",
         repository="git@github.com:acme/data.git",
         hours=(2, 3, 14),
         tags=("data",),
         steps=(
-            script(None, "dbt build --select staging", 240, artifacts="target/*.json"),
-            script(None, "dbt build --select marts", 300),
+            script_step(None, "dbt build --select staging", 240, artifacts="target/*.json"),
+            script_step(None, "dbt build --select marts", 300),
             WAIT,
-            script("", "python -m acme.train", 900, queue="gpu", timeout_minutes=45),
-            script(":bar_chart: Publish metrics", "python -m acme.publish", 60, soft_fail=True),
+            script_step("", "python -m acme.train", 900, queue="gpu", timeout_minutes=45),
+            script_step(
+                ":bar_chart: Publish metrics", "python -m acme.publish", 60, soft_fail=True
+            ),
         ),
     ),
     Blueprint(
         slug="infra",
         name=":terraform: Infra",
         shape="an input step and a block step: up to three stages",
-        share=9,
+        weight=9,
         repository="git@github.com:acme/infra.git",
         cluster="Linux fleet",
         default_branch="master",
         tags=("platform",),
         steps=(
-            script(
+            script_step(
                 ":terraform: Plan {{matrix.region}}",
                 "bin/plan",
                 65,
@@ -244,30 +247,34 @@ BLUEPRINTS = (
                 group="plan",
                 matrix=_REGIONS,
             ),
-            script(":lock: Policy", "conftest test plan.json", 20, key="policy", group="plan"),
+            script_step(":lock: Policy", "conftest test plan.json", 20, key="policy", group="plan"),
             Step(
                 "manual",
                 ":calendar: Choose the change window",
                 "window",
                 fields=(("change-window", "02:00-04:00"), ("ticket", "4711")),
             ),
-            script(":memo: Announce", "bin/announce", 8, key="announce"),
+            script_step(":memo: Announce", "bin/announce", 8, key="announce"),
             Step("manual", "Apply?", "gate"),
-            script(":terraform: Apply", "bin/apply", 150, key="apply", queue="deploy", priority=10),
+            script_step(
+                ":terraform: Apply", "bin/apply", 150, key="apply", queue="deploy", priority=10
+            ),
         ),
     ),
     Blueprint(
         slug="docs",
         name=":books: Docs",
         shape="small and quick; a publishing job that is broken on branches",
-        share=13,
+        weight=13,
         repository="git@github.com:acme/docs.git",
         steps=(
-            script(":vale: Prose", "vale docs", 12, key="prose"),
-            script(":link: Links", "lychee docs", 35, soft_fail=True),
-            script(":book: Build", "mkdocs build --strict", 40, key="build", artifacts="site/**/*"),
+            script_step(":vale: Prose", "vale docs", 12, key="prose"),
+            script_step(":link: Links", "lychee docs", 35, soft_fail=True),
+            script_step(
+                ":book: Build", "mkdocs build --strict", 40, key="build", artifacts="site/**/*"
+            ),
             WAIT,
-            script(
+            script_step(
                 ":globe_with_meridians: Publish",
                 "mkdocs gh-deploy",
                 25,
@@ -280,12 +287,14 @@ BLUEPRINTS = (
         slug="playground",
         name=":wave: Playground",
         shape="empty until a user asks for a build that has just finished",
-        share=0,
+        weight=0,
         steps=(
-            script(":mag: Lint", "make lint", 3, key="lint", group="checks"),
-            script(":test_tube: Test %n", "make test", 6, key="test", group="checks", parallel=2),
+            script_step(":mag: Lint", "make lint", 3, key="lint", group="checks"),
+            script_step(
+                ":test_tube: Test %n", "make test", 6, key="test", group="checks", parallel=2
+            ),
             WAIT,
-            script(":package: Package", "make package", 4, key="package"),
+            script_step(":package: Package", "make package", 4, key="package"),
         ),
     ),
 )

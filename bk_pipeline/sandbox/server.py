@@ -1,4 +1,4 @@
-"""The sandbox as one server: its parts put together, and two ways to run it."""
+"""The sandbox server: all services in one application, and two ways to run it."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bk_pipeline.sandbox.bodies import json_reply
-from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteSide
-from bk_pipeline.sandbox.control import Control, own_site
+from bk_pipeline.sandbox.bodies import json_response
+from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteService
+from bk_pipeline.sandbox.control import Control, same_site_only
 from bk_pipeline.sandbox.credentials import ALL_SCOPES, KeyKind
+from bk_pipeline.sandbox.fault_injection import FaultInjector, Service
 from bk_pipeline.sandbox.faults import Faults
-from bk_pipeline.sandbox.honeycomb import HoneycombSide
+from bk_pipeline.sandbox.honeycomb import HoneycombService
 from bk_pipeline.sandbox.limits import RateLimits
-from bk_pipeline.sandbox.otlp import OtlpSide
+from bk_pipeline.sandbox.otlp import OtlpService
 from bk_pipeline.sandbox.transport import SandboxServer
-from bk_pipeline.sandbox.trouble import Side, Trouble
 from bk_pipeline.sandbox.world import World
 
-# Which service a path belongs to. A further service has its line here, in `faults.SERVICES`,
-# and its routes and side in `Sandbox`.
+# The service that handles the paths with a prefix. To add a service, add it here, to
+# `faults.SERVICES` and to `Sandbox`.
 _PREFIXES = {"/v2/": "buildkite", "/1/": "honeycomb", "/v1/": "otlp"}
 
 
 class Sandbox:
-    """All services, their credentials and their faults.
+    """All services with their credentials and faults.
 
     Args:
-        world: What Buildkite has to tell. Its clock becomes this sandbox's.
-        limits: Whether rate limits are enforced; their headers are there either way.
-        user_limit: Requests that one user may make in a window.
-        organization_limit: Requests that all users together may make in a window.
-        window_s: Length of a window.
-        background_requests: How many requests others in the organization make with each of ours.
-        clock: Seconds since 1970, for everything that depends on the time.
-        keep_events: False: Honeycomb's events and OTLP's spans are counted and forgotten.
-        cache_responses: Buildkite's are kept, and given again to the same question: for worlds
-            whose builds have all come to rest, and for whoever measures something else.
-        max_depth: How many builds deep a listing may be read. Buildkite does not publish its own.
+        world: The organization and builds that Buildkite serves. It gets this sandbox's clock.
+        limits: Whether rate limits are enforced; their headers are sent either way.
+        user_limit: Buildkite requests per window for each user.
+        organization_limit: Buildkite requests per window for all users together.
+        window_s: Length of a rate limit window.
+        background_requests: Requests that others in the organization make for each of ours.
+        clock: Seconds since 1970.
+        keep_events: If False, Honeycomb events and OTLP spans are counted but not stored.
+        cache_responses: Cache pages of builds by URL. Only correct if all builds have finished
+            or were added or deleted through `world`. For benchmarks.
+        max_depth: How many builds of a listing can be read. Buildkite's limit is not published.
     """
 
     def __init__(
@@ -76,17 +76,19 @@ class Sandbox:
             main_user=MAIN_USER,
             background_requests=background_requests,
         )
-        self.buildkite = BuildkiteSide(
+        self.buildkite = BuildkiteService(
             world, self.limits, max_depth, cache_responses=cache_responses
         )
-        self.honeycomb = HoneycombSide(self.faults, clock, keep_events=keep_events, limits=limits)
-        self.otlp = OtlpSide(self.faults, keep_spans=keep_events)
+        self.honeycomb = HoneycombService(
+            self.faults, clock, keep_events=keep_events, limits=limits
+        )
+        self.otlp = OtlpService(self.faults, keep_spans=keep_events)
         self.buildkite_token = self.add_token()
         self.honeycomb_key = self.add_honeycomb_key("configuration")
         self.app = self._application()
 
     def add_token(self, scopes: Sequence[str] = ALL_SCOPES, user: str = MAIN_USER) -> str:
-        """A Buildkite token with these scopes. Tokens of one user share that user's limit."""
+        """Create a Buildkite token with these scopes. All tokens of a user share its rate limit."""
         return self.buildkite.add_token(scopes, user)
 
     def add_honeycomb_key(
@@ -97,51 +99,58 @@ class Sandbox:
         events: bool = True,
         markers: bool = True,
     ) -> str:
-        """A Honeycomb key; see `HoneycombSide.add_key`."""
+        """Create a Honeycomb key; see `HoneycombService.add_key`."""
         return self.honeycomb.add_key(
             kind, create_datasets=create_datasets, events=events, markers=markers
         )
 
-    def _application(self) -> Trouble:
+    def _application(self) -> FaultInjector:
         control = Control(self.world, self.faults, self.buildkite, self.honeycomb, self.otlp)
-        services = (self.buildkite, self.honeycomb, self.otlp, control)
+        parts = (self.buildkite, self.honeycomb, self.otlp, control)
         starlette = Starlette(
-            routes=[route for service in services for route in service.routes()],
-            exception_handlers={HTTPException: _no_such_route},
+            routes=[route for part in parts for route in part.routes()],
+            exception_handlers={HTTPException: _not_found_response},
         )
-        sides: dict[str, Side] = {
+        services: dict[str, Service] = {
             "buildkite": self.buildkite,
             "honeycomb": self.honeycomb,
             "otlp": self.otlp,
         }
-        return Trouble(_dated(starlette, self._clock), self.faults, sides, _PREFIXES)
+        return FaultInjector(
+            _with_date_header(starlette, self._clock), self.faults, services, _PREFIXES
+        )
 
 
-def _dated(app: ASGIApp, clock: Callable[[], float]) -> ASGIApp:
-    """`app`, whose answers carry the time of `clock` as their `Date`."""
+def _with_date_header(app: ASGIApp, clock: Callable[[], float]) -> ASGIApp:
+    """Wrap `app` so that its responses carry the time of `clock` in their `Date` header."""
 
-    async def dated(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_dated(message: Message) -> None:
+    async def with_date_header(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_date(message: Message) -> None:
             if message["type"] == "http.response.start":
                 date = formatdate(clock(), usegmt=True).encode()
                 message = {**message, "headers": [*message["headers"], (b"date", date)]}
             await send(message)
 
-        await app(scope, receive, send_dated)
+        await app(scope, receive, send_with_date)
 
-    return dated
+    return with_date_header
 
 
 @contextmanager
 def running(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """The URL of the sandbox, served by a thread as long as the context lasts.
+    """Serve the sandbox from a thread while the context is open. Yields its URL.
 
-    Requests that hang on purpose end when it does. `port` 0 takes a free one.
+    Requests that hang because of a fault are reset at the end.
+
+    Args:
+        sandbox: What to serve.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
-    with _listening(host, port) as sock:
+    with _listen(host, port) as sock:
         started = Event()
         server = _server(sandbox, host, started.set)
         thread = Thread(
@@ -151,7 +160,7 @@ def running(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Iterato
         try:
             while not started.wait(timeout=0.1):
                 if not thread.is_alive():
-                    raise RuntimeError("The sandbox's server ended before it had begun.")
+                    raise RuntimeError("The sandbox server stopped before it started.")
             yield _url(sock)
         finally:
             server.should_exit = True
@@ -159,25 +168,25 @@ def running(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Iterato
 
 
 def serve(sandbox: Sandbox, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM. Calls `on_ready` with the URL when requests are answered.
+    """Serve until SIGINT or SIGTERM. Calls `on_ready` with the URL when requests are accepted.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
-    with _listening(host, port) as sock:
+    with _listen(host, port) as sock:
         url = _url(sock)
         _server(sandbox, host, lambda: on_ready(url)).run(sockets=[sock])
 
 
 def _server(sandbox: Sandbox, host: str, on_ready: Callable[[], None]) -> SandboxServer:
-    def begin() -> None:
+    def on_started() -> None:
         sandbox.app.resume()
         on_ready()
 
-    return SandboxServer(own_site(sandbox.app, host), begin, sandbox.app.release)
+    return SandboxServer(same_site_only(sandbox.app, host), on_started, sandbox.app.release)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=512)
 
@@ -187,9 +196,9 @@ def _url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _no_such_route(request: Request, exc: Exception) -> Response:
-    """404 and 405 in JSON, in the words of whichever service the path is nearest to."""
+async def _not_found_response(request: Request, exc: Exception) -> Response:
+    """A 404 or 405 as JSON in the form of the service that the path belongs to."""
     if not isinstance(exc, HTTPException):
         raise exc
     name = "message" if request.url.path.startswith("/v2/") else "error"
-    return json_reply(request, {name: exc.detail}, exc.status_code, exc.headers)
+    return json_response(request, {name: exc.detail}, exc.status_code, exc.headers)

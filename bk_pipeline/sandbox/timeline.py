@@ -1,12 +1,11 @@
-"""What happened to a build, from beginning to end, with the time of each thing.
+"""The complete history of simulated builds and their jobs.
 
-The API's answer for any moment is read off these records (`as_of`). They are
-kept small, since a day may hold 50,000 builds with half a million jobs. All
-times are milliseconds (`times`).
+`as_of` derives the API's response for any time from these records. They are
+small, because a day can have 50,000 builds with half a million jobs. All times
+are milliseconds since 1970 (`times`).
 
-`gc=False` takes the jobs out of the garbage collector's rounds; it holds as
-long as no record here leads back to itself, which is why builds name each
-other by `Reference`.
+`gc=False` excludes the jobs from garbage collection. That is safe only while
+there are no reference cycles, so builds refer to each other by `Reference`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FINISHED_JOB_STATES = frozenset({"passed", "failed", "canceled", "timed_out", "e
 
 
 class Reference(msgspec.Struct, gc=False):
-    """A build as others name it. `number` is 0 until its day has been put in order."""
+    """Identifies a build. `number` is 0 until the builds of its day are numbered."""
 
     id: str
     slug: str
@@ -29,9 +28,9 @@ class Reference(msgspec.Struct, gc=False):
 
 
 class Retry(msgspec.Struct, frozen=True, gc=False):
-    """An attempt's replacement: from `at` on, `job_id` stands in its place."""
+    """The retry of a job: from `at_ms` on, the job `job_id` replaces it."""
 
-    at: int
+    at_ms: int
     job_id: str
     kind: str
     person: Person | None
@@ -40,27 +39,32 @@ class Retry(msgspec.Struct, frozen=True, gc=False):
 class Job(msgspec.Struct, gc=False, eq=False):
     """One job.
 
-    `runnable` is when it could have started; for a manual job, when the build
-    reached it. `ended` is when it took `end_state`, shown as `finished_at`
-    only for states that finish. `stopping` is when somebody, or a timeout,
-    asked the running job to stop. `held` says from when until when (None: for
-    good) its turn did not come because the build had failed.
+    Attributes:
+        runnable_ms: When it could have started; for a manual job, when the build reached it.
+        ended_ms: When it entered `end_state`. Shown as `finished_at` only for the states in
+            `FINISHED_JOB_STATES`.
+        stopping_ms: When a person or a timeout asked the running job to stop.
+        held: The period in which it could not start because the build had failed. The end is
+            None if it never started.
+        index: Its index among parallel jobs.
+        replaces: The id of the job that it retries, and the type of the retry.
+        child: The build that a trigger job triggered.
     """
 
     id: str
     kind: str
     step: Step
-    created: int
-    scheduled: int
-    runnable: int | None = None
-    started: int | None = None
-    ended: int | None = None
+    created_ms: int
+    scheduled_ms: int
+    runnable_ms: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
     end_state: str = ""
     exit_status: int | None = None
     soft_failed: bool = False
     signal: str | None = None
     signal_reason: str | None = None
-    stopping: int | None = None
+    stopping_ms: int | None = None
     held: tuple[int, int | None] | None = None
     agent: Agent | None = None
     index: int | None = None
@@ -73,22 +77,22 @@ class Job(msgspec.Struct, gc=False, eq=False):
 
 
 class Phase(msgspec.Struct, frozen=True, gc=False):
-    """What the build's own fields show from `at` until the next phase."""
+    """The values of a build's own fields from `at_ms` until the next phase."""
 
-    at: int
+    at_ms: int
     state: str
-    started: int | None = None
-    finished: int | None = None
-    failing: int | None = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    failing_ms: int | None = None
     blocked: bool = False
 
 
 class Build(msgspec.Struct, eq=False):
-    """One build's whole life. `jobs` in the order of the API, `phases` in order of time."""
+    """The complete history of a build. `jobs` are in the API's order, `phases` in order of time."""
 
     ref: Reference
     pipeline: Pipeline
-    created: int
+    created_ms: int
     change: Change
     cancel_reason: str | None = None
     rebuilt_from: Reference | None = None
@@ -96,9 +100,9 @@ class Build(msgspec.Struct, eq=False):
     jobs: list[Job] = []
     phases: list[Phase] = []
 
-    def phase_at(self, moment: int) -> Phase | None:
-        """The phase in force at `moment`; None before the build was created."""
+    def phase_at(self, at_ms: int) -> Phase | None:
+        """The phase at a given time, or None before the build was created."""
         for phase in reversed(self.phases):
-            if phase.at <= moment:
+            if phase.at_ms <= at_ms:
                 return phase
         return None

@@ -1,7 +1,7 @@
-"""uvicorn, taught to hand the connection to the application, so that it can be broken.
+"""A uvicorn server that gives the application access to its connections.
 
-An ASGI application cannot close a connection without answering; a stand-in
-that plays broken servers must.
+An ASGI application cannot close a connection without a response. The sandbox
+has to, to imitate servers that fail.
 """
 
 from __future__ import annotations
@@ -20,46 +20,47 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# Where an application finds its connection in the scope.
-TRANSPORT = "sandbox.transport"
+# The key of the connection in an ASGI scope.
+TRANSPORT_KEY = "sandbox.transport"
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class BreakableProtocol(H11Protocol):
-    """HTTP/1.1 whose requests carry their transport in the scope."""
+    """HTTP/1.1 protocol that puts the connection into the scope of each request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         inner: Any = self.app
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            await inner({**scope, TRANSPORT: self.transport}, receive, send)
+            await inner({**scope, TRANSPORT_KEY: self.transport}, receive, send)
 
         self.app = app
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # asyncio does this by itself only for sockets that were made with an explicit protocol
-        # number. Without it, every second write waits 40 ms for the client's delayed ACK.
+        """Set TCP_NODELAY on a new connection."""
+        # asyncio sets it only for sockets created with an explicit protocol number. Without it,
+        # every second write waits 40 ms for the client's delayed ACK.
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
 
 
-def reset(transport: asyncio.Transport) -> None:
-    """Ends the connection at once, and with an RST, as a crashing server's kernel would."""
+def reset_connection(transport: asyncio.Transport) -> None:
+    """Close the connection with an RST, as the kernel does when a server crashes."""
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
 
 
 class SandboxServer(uvicorn.Server):
-    """A server for a thread or for the foreground; silent, and quick to stop.
+    """A server for a thread or the foreground that logs nothing and stops quickly.
 
     Args:
         app: The application.
-        on_start: Called when requests are answered.
-        on_stop: Called before the server waits for open requests to end.
+        on_start: Called when the server accepts requests.
+        on_stop: Called before the server waits for open requests to finish.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class SandboxServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                date_header=False,  # the sandbox has a clock of its own
-                # Longer than clients pause, so that no test meets a connection closed for idleness.
+                date_header=False,  # the sandbox sends its own clock's time
+                # Longer than clients pause, so that no test meets an idle connection closed.
                 timeout_keep_alive=120,
                 timeout_graceful_shutdown=2,
             )
@@ -87,19 +88,21 @@ class SandboxServer(uvicorn.Server):
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept requests, then call `on_start`."""
         await super().startup(sockets)
         self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Call `on_stop`, then close the server."""
         self._on_stop()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the server and nothing else.
+        """Stop the server, and only the server, on SIGINT and SIGTERM.
 
         uvicorn's own version raises the signal again afterwards, which would
-        end the caller too.
+        end the calling program too.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

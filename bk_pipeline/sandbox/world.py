@@ -1,6 +1,6 @@
-"""The seeded organization and its builds, made a day at a time as they are asked for.
+"""A seeded organization and its builds, which are simulated a day at a time when needed.
 
-A `World` may be read by many threads while others add builds.
+A `World` can be read by several threads while others add builds.
 """
 
 from __future__ import annotations
@@ -15,56 +15,42 @@ from threading import RLock
 from typing import Any
 
 from bk_pipeline.sandbox.as_of import build_as_of
-from bk_pipeline.sandbox.changes import new_change
+from bk_pipeline.sandbox.changes import random_change
 from bk_pipeline.sandbox.credentials import timed_uuid
-from bk_pipeline.sandbox.days import LONGEST_LIFE, builds_of_day, numbers_of
-from bk_pipeline.sandbox.listing import Entry, Listing, Recorded, is_listed, slug_and_number
-from bk_pipeline.sandbox.organization import Organization, organization_named
-from bk_pipeline.sandbox.run import Run
-from bk_pipeline.sandbox.scenario import Fate
+from bk_pipeline.sandbox.days import MAX_BUILD_LIFETIME, build_numbers_on, simulate_day
+from bk_pipeline.sandbox.listing import (
+    Entry,
+    ListingFilters,
+    RecordedBuild,
+    matches,
+    slug_and_number,
+)
+from bk_pipeline.sandbox.organization import Organization, make_organization
+from bk_pipeline.sandbox.scenario import Scenario
+from bk_pipeline.sandbox.simulation import BuildSimulation
 from bk_pipeline.sandbox.timeline import Build, Reference
 from bk_pipeline.sandbox.times import DAY, SECOND, day_of, day_start
 
-# A pipeline of its own, so that its numbers collide with no generated build's.
-_SLUG = "playground"
-
-
-def small_build_ending_at(now: int, number: int, organization: Organization) -> Build:
-    """A passed build of some seconds whose last phase began at `now` or a moment before."""
-    created = now - 10 * SECOND
-    while True:
-        build = _small_build(created, Random(f"{organization.slug}/{number}/{now}"), organization)
-        build.ref.number = number
-        beyond = build.phases[-1].at - now
-        if beyond <= 0:
-            return build
-        # How long agents take depends on the hour, so an earlier start may end otherwise.
-        created -= beyond
-
-
-def _small_build(created: int, rng: Random, organization: Organization) -> Build:
-    pipeline = organization.pipelines[_SLUG]
-    change = new_change(rng, organization, pipeline, "ui")
-    reference = Reference(timed_uuid(created, rng), _SLUG)
-    build = Build(reference, pipeline, created, change)
-    Run(build, Fate.PASSES, rng, organization, spawn=lambda *_: None).play()
-    return build
-
-
-# Days are forgotten, the one least recently used first, beyond this many builds.
-_BUILDS_KEPT = 110_000
+# Only builds finished on demand use this pipeline, so their numbers never collide with others.
+_ON_DEMAND_SLUG = "playground"
+# Above this number of builds, the least recently used days are evicted from the cache.
+_MAX_CACHED_BUILDS = 110_000
 
 
 class World:
     """An organization with the builds of the last days.
 
     Args:
-        seed: Another seed, another past.
-        days: Complete UTC days before today; today so far comes on top.
-        builds_per_day: On a working day; weekends have fewer.
-        today: The last day that has builds. None: whatever day the clock says, so
-            that new builds go on coming into being.
-        organization: Its slug.
+        seed: The seed of all randomness; each seed has its own history.
+        days: Complete UTC days with builds, in addition to today.
+        builds_per_day: Builds on a working day; weekends have fewer.
+        today: The last day with builds. None for the clock's current day, so that new
+            builds keep appearing.
+        organization: The slug of the organization.
+
+    Attributes:
+        clock: Seconds since 1970. A sandbox sets it to its own clock.
+        revision: How often builds were added or deleted.
     """
 
     def __init__(
@@ -78,155 +64,181 @@ class World:
         self.seed = seed
         self.days = days
         self.builds_per_day = builds_per_day
-        self.organization = organization_named(organization)
-        # A sandbox puts its own clock here, so that both agree on what time it is.
+        self.organization = make_organization(organization)
         self.clock: Callable[[], float] = time.time
         self._today = today
         self._lock = RLock()
-        self._made: OrderedDict[date, list[Build]] = OrderedDict()
-        self._added: dict[date, list[Recorded]] = {}
+        self._generated: OrderedDict[date, list[Build]] = OrderedDict()
+        self._added: dict[date, list[RecordedBuild]] = {}
         self._added_pipelines: dict[str, dict[str, Any]] = {}
         self._deleted: set[str] = set()
-        # How often builds were added or deleted.
-        self.changes = 0
-        self._small_builds = 0
+        self.revision = 0
+        self._small_build_count = 0
 
-    def now(self) -> int:
-        """The clock's time in milliseconds."""
+    def now_ms(self) -> int:
+        """The clock's time in milliseconds since 1970."""
         return int(self.clock() * 1000)
 
     def first_and_last_day(self) -> tuple[date, date]:
-        last = self._today or day_of(self.now())
+        """The first and the last UTC day with generated builds; the last one is today."""
+        last = self._today or day_of(self.now_ms())
         return last - timedelta(days=self.days), last
 
     def builds(self, day: date) -> list[Build]:
-        """The day's whole lives, future ones too, oldest first. Added builds are not among them."""
-        with self._lock:
-            made = self._made.get(day)
-            if made is None:
-                made = builds_of_day(self.organization, self.seed, self.builds_per_day, day)
-                self._forget(len(made))
-                self._made[day] = made
-            self._made.move_to_end(day)
-            return made
+        """The day's generated builds with their complete histories, oldest first.
 
-    def find(self, listing: Listing, moment: int) -> Iterator[Entry]:
-        """The builds that a listing shows at `moment`, newest first.
-
-        Days that cannot hold any are not even made.
+        Builds that are created later today are included, added builds are not.
         """
-        for day in self._days(listing):
-            entries = self._entries(day, over=_is_over(day, listing))
+        with self._lock:
+            generated = self._generated.get(day)
+            if generated is None:
+                generated = simulate_day(self.organization, self.seed, self.builds_per_day, day)
+                self._evict(len(generated))
+                self._generated[day] = generated
+            self._generated.move_to_end(day)
+            return generated
+
+    def find(self, filters: ListingFilters, at_ms: int) -> Iterator[Entry]:
+        """The builds that a listing shows at a given time, newest first.
+
+        Days without matching builds are not simulated.
+        """
+        for day in self._candidate_days(filters):
+            entries = self._entries(day, skip_generated=_finished_before(day, filters))
             begin, end = 0, len(entries)
-            if listing.created_from is not None:
-                begin = bisect_left(entries, listing.created_from, key=_created)
-            if listing.created_to is not None:
-                end = bisect_left(entries, listing.created_to, key=_created)
+            if filters.created_from is not None:
+                begin = bisect_left(entries, filters.created_from, key=_created)
+            if filters.created_to is not None:
+                end = bisect_left(entries, filters.created_to, key=_created)
             for position in range(end - 1, begin - 1, -1):
-                if is_listed(entries[position], listing, moment):
+                if matches(entries[position], filters, at_ms):
                     yield entries[position]
 
-    def build(self, slug: str, number: int, moment: int) -> Entry | None:
-        """One build by its pipeline and number; None if there is none yet."""
-        listing = Listing(slug=slug)
+    def build(self, slug: str, number: int, at_ms: int) -> Entry | None:
+        """The build with this pipeline and number at a given time, or None if there is none yet."""
+        filters = ListingFilters(slug=slug)
         with self._lock:
             candidates: list[Entry] = [entry for day in self._added.values() for entry in day]
-        for day in self._own_days():
-            if number in numbers_of(day, self.builds_per_day):
+        for day in self._history_days():
+            if number in build_numbers_on(day, self.builds_per_day):
                 candidates += self.builds(day)
         for entry in candidates:
-            if slug_and_number(entry) == (slug, number) and is_listed(entry, listing, moment):
+            if slug_and_number(entry) == (slug, number) and matches(entry, filters, at_ms):
                 return entry
         return None
 
     def pipelines(self) -> dict[str, dict[str, Any]]:
-        """The pipeline objects by slug, those of added builds included."""
+        """The API's pipeline objects by slug, including those of added builds."""
         with self._lock:
-            made = {slug: p.payload for slug, p in self.organization.pipelines.items()}
-            return self._added_pipelines | made
+            generated = {slug: p.payload for slug, p in self.organization.pipelines.items()}
+            return self._added_pipelines | generated
 
     def add_build(self, payload: dict[str, Any]) -> None:
-        """Serves `payload`, an API build object, from now on, whatever its dates.
+        """Add an API build object, which is served from now on, whatever its dates.
 
-        One with the same pipeline and number that was added before is replaced.
+        It replaces an added build with the same pipeline and number, and hides
+        a generated build with the same id.
 
         Raises:
-            ValueError: It is no build object.
+            ValueError: `payload` is not a build object.
         """
-        entry = Recorded.of(payload)
+        entry = RecordedBuild.of(payload)
         with self._lock:
-            day = self._added.setdefault(day_of(entry.created), [])
+            day = self._added.setdefault(day_of(entry.created_ms), [])
             day[:] = [other for other in day if slug_and_number(other) != slug_and_number(entry)]
             day.append(entry)
-            self.changes += 1
+            self.revision += 1
             self._added_pipelines.setdefault(entry.slug, payload["pipeline"])
 
     def delete_build(self, build_id: str) -> None:
-        """Serves the build no more, one that was added or one that was made."""
+        """Remove an added or generated build from listings."""
         with self._lock:
             self._deleted.add(build_id)
-            self.changes += 1
+            self.revision += 1
 
     def finish_build_now(self) -> dict[str, Any]:
-        """The API's object of a new small build that has finished just now; it is served as well."""
+        """Add a new small build that has just finished. Returns its API object."""
         with self._lock:
-            self._small_builds += 1
-            number = self._small_builds
-        now = self.now()
-        build = small_build_ending_at(now, number, self.organization)
-        payload = build_as_of(build, now)
+            self._small_build_count += 1
+            number = self._small_build_count
+        now_ms = self.now_ms()
+        build = _small_build_ending_at(now_ms, number, self.organization)
+        payload = build_as_of(build, now_ms)
         assert payload is not None
         self.add_build(payload)
         return payload
 
-    def _own_days(self) -> list[date]:
+    def _history_days(self) -> list[date]:
         first, last = self.first_and_last_day()
         return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
-    def _days(self, listing: Listing) -> list[date]:
-        """The days that may hold what is asked for, newest first."""
+    def _candidate_days(self, filters: ListingFilters) -> list[date]:
+        """The days that may have matching builds, newest first."""
         with self._lock:
             added = set(self._added)
 
-        def may_hold(day: date) -> bool:
+        def may_match(day: date) -> bool:
             begin, end = day_start(day), day_start(day) + DAY
-            if listing.created_from is not None and end <= listing.created_from:
+            if filters.created_from is not None and end <= filters.created_from:
                 return False
-            if listing.created_to is not None and begin >= listing.created_to:
+            if filters.created_to is not None and begin >= filters.created_to:
                 return False
-            return day in added or not _is_over(day, listing)
+            return day in added or not _finished_before(day, filters)
 
-        return sorted(filter(may_hold, added | set(self._own_days())), reverse=True)
+        return sorted(filter(may_match, added | set(self._history_days())), reverse=True)
 
-    def _entries(self, day: date, *, over: bool) -> Sequence[Entry]:
-        """The day's builds, oldest first; if it is `over`, only those that were added.
-
-        An added build hides the one with the same id.
-        """
+    def _entries(self, day: date, *, skip_generated: bool) -> Sequence[Entry]:
+        """The day's builds, oldest first; with `skip_generated` only the added ones."""
         first, last = self.first_and_last_day()
-        made: Sequence[Build] = self.builds(day) if first <= day <= last and not over else ()
+        generated: Sequence[Build] = (
+            self.builds(day) if first <= day <= last and not skip_generated else ()
+        )
         with self._lock:
             deleted = set(self._deleted)
             added = [e for e in self._added.get(day, ()) if e.payload.get("id") not in deleted]
         if not added and not deleted:
-            return made
+            return generated
         hidden = deleted | {entry.payload.get("id") for entry in added}
-        shown = [build for build in made if build.ref.id not in hidden]
+        shown = [build for build in generated if build.ref.id not in hidden]
         return sorted([*shown, *added], key=_created)
 
-    def _forget(self, coming: int) -> None:
-        kept = sum(map(len, self._made.values()))
-        while self._made and kept + coming > _BUILDS_KEPT:
-            _, forgotten = self._made.popitem(last=False)
-            kept -= len(forgotten)
+    def _evict(self, new_count: int) -> None:
+        """Make room in the cache for a day with `new_count` builds."""
+        cached_count = sum(map(len, self._generated.values()))
+        while self._generated and cached_count + new_count > _MAX_CACHED_BUILDS:
+            _, evicted = self._generated.popitem(last=False)
+            cached_count -= len(evicted)
 
 
-def _is_over(day: date, listing: Listing) -> bool:
-    """Whether all builds made for `day` ended before those that are asked for."""
-    # Only builds made here are sure to be over some days after their creation.
-    sure = day_start(day) + DAY + LONGEST_LIFE
-    return listing.finished_from is not None and sure < listing.finished_from
+def _finished_before(day: date, filters: ListingFilters) -> bool:
+    """Whether all generated builds of `day` finished before `filters.finished_from`."""
+    finished_ms = day_start(day) + DAY + MAX_BUILD_LIFETIME
+    return filters.finished_from is not None and finished_ms < filters.finished_from
 
 
 def _created(entry: Entry) -> int:
-    return entry.created
+    return entry.created_ms
+
+
+def _small_build_ending_at(now_ms: int, number: int, organization: Organization) -> Build:
+    """A passed build of some seconds that finished at `now_ms` or shortly before."""
+    created_ms = now_ms - 10 * SECOND
+    while True:
+        build = _small_build(
+            created_ms, Random(f"{organization.slug}/{number}/{now_ms}"), organization
+        )
+        build.ref.number = number
+        excess_ms = build.phases[-1].at_ms - now_ms
+        if excess_ms <= 0:
+            return build
+        # Agent waits depend on the hour, so the duration can change with the start.
+        created_ms -= excess_ms
+
+
+def _small_build(created_ms: int, rng: Random, organization: Organization) -> Build:
+    pipeline = organization.pipelines[_ON_DEMAND_SLUG]
+    change = random_change(rng, organization, pipeline, "ui")
+    reference = Reference(timed_uuid(created_ms, rng), _ON_DEMAND_SLUG)
+    build = Build(reference, pipeline, created_ms, change)
+    BuildSimulation(build, Scenario.PASSES, rng, organization, trigger_build=lambda *_: None).run()
+    return build

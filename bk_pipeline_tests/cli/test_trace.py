@@ -77,7 +77,7 @@ def test_colour_is_for_terminals_that_want_it(call, served):
 def test_a_build_by_uuid_is_asked_for_by_the_time_in_it(call, served):
     sandbox, settings = served
     day, _ = sandbox.world.first_and_last_day()
-    payloads = (build_as_of(one, sandbox.world.now()) for one in sandbox.world.builds(day))
+    payloads = (build_as_of(one, sandbox.world.now_ms()) for one in sandbox.world.builds(day))
     build = next(one for one in payloads if one and one["finished_at"])
     done = call("trace", build["id"], **settings)
     assert done.returncode == 0, done.stderr

@@ -198,7 +198,7 @@ def test_builds_without_a_trace_are_counted_by_what_becomes_of_them(tmp_path, in
         [day] = scene.days
         world = scene.sandbox.world
         made = [
-            build_as_of(one, world.now()) for one in world.builds(world.first_and_last_day()[0])
+            build_as_of(one, world.now_ms()) for one in world.builds(world.first_and_last_day()[0])
         ]
         spared = [one for one in made if one and one["state"] == "skipped"]
         for number, state in enumerate(["skipped", "not_run", "running"], 4_000_000):

@@ -1,4 +1,4 @@
-"""A sandbox with a fixed today, a clock that is set by hand, and a client on a real socket."""
+"""A sandbox with a fixed day and a clock that tests set, and a client on a real socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOON = datetime(2026, 8, 6, 12, tzinfo=UTC).timestamp()
 
 
 class SetClock:
-    """Shows the time that it was last set to."""
+    """A clock that stands still; tests set or advance `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = NOON
@@ -26,7 +26,7 @@ class SetClock:
 
 
 class Client:
-    """Speaks HTTP to a running sandbox with its credentials."""
+    """Sends requests to a running sandbox with its credentials."""
 
     def __init__(self, url, sandbox) -> None:
         self.url = url
@@ -35,19 +35,19 @@ class Client:
 
     def get(self, path, token=None, **rest):
         headers = {"Authorization": f"Bearer {token or self.sandbox.buildkite_token}"}
-        headers |= rest.pop("headers_too", {})
+        headers |= rest.pop("extra_headers", {})
         return self.session.get(self.url + path, headers=headers, timeout=20, **rest)
 
     def builds(self, path="/v2/organizations/acme/builds", **params):
-        """All builds of a listing, page by page as the Link header leads."""
-        answer = self.get(path, params={"per_page": 100, **params})
-        found = answer.json()
-        while "next" in answer.links:
-            target = answer.links["next"]["url"].removeprefix(self.url)
-            answer = self.get(target)
-            found += answer.json()
-        assert answer.status_code == 200, answer.text
-        return found
+        """All builds of a listing, read page by page through the `Link` headers."""
+        response = self.get(path, params={"per_page": 100, **params})
+        builds = response.json()
+        while "next" in response.links:
+            target = response.links["next"]["url"].removeprefix(self.url)
+            response = self.get(target)
+            builds += response.json()
+        assert response.status_code == 200, response.text
+        return builds
 
     def post(self, path, **rest):
         headers = {"X-Honeycomb-Team": self.sandbox.honeycomb_key} | rest.pop("headers", {})
@@ -60,21 +60,21 @@ class Client:
 
 @pytest.fixture(scope="session")
 def world():
-    """The default world on a fixed day. Nobody may add to it."""
+    """The default world on a fixed day. Shared by all tests, so none may add builds to it."""
     return World(today=TODAY)
 
 
 @pytest.fixture(scope="session")
-def lives(world):
-    """All builds of the default world, whole lives."""
+def generated_builds(world):
+    """All builds of the default world with their complete histories."""
     first, last = world.first_and_last_day()
     days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
     return [build for day in days for build in world.builds(day)]
 
 
 @pytest.fixture(scope="module")
-def served():
-    """One server for a whole module; `client` sets it back before each test."""
+def running_client():
+    """A client of one server for a whole module; `client` resets it before each test."""
     clock = SetClock()
     sandbox = Sandbox(World(today=TODAY), clock=clock, limits=False)
     with running(sandbox) as url:
@@ -85,26 +85,26 @@ def served():
 
 
 @pytest.fixture
-def client(served):
-    served.clock.seconds = NOON
-    served.sandbox.faults.clear()
-    served.sandbox.buildkite.reset()
-    served.sandbox.honeycomb.reset()
-    return served
+def client(running_client):
+    running_client.clock.seconds = NOON
+    running_client.sandbox.faults.clear()
+    running_client.sandbox.buildkite.reset()
+    running_client.sandbox.honeycomb.reset()
+    return running_client
 
 
 @pytest.fixture
-def serve_alone():
-    """Runs a sandbox of the test's own making; the client for it."""
+def start_sandbox():
+    """Starts a sandbox with the given options and returns a client for it."""
     with ExitStack() as stack:
 
         def start(**options):
             clock = options.setdefault("clock", SetClock())
             sandbox = Sandbox(options.pop("world", None) or World(today=TODAY), **options)
-            running_one = stack.enter_context(ExitStack())
-            client = Client(running_one.enter_context(running(sandbox)), sandbox)
-            running_one.enter_context(client.session)
-            client.clock, client.stop = clock, running_one.close
+            resources = stack.enter_context(ExitStack())
+            client = Client(resources.enter_context(running(sandbox)), sandbox)
+            resources.enter_context(client.session)
+            client.clock, client.stop = clock, resources.close
             return client
 
         yield start
@@ -112,7 +112,7 @@ def serve_alone():
 
 @pytest.fixture
 def event():
-    """Makes an element of a batch: a small, flawless span."""
+    """Returns an element of a batch: a small, valid span."""
 
     def make(number=1, **fields):
         data = {

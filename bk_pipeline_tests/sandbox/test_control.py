@@ -1,3 +1,5 @@
+"""The control routes under `/_sandbox/`."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,14 +7,14 @@ import pytest
 from bk_pipeline.sandbox.times import parse_time
 
 
-def test_front_page_says_what_this_is(client):
+def test_front_page_describes_the_sandbox(client):
     text = client.get("/").text
     assert "stand-in" in text
     assert "/v2/organizations/acme/builds" in text
     assert "/1/batch/{dataset}" in text
 
 
-def test_stored_sums_up_what_has_arrived(client, event):
+def test_stored_counts_what_has_arrived(client, event):
     client.batch(event(1), event(1), event(2, odd=None), dataset="one")
     client.batch(event(3), dataset="two")
     client.get("/v2/access-token")
@@ -32,17 +34,17 @@ def test_stored_sums_up_what_has_arrived(client, event):
         "otlp_point_duplicate_count": 0,
         "marker_count": 0,
         "remark_count": 1,
-        "remarks": [{"dataset": "one", "column": "odd", "text": "null is no column value"}],
+        "remarks": [{"dataset": "one", "column": "odd", "text": "null is not a column value"}],
     }
 
 
-def test_first_twenty_remarks_are_shown(client, event):
+def test_stored_shows_the_first_twenty_warnings(client, event):
     client.batch(*(event(number, odd=None) for number in range(30)))
     stored = client.get("/_sandbox/stored").json()
     assert (stored["remark_count"], len(stored["remarks"])) == (30, 20)
 
 
-def test_events_are_shown_latest_last_and_can_be_narrowed_down(client, event):
+def test_events_are_listed_newest_last_and_can_be_filtered(client, event):
     client.batch(event(1), event(2), event(3, **{"trace.trace_id": "t"}), dataset="One Two")
     client.batch(event(4), dataset="other")
 
@@ -56,7 +58,7 @@ def test_events_are_shown_latest_last_and_can_be_narrowed_down(client, event):
     assert client.get("/_sandbox/events", params={"limit": "0"}).status_code == 400
 
 
-def test_shown_event_has_its_time_to_the_nanosecond(client, event):
+def test_listed_event_has_its_time_to_the_nanosecond(client, event):
     client.batch(event())
     (stored,) = client.get("/_sandbox/events").json()
     assert stored["time"] == "2026-08-06T11:59:59.123Z"
@@ -64,19 +66,19 @@ def test_shown_event_has_its_time_to_the_nanosecond(client, event):
     assert stored["samplerate"] == 1
 
 
-def test_faults_can_be_ordered_from_elsewhere(client, event):
-    order = {"service": "honeycomb", "kind": "status", "status": 500, "count": 1}
-    assert client.post("/_sandbox/faults", json=order).status_code == 201
+def test_faults_can_be_injected_over_http(client, event):
+    fault = {"service": "honeycomb", "kind": "status", "status": 500, "count": 1}
+    assert client.post("/_sandbox/faults", json=fault).status_code == 201
     assert client.batch(event()).status_code == 500
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"service":"x","kind":"reset"}', b'{"kind":"reset"}'], ids=str
 )
-def test_impossible_orders_are_refused(client, body):
-    answer = client.post("/_sandbox/faults", data=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]
+def test_invalid_faults_are_rejected(client, body):
+    response = client.post("/_sandbox/faults", data=body)
+    assert response.status_code == 400
+    assert response.json()["error"]
 
 
 def test_build_finishes_on_request(client):
@@ -88,24 +90,24 @@ def test_build_finishes_on_request(client):
     assert build in found
 
 
-def test_build_can_be_handed_in(client):
+def test_build_can_be_added(client):
     build = {
-        "id": "handed-in",
+        "id": "added-build",
         "number": 1,
         "created_at": "2026-08-05T10:00:00Z",
-        "pipeline": {"slug": "handed-in"},
+        "pipeline": {"slug": "added-build"},
     }
     assert client.post("/_sandbox/builds", json=build).status_code == 201
-    path = "/v2/organizations/acme/pipelines/handed-in/builds"
-    assert [found["id"] for found in client.builds(path)] == ["handed-in"]
+    path = "/v2/organizations/acme/pipelines/added-build/builds"
+    assert [found["id"] for found in client.builds(path)] == ["added-build"]
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"{"], ids=str)
-def test_what_is_no_build_is_refused(client, body):
+def test_invalid_build_is_rejected(client, body):
     assert client.post("/_sandbox/builds", data=body).status_code == 400
 
 
-def test_reset_forgets_events_and_counts(client, event):
+def test_reset_clears_events_and_counts(client, event):
     client.batch(event(odd=None))
     client.get("/v2/access-token")
     assert client.post("/_sandbox/reset").status_code == 200

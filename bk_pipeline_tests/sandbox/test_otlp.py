@@ -1,4 +1,4 @@
-"""The sandbox's OTLP endpoint, spoken to with OpenTelemetry's own classes."""
+"""The sandbox's OTLP trace endpoint, with requests built by OpenTelemetry's own classes."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def post(client, otlp):
     return post
 
 
-def told(answer):
-    """What a refusal says."""
-    assert answer.headers["Content-Type"] == PROTOBUF["Content-Type"]
-    return Status.FromString(answer.content).message
+def status_message(response):
+    """The message of an error response."""
+    assert response.headers["Content-Type"] == PROTOBUF["Content-Type"]
+    return Status.FromString(response.content).message
 
 
 def test_spans_are_stored_with_resource_and_scope(otlp, post):
-    answer = post(body(span(1), span(2)))
+    response = post(body(span(1), span(2)))
 
-    assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.headers["Content-Type"] == PROTOBUF["Content-Type"]
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["Content-Type"] == PROTOBUF["Content-Type"]
     first, second = otlp.spans
     assert (first.trace_id, first.span_id) == (TRACE_ID.hex(), "0000000000000001")
     assert first.resource == {"service.name": "ci"}
@@ -79,7 +79,7 @@ def test_spans_are_stored_with_resource_and_scope(otlp, post):
     assert (otlp.span_count, otlp.duplicate_count, otlp.request_count) == (2, 0, 1)
 
 
-def test_all_of_a_span_is_kept(otlp, post):
+def test_all_fields_of_a_span_are_stored(otlp, post):
     values = {
         "text": text("a"),
         "int": AnyValue(int_value=-1),
@@ -128,15 +128,15 @@ def test_all_of_a_span_is_kept(otlp, post):
     ]
 
 
-def test_spans_with_the_ids_of_earlier_ones_are_counted(otlp, post):
+def test_spans_with_repeated_ids_are_counted_as_duplicates(otlp, post):
     post(body(span(1), span(2)))
     post(body(span(2), span(3), span(3)))
 
     assert (otlp.span_count, otlp.duplicate_count, len(otlp.spans)) == (5, 2, 5)
 
 
-def test_spans_need_not_be_kept(serve_alone):
-    client = serve_alone(keep_events=False)
+def test_spans_can_be_counted_without_storing_them(start_sandbox):
+    client = start_sandbox(keep_events=False)
     client.post("/v1/traces", data=body(span(1), span(1)), headers=PROTOBUF)
 
     otlp = client.sandbox.otlp
@@ -144,15 +144,15 @@ def test_spans_need_not_be_kept(serve_alone):
     assert (otlp.span_count, otlp.duplicate_count) == (2, 1)
 
 
-def test_a_compressed_body_is_read(otlp, post):
+def test_compressed_body_is_accepted(otlp, post):
     assert post(gzip.compress(body(span())), **{"Content-Encoding": "gzip"}).status_code == 200
     assert otlp.span_count == 1
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "words"),
+    ("content", "headers", "status", "message"),
     [
-        (b"\xff\xff", {}, 400, "no ExportTraceServiceRequest"),
+        (b"\xff\xff", {}, 400, "not a valid ExportTraceServiceRequest"),
         (b"{}", {"Content-Type": "application/json"}, 415, "application/json"),
         (b"", {"Content-Type": "text/plain"}, 415, "text/plain"),
         (b"", {"Content-Encoding": "zstd"}, 400, "zstd"),
@@ -168,20 +168,20 @@ def test_a_compressed_body_is_read(otlp, post):
     ],
     ids=["garbage", "json", "text", "zstd", "no gzip", "cut gzip", "large", "large gzip"],
 )
-def test_what_cannot_be_read_is_refused_with_a_status(post, content, headers, status, words):
-    answer = post(content, **headers)
+def test_unreadable_body_is_rejected_with_a_status(post, content, headers, status, message):
+    response = post(content, **headers)
 
-    assert answer.status_code == status
-    assert words in told(answer)
+    assert response.status_code == status
+    assert message in status_message(response)
 
 
-def test_an_empty_request_is_a_success(otlp, post):
+def test_empty_request_is_accepted(otlp, post):
     assert post(b"").status_code == 200
     assert otlp.span_count == 0
 
 
-def test_a_header_can_be_required(serve_alone):
-    client = serve_alone()
+def test_header_can_be_required(start_sandbox):
+    client = start_sandbox()
     client.sandbox.otlp.require_header("X-Key", "right")
 
     def post(**headers):
@@ -204,46 +204,46 @@ def test_a_header_can_be_required(serve_alone):
     ],
     ids=str,
 )
-def test_a_span_without_ids_is_rejected_alone(otlp, post, ids):
+def test_only_the_span_without_ids_is_rejected(otlp, post, ids):
     bad = span(2)
     for name, value in ids.items():
         setattr(bad, name, value)
 
-    answer = ExportTraceServiceResponse.FromString(post(body(span(1), bad, span(3))).content)
+    response = ExportTraceServiceResponse.FromString(post(body(span(1), bad, span(3))).content)
 
-    assert answer.partial_success.rejected_spans == 1
-    assert answer.partial_success.error_message == "invalid trace or span id"
+    assert response.partial_success.rejected_spans == 1
+    assert response.partial_success.error_message == "invalid trace or span id"
     assert [stored.name for stored in otlp.spans] == ["span 1", "span 3"]
 
 
 @pytest.mark.parametrize(("rejected", "stored"), [(2, 1), (0, 3), (9, 0)])
-def test_a_partial_success_can_be_ordered(client, otlp, post, rejected, stored):
+def test_partial_success_can_be_injected(client, otlp, post, rejected, stored):
     client.sandbox.faults.inject("otlp", "partial", rejected_spans=rejected, message="because")
 
-    answer = ExportTraceServiceResponse.FromString(post(body(span(1), span(2), span(3))).content)
+    response = ExportTraceServiceResponse.FromString(post(body(span(1), span(2), span(3))).content)
 
-    assert answer.partial_success.rejected_spans == min(rejected, 3)
-    assert answer.partial_success.error_message == "because"
+    assert response.partial_success.rejected_spans == min(rejected, 3)
+    assert response.partial_success.error_message == "because"
     assert otlp.span_count == stored
     assert post(body(span(4))).content == b""
 
 
-def test_an_ordered_status_comes_with_a_status_message(client, otlp, post):
+def test_injected_status_has_a_status_message(client, otlp, post):
     client.sandbox.faults.inject("otlp", "status", status=429, headers={"Retry-After": "3"})
 
-    answer = post(body(span()))
+    response = post(body(span()))
 
-    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "3")
-    assert told(answer) == "Ordered fault: 429"
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "3")
+    assert status_message(response) == "Injected fault: 429"
     assert otlp.span_count == 0
 
 
-def test_what_was_stored_is_told_and_forgotten_on_request(client, otlp, post):
+def test_stored_spans_are_counted_and_cleared_by_control_routes(client, otlp, post):
     post(body(span(1), span(1)))
 
     stored = client.get("/_sandbox/stored").json()
-    told = {name: stored[name] for name in stored if name.startswith("otlp")}
-    assert told == {
+    status_message = {name: stored[name] for name in stored if name.startswith("otlp")}
+    assert status_message == {
         "otlp_span_count": 2,
         "otlp_duplicate_count": 1,
         "otlp_requests": 1,
@@ -256,5 +256,5 @@ def test_what_was_stored_is_told_and_forgotten_on_request(client, otlp, post):
     assert (otlp.span_count, otlp.spans, otlp.request_count) == (0, [], 0)
 
 
-def test_the_front_page_names_it(client):
+def test_front_page_lists_the_traces_route(client):
     assert "/v1/traces" in client.get("/").text

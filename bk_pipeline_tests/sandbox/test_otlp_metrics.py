@@ -1,4 +1,4 @@
-"""The sandbox's endpoint for metrics, spoken to as a client would."""
+"""The sandbox's OTLP metrics endpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADERS = {"Content-Type": "application/x-protobuf"}
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 
 
-def counted(value=1, *, start=1, time=2, **fields):
+def sum_metric(value=1, *, start=1, time=2, **fields):
     metric = Metric(name="n")
     metric.sum.aggregation_temporality = DELTA
     metric.sum.data_points.append(
@@ -27,7 +27,7 @@ def counted(value=1, *, start=1, time=2, **fields):
     return metric
 
 
-def distributed(count, *buckets, zero_count=0):
+def histogram_metric(count, *buckets, zero_count=0):
     metric = Metric(name="h")
     metric.exponential_histogram.aggregation_temporality = DELTA
     point = ExponentialHistogramDataPoint(
@@ -50,38 +50,40 @@ def post(client):
     return lambda content: client.post("/v1/metrics", data=content, headers=HEADERS)
 
 
-def rejected(answer):
-    return ExportMetricsServiceResponse.FromString(answer.content).partial_success
+def partial_success(response):
+    return ExportMetricsServiceResponse.FromString(response.content).partial_success
 
 
-def test_sound_points_are_added_up(client, post):
-    answer = post(body(counted(2), counted(3, time=3), distributed(4, 1, 2, zero_count=1)))
+def test_valid_points_are_added_up(client, post):
+    response = post(
+        body(sum_metric(2), sum_metric(3, time=3), histogram_metric(4, 1, 2, zero_count=1))
+    )
 
-    assert (answer.status_code, answer.content) == (200, b"")
+    assert (response.status_code, response.content) == (200, b"")
     assert client.sandbox.otlp.metrics.totals == {"n": 5, "h": 4}
     assert client.get("/_sandbox/stored").json()["otlp_metrics"] == {"n": 5, "h": 4}
 
 
-def test_two_points_of_a_series_and_moment_are_told(client, post):
-    post(body(counted(2)))
-    post(body(counted(2)))
+def test_points_of_the_same_series_and_time_are_duplicates(client, post):
+    post(body(sum_metric(2)))
+    post(body(sum_metric(2)))
 
     assert client.sandbox.otlp.metrics.duplicate_count == 1
 
 
 @pytest.mark.parametrize(
     "metric",
-    [counted(start=0), counted(start=2, time=2), distributed(4, 1, 2)],
+    [sum_metric(start=0), sum_metric(start=2, time=2), histogram_metric(4, 1, 2)],
     ids=["no_start", "no_window", "values_missing"],
 )
-def test_a_point_that_no_backend_could_use_is_rejected(client, post, metric):
-    answer = post(body(counted(5), metric))
+def test_invalid_point_is_rejected(client, post, metric):
+    response = post(body(sum_metric(5), metric))
 
-    assert rejected(answer).rejected_data_points == 1
+    assert partial_success(response).rejected_data_points == 1
     assert client.sandbox.otlp.metrics.totals == {"n": 5}
 
 
-def test_another_kind_of_metric_and_no_metric_at_all_are_refused(client, post):
+def test_unsupported_metrics_and_malformed_bodies_are_rejected(client, post):
     gauge = Metric(name="g")
     gauge.gauge.data_points.append(NumberDataPoint(as_int=1))
 
@@ -90,8 +92,8 @@ def test_another_kind_of_metric_and_no_metric_at_all_are_refused(client, post):
     assert client.sandbox.otlp.metrics.points == []
 
 
-def test_a_reset_forgets_points(client, post):
-    post(body(counted()))
+def test_reset_clears_points(client, post):
+    post(body(sum_metric()))
 
     client.post("/_sandbox/reset")
 

@@ -1,3 +1,5 @@
+"""Starting and stopping the sandbox server, and what it imports."""
+
 from __future__ import annotations
 
 import ast
@@ -25,7 +27,7 @@ PACKAGE = Path(bk_pipeline.sandbox.__file__).parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_serving_ends_with_a_signal_and_returns(number):
+def test_signal_stops_the_server_and_serve_returns(number):
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE],
         stdout=subprocess.PIPE,
@@ -40,7 +42,7 @@ def test_serving_ends_with_a_signal_and_returns(number):
     assert (out, err, process.returncode) == ("stopped\n", "", 0)
 
 
-def test_port_is_free_again_after_running():
+def test_port_is_released_after_running():
     sandbox = Sandbox(World())
     with running(sandbox) as url:
         port = int(url.rpartition(":")[2])
@@ -49,22 +51,22 @@ def test_port_is_free_again_after_running():
         assert requests.get(again, timeout=10).status_code == 200
 
 
-def test_taken_port_is_an_error_at_once():
+def test_port_in_use_is_an_error():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError, match="in use"), running(Sandbox(World()), port=port):
             pass
 
 
-def test_failure_inside_the_context_stops_the_server():
+def test_exception_inside_the_context_stops_the_server():
     with pytest.raises(KeyError), running(Sandbox(World())) as url:
         raise KeyError
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
 
 
-def test_sandbox_imports_nothing_of_the_rest():
-    """A stand-in that shared the client's code would share its mistakes."""
+def test_sandbox_imports_nothing_from_the_rest_of_the_package():
+    """A stand-in that shares the clients' code would share their mistakes."""
     libraries = {"google", "msgspec", "opentelemetry", "starlette", "uvicorn", "zstandard"}
     allowed = {*libraries, *sys.stdlib_module_names}
     for path in PACKAGE.glob("*.py"):
@@ -76,5 +78,5 @@ def test_sandbox_imports_nothing_of_the_rest():
                 assert node.level == 0
                 names = [node.module]
             for name in names:
-                ours = name.startswith("bk_pipeline.sandbox.")
-                assert ours or name.partition(".")[0] in allowed, f"{path.name}: {name}"
+                is_sandbox = name.startswith("bk_pipeline.sandbox.")
+                assert is_sandbox or name.partition(".")[0] in allowed, f"{path.name}: {name}"

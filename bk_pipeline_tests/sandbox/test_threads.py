@@ -1,3 +1,5 @@
+"""Concurrent requests."""
+
 from __future__ import annotations
 
 import json
@@ -5,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
-from bk_pipeline.sandbox.listing import Listing
+from bk_pipeline.sandbox.listing import ListingFilters
 
 
-def test_batches_sent_side_by_side_are_all_counted_once(client, event):
+def test_concurrent_batches_are_all_counted_once(client, event):
     def send(number):
         events = [event(10 * number + one) for one in range(10)]
         headers = {
@@ -16,23 +18,23 @@ def test_batches_sent_side_by_side_are_all_counted_once(client, event):
             "Content-Type": "application/json",
         }
         url = client.url + "/1/batch/ci"
-        answer = requests.post(url, data=json.dumps(events), headers=headers, timeout=20)
-        return answer.json()
+        response = requests.post(url, data=json.dumps(events), headers=headers, timeout=20)
+        return response.json()
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(send, range(40)))
-    assert all(answer == [{"status": 202}] * 10 for answer in answers)
+        responses = list(pool.map(send, range(40)))
+    assert all(response == [{"status": 202}] * 10 for response in responses)
     honeycomb = client.sandbox.honeycomb
     assert (honeycomb.event_count, honeycomb.duplicate_count) == (400, 0)
     assert honeycomb.request_count == 40
 
 
-def test_world_is_read_while_builds_are_added(serve_alone):
-    client = serve_alone(limits=False)
+def test_world_can_be_read_while_builds_are_added(start_sandbox):
+    client = start_sandbox(limits=False)
     world = client.sandbox.world
 
     def read(_):
-        return len(list(world.find(Listing(), world.now())))
+        return len(list(world.find(ListingFilters(), world.now_ms())))
 
     def add(_):
         return requests.post(client.url + "/_sandbox/builds", timeout=20).json()["number"]

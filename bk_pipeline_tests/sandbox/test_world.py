@@ -1,3 +1,5 @@
+"""The contents of the default world."""
+
 from __future__ import annotations
 
 import sys
@@ -8,18 +10,18 @@ import msgspec
 import pytest
 
 from bk_pipeline.sandbox.as_of import build_as_of
-from bk_pipeline.sandbox.listing import Listing
+from bk_pipeline.sandbox.listing import ListingFilters
 from bk_pipeline.sandbox.times import HOUR, MINUTE, day_start, parse_time
 from bk_pipeline.sandbox.world import World
 
 TODAY = date(2026, 8, 6)
-LONG_AFTER = day_start(TODAY) + 1_000 * HOUR
+LONG_AFTER_MS = day_start(TODAY) + 1_000 * HOUR
 
 
 @pytest.fixture(scope="module")
-def payloads(lives):
-    """Every build of the default world when all is over."""
-    return [build_as_of(build, LONG_AFTER) for build in lives]
+def payloads(generated_builds):
+    """The payload of every build of the default world after all have finished."""
+    return [build_as_of(build, LONG_AFTER_MS) for build in generated_builds]
 
 
 def jobs(build, kind="script"):
@@ -27,12 +29,12 @@ def jobs(build, kind="script"):
 
 
 def has_job(kind="script", **fields):
-    """Whether a build has a job whose fields have these values."""
+    """A predicate: whether a build has a job whose fields have these values."""
 
-    def found(build):
+    def matches(build):
         return any(all(job[k] == v for k, v in fields.items()) for job in jobs(build, kind))
 
-    return found
+    return matches
 
 
 def unblocked_after(build, least, most):
@@ -47,7 +49,7 @@ def unblocked_after(build, least, most):
 
 
 def late_retry(build):
-    """A manual retry so late that the build's start moved behind its first job's by hours."""
+    """Whether a manual retry moved the build's start to hours after its first job's."""
     starts = [job["started_at"] for job in jobs(build) if job["started_at"]]
     return (
         bool(starts)
@@ -117,16 +119,16 @@ SITUATIONS = {
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_default_world_has(payloads, situation):
+def test_default_world_contains(payloads, situation):
     assert any(SITUATIONS[situation](build) for build in payloads)
 
 
-def test_builds_have_about_ten_jobs(lives):
-    counts = [len(build.jobs) for build in lives]
+def test_builds_have_about_ten_jobs(generated_builds):
+    counts = [len(build.jobs) for build in generated_builds]
     assert 8 <= sum(counts) / len(counts) <= 12
 
 
-def test_triggered_builds_exist_and_point_back(payloads):
+def test_triggered_builds_exist_and_refer_to_their_trigger(payloads):
     by_id = {build["id"]: build for build in payloads}
     links = 0
     for build in payloads:
@@ -146,7 +148,7 @@ def test_triggered_builds_exist_and_point_back(payloads):
     assert links > 10
 
 
-def test_rebuilds_name_a_failed_build(payloads):
+def test_rebuilds_refer_to_a_failed_build(payloads):
     by_id = {build["id"]: build for build in payloads}
     for build in payloads:
         if origin := build["rebuilt_from"]:
@@ -154,57 +156,59 @@ def test_rebuilds_name_a_failed_build(payloads):
             assert origin["url"] == by_id[origin["id"]]["url"]
 
 
-def test_ids_are_distinct_down_to_the_half_that_span_ids_are_made_of(lives):
-    ids = [build.ref.id for build in lives] + [job.id for build in lives for job in build.jobs]
+def test_last_64_bits_of_ids_are_distinct(generated_builds):
+    ids = [build.ref.id for build in generated_builds] + [
+        job.id for build in generated_builds for job in build.jobs
+    ]
     assert len({identifier.replace("-", "")[-16:] for identifier in ids}) == len(ids)
 
 
-def test_jobs_of_one_step_share_its_id(payloads):
+def test_jobs_of_one_step_share_the_step_id(payloads):
     build = next(b for b in payloads if b["pipeline"]["slug"] == "e2e" and len(b["jobs"]) > 6)
     steps = Counter(job["step"]["id"] for job in jobs(build))
     assert max(steps.values()) >= 6
     assert len(steps) == 3
 
 
-def test_numbers_are_distinct_and_rise_with_creation(payloads):
+def test_numbers_are_distinct_and_increase_with_creation(payloads):
     for slug in {build["pipeline"]["slug"] for build in payloads}:
         numbers = [b["number"] for b in payloads if b["pipeline"]["slug"] == slug]
         assert numbers == sorted(set(numbers))
 
 
-def test_a_day_is_the_same_whenever_the_sandbox_was_started(world):
+def test_builds_of_a_day_do_not_depend_on_the_start_day(world):
     other = World(today=TODAY + timedelta(days=2), days=9)
     yesterday = TODAY - timedelta(days=1)
-    assert [build_as_of(b, LONG_AFTER) for b in other.builds(yesterday)] == [
-        build_as_of(b, LONG_AFTER) for b in world.builds(yesterday)
+    assert [build_as_of(b, LONG_AFTER_MS) for b in other.builds(yesterday)] == [
+        build_as_of(b, LONG_AFTER_MS) for b in world.builds(yesterday)
     ]
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 2}, {"builds_per_day": 41}, {"organization": "umbrella"}], ids=str
 )
-def test_another_seed_size_or_organization_makes_another_day(world, change):
+def test_seed_size_and_organization_change_the_builds(world, change):
     other = World(today=TODAY, **change)
     assert {b.ref.id for b in other.builds(TODAY)}.isdisjoint(b.ref.id for b in world.builds(TODAY))
 
 
-def test_weekends_and_nights_are_quiet():
+def test_weekends_and_nights_have_fewer_builds():
     world = World(builds_per_day=400, today=TODAY)
     saturday = TODAY - timedelta(days=5)
     assert len(world.builds(saturday)) < len(world.builds(TODAY)) / 2
-    hours = Counter(build.created // HOUR % 24 for build in world.builds(TODAY))
+    hours = Counter(build.created_ms // HOUR % 24 for build in world.builds(TODAY))
     assert sum(hours[h] for h in range(8, 18)) > 5 * sum(hours[h] for h in (22, 23, 0, 1, 4, 5))
 
 
-def test_a_day_has_the_number_of_builds_asked_for(world):
+def test_day_has_the_requested_number_of_builds(world):
     assert 40 <= len(world.builds(TODAY)) <= 45
 
 
-def test_window_is_the_complete_days_before_today_and_today(world):
+def test_world_covers_the_complete_days_and_today(world):
     assert world.first_and_last_day() == (TODAY - timedelta(days=3), TODAY)
 
 
-def test_without_a_fixed_today_the_clock_says_which_day_it_is():
+def test_today_follows_the_clock_by_default():
     world = World(days=1)
     world.clock = lambda: day_start(date(2025, 3, 1)) / 1000
     assert world.first_and_last_day() == (date(2025, 2, 28), date(2025, 3, 1))
@@ -212,12 +216,12 @@ def test_without_a_fixed_today_the_clock_says_which_day_it_is():
     assert world.first_and_last_day() == (date(2025, 3, 1), date(2025, 3, 2))
 
 
-def test_before_its_first_day_the_organization_had_no_builds():
+def test_days_before_the_first_day_have_no_builds():
     assert World(today=date(2023, 12, 31)).builds(date(2023, 12, 31)) == []
 
 
-def test_a_big_day_stays_small_in_memory():
-    """Under 5 kB a build, so that days of 50,000 builds can be kept."""
+def test_builds_use_little_memory():
+    """Less than 5 kB per build, so that days of 50,000 builds fit in memory."""
     builds = World(builds_per_day=500, today=TODAY).builds(TODAY)
     seen, size = set(), 0
     stack = [part for build in builds for part in (build, build.jobs, *build.jobs)]
@@ -228,8 +232,8 @@ def test_a_big_day_stays_small_in_memory():
     assert size / len(builds) < 5_000
 
 
-def test_forgotten_days_come_back_the_same(monkeypatch):
-    monkeypatch.setattr("bk_pipeline.sandbox.world._BUILDS_KEPT", 60)
+def test_evicted_days_are_simulated_identically(monkeypatch):
+    monkeypatch.setattr("bk_pipeline.sandbox.world._MAX_CACHED_BUILDS", 60)
     world = World(today=TODAY)
     first = world.builds(TODAY)
     world.builds(TODAY - timedelta(days=1))
@@ -238,7 +242,7 @@ def test_forgotten_days_come_back_the_same(monkeypatch):
     assert [b.ref.id for b in again] == [b.ref.id for b in first]
 
 
-def test_payloads_are_json_with_every_documented_field(payloads):
+def test_payloads_have_all_documented_fields(payloads):
     build = msgspec.json.decode(msgspec.json.encode(payloads[0]))
     assert {
         "id",
@@ -253,7 +257,7 @@ def test_payloads_are_json_with_every_documented_field(payloads):
     assert {"scheduled_builds_count", "steps", "provider", "cluster_id"} <= build["pipeline"].keys()
 
 
-def test_small_build_has_just_finished():
+def test_build_finished_on_demand_has_just_finished():
     world = World(today=TODAY)
     now = day_start(TODAY) + 8 * HOUR + 3
     world.clock = lambda: now / 1000
@@ -261,19 +265,21 @@ def test_small_build_has_just_finished():
     assert build["state"] == "passed"
     assert now - 60_000 < parse_time(build["finished_at"]) <= now
     assert [build["id"]] == [
-        entry.payload["id"] for entry in world.find(Listing(slug="playground"), now)
+        entry.payload["id"] for entry in world.find(ListingFilters(slug="playground"), now)
     ]
     assert world.finish_build_now()["number"] == build["number"] + 1
 
 
-def test_added_build_hides_the_made_one_with_its_id(world):
+def test_added_build_hides_the_generated_build_with_its_id(world):
     own = World(today=TODAY)
-    made = own.builds(TODAY)[0]
-    payload = build_as_of(made, LONG_AFTER) | {"finished_at": "2026-08-07T10:00:00.000Z"}
+    generated = own.builds(TODAY)[0]
+    payload = build_as_of(generated, LONG_AFTER_MS) | {"finished_at": "2026-08-07T10:00:00.000Z"}
     own.add_build(payload)
-    found = list(own.find(Listing(finished_from=parse_time("2026-08-07T10:00:00Z")), LONG_AFTER))
-    assert [entry.payload["id"] for entry in found] == [made.ref.id]
-    assert own.build(made.ref.slug, made.ref.number, LONG_AFTER) is found[0]
+    matches = list(
+        own.find(ListingFilters(finished_from=parse_time("2026-08-07T10:00:00Z")), LONG_AFTER_MS)
+    )
+    assert [entry.payload["id"] for entry in matches] == [generated.ref.id]
+    assert own.build(generated.ref.slug, generated.ref.number, LONG_AFTER_MS) is matches[0]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +287,6 @@ def test_added_build_hides_the_made_one_with_its_id(world):
     [{}, {"pipeline": None}, {"pipeline": {"slug": "a"}, "number": 1, "created_at": "soon"}],
     ids=["empty", "no pipeline", "no time"],
 )
-def test_what_is_no_build_is_not_added(payload):
+def test_invalid_build_is_not_added(payload):
     with pytest.raises(ValueError, match="Not a build object"):
         World(today=TODAY).add_build(payload)

@@ -79,7 +79,7 @@ def world() -> pa.Table:
     """A day of the sandbox's builds: retries, blocks, triggers, emoji, nulls and all."""
     made = World(seed=3, days=1, builds_per_day=150, today=PRESENT.date())
     day, _ = made.first_and_last_day()
-    payloads = [build_as_of(life, life.created + 30 * 86_400_000) for life in made.builds(day)]
+    payloads = [build_as_of(life, life.created_ms + 30 * 86_400_000) for life in made.builds(day)]
     return table_of([found for one in payloads if one and (found := trace(one))])
 
 

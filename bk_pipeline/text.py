@@ -1,8 +1,10 @@
-"""Text that others sent, cut to what a backend keeps and mended; and durations for people."""
+"""Text that others sent, truncated and sanitized; globs over names; durations for people."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -32,6 +34,17 @@ def cut(text: str, limit_bytes: int = VALUE_LIMIT_BYTES) -> str:
     return encoded[: limit_bytes - len(CUT_MARK.encode())].decode(errors="ignore") + CUT_MARK
 
 
+def shortened(text: str, length: int) -> str:
+    """`text`, or so many of its characters that it has `length` with the `…` behind them."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def one_line(text: str, limit: int) -> str:
+    """`text` on one line, without what does not print; `…` in place of all after `limit` letters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else line[:limit].rstrip() + "…"
+
+
 def compact(value: Any) -> str:
     """`value` as JSON text without spaces."""
     return msgspec.json.encode(value).decode()
@@ -51,6 +64,32 @@ def mended(payload: bytes) -> bytes:
 def _mended_string(string: re.Match[bytes]) -> bytes:
     whole = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], string[0])
     return _CONTROL.sub(lambda found: b"\\u%04x" % ord(found[0]), whole)
+
+
+def matches(name: str, globs: Iterable[str]) -> bool:
+    """Whether one of `globs` matches the whole of `name`, case-sensitively."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+class Globs:
+    """Globs over names, matched case-sensitively; `!` in front leaves out, in any order.
+
+    Without a glob that takes in, all are taken that none leaves out. No name is an empty one.
+    """
+
+    def __init__(self, globs: tuple[str, ...] = ()) -> None:
+        self.globs = globs
+        self._taken = tuple(dict.fromkeys(glob for glob in globs if not glob.startswith("!")))
+        self._left_out = tuple(glob[1:] for glob in globs if glob.startswith("!"))
+
+    def __contains__(self, name: object) -> bool:
+        name = "" if name is None else name
+        if not isinstance(name, str):
+            return False
+        return (not self._taken or matches(name, self._taken)) and not matches(name, self._left_out)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.globs!r})"
 
 
 def duration(length_ms: int) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.text import CUT_MARK, compact, cut, mended
+from bk_pipeline.text import CUT_MARK, Globs, compact, cut, mended, one_line, shortened
 from bk_pipeline_tests.spans.wholeness import PATIENT
 
 
@@ -33,3 +34,45 @@ def test_any_escapes_can_be_read_once_mended(text):
     read = msgspec.json.decode(mended(b'"' + escapes + b'"'))
     assert read == units.decode("utf-16-be", "replace") or "\ufffd" in read
     assert len(read) <= len(text)
+
+
+@PATIENT
+@given(st.text(), st.integers(1, 9))
+def test_a_shortened_text_says_so_and_keeps_its_length(text, length):
+    found = shortened(text, length)
+    assert len(found) == min(len(text), length)
+    assert found == text or (found[-1] == "…" and text.startswith(found[:-1]))
+
+
+@PATIENT
+@given(st.text(), st.integers(1, 9))
+def test_one_line_is_short_and_prints(text, limit):
+    found = one_line(text, limit)
+    assert found.isprintable()
+    assert len(found.removesuffix("…")) <= limit
+    assert found == " ".join(found.split())
+
+
+@pytest.mark.parametrize(
+    ("globs", "name", "wanted"),
+    [
+        ((), "web", True),
+        (("web",), "web", True),
+        (("web",), "web-api", False),
+        (("web-*",), "web-api", True),
+        (("web-*",), "Web-api", False),
+        (("web-*", "deploy"), "deploy", True),
+        (("!legacy-*",), "web", True),
+        (("!legacy-*",), "legacy-web", False),
+        (("*", "!legacy-*"), "legacy-web", False),
+        (("!legacy-*", "*"), "legacy-web", False),
+        (("web-?",), "web-10", False),
+        ((), None, True),
+        (("main",), None, False),
+        (("!*-wip",), None, True),
+        (("release/*",), "release/1/2", True),
+        (("*", "!gh-readonly-queue/*"), "gh-readonly-queue/main/pr-1", False),
+    ],
+)
+def test_globs_take_in_and_leave_out(globs, name, wanted):
+    assert (name in Globs(globs)) is wanted

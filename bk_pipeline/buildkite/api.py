@@ -19,6 +19,7 @@ from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, sent_at,
 from bk_pipeline.buildkite.quota import LOOK_AGAIN_S, Quota, Ticket
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent, ServiceUnavailable
+from bk_pipeline.http.answers import TOO_MANY_REQUESTS
 from bk_pipeline.http.retry import Pause, RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Params, Response
 
@@ -137,7 +138,6 @@ class Tally:
 
 
 T = TypeVar("T")
-TOO_MANY_REQUESTS = 429
 
 
 class Api:

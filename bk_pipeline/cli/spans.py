@@ -29,7 +29,7 @@ from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.tree import spans_for_build
-from bk_pipeline.text import mended
+from bk_pipeline.text import mended, one_line
 from bk_pipeline.tokens import without_tokens
 from bk_pipeline.units import NS_PER_S
 
@@ -136,9 +136,7 @@ def _refuse_error(fields: dict[str, Any]) -> None:
     message = fields.get("message") or fields.get("error")
     if not isinstance(message, str) or any(name in fields for name in _OF_BUILDS):
         return
-    line = " ".join("".join(c if c.isprintable() else " " for c in without_tokens(message)).split())
-    if len(line) > _LONGEST_MESSAGE:
-        line = line[:_LONGEST_MESSAGE].rstrip() + "…"
+    line = one_line(without_tokens(message), _LONGEST_MESSAGE)
     raise RecordError(f'it is an error of Buildkite\'s, "{line.rstrip(".")}"')
 
 

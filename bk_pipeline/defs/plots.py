@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bk_pipeline.display import markdown as escaped
-from bk_pipeline.text import duration
+from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import (
     Line,
     Timescale,
@@ -143,7 +143,9 @@ def durations_by_pipeline(pipelines: pd.DataFrame) -> str:
         axes.scatter(p50, at, color=STATES["passed"], s=34, label="p50", zorder=3)
         axes.scatter(p90, at, color=STATES["passed"], marker="|", s=60, label="p90", zorder=3)
         axes.scatter(p99, at, color=QUIET, marker="|", s=60, label="p99", zorder=3)
-        axes.set_yticks(list(at), [_short(readable(name)) for name in rows["pipeline"]])
+        axes.set_yticks(
+            list(at), [shortened(readable(name), LABEL_CHARACTERS) for name in rows["pipeline"]]
+        )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(TIMES))
         axes.xaxis.set_major_formatter(FuncFormatter(_time))
@@ -214,7 +216,7 @@ def _draw(axes: Axes, row: int, line: Line, scale: Timescale) -> None:
 
 def _label(axes: Axes, row: int, indent: float, words: str, colour: str) -> None:
     axes.annotate(
-        _short(words),
+        shortened(words, LABEL_CHARACTERS),
         (0, row),
         xytext=(0.01 + indent, row),
         textcoords=("figure fraction", "data"),
@@ -222,10 +224,6 @@ def _label(axes: Axes, row: int, indent: float, words: str, colour: str) -> None
         fontsize=8.5,
         color=colour,
     )
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= LABEL_CHARACTERS else words[: LABEL_CHARACTERS - 1] + "…"
 
 
 def _time(seconds: float, _: int) -> str:

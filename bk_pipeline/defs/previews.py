@@ -20,7 +20,7 @@ from bk_pipeline.analysis.summary import DayStats
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
 from bk_pipeline.display import markdown as escaped
 from bk_pipeline.display import page
-from bk_pipeline.text import duration
+from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import of_all_jobs, readable
 from bk_pipeline.window import Window
 
@@ -140,8 +140,7 @@ def count(number: float) -> str:
 def text(words: Any) -> str:
     """One line, without Buildkite's own emoji, short enough for a table."""
     line = readable(words) if isinstance(words, str) else NOTHING
-    line = line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
-    return escaped(line)
+    return escaped(shortened(line, LONGEST_TEXT))
 
 
 def step(label: Any) -> str:

@@ -45,6 +45,8 @@ FEW, ROWS_A_PIECE = 64, 8
 # Codes of combinations are 64-bit integers.
 MOST_CODES = 2**63
 TEXTS = frozenset({FieldType.STRING, FieldType.JSON})
+# In OTLP, and so in Honeycomb.
+STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 # These repeat among spans less than their declaration says.
 VARIED = frozenset({"buildkite.step.id", "buildkite.job.wait_time_ms"})
 

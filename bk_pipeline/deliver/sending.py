@@ -14,7 +14,7 @@ from threading import Event
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import Rejection
-from bk_pipeline.deliver.batching import body_bytes, halves, ids_of, pace_of
+from bk_pipeline.deliver.batching import body_bytes, halves, ids_of
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import (
     ACCEPTED,
@@ -33,6 +33,7 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
+from bk_pipeline.http.limiter import limiter_of
 from bk_pipeline.http.retry import Pause, retry
 
 LONGEST_NAP_S = 1.0
@@ -91,7 +92,7 @@ class Sender:
         self._on_wait = on_wait
         self._patient_clock = clock
         self._clock = _NappingClock(clock, stop)
-        self._pace = pace_of(self._name)
+        self._limiter = limiter_of(self._name)
 
     def deliver(self, items: Sequence[Item]) -> Delivery:
         """What came of `items`: all of them are settled.
@@ -115,11 +116,11 @@ class Sender:
     def _settle(self, items: Sequence[Item], total: Delivery) -> Sequence[Item]:
         """Those of `items` that are too many for one request; all others are settled."""
         waiting = _Waiting(items)
-        # The first wait for the gate is no failure: it does not count against the deadline.
-        tickets = [self._enter()]
+        # The first wait for a permit is no failure: it does not count against the deadline.
+        permits = [self._enter()]
         try:
             retry(
-                lambda: self._attempt(waiting, tickets.pop() if tickets else self._enter(), total),
+                lambda: self._attempt(waiting, permits.pop() if permits else self._enter(), total),
                 policy=self._destination.retry,
                 clock=self._clock,
                 on_pause=self._announce,
@@ -135,10 +136,12 @@ class Sender:
             self._on_wait(pause.sentence)
 
     def _enter(self) -> int:
-        ticket = self._pace.enter(self._clock, stopped=self._stop.is_set, on_wait=self._throttled)
+        permit = self._limiter.enter(
+            self._clock, stopped=self._stop.is_set, on_wait=self._throttled
+        )
         if self._stop.is_set():
             raise Stopped
-        return ticket
+        return permit
 
     def _throttled(self, seconds: float) -> None:
         if self._on_wait is not None:
@@ -146,7 +149,7 @@ class Sender:
                 f"{self._name} asked us to slow down: sending goes on in {seconds:.0f} s."
             )
 
-    def _attempt(self, waiting: _Waiting, ticket: int, total: Delivery) -> None:
+    def _attempt(self, waiting: _Waiting, permit: int, total: Delivery) -> None:
         """Send what waits, once, and settle what was answered.
 
         Raises:
@@ -169,17 +172,17 @@ class Sender:
         except UnexpectedAnswer:
             raise
         except PipelineError as exc:
-            self._explain(exc, waiting, ticket)
+            self._explain(exc, waiting, permit)
             raise
         self._settle_answered(waiting, answer, total)
         if waiting.items:
             error = _leftover_error(self._name, waiting.items, answer)
-            self._explain(error, waiting, ticket)
+            self._explain(error, waiting, permit)
             raise error
-        self._pace.passed(ticket)
+        self._limiter.passed(permit)
 
-    def _explain(self, error: PipelineError, waiting: _Waiting, ticket: int) -> None:
-        """Tell ledger and pace what `error` means for the items that it concerns.
+    def _explain(self, error: PipelineError, waiting: _Waiting, permit: int) -> None:
+        """Tell the ledger and the rate limiter what `error` means for the items that it concerns.
 
         Raises:
             _NotRetried: At most once, and they may have arrived.
@@ -191,8 +194,8 @@ class Sender:
             return
         self._take_back(waiting)
         if isinstance(error, DeliveryThrottled):
-            error.retry_in_s = self._pace.refused(
-                ticket, error, policy=self._destination.retry, clock=self._clock
+            error.retry_in_s = self._limiter.refused(
+                permit, error, policy=self._destination.retry, clock=self._clock
             )
 
     def _take_back(self, waiting: _Waiting) -> None:

@@ -13,10 +13,9 @@ import msgspec
 
 from bk_pipeline.errors import UnexpectedAnswer
 from bk_pipeline.http.answers import Quote, body_shown, decoded
-from bk_pipeline.http.session import Response
+from bk_pipeline.http.session import DEFAULT_PORTS, Response
 
 INGEST = "ingest"
-DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 class _Named(msgspec.Struct):

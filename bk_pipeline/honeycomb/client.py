@@ -1,13 +1,12 @@
-"""Honeycomb's limit on management calls, read from each answer and kept to.
+"""Honeycomb's markers API: list, create, update, delete; and the colours of types.
 
-Source: Honeycomb's API description: `RateLimit: limit=100, remaining=50, reset=60`, reset in
-seconds. Its text and its examples spell the header differently; case does not matter to us.
+Source: Honeycomb's API description, "Markers" and "Marker Settings". There is no idempotency
+key: after an answer that never came, the list says whether the marker was made.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, Self, TypeVar
 from urllib.parse import quote as percent_encoded
 
@@ -19,49 +18,11 @@ from bk_pipeline.honeycomb.account import INGEST, Account, account_in, base_url,
 from bk_pipeline.honeycomb.answers import KEY, refusal
 from bk_pipeline.honeycomb.marker import Listed, Marker
 from bk_pipeline.http.answers import body_shown, decoded, unreachable
+from bk_pipeline.http.limiter import RateLimiter
 from bk_pipeline.http.network import Network
-from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy, retry
+from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
-
-# What stays for whoever else uses the same key.
-RESERVE = 5
-
-_NUMBER = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d{1,9})")
-
-
-class Pace:
-    """Waits before a call that would go over the limit.
-
-    Args:
-        clock: Tells time and waits.
-        on_wait: Told, in a sentence, of each wait.
-    """
-
-    def __init__(self, clock: Clock, on_wait: Callable[[str], None]) -> None:
-        self._clock = clock
-        self._on_wait = on_wait
-        self._remaining: int | None = None
-        self._reset_at = 0.0
-
-    def wait(self) -> None:
-        """Return when a call may be made."""
-        pause_s = min(self._reset_at - self._clock.monotonic(), LONGEST_WAIT_S)
-        if self._remaining is None or self._remaining > RESERVE or pause_s <= 0:
-            return
-        self._remaining = None
-        self._on_wait(f"Honeycomb's limit on such calls is reached: waiting {pause_s:.0f} s")
-        self._clock.sleep(pause_s)
-
-    def note(self, headers: Mapping[str, str]) -> None:
-        """Learn from an answer's headers; from one without them, nothing."""
-        found = dict(_NUMBER.findall(headers.get("RateLimit", "")))
-        if "remaining" in found and "reset" in found:
-            # A limit too small for the reserve is used to its end.
-            small = int(found.get("limit", RESERVE + 1)) <= RESERVE
-            self._remaining = int(found["remaining"]) + (RESERVE if small else 0)
-            self._reset_at = self._clock.monotonic() + int(found["reset"])
-
 
 T = TypeVar("T")
 HEADERS = {"Content-Type": "application/json"}
@@ -111,7 +72,8 @@ class MarkerClient:
     ) -> None:
         self._clock = clock
         self._retry = retry_policy or RetryPolicy()
-        self._pace = Pace(clock, on_wait)
+        self._limiter = RateLimiter()
+        self._on_wait = on_wait
         self._session = HttpSession(
             base_url(endpoint),
             setting="HONEYCOMB_API_ENDPOINT",
@@ -271,7 +233,7 @@ class MarkerClient:
 
     def _ask(self, method: str, path: str, *, dataset: str = "", body: Any = None) -> Response:
         """The answer, if it is a 2xx."""
-        self._pace.wait()
+        self._limiter.enter(self._clock, on_wait=self._announce)
         self.request_count += 1
         content = None if body is None else msgspec.json.encode(body)
         headers = None if body is None else HEADERS
@@ -279,13 +241,16 @@ class MarkerClient:
             response = self._session.send(method, path, body=content, headers=headers)
         except ServiceUnavailable as exc:
             raise unreachable(self._place, exc, setting=self._session.setting) from exc
-        self._pace.note(response.headers)
+        self._limiter.learn(response.headers, clock=self._clock)
         failed = refusal(
             response, place=self._place, dataset=dataset, quote=self._quote, now=self._clock.now()
         )
         if failed is not None:
             raise failed
         return response
+
+    def _announce(self, seconds: float) -> None:
+        self._on_wait(f"Honeycomb's limit on such calls is reached: waiting {seconds:.0f} s")
 
     def _quote(self, text: str) -> str:
         return self._session.quote(text)

@@ -7,7 +7,6 @@ only what is taken becomes Python objects.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from bk_pipeline.honeycomb.rules import CONDITIONS, Rule, field_called
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import attributes_of
+from bk_pipeline.text import Globs
 from bk_pipeline.units import MS_PER_S, NS_PER_MS, NS_PER_S
 
 IDENTITY = ("trace_id", "span_id", "name", "start", "end")
@@ -86,24 +86,14 @@ def _taken(spans: pa.Table, rule: Rule) -> pa.Array:
     taken = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
     for name, globs in rule.conditions.items():
         texts = spans[CONDITIONS[name][rule.kind]].cast(pa.string())
-        fitting = [one for one in pc.unique(texts).to_pylist() if _fits(one, globs)]
+        wanted = Globs(globs)
+        fitting = [one for one in pc.unique(texts.drop_null()).to_pylist() if one in wanted]
         taken = pc.and_(taken, pc.is_in(texts, value_set=pa.array(fitting, pa.string())))
     if rule.min_duration_s is not None:
         taken = pc.and_(taken, _at_least(_run_ms(spans, rule.kind), rule.min_duration_s))
     if rule.min_wait_s is not None or rule.at == "wait":
         taken = pc.and_(taken, _at_least(_wait_ms(spans, rule.kind), rule.min_wait_s or 0.0))
     return taken
-
-
-def _fits(text: str | None, globs: Sequence[str]) -> bool:
-    """Whether a glob takes `text` in and none, with `!` in front, leaves it out."""
-    if text is None:
-        return False
-    left_out = [glob[1:] for glob in globs if glob.startswith("!")]
-    taken = [glob for glob in globs if not glob.startswith("!")] or ["*"]
-    return any(fnmatchcase(text, glob) for glob in taken) and not any(
-        fnmatchcase(text, glob) for glob in left_out
-    )
 
 
 def _at_least(column: Any, seconds: float) -> Any:

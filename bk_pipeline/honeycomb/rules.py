@@ -20,7 +20,7 @@ from bk_pipeline.display import plain
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.text import duration
+from bk_pipeline.text import duration, shortened
 
 MISSING = "-"
 # A commit message may be a page; a marker's text is one line above a graph.
@@ -123,8 +123,7 @@ def _shown(name: str, value: Any) -> str:
     if field is not None and field.unit == "ms":
         return duration(value)
     lines = plain(_text(value)).strip().splitlines()
-    line = lines[0] if lines else MISSING
-    return line if len(line) <= VALUE_LIMIT else line[: VALUE_LIMIT - 1] + "…"
+    return shortened(lines[0] if lines else MISSING, VALUE_LIMIT)
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     TokenRefused,
 )
-from bk_pipeline.http.session import Response
+from bk_pipeline.http.session import BAD_REQUEST, Response
 
 T = TypeVar("T")
 # Makes a service's text fit to be quoted.
@@ -28,7 +28,6 @@ Quote = Callable[[str], str]
 # The message for each class of error; see `refusal`.
 Messages = Mapping[type[PipelineError], str]
 
-BAD_REQUEST = 400
 REQUEST_TIMEOUT = 408
 PAYLOAD_TOO_LARGE = 413
 TOO_MANY_REQUESTS = 429

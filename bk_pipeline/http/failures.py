@@ -30,6 +30,7 @@ from urllib3.exceptions import (
 )
 
 from bk_pipeline.errors import ConfigError, FatalError, PipelineError, ServiceUnavailable
+from bk_pipeline.text import one_line
 
 UNUSABLE = (InvalidHeader, InvalidProxyURL, InvalidSchema, InvalidURL, LocationParseError)
 NOT_CONNECTED = (ConnectTimeout, ConnectTimeoutError, NewConnectionError, ProxyError)
@@ -174,8 +175,7 @@ class Redactor:
         """`text` on one line, its secrets blotted out first, then cut after `limit` letters."""
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return line if len(line) <= limit else line[:limit].rstrip() + "…"
+        return one_line(text, limit)
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._secrets)} secrets)"

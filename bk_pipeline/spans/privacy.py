@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ import pyarrow.compute as pc
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.ids import trace_id
 from bk_pipeline.spans.secrets import MASK, SUSPICIOUS, is_secret, mask_secrets
-from bk_pipeline.text import compact
+from bk_pipeline.text import compact, matches
 
 __all__ = ["MASK", "Privacy", "hashed"]
 
@@ -342,7 +341,7 @@ def _fate(names: tuple[str, ...], drop: tuple[str, ...], hash_: tuple[str, ...])
 
 
 def _match(names: tuple[str, ...], globs: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs for name in names)
+    return any(matches(name, globs) for name in names)
 
 
 def hashed(text: str) -> str:

@@ -23,14 +23,13 @@ from bk_pipeline.spans.columns import REPEATED, Columns, arrow_type, codes_of
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import Link, SpanKind, SpanOptions, SpanStatus, Trace
 from bk_pipeline.spans.records import Build, decode_build
-from bk_pipeline.spans.timing import Times
+from bk_pipeline.spans.timing import MOMENT, Times
 from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
 from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
 __all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "attributes_of", "cut", "rows", "table_of"]
 
 LINKS = pa.list_(pa.struct([("trace_id", pa.string()), ("span_id", pa.string())]))
-MOMENT = pa.timestamp("ns", tz="UTC")
 KINDS = pa.array(map(str, SpanKind), pa.string())
 STATUSES = pa.array(map(str, SpanStatus), pa.string())
 

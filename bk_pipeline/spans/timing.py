@@ -21,6 +21,7 @@ EARLIEST_NS = 0
 LATEST_NS = INT64[-1]
 
 MICROSECONDS = pa.timestamp("us", tz="UTC")
+MOMENT = pa.timestamp("ns", tz="UTC")
 
 # By how much the clocks of a build and its jobs may disagree. Recorded: a first job is
 # created 9 to 105 ms before its build, and Buildkite's own example of an answer has a job

@@ -76,6 +76,7 @@ class Folder:
             else:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(location).absolute())
         self._is_local = isinstance(self._fs, fs.LocalFileSystem)
+        self._replaced: dict[str, list[str]] = {}
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """The files in `folder`, sorted by name; none if it does not exist."""
@@ -231,10 +232,14 @@ class Folder:
             self._fs.delete_file(self._path(name))
 
     def replaced(self, name: str) -> list[str]:
-        """The names that the Parquet file `name` says it replaces."""
-        with self.parquet_file(name) as file:
-            content = (file.metadata.metadata or {}).get(REPLACES)
-            return msgspec.json.decode(content, type=list[str]) if content else []
+        """The names that the Parquet file `name` says it replaces. Read once: no file changes."""
+        if name not in self._replaced:
+            with self.parquet_file(name) as file:
+                content = (file.metadata.metadata or {}).get(REPLACES)
+                self._replaced[name] = (
+                    msgspec.json.decode(content, type=list[str]) if content else []
+                )
+        return self._replaced[name]
 
     def drop_old_temporaries(self, *, now: datetime) -> int:
         """How many temporary files of killed processes were deleted; once a day is enough.

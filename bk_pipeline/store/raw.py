@@ -17,7 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.spans.timing import from_ns, to_ns
+from bk_pipeline.spans.timing import MOMENT, from_ns, to_ns
 from bk_pipeline.store.folder import REPLACES, Folder
 
 RAW = "raw"
@@ -31,7 +31,6 @@ MERGED = "-merged"
 PART_BYTES = 64 * 1024 * 1024
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 
-MOMENT = pa.timestamp("ns", tz="UTC")
 SCHEMA = pa.schema(
     [
         ("build_id", pa.string()),
@@ -89,7 +88,6 @@ class RawStore:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._replaced: dict[str, list[str]] = {}
 
     def days(self) -> list[str]:
         """The days that hold anything, in order."""
@@ -109,10 +107,7 @@ class RawStore:
         """The parts that `part` was merged of; none if it was not."""
         if not part.endswith(MERGED):
             return []
-        name = self._name(day, part)
-        if name not in self._replaced:
-            self._replaced[name] = self._folder.replaced(name)
-        return self._replaced[name]
+        return self._folder.replaced(self._name(day, part))
 
     def append(self, day: str, builds: Iterable[RawBuild], *, fetched_at: datetime) -> str:
         """The name of a new part that holds `builds`, in order of creation."""

@@ -71,7 +71,6 @@ class SpanStore:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self.deliveries = DeliveryRecords(folder)
-        self._replaced: dict[str, list[str]] = {}
 
     def parts(self, day: str) -> list[SpanPart]:
         """The day's parts, oldest fetch first; of one raw part all recipes there are.
@@ -93,10 +92,7 @@ class SpanStore:
         """The raw parts that this one's was merged of; none if it was not."""
         if not part.raw_part.endswith(MERGED):
             return []
-        name = self._name(day, part)
-        if name not in self._replaced:
-            self._replaced[name] = self._folder.replaced(name)
-        return self._replaced[name]
+        return self._folder.replaced(self._name(day, part))
 
     def write(
         self,

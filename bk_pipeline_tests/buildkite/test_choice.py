@@ -8,26 +8,6 @@ TEN = tuple(f"p{n}" for n in range(10))
 
 
 @pytest.mark.parametrize(
-    ("globs", "slug", "wanted"),
-    [
-        ((), "web", True),
-        (("web",), "web", True),
-        (("web",), "web-api", False),
-        (("web-*",), "web-api", True),
-        (("web-*",), "Web-api", False),
-        (("web-*", "deploy"), "deploy", True),
-        (("!legacy-*",), "web", True),
-        (("!legacy-*",), "legacy-web", False),
-        (("*", "!legacy-*"), "legacy-web", False),
-        (("!legacy-*", "*"), "legacy-web", False),
-        (("web-?",), "web-10", False),
-    ],
-)
-def test_choice_by_glob(globs, slug, wanted):
-    assert (slug in PipelineChoice(globs)) is wanted
-
-
-@pytest.mark.parametrize(
     ("globs", "names"),
     [
         ((), ()),
@@ -58,17 +38,3 @@ def test_pipelines_are_asked_one_by_one_if_few_and_plain(globs, names):
 )
 def test_buildkite_is_told_the_branches_that_it_can_tell_apart(globs, told):
     assert BranchChoice(globs).params.get("branch[]") == told
-
-
-@pytest.mark.parametrize(
-    ("globs", "branch", "wanted"),
-    [
-        ((), None, True),
-        (("main",), None, False),
-        (("!*-wip",), None, True),
-        (("release/*",), "release/1/2", True),
-        (("*", "!gh-readonly-queue/*"), "gh-readonly-queue/main/pr-1", False),
-    ],
-)
-def test_branches_by_glob(globs, branch, wanted):
-    assert (branch in BranchChoice(globs)) is wanted

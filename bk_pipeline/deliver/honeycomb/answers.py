@@ -29,7 +29,6 @@ from bk_pipeline.errors import (
 )
 from bk_pipeline.http import answers
 from bk_pipeline.http.answers import (
-    BAD_REQUEST,
     PAYLOAD_TOO_LARGE,
     TOO_MANY_REQUESTS,
     UNDECODABLE,
@@ -41,7 +40,7 @@ from bk_pipeline.http.answers import (
     said_in,
 )
 from bk_pipeline.http.retry import retry_after_s
-from bk_pipeline.http.session import Response
+from bk_pipeline.http.session import BAD_REQUEST, Response
 
 TAKEN = 202
 # Of a single event. Any other status of one is none that its content could be the cause of.

@@ -7,7 +7,6 @@ JSON escapes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heapreplace
 from typing import Any
 
 import msgspec
@@ -15,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.deliver.arrays import BYTES, Parts, codes_of, content_of, framed
+from bk_pipeline.deliver.arrays import BYTES, Parts, content_of, framed
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import (
     RESOURCE_FIELDS,
+    STATUS_CODES,
     Dictionary,
     dictionary,
     encode,
@@ -31,9 +31,6 @@ from bk_pipeline.deliver.honeycomb.shape import (
     EVENT_BYTES,
     EVENT_COLUMNS,
     FIXED,
-    MAP_PREFIXES,
-    STATUS_CODES,
-    TRIMMED,
     Shape,
     TraceIdStyle,
     list_text,
@@ -41,13 +38,11 @@ from bk_pipeline.deliver.honeycomb.shape import (
     value_text,
 )
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, keys_of_maps, shorten
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.table import rows as plain_rows
 from bk_pipeline.text import CUT_MARK
 from bk_pipeline.units import NS_PER_MS
-
-# A string is not cut below this before all longer ones are: a few words say something.
-SHORTEST_BYTES = 64
 
 
 def fitted(
@@ -68,25 +63,17 @@ def fitted(
     surplus = [name for name in data if name.startswith(MAP_PREFIXES)]
     while len(data) > limit_columns and surplus:
         del data[surplus.pop()]
-    _shorten(data, _size(event | {"data": data}) - limit_bytes)
+
+    def cut_to(name: str, limit: int) -> int:
+        data[name] = _cut(data[name], limit)
+        return _size(data[name])
+
+    strings = {name: _size(value) for name, value in data.items() if isinstance(value, str)}
+    shorten(strings, _size(event | {"data": data}) - limit_bytes, cut_to)
     # Long names and no long strings: nothing is left but to drop more of the surplus.
     while surplus and _size(event | {"data": data}) > limit_bytes:
         del data[surplus.pop()]
     return event | {"data": data}, True
-
-
-def _shorten(data: dict[str, Any], excess: int) -> None:
-    """Cut strings in `data` until they take `excess` bytes less, the longest first.
-
-    None to less than half of what is then the longest, so that they share the loss.
-    """
-    heap = [(-_size(value), name) for name, value in data.items() if isinstance(value, str)]
-    heapify(heap)
-    while excess > 0 and heap and -heap[0][0] > SHORTEST_BYTES:
-        size, name = -heap[0][0], heap[0][1]
-        data[name] = _cut(data[name], max(size - excess, size // 2, SHORTEST_BYTES))
-        excess -= size - _size(data[name])
-        heapreplace(heap, (-_size(data[name]), name))
 
 
 def _cut(text: str, encoded_bytes: int) -> str:
@@ -105,7 +92,6 @@ def _size(value: Any) -> int:
     return len(msgspec.json.encode(value))
 
 
-MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
 # What a link's event has of its span, besides the resource.
 OF_LINKS = ["trace_id", "span_id", "name", "status", "links", "buildkite.build.id"]
 # With fewer keys than this no event has too many columns.
@@ -206,7 +192,7 @@ class Json:
 
     def trimmed(self, rows: SpanRows, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
         """The events that may be too large or have too many columns."""
-        keys = sum(_key_counts(rows.column(name)) for name in MAPS)
+        keys = keys_of_maps(rows)
         for row in np.flatnonzero((sizes > EVENT_BYTES) | (keys > UNSUSPICIOUS_KEYS)).tolist():
             (span,) = plain_rows(rows.table.slice(row, 1))
             event, is_less = fitted(plain.span_event(span, self._shape))
@@ -243,12 +229,6 @@ def between(before: bytes, values: pa.Array, after: bytes = b"") -> Parts:
 def _map(prefix: str, text: str) -> bytes:
     values = msgspec.json.decode(text).items()
     return inside({prefix + key: column_value(one) for key, one in values if one is not None})
-
-
-def _key_counts(values: pa.Array) -> Any:
-    """How many keys the maps in a column have at most: they are counted by their colons."""
-    counts = np.asarray(pc.count_substring(values.dictionary, ":"))
-    return np.append(0, counts)[codes_of(values.indices)]
 
 
 def _column(values: pa.Array, columns_of: Callable[[Any], dict[str, Any]]) -> Dictionary:

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from bk_pipeline.deliver.encoding import STATUS_CODES
 from bk_pipeline.deliver.honeycomb.shape import (
     ERROR,
     FIXED,
     LINK_FIXED,
-    STATUS_CODES,
     Shape,
     list_text,
     value_text,

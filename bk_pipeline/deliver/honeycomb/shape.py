@@ -12,25 +12,16 @@ from enum import StrEnum
 
 from bk_pipeline import __version__
 from bk_pipeline.spans import ids
-from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
 LIBRARY = "bk_pipeline"
-# A column of ours: the event holds less than the span.
-TRIMMED = "bk_pipeline.trimmed"
-STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 ERROR = "error"
 
 BATCH_BYTES = 5_000_000
 BATCH_EVENTS = 500
 EVENT_BYTES = 1_000_000
 EVENT_COLUMNS = 2_000
-
-# What the keys of maps become; all other columns are declared ones.
-MAP_PREFIXES = tuple(
-    field.name.removesuffix("*") for field in FIELDS if field.type is FieldType.MAP
-)
 
 # Columns of every span's event, in their order; those that vary are put around them.
 FIXED: dict[str, str | int] = {

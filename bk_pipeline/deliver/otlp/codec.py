@@ -44,8 +44,9 @@ from bk_pipeline.deliver.otlp.shape import (
     sized,
     varint,
 )
-from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much, keys_of_maps
+from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.trimming import keys_of_maps
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.text import cut
 from bk_pipeline.units import INT64

@@ -22,12 +22,11 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from bk_pipeline import __version__
-from bk_pipeline.deliver.encoding import RESOURCE_FIELDS
+from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, STATUS_CODES
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
     SCOPE_NAME,
     SPAN_FIELDS,
-    STATUS_CODES,
     link_flags,
     outer_attributes,
 )

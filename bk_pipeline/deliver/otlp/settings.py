@@ -35,7 +35,7 @@ from bk_pipeline.deliver.otlp.variables import (
 from bk_pipeline.environment import sound
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import Network
-from bk_pipeline.http.session import Timeouts
+from bk_pipeline.http.session import DEFAULT_PORTS, Timeouts
 
 # Whose spans they are, by name: Grafana's Tempo and Mimir, Honeycomb (classic), Axiom, OpenObserve.
 TENANT_HEADERS = (
@@ -46,7 +46,6 @@ TENANT_HEADERS = (
     "organization",
     "stream-name",
 )
-DEFAULT_PORTS = {"https": 443, "http": 80}
 HASH_DIGITS = 8
 # A part of a path that may be a key, as Sumo Logic's is: long, the more so without digits.
 OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z]).{16,}|.{24,}")

@@ -18,13 +18,9 @@ from bk_pipeline.deliver.encoding import (
     RESOURCE_FIELDS,
     ROOT_FIELDS,
 )
-from bk_pipeline.spans.fields import FIELDS, FieldType
 
 SCOPE_NAME = "bk_pipeline"
 SERVICE_NAME = "service.name"
-# An attribute of ours: the span holds less than it should.
-TRIMMED = "bk_pipeline.trimmed"
-STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 
 # Whether a parent or a linked span is another process's: known. And: it is.
 FLAGS_LOCAL = 0x100
@@ -43,8 +39,6 @@ BUILT_IN_COLUMNS = 12
 
 # The order of a span's attributes.
 SPAN_FIELDS = PLAIN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + JOB_FIELDS + AGENT_FIELDS
-MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
-MAP_PREFIXES = tuple(name.removesuffix("*") for name in MAPS)
 # With fewer keys than this no span has too many columns.
 UNSUSPICIOUS_KEYS = SPAN_COLUMNS // 2
 

@@ -7,29 +7,20 @@ loader drops (`honeycomb/trimming.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heapify, heapreplace
-from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from bk_pipeline.deliver.otlp.shape import (
     BUILT_IN_COLUMNS,
-    MAP_PREFIXES,
-    MAPS,
     SPAN_BYTES,
     SPAN_COLUMNS,
-    TRIMMED,
     varint,
 )
-from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, shorten
 from bk_pipeline.text import cut
 
-# A string is not cut below this before all longer ones are: a few words say something.
-SHORTEST_BYTES = 64
 TAG_BYTES = 1
 
 
@@ -44,16 +35,6 @@ def column_count(span: Span, resource: Resource) -> int:
     names = {name for pair in pairs for name in _columns(pair.key, pair.value)}
     of_parent, of_error = bool(span.parent_span_id), span.status.code == Status.STATUS_CODE_ERROR
     return BUILT_IN_COLUMNS + of_parent + of_error + len(names)
-
-
-def keys_of_maps(rows: SpanRows) -> Any:
-    """How many keys the maps of each row have, at least as many as there are: their colons."""
-    counts = np.zeros(len(rows), np.int64)
-    for name in MAPS:
-        values = rows.column(name)
-        colons = pc.count_substring(values.dictionary, ":").take(values.indices)
-        counts += np.asarray(pc.fill_null(colons, 0))
-    return counts
 
 
 def fitted(
@@ -116,21 +97,15 @@ def _columns(name: str, value: AnyValue) -> Iterator[str]:
 
 
 def _shorten(span: Span, excess: int) -> None:
-    """Cut strings until they take `excess` bytes less, the longest first.
-
-    None to less than half of what is then the longest, so that they share the loss.
-    """
+    """Cut strings until they take `excess` bytes less, those in lists too."""
     found = [text for one in span.attributes for text in _texts(one.value)]
-    heap = [(-len(text.string_value.encode()), place) for place, text in enumerate(found)]
-    heapify(heap)
-    while excess > 0 and heap and -heap[0][0] > SHORTEST_BYTES:
-        size, place = -heap[0][0], heap[0][1]
-        text = found[place]
-        limit = max(size - excess, size // 2, SHORTEST_BYTES)
-        text.string_value = cut(text.string_value, limit)
-        left = len(text.string_value.encode())
-        excess -= size - left
-        heapreplace(heap, (-left, place))
+
+    def cut_to(place: int, limit: int) -> int:
+        found[place].string_value = cut(found[place].string_value, limit)
+        return len(found[place].string_value.encode())
+
+    sizes = {place: len(text.string_value.encode()) for place, text in enumerate(found)}
+    shorten(sizes, excess, cut_to)
 
 
 def _texts(value: AnyValue) -> list[AnyValue]:

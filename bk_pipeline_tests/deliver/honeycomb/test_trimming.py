@@ -10,11 +10,10 @@ from bk_pipeline.deliver.honeycomb.codec import fitted
 from bk_pipeline.deliver.honeycomb.shape import (
     EVENT_BYTES,
     EVENT_COLUMNS,
-    MAP_PREFIXES,
-    TRIMMED,
     Shape,
 )
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.text import CUT_MARK
 from bk_pipeline_tests.deliver.tables import payload, table

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,15 @@ from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.ledger.tables import delivered_parts, metadata, outcomes
 from bk_pipeline.pipeline import adopt_day, deliver_day, extract_day, transform_day
+from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.folder import Folder
+from bk_pipeline_tests.conftest import FakeClock
 from bk_pipeline_tests.contract.ledgers import LEDGERS
 from bk_pipeline_tests.deliver.destinations import DOWN, ScriptedDestination
 from bk_pipeline_tests.killed_delivery import DIED
 from bk_pipeline_tests.test_pipeline import finish_one_more
-from bk_pipeline_tests.worlds import stage
+from bk_pipeline_tests.worlds import PRESENT, stage
 
 KILLED_DELIVERY = Path(__file__).with_name("killed_delivery.py")
 ONCE = RetryPolicy(deadline_s=0)
@@ -50,8 +53,14 @@ class Deliveries:
         day, raw = day_of(self.day, self.services.settings), self.services.raw()
         with self.services.buildkite(on_wait=lambda _: None) as client:
             extract_day(day, client=client, raw=raw, clock=self.scene.clock)
-        privacy = privacy or Privacy()
-        transform_day(self.day, raw=raw, spans=self.services.spans(), privacy=privacy)
+        transform_day(
+            self.day,
+            raw=raw,
+            spans=self.services.spans(),
+            privacy=privacy or Privacy(),
+            options=self.services.span_options(),
+            clock=self.scene.clock,
+        )
 
     def another_build(self, number=9_000_001):
         finish_one_more(self.scene, number)
@@ -172,6 +181,74 @@ def test_adopted_spans_are_known_when_their_build_is_made_anew(it):
     it.adopt(fresh)
     it.deliver(fresh)
 
+    it.assert_all_sent_once()
+
+
+@pytest.fixture
+def settled(tmp_path):
+    """A data directory whose builds are exported a day after they have finished."""
+    clock = FakeClock(PRESENT)
+    options = {"BK_PIPELINE_SPANS_EXPORT": "settled", **OFFLINE}
+    with (
+        stage(tmp_path / "data", builds_per_day=8, clock=clock, **options) as scene,
+        ExitStack() as opened,
+    ):
+        ledgers = iter(
+            opened.enter_context(Ledger.open(tmp_path / f"{n}.sqlite", clock=SystemClock()))
+            for n in range(9)
+        )
+        yield Deliveries(scene, lambda: next(ledgers))
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+def test_builds_that_were_held_back_are_sent_after_an_adoption(settled, times):
+    """They settle, so that the delivered part is made anew with them in it; then it is adopted."""
+    it = settled
+    finish_one_more(it.scene, 9_000_001)
+    it.extract()
+    sent = it.deliver(it.new_ledger()).accepted
+    spans = it.services.spans()
+    assert spans.summary(it.day, *spans.parts(it.day)).held_back > 0
+    it.scene.clock.moment += timedelta(hours=30)
+    it.extract()
+    for _ in range(times):
+        fresh = it.new_ledger()
+        assert it.adopt(fresh) == sent
+
+    assert it.deliver(fresh).accepted > 0
+    assert it.deliver(fresh).batches == 0
+    it.assert_all_sent_once()
+
+
+def test_builds_that_were_merged_with_delivered_ones_are_sent_after_an_adoption(it):
+    """Whether or not the files of the delivered parts are still there."""
+    ledger = it.new_ledger()
+    sent = it.deliver(ledger).accepted
+    it.another_build(9_000_001)
+    sent += it.deliver(ledger).accepted
+    it.another_build(9_000_002)
+    raw = it.services.raw()
+    parts = raw.parts(it.day)
+    tables = (table for part in parts for table in raw.tables(it.day, part))
+    raw.merge(it.day, parts, tables, now=it.scene.clock.now())
+    raw.sweep(it.day, before=it.scene.clock.now() + timedelta(hours=2))
+    transform_day(it.day, raw=raw, spans=it.services.spans())
+    assert len(it.services.spans().present(it.day)) == 1
+    fresh = it.new_ledger()
+
+    assert it.adopt(fresh) == sent
+    assert it.deliver(fresh).accepted > 0
+    it.assert_all_sent_once()
+
+
+def test_what_a_new_recipe_adds_to_a_delivered_build_is_sent_after_an_adoption(it):
+    sent = it.deliver(it.new_ledger()).accepted
+    spans = it.services.spans()
+    transform_day(it.day, raw=it.services.raw(), spans=spans, options=SpanOptions(waits=True))
+    fresh = it.new_ledger()
+
+    assert it.adopt(fresh) == sent
+    assert it.deliver(fresh).accepted > 0
     it.assert_all_sent_once()
 
 

@@ -23,7 +23,7 @@ from bk_pipeline.buildkite.listing import (
     iter_pages,
     wire_time,
 )
-from bk_pipeline.buildkite.paging import PageSize, Paging, Sheet, iter_sheets
+from bk_pipeline.buildkite.paging import LEAN, PageSize, Paging, Sheet, iter_sheets
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import (
     AccessToken,
@@ -48,7 +48,6 @@ PER_PAGE = "100"
 # pipelines that is asked for first.
 FEW_NAMES = 2
 WHOLE = {"include_retried_jobs": "true"}
-LEAN = {"exclude_jobs": "true", "exclude_pipeline": "true"}
 
 
 def _unheard(_: str) -> None:
@@ -67,6 +66,7 @@ class BuildkiteClient:
         session: Instead of one made for `token`; must carry the token itself. Closed by
             `close`.
         quota: To be shared with other clients of the same token.
+        paging: What is known of the service's paging, to be shared with other clients of it.
         retry_policy: How long to go on after failures.
         choice: The pipelines wanted.
         branches: The branches wanted.
@@ -85,6 +85,7 @@ class BuildkiteClient:
         network: Network | None = None,
         session: HttpSession | None = None,
         quota: Quota | None = None,
+        paging: Paging | None = None,
         retry_policy: RetryPolicy | None = None,
         choice: PipelineChoice | None = None,
         branches: BranchChoice | None = None,
@@ -105,7 +106,7 @@ class BuildkiteClient:
             network=network,
             clock=self._clock,
         )
-        self._paging = Paging()
+        self._paging = paging or Paging()
         self._api = Api(
             self._session,
             quota=quota or Quota(),
@@ -122,6 +123,7 @@ class BuildkiteClient:
         *,
         clock: Clock | None = None,
         quota: Quota | None = None,
+        paging: Paging | None = None,
         retry_policy: RetryPolicy | None = None,
         on_wait: Callable[[str], None] = _unheard,
         patience_s: float = math.inf,
@@ -139,6 +141,7 @@ class BuildkiteClient:
             network=Network.of(settings.environment),
             clock=clock,
             quota=quota,
+            paging=paging,
             retry_policy=retry_policy,
             choice=PipelineChoice(settings.pipelines),
             branches=BranchChoice(settings.branches),
@@ -256,7 +259,9 @@ class BuildkiteClient:
         found = self._sample_page(subject, params, count)
         if found.pages is None and not self._paging.links:
             following = self._sample_page(subject, {**params, "page": "2"}, count)
-            return found if following.size else msgspec.structs.replace(found, pages=1)
+            known = {build.id for build in found.builds}
+            if known.issuperset(build.id for build in following.builds):
+                return msgspec.structs.replace(found, pages=1)
         return found
 
     def _sample_page(self, subject: Subject, params: Params, count: int) -> Sample:

@@ -1,9 +1,13 @@
-"""From page to page of one listing, whatever became of the `Link` header on the way.
+"""From page to page of one listing, whether or not its `Link` headers can be relied on.
 
-A gateway may take the header away, leave Buildkite's own address in it, or give fewer builds
-than were asked for. So the header only helps: a link that cannot be followed is replaced by
-the page's number, and a listing ends where a page brings nothing new. `Paging` tells when a
-page without a link may be the last.
+A gateway may remove the header, leave Buildkite's own address in it, or return fewer builds
+than were asked for. So the header only helps. A link that cannot be followed is replaced by
+the page's number, and a listing ends where a page brings nothing new.
+
+Buildkite sends no `Link` with a listing of one page, so a short page without it is either the
+whole listing or a page that a gateway has capped and stripped of the header. Until a header
+has come from the service, `iter_sheets` makes one more request to find out. `Paging` remembers
+what the answers have shown; the clients of a process share it.
 
 Source: RFC 8288 for the header; Buildkite REST API, "Pagination".
 """
@@ -12,7 +16,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -25,10 +30,9 @@ from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.session import Params, Response
 
 _FIRST_ID = re.compile(rb'"id"\s*:\s*"([^"]+)"')
-# The fewest builds that a gateway would make a page of.
-FEWEST = 10
 MOST = 100
-USUAL_SIZES = {*range(FEWEST, MOST, 10), 16, 25, 32, 64, 75}
+# Without jobs and pipelines an answer is small and quick.
+LEAN = {"exclude_jobs": "true", "exclude_pipeline": "true"}
 
 
 class Sheet(NamedTuple):
@@ -40,47 +44,43 @@ class Sheet(NamedTuple):
 
 @dataclass(slots=True)
 class Paging:
-    """What one service's answers have shown of its paging.
-
-    Buildkite leaves `Link` away where there is one page. Whether a short page without it is
-    that, or one that a gateway has capped and taken the header from, is known once a link or
-    a larger page has come from there. Until then a size is suspicious that gateways cap at,
-    or that came before; a page of such a size costs one more request.
+    """What a service's answers have shown of its paging.
 
     Attributes:
-        links: A `Link` header has come.
-        largest: The builds of the largest page.
-        sizes: The sizes of pages without a link.
+        links: A `Link` header has come, so it is not stripped on the way.
+        cap: The size of the smallest page that was shorter than asked and not the last.
     """
 
     links: bool = False
-    largest: int = 0
-    sizes: set[int] = field(default_factory=set)
+    cap: int = MOST
 
-    def more(self, response: Response, count: int, asked: int, *, sample: bool = False) -> bool:
-        """Whether another page may follow this one, of `count` builds of the `asked` ones.
+    def more(self, response: Response, count: int, asked: int) -> bool | None:
+        """Whether another page follows this one, of `count` builds of the `asked` ones.
 
-        Of a `sample` the size says little: the same one may be taken repeatedly.
+        None if only a further request can tell: the page is short, it has no `Link`, and no
+        answer of the service had one yet. A full page without `Link` may have a successor.
         """
         header = "Link" in response.headers
-        following = next_link(response) is not None
-        capped = self._may_be_capped(count)
         self.links |= header
-        self.largest = max(self.largest, count)
-        if not following and not sample:
-            self.sizes.add(count)
-        return following or (count > 0 and not header and (count >= asked or capped))
-
-    def _may_be_capped(self, count: int) -> bool:
-        if self.links or count < max(self.largest, FEWEST):
+        if next_link(response) is not None:
+            self.learn_cap(count, asked)
+            return True
+        if header or not count:
             return False
-        return count in USUAL_SIZES or count in self.sizes
+        if count >= min(asked, self.cap):
+            return True
+        return False if self.links else None
+
+    def learn_cap(self, count: int, asked: int) -> None:
+        """Take in that a page of `count` builds, of the `asked` ones, was not the last."""
+        if 0 < count < asked:
+            self.cap = min(self.cap, count)
 
 
 class _Got(NamedTuple):
     elements: list[bytes]
     link: str | None
-    more: bool
+    more: bool | None
     linked: bool
 
 
@@ -111,8 +111,9 @@ def iter_sheets(
     listing = _Listing(api, path, params, subject=subject, paging=paging, most_bytes=most_bytes)
     page: _Got | None = listing.first()
     while page is not None:
-        yield Sheet(page.elements, page.more)
-        page = listing.after(page) if page.more else None
+        more = page.more is not False
+        yield Sheet(page.elements, more)
+        page = listing.after(page) if more else None
 
 
 class _Listing:
@@ -130,6 +131,7 @@ class _Listing:
     ) -> None:
         self._api, self._path, self._params = api, path, params
         self._subject, self._paging, self._most_bytes = subject, paging, most_bytes
+        self._asked = int(str(params["per_page"]))
         self._number = 1
         self._been: set[str] = set()
         self._seen: set[bytes] = set()
@@ -138,7 +140,24 @@ class _Listing:
     def first(self) -> _Got:
         page = self._get(self._path, self._params)
         self._brings_new(page)
-        return page
+        return page if page.more is not None else page._replace(more=not self._is_last(page))
+
+    def _is_last(self, page: _Got) -> bool:
+        """Whether nothing follows the first page, which is short and has no `Link`.
+
+        Costs one small request: for page 2 in pages that are one build shorter. It begins with
+        the last build of `page` and holds what follows it; and since there is a page before
+        it, it has a `Link` header unless that is stripped. If it does not begin with that
+        build, page numbers are ignored, and the rest has to be looked for by time.
+        """
+        count, last = len(page.elements), _key(page.elements[-1])
+        size = max(count - 1, 1)
+        params = {**self._params, **LEAN, "per_page": str(size), "page": "2"}
+        found = set(map(_key, self._get(self._path, params, asked=size).elements))
+        if found <= self._seen and (last in found or not found):
+            return True
+        self._paging.learn_cap(count, self._asked)
+        return False
 
     def after(self, page: _Got) -> _Got | None:
         """The page after `page`; None if there is none that brings anything new.
@@ -161,20 +180,19 @@ class _Listing:
             )
         return None
 
-    def _get(self, path_or_url: str, params: Params | None) -> _Got:
+    def _get(self, path_or_url: str, params: Params | None, asked: int | None = None) -> _Got:
         return self._api.get(
             path_or_url,
-            self._read,
+            partial(self._read, asked=asked or self._asked),
             params=params,
             subject=self._subject,
             most_bytes=self._most_bytes,
         )
 
-    def _read(self, response: Response) -> _Got:
+    def _read(self, response: Response, asked: int) -> _Got:
         split = read_elements(response, self._api.session.quote)
         if not split.sure:
             self._confirm(response)
-        asked = int(str(self._params["per_page"]))
         more = self._paging.more(response, len(split.elements), asked)
         link = next_link(response)
         self._been.add(response.url)

@@ -192,10 +192,10 @@ def sample_in(
     """
     builds = []
     elements = read_elements(response, quote).elements
-    more = paging.more(response, len(elements), asked, sample=True)
+    more = paging.more(response, len(elements), asked)
     for element in elements:
         try:
             builds.append(read_build(element))
         except RecordError:
             continue  # one of a hundred changes no estimate
-    return Sample(builds, page_count(response) if more else 1, len(elements))
+    return Sample(builds, 1 if more is False else page_count(response), len(elements))

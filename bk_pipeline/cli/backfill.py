@@ -14,6 +14,7 @@ import click
 
 from bk_pipeline.cli.output import DAY, Console, echo
 from bk_pipeline.cli.progress import Bar, Log, shown_on
+from bk_pipeline.cli.signals import summing_up
 from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.resources import Services
@@ -78,7 +79,12 @@ def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
     shown = shown_on(console, len(days))
     services = Services(settings, retries=0, tell=shown.tell, on_wait=shown.wait)
     outcome = Outcome(days, [one.asset for one in services.destinations()], services.results)
-    with shown.shown(), local_instance() as instance, _sigterm_as_sigint():
+    with (
+        summing_up(lambda: _sum_up(outcome, settings)),
+        shown.shown(),
+        local_instance() as instance,
+        _sigterm_as_sigint(),
+    ):
         end_lost_runs(instance)
         try:
             work = Backfill(services, instance=instance, full_refresh=full_refresh, resend=resend)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
@@ -20,10 +20,26 @@ from bk_pipeline import stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # For unwinding and the summary, after which nothing is waited for any more.
-EXIT_AFTER_S = 4.5
-FLUSH_S = 0.2
+EXIT_AFTER_S = 3.9
+FLUSH_S = 0.6
 # Shells' custom for a program that a signal ended.
 EXIT_STATUS = 128
+
+_summaries: list[Callable[[], None]] = []
+
+
+@contextmanager
+def summing_up(tell: Callable[[], None]) -> Iterator[None]:
+    """A block of which `tell` prints the summary if the process has to be ended in it.
+
+    That is where the block is in something that cannot be interrupted, like a query that a
+    server does not answer. `tell` runs in a thread of its own; otherwise the caller prints.
+    """
+    _summaries.append(tell)
+    try:
+        yield
+    finally:
+        _summaries.remove(tell)
 
 
 class _Caught:
@@ -57,7 +73,7 @@ class _Caught:
             "interrupted. What is stored and sent is kept.\n"
         )
         # What was printed may wait in a buffer, and whoever should read it may not.
-        flush = threading.Thread(target=_flush, args=(words,), daemon=True)
+        flush = threading.Thread(target=_finish, args=(words,), daemon=True)
         flush.start()
         flush.join(FLUSH_S)
         os._exit(EXIT_STATUS + self.number)
@@ -117,6 +133,13 @@ def _install(caught: _Caught, restored: ExitStack) -> None:
         if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
             restored.callback(signal.signal, number, handler)
             signal.signal(number, caught.handle)
+
+
+def _finish(words: str) -> None:
+    for tell in _summaries:
+        with suppress(Exception):
+            tell()
+    _flush(words)
 
 
 def _flush(words: str = "") -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
@@ -66,6 +67,7 @@ class Services:
         self.tell = tell or _nobody
         self.on_wait = on_wait or _nobody
         self.results = Results()
+        self._paging = Paging()
         reserve = settings.buildkite_reserve_percent / 100
         self._quota = SharedQuota(settings.quota_path, reserve=reserve)
         # Of the reserve, so that a backfill that runs flat out does not blind the sensor.
@@ -84,6 +86,7 @@ class Services:
             self.settings,
             clock=self.clock,
             quota=self._quota if math.isinf(patience_s) else self._sensors_quota,
+            paging=self._paging,
             retry_policy=RetryPolicy(deadline_s=min(self.settings.http_deadline_s, patience_s)),
             on_wait=on_wait,
             patience_s=patience_s,

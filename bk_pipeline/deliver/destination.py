@@ -7,6 +7,7 @@ the contract tests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,6 +96,8 @@ class Outcome(NamedTuple):
     words: str = ""
 
 
+# In the message of a success that is none: "Request dropped due to server side sampling".
+DROPPED = re.compile(r"\b(event|request|span|batch)\w*\b.*\bdropped\b", re.IGNORECASE)
 ACCEPTED = Outcome(Verdict.ACCEPTED)
 
 

@@ -220,6 +220,19 @@ class Sender:
         if left and any(one.verdict is Verdict.UNANSWERED for one in answer.outcomes):
             waiting.maybe_arrived = True
         doubtful = left if waiting.maybe_arrived else []
+        settled = Delivery(
+            accepted=len(accepted),
+            rejected=len(rejected),
+            rejected_unnamed=answer.rejected_unnamed,
+            trimmed=sum(item.trimmed for item in accepted),
+            batches=1,
+            body_bytes=body_bytes(waiting.items, self._destination.limits),
+            sent_bytes=answer.sent_bytes,
+            rejections=rejected,
+            remarks=[answer.remark] if answer.remark else [],
+        )
+        # First: it is so, whether or not the ledger can be told.
+        self._count(settled, total)
         if accepted is waiting.items:
             self._write(waiting, self._ledger.accept)
         else:
@@ -232,18 +245,6 @@ class Sender:
                     in_doubt=ids_of(doubtful),
                 ),
             )
-        settled = Delivery(
-            accepted=len(accepted),
-            rejected=len(rejected),
-            rejected_unnamed=answer.rejected_unnamed,
-            trimmed=sum(item.trimmed for item in accepted),
-            batches=1,
-            body_bytes=body_bytes(waiting.items, self._destination.limits),
-            sent_bytes=answer.sent_bytes,
-            rejections=rejected,
-            remarks=[answer.remark] if answer.remark else [],
-        )
-        self._count(settled, total)
         waiting.items = left
         waiting.batch = waiting.batch if doubtful else None
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.batching import ids_of
@@ -16,7 +22,7 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, silent
 from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.store.delivery_records import raw_parts
-from bk_pipeline.store.spans import SpanPart, SpanStore
+from bk_pipeline.store.spans import SpanPart, SpanStore, keys_of
 from bk_pipeline.text import counted
 
 
@@ -141,34 +147,79 @@ def adopt_day(
         if records.behind() is None:
             return None
         found = records.found()
-        delivered = [name for one in found for name in one.parts]
+        names = {name for one in found for name in one.parts}
         if guarantee is Guarantee.AT_MOST_ONCE:
-            delivered += [one.begun for one in found if one.begun]
-        known = raw_parts(delivered)
-        # A merged part is taken for delivered if one of those was that it replaces: nothing
-        # is to be sent twice.
-        parts = [
-            part
-            for part in spans.parts(day)
-            if part.raw_part in known or not known.isdisjoint(spans.replaced(day, part))
-        ]
-        adopted = sum(_settle(day, part, spans, destination, ledger) for part in parts)
-        names = [part.name for part in parts]
+            names |= {one.begun for one in found if one.begun}
+        delivered = _Delivered.of(day, names, spans)
+        adopted, whole = 0, list[str]()
+        for part in spans.parts(day):
+            count, complete = _settle(part, delivered, spans, destination, ledger)
+            adopted += count
+            if complete:
+                whole.append(part.name)
         seen = {one.ledger: one.count for one in found}
-        records.adopted(ledger.adopt(destination.name, day, names, seen), names)
+        count = ledger.adopt(destination.name, day, whole, seen)
+        records.adopted(count, [*delivered.gone, *whole])
     return adopted
 
 
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """What was delivered of a day.
+
+    Attributes:
+        day: The partition.
+        names: The span parts, as they were named when they were delivered.
+        gone: Those that have been made anew or merged since, and whose spans are known.
+        keys: Their spans. What they held back was not delivered, nor what was merged with them.
+        unknown: The raw parts of those whose spans are not known any more. What was made of
+            these is taken for delivered: nothing is to be sent twice.
+    """
+
+    day: str
+    names: set[str]
+    gone: list[str]
+    keys: pa.Array
+    unknown: set[str]
+
+    @classmethod
+    def of(cls, day: str, names: set[str], spans: SpanStore) -> Self:
+        visible = {part.name for part in spans.parts(day)}
+        keys = {name: spans.keys(day, name) for name in sorted(names - visible)}
+        found = {name: one for name, one in keys.items() if one is not None}
+        joined = pa.concat_arrays([pa.array([], pa.string()), *found.values()])
+        return cls(day, names, list(found), joined, raw_parts(list(keys.keys() - found.keys())))
+
+    def in_part(self, part: SpanPart, spans: SpanStore) -> Callable[[pa.Table], Any]:
+        """What tells, for rows of `part`, which were delivered."""
+        made_of = {part.raw_part, *spans.replaced(self.day, part)}
+        if part.name in self.names or not made_of.isdisjoint(self.unknown):
+            return lambda table: np.ones(len(table), bool)
+        return lambda table: np.asarray(pc.is_in(keys_of(table), value_set=self.keys))
+
+
 def _settle(
-    day: str, part: SpanPart, spans: SpanStore, destination: Destination, ledger: Ledger
-) -> int:
-    """Settle the part's items as accepted; how many were not settled before."""
-    count = 0
-    for table in spans.tables(day, part, columns=destination.columns):
-        items = destination.encode(SpanRows.of(table))
+    part: SpanPart,
+    delivered: _Delivered,
+    spans: SpanStore,
+    destination: Destination,
+    ledger: Ledger,
+) -> tuple[int, bool]:
+    """Settle what was delivered of the part as accepted.
+
+    Returns:
+        How many items were not settled before, and whether all of the part was delivered.
+    """
+    count, complete = 0, True
+    wanted = delivered.in_part(part, spans)
+    for table in spans.tables(delivered.day, part, columns=destination.columns):
+        rows = SpanRows.of(table)
+        chosen = wanted(rows.table)
+        complete &= bool(chosen.all())
+        items = destination.encode(rows.filter(chosen))
         settled = ledger.settled(destination.name, {item.trace_id for item in items})
         left = unsent(items, settled, ())
         if left:
-            ledger.accept(ledger.begin(destination.name, day, ids_of(left)))
+            ledger.accept(ledger.begin(destination.name, delivered.day, ids_of(left)))
         count += len(left)
-    return count
+    return count, complete

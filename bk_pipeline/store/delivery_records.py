@@ -99,6 +99,12 @@ class DeliveryRecords:
         )
         return [one for one in found if one is not None]
 
+    def delivered(self, day: str) -> set[str]:
+        """The names of the span parts of `day` that any ledger delivered or began to deliver."""
+        files = self._folder.names(f"{DELIVERIES}/{day}", suffix=JSON)
+        found = (self._read(f"{DELIVERIES}/{day}/{name}", DeliveryRecord) for name in files)
+        return {part for one in found if one for part in (*one.parts, one.begun) if part}
+
     def write(self, day: str, record: DeliveryRecord) -> None:
         """Put `record` in place of the same ledger's earlier one."""
         self._folder.write(self._name(day, record), msgspec.json.encode(record))

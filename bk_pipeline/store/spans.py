@@ -9,18 +9,22 @@ came since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bk_pipeline.errors import DamagedFile
 from bk_pipeline.spans.table import SCHEMA
-from bk_pipeline.store.delivery_records import DeliveryRecords
+from bk_pipeline.store.delivery_records import DELIVERIES, DeliveryRecords
 from bk_pipeline.store.folder import REPLACES, SPANS, Folder
 from bk_pipeline.store.raw import MERGED, PARQUET
 
 SUMMARY = b"bk_pipeline.summary"
+# What identifies a span.
+KEYS = pa.schema([SCHEMA.field(name) for name in ("trace_id", "span_id")])
 
 
 class QuarantinedBuild(msgspec.Struct, frozen=True):
@@ -164,10 +168,38 @@ class SpanStore:
             return msgspec.json.decode(content, type=PartSummary)
 
     def delete(self, day: str, part: SpanPart) -> None:
+        """Delete a part. Of one that was delivered, the ids of its spans are kept (`keys`)."""
+        if part.name in self.deliveries.delivered(day):
+            with (
+                suppress(DamagedFile),
+                self._folder.parquet_writer(_keys_name(day, part.name), KEYS) as writer,
+            ):
+                for table in self.tables(day, part, columns=KEYS.names):
+                    writer.write_table(table)
         self._folder.delete(self._name(day, part))
+
+    def keys(self, day: str, part: str) -> pa.Array | None:
+        """`keys_of` the spans of a part that is there or was delivered; None if not known."""
+        name = f"{SPANS}/{day}/{part}{PARQUET}"
+        if f"{part}{PARQUET}" not in self._folder.names(f"{SPANS}/{day}", suffix=PARQUET):
+            name = _keys_name(day, part)
+            if f"{part}{PARQUET}" not in self._folder.names(f"{DELIVERIES}/{day}", suffix=PARQUET):
+                return None
+        with self._folder.parquet_file(name) as file:
+            return keys_of(file.read(KEYS.names))
 
     def _name(self, day: str, part: SpanPart) -> str:
         return f"{SPANS}/{day}/{part.name}{PARQUET}"
+
+
+def keys_of(table: pa.Table) -> pa.Array:
+    """For each row its trace id and span id in one string."""
+    ids = (table[name].cast(pa.string()) for name in KEYS.names)
+    return pc.binary_join_element_wise(*ids, "").combine_chunks()
+
+
+def _keys_name(day: str, part: str) -> str:
+    return f"{DELIVERIES}/{day}/{part}{PARQUET}"
 
 
 STATS = "stats"

@@ -48,7 +48,11 @@ def build(number: int = 1, after_s: float = 0, pipeline: str = "web", **fields: 
 
 @dataclass
 class Listed:
-    """Answers listings of `builds`, `per_page` builds a page, refused from page `depth` + 1 on."""
+    """Answers listings of `builds`, refused from page `depth` + 1 on.
+
+    A page has the builds that were asked for, `per_page` at most. As at Buildkite, there is no
+    `Link` header where there is one page.
+    """
 
     builds: list[dict]
     per_page: int = 100
@@ -63,15 +67,16 @@ class Listed:
         if self.depth is not None and page > self.depth:
             return as_json({"message": TOO_DEEP}, 400)
         found = self.find(query, url.path)
-        begin = (page - 1) * self.per_page
-        headers = {}
-        if len(found) > begin + self.per_page:
-            onward = urlencode({**query, "page": page + 1})
-            headers["Link"] = (
-                f'<http://{request.headers["Host"]}{url.path}?{onward}>; rel="next", '
-                f'<http://{request.headers["Host"]}{url.path}?page=99>; rel="last"'
-            )
-        return as_json(found[begin : begin + self.per_page], headers=headers)
+        size = min(self.per_page, int(query.get("per_page", 30)))
+        begin = (page - 1) * size
+        links = {"next": page + 1, "last": 99} if len(found) > begin + size else {}
+        links |= {"prev": page - 1, "first": 1} if page > 1 else {}
+        here = f"http://{request.headers['Host']}{url.path}"
+        header = ", ".join(
+            f'<{here}?{urlencode({**query, "page": number})}>; rel="{relation}"'
+            for relation, number in links.items()
+        )
+        return as_json(found[begin : begin + size], headers={"Link": header} if header else {})
 
     def find(self, query: dict[str, str], path: str) -> list[dict]:
         def wanted(build: dict) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.listing import BranchChoice, PipelineChoice
+from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.errors import (
     ConfigError,
     NotFound,
@@ -66,7 +67,7 @@ def test_deep_day_is_listed_whole_over_http(server, client):
 
 def test_named_pipelines_are_asked_for_one_by_one(server, connect):
     server.otherwise = Listed([build(1, 1, "web"), build(2, 2, "api"), build(3, 3, "other")])
-    client = connect(server.url, choice=PipelineChoice(("web", "api")))
+    client = connect(server.url, choice=PipelineChoice(("web", "api")), paging=Paging(links=True))
 
     assert numbers(client.iter_builds(WHOLE_DAY)) == [1, 2]
     assert [r.path.partition("?")[0] for r in server.requests] == [
@@ -87,7 +88,7 @@ def paths(server) -> list[str]:
 
 def test_what_named_pipelines_finished_lately_is_asked_of_the_organization(server, connect):
     server.otherwise = Listed([build(n, n, p) for n, p in enumerate(("web", "api", "other"), 1)])
-    client = connect(server.url, choice=THREE)
+    client = connect(server.url, choice=THREE, paging=Paging(links=True))
 
     assert numbers(client.iter_builds(WHOLE_DAY, finished_from=SINCE)) == [2, 1]
     assert paths(server) == ["/builds", "/builds"]
@@ -96,7 +97,8 @@ def test_what_named_pipelines_finished_lately_is_asked_of_the_organization(serve
 
 def test_one_request_tells_that_named_pipelines_finished_nothing(server, connect):
     server.otherwise = Listed([build(1, 1, "other")])
-    assert list(connect(server.url, choice=THREE).iter_builds(WHOLE_DAY, finished_from=SINCE)) == []
+    client = connect(server.url, choice=THREE, paging=Paging(links=True))
+    assert list(client.iter_builds(WHOLE_DAY, finished_from=SINCE)) == []
     assert paths(server) == ["/builds"]
 
 

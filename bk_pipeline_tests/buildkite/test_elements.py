@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bk_pipeline.buildkite.elements import Split, split_elements, split_leniently
+from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.buildkite.records import read_build
 from bk_pipeline.errors import RecordError
 from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, build, numbers
@@ -156,7 +157,8 @@ def test_what_stands_around_a_page_is_no_matter(server, client, before, after):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])
-def test_page_that_was_cut_short_is_asked_for_again(server, client, cut):
+def test_page_that_was_cut_short_is_asked_for_again(server, connect, cut):
+    client = connect(server.url, paging=Paging(links=True))
     whole = page(text(2), text(1))
     server.replies.append(Answer(body=whole[:-cut]))
     server.otherwise = Answer(body=whole)
@@ -164,8 +166,9 @@ def test_page_that_was_cut_short_is_asked_for_again(server, client, cut):
     assert len(server.requests) == 2
 
 
-def test_broken_last_build_is_asked_for_once_more_as_the_page_may_have_been_cut(server, client):
+def test_broken_last_build_is_asked_for_once_more_as_the_page_may_have_been_cut(server, connect):
     """Cut behind an inner bracket, a page ends as a whole one does."""
+    client = connect(server.url, paging=Paging(links=True))
     whole = page(text(3), text(2), text(1))
     server.replies.append(Answer(body=whole[: whole.rindex(b'"jobs": []') + len(b'"jobs": []')]))
     server.otherwise = Answer(body=whole)

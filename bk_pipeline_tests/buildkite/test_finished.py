@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from bk_pipeline.buildkite.listing import PipelineChoice
+from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.window import Window
 from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, Listed, build
@@ -69,7 +70,7 @@ def test_finished_builds_tell_whether_they_were_cut_off(
 )
 def test_question_for_finished_builds_costs_one_request(server, connect, globs, path):
     server.otherwise = Listed([build(1, 1, "web"), build(2, 2, "other")])
-    client = connect(server.url, choice=PipelineChoice(globs))
+    client = connect(server.url, choice=PipelineChoice(globs), paging=Paging(links=True))
 
     found = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=5)
 

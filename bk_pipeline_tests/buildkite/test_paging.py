@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from bk_pipeline.buildkite.paging import next_link
+from bk_pipeline.buildkite.paging import Paging, next_link
 from bk_pipeline.errors import UnexpectedAnswer
 from bk_pipeline.http.session import Response
 from bk_pipeline.window import Window
@@ -59,7 +60,8 @@ def test_within_a_second_a_listing_follows_the_links_it_is_given(server, client)
     for page in (2, 3):
         link = f'<{server.url}/elsewhere?cursor={page}>; rel="next"'
         server.replies.append(as_json([build(page, last_second)], headers={"Link": link}))
-    server.replies.append(as_json([build(1, last_second)]))
+    link = f'<{server.url}/elsewhere?cursor=2>; rel="prev"'
+    server.replies.append(as_json([build(1, last_second)], headers={"Link": link}))
 
     pages = list(client.iter_builds(WINDOW))
 
@@ -77,13 +79,10 @@ class Gateway:
     """Stands before a `Listed` Buildkite: caps its pages, and changes or drops their links."""
 
     def __init__(self, builds, link, cap=None):
-        self.listed = Listed(builds, per_page=100)
-        self.link, self.cap = link, cap
+        self.listed = Listed(builds, per_page=cap or 100)
+        self.link = link
 
     def __call__(self, request):
-        query = parse_qs(urlsplit(request.path).query)
-        asked = int(query.get("per_page", ["30"])[0])
-        self.listed.per_page = min(asked, self.cap or asked)
         answer = self.listed(request)
         link = answer.headers.get("Link")
         changed = self.link(link, len(self.listed.asked), request) if self.link else link
@@ -137,39 +136,87 @@ def test_listing_is_whole_whatever_a_gateway_does(*, server, client, builds, lin
     assert all(request.headers["Host"] in server.url for request in server.requests)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 9, 11, 29, 31, 42, 99])
-def test_short_page_without_a_link_is_the_last(server, client, count):
+@settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
+@given(
+    cap=st.integers(1, 100),
+    link=st.sampled_from(list(LINKS.values())),
+    spread=st.lists(st.integers(0, 3_599), max_size=6),
+    crowd=st.integers(0, 110),
+    known=st.integers(0, 100),
+)
+def test_every_build_is_listed_once_at_any_cap(*, server, connect, cap, link, spread, crowd, known):
+    """`known` builds were listed before: what has been learned of the gateway misleads nobody."""
+    client = connect(server.url)
+    server.otherwise = Gateway([build(n, n) for n in range(1, known + 1)], link, cap)
+    assert len(numbers(client.iter_builds(WINDOW))) == known
+    seconds = [*spread, *([1800] * crowd)]
+    builds = [build(n, second + n / 1000) for n, second in enumerate(seconds, 1)]
+    gateway = server.otherwise = Gateway(builds, link, cap)
+
+    assert sorted(numbers(client.iter_builds(WINDOW))) == list(range(1, len(builds) + 1))
+    found = client.iter_finished(WINDOW, finished_from=DAY, max_pages=999)
+
+    assert sorted(one.number for one in found) == list(range(1, len(builds) + 1))
+    assert not found.cut_off
+    # Each crowded second is read again once, page by page; each page may have a wrong link.
+    assert len(gateway.listed.asked) <= 6 * (len(builds) / cap + 1) + 4 * len(spread) + 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 30, 37, 99])
+def test_short_page_without_a_link_costs_one_request_until_a_link_has_come(server, client, count):
     server.otherwise = Listed([build(n, n) for n in range(1, count + 1)])
     assert len(numbers(client.iter_builds(WINDOW))) == count
-    client.iter_finished(WINDOW, finished_from=DAY, max_pages=3)
-    assert len(server.requests) == 2 + (count >= 10)  # the second time the size is a known one
-
-
-def test_short_page_of_a_suspicious_size_costs_a_request_until_a_link_has_come(server, client):
-    server.otherwise = Listed([build(n, n) for n in range(1, 31)])
-    assert len(numbers(client.iter_builds(WINDOW))) == 30
     assert len(server.requests) == 2
-    server.otherwise = Listed([build(n, n) for n in range(1, 151)])
-    list(client.iter_builds(WINDOW))
-    server.requests.clear()
-    server.otherwise = Listed([build(n, n) for n in range(1, 31)])
-
-    assert len(numbers(client.iter_builds(WINDOW))) == 30
-    assert len(server.requests) == 1
+    for _ in range(3):
+        assert len(numbers(client.iter_builds(WINDOW))) == count
+        assert not client.iter_finished(WINDOW, finished_from=DAY, max_pages=1).cut_off
+        assert client.sample(WINDOW).pages == 1
+    assert len(server.requests) == 2 + 3 * 3
 
 
-def test_page_that_is_smaller_than_another_one_is_not_capped(server, client):
-    server.otherwise = Listed([build(n, n) for n in range(1, 32)])
-    list(client.iter_builds(WINDOW))
-    server.otherwise = Listed([build(n, n) for n in range(1, 31)])
-    list(client.iter_builds(WINDOW))
-    assert len(server.requests) == 2
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 10, 30, 37, 99])
+def test_without_links_the_end_of_a_listing_costs_one_small_request(server, client, count):
+    gateway = server.otherwise = Gateway(
+        [build(n, n) for n in range(1, count + 1)], LINKS["stripped"]
+    )
+    for _ in range(3):
+        assert len(numbers(client.iter_builds(WINDOW))) == count
+    assert len(server.requests) == (6 if count else 3)
+    assert all(asked["exclude_jobs"] == "true" for asked in gateway.listed.asked[1::2] if count)
+
+
+def test_listing_whose_size_is_a_known_cap_may_go_on_though_links_pass(server, client):
+    server.otherwise = Listed([build(n, n) for n in range(1, 51)], per_page=37)
+    assert len(numbers(client.iter_builds(WINDOW))) == 50
+    server.otherwise = Gateway([build(n, n) for n in range(1, 51)], LINKS["stripped"], 37)
+    assert len(numbers(client.iter_builds(WINDOW))) == 50
+
+
+def test_clients_of_a_process_share_what_they_learn_of_paging(server, connect):
+    server.otherwise = Listed([build(n, n) for n in range(1, 6)])
+    paging = Paging()
+    for _ in range(2):
+        assert len(numbers(connect(server.url, paging=paging).iter_builds(WINDOW))) == 5
+    assert len(server.requests) == 3
+
+
+def test_page_numbers_that_are_ignored_prove_nothing(server, client):
+    """Neither links nor page numbers lead on, and pages are capped: time does."""
+    listed = Listed([build(n, 10 * n) for n in range(1, 81)], per_page=7)
+
+    def gateway(request):
+        path = re.sub("&page=[0-9]+", "", request.path)
+        return replace(listed(replace(request, path=path)), headers={})
+
+    server.otherwise = gateway
+    assert len(numbers(client.iter_builds(WINDOW))) == 80
 
 
 def test_full_page_without_a_link_may_have_a_successor(server, client):
     server.otherwise = Listed([build(n, n) for n in range(1, 101)])
     assert len(numbers(client.iter_builds(WINDOW))) == 100
-    assert len(server.requests) == 2
+    # By time, to what was created before; and the proof that this is all.
+    assert len(server.requests) == 3
 
 
 def test_a_second_that_cannot_be_read_whole_is_an_error(server, client):

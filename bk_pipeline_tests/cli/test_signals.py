@@ -4,10 +4,11 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from bk_pipeline import stopping
 from bk_pipeline.cli.sandbox import environment
@@ -17,6 +18,7 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import run, started, wait_until
+from bk_pipeline_tests.ledger.cluster import fresh_schema
 from bk_pipeline_tests.worlds import last_thursday
 
 READY = {"BUILDKITE_API_TOKEN": "bkua_" + "0123456789" * 4, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
@@ -160,6 +162,59 @@ def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
         assert sum(map(len, doubts.values())) == sent
         sandbox.faults.clear()
         assert run(*day, cwd=tmp_path, **settings).returncode == 0
+
+
+class Proxy:
+    """A TCP proxy that can fall silent: it keeps its connections and passes nothing on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self.silent = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._target)
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
+        with suppress(OSError):
+            while content := near.recv(65_536):
+                while self.silent.is_set():
+                    time.sleep(0.1)
+                far.sendall(content)
+            far.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.silent.clear()
+        self._listener.close()
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
+def test_a_database_that_falls_silent_delays_neither_the_exit_nor_the_counts(tmp_path, number):
+    sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
+    first, _ = sandbox.world.first_and_last_day()
+    day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
+    with fresh_schema() as url, running(sandbox) as api, ExitStack() as after:
+        address = make_url(url)
+        proxy = Proxy(address.host, address.port or 5432)
+        after.callback(proxy.close)
+        through = address.set(host="127.0.0.1", port=proxy.port)
+        ledger = {"BK_PIPELINE_LEDGER_URL": through.render_as_string(hide_password=False)}
+        with started(*day, cwd=tmp_path, **environment(sandbox, api), **ledger) as process:
+            wait_until(lambda: sandbox.honeycomb.event_count > 0)
+            proxy.silent.set()
+            time.sleep(3)
+            out, err = stopped(process, number)
+    assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in out
+    assert f"stopped by {number.name} in the midst of something" in err
 
 
 def destinations(ledger) -> list[str]:

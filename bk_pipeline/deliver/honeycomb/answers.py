@@ -15,7 +15,7 @@ from datetime import datetime
 
 import msgspec
 
-from bk_pipeline.deliver.destination import ACCEPTED, Outcome, Verdict
+from bk_pipeline.deliver.destination import ACCEPTED, DROPPED, Outcome, Verdict
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -47,7 +47,6 @@ TAKEN = 202
 REFUSED_FOR_GOOD = (BAD_REQUEST, PAYLOAD_TOO_LARGE, 422)
 # "Event dropped due to administrative denylist", in the wordings of several years.
 DENYLIST = re.compile(r"(deny|black|block).?list", re.IGNORECASE)
-DROPPED = re.compile(r"\b(event|request|span|batch)\w*\b.*\bdropped\b", re.IGNORECASE)
 # What may be over soon, of all that has Honeycomb drop events.
 FOR_NOW = re.compile(r"rate.?limit|throttl", re.IGNORECASE)
 

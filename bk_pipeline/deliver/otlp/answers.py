@@ -7,13 +7,20 @@ one deadline, and giving up fails the run, so 500 and 408 and what proxies make 
 (520 and the like) are tried again as well. And a 400 that speaks of size is taken for a 413,
 as older collectors have it.
 
+The specification wants failures to have a 4xx or 5xx status. Gateways send some with a 2xx all
+the same: a `google.rpc.Status` with a code, or JSON with an `error`. Nothing counts as accepted
+then. An object without either, like `{"status": "ok"}`, is a success: fields that are not known
+are ignored, as protobuf does.
+
 Sources: OTLP specification, "OTLP/HTTP Response", "Partial Success" and "Failures".
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
@@ -21,7 +28,7 @@ from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untype
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from bk_pipeline.deliver.destination import ACCEPTED, Answer, Outcome, Verdict
+from bk_pipeline.deliver.destination import ACCEPTED, DROPPED, Answer, Outcome, Verdict
 from bk_pipeline.deliver.otlp.variables import TRACES, Signal
 from bk_pipeline.errors import (
     AccessDenied,
@@ -52,6 +59,12 @@ PROTOBUF = ("application/x-protobuf", "application/protobuf", "")
 JSON = "application/json"
 # The tag of the only field that an answer has: whatever begins otherwise is none.
 PARTIAL_SUCCESS = b"\x0a"
+# Codes in a body that say that nothing was taken: RESOURCE_EXHAUSTED and UNAVAILABLE of gRPC,
+# and those of HTTP.
+NOT_NOW = (8, 14, 429, 503)
+# gRPC's, for a failure without one.
+UNKNOWN = 2
+_UNDERSCORE = re.compile("_([a-z])")
 # Server errors that say that no repetition helps.
 NEVER = (501, 505)
 
@@ -87,12 +100,7 @@ class _PartialSuccess(msgspec.Struct, rename="camel"):
         return self.rejected_spans + self.rejected_data_points
 
 
-class _JsonResponse(msgspec.Struct, rename="camel"):
-    partial_success: _PartialSuccess | None = None
-
-
-# 64-bit numbers are strings in protobuf's JSON.
-_json_response = msgspec.json.Decoder(_JsonResponse, strict=False)
+_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def answer(
@@ -113,8 +121,9 @@ def answer(
         things: How many spans or data points the items made, if that is not `count`.
 
     Raises:
+        DeliveryThrottled: The body says so, whatever the status.
         ServiceUnavailable: It was cut on its way; everything may have been accepted.
-        UnexpectedAnswer: It is no answer to an export of the signal.
+        UnexpectedAnswer: It is no answer to an export of the signal, or reports a failure.
     """
     said = _partial_success(response, words)
     message = words.quote(said.error_message) or "no reason given"
@@ -139,11 +148,14 @@ def _partial_success(response: Response, words: Words) -> _PartialSuccess:
         if not response.body:
             return _PartialSuccess()
         if kind == JSON:
-            return _json_response.decode(response.body).partial_success or _PartialSuccess()
+            return _partial_success_of_json(response, words)
         if kind in PROTOBUF:
             # In bytes the answers for all signals are the same.
-            found = ExportTraceServiceResponse.FromString(response.body).partial_success
-            return _PartialSuccess(found.rejected_spans, error_message=found.error_message)
+            found = ExportTraceServiceResponse.FromString(response.body)
+            if not found.HasField("partial_success"):
+                _require_success(*_code_and_message(response.body), response, words)
+            partial = found.partial_success
+            return _PartialSuccess(partial.rejected_spans, error_message=partial.error_message)
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         begun = kind in PROTOBUF[:2] and response.body[:1] == PARTIAL_SUCCESS
         if begun if isinstance(exc, DecodeError) else is_cut(exc, response.body):
@@ -152,6 +164,72 @@ def _partial_success(response: Response, words: Words) -> _PartialSuccess:
         f"{words.place} answered {response.status} with something else than OTLP: "
         f"{body_shown(response, words.quote)}. Check {words.endpoint} and what stands between us "
         "and it; the batch is in doubt and will be sent again."
+    )
+
+
+def _partial_success_of_json(response: Response, words: Words) -> _PartialSuccess:
+    """Protobuf's JSON has two spellings of each name, and its 64-bit numbers are strings."""
+    fields = _object.decode(response.body)
+    partial = fields.get("partialSuccess", fields.get("partial_success"))
+    if partial is not None:
+        named = msgspec.convert(partial, dict[str, Any])
+        camel = {
+            _UNDERSCORE.sub(lambda at: at[1].upper(), name): one for name, one in named.items()
+        }
+        return msgspec.convert(camel, _PartialSuccess, strict=False)
+    error = fields.get("error") or fields.get("errors")
+    nested = error if isinstance(error, dict) else {}
+    code = _number(nested.get("code", fields.get("code")))
+    if not code and (error or fields.get("success") is False):
+        code = UNKNOWN
+    texts = (nested.get("message"), error, fields.get("message"))
+    message = next((one for one in texts if one and isinstance(one, str)), "")
+    _require_success(code, message, response, words)
+    return _PartialSuccess()
+
+
+def _number(value: Any) -> int:
+    """A code as a number; 0 if it is none."""
+    return (
+        int(value)
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+        else 0
+    )
+
+
+def _code_and_message(body: bytes) -> tuple[int, str]:
+    """Those of a `google.rpc.Status`; code 0 if `body` is none."""
+    try:
+        status = Status.FromString(body)
+    except DecodeError:
+        return 0, ""
+    return status.code, status.message
+
+
+def _require_success(code: int, message: str, response: Response, words: Words) -> None:
+    """Do nothing if the body of a 2xx reports no failure.
+
+    Args:
+        code: Of gRPC, or of HTTP.
+        message: The server's.
+        response: The answer.
+        words: What messages are made with.
+
+    Raises:
+        DeliveryThrottled: Nothing was taken, for the moment.
+        UnexpectedAnswer: It is not clear whether anything was taken.
+    """
+    if (code == 0 or code in range(200, 300)) and not DROPPED.search(message):
+        return
+    said = f"{response.status}: {words.quote(message) or body_shown(response, words.quote)}"
+    if code in NOT_NOW:
+        raise DeliveryThrottled(
+            f"{words.place} takes no more {words.signal.things} at the moment ({said}). "
+            "Run again later if that goes on: what was accepted is not sent again."
+        )
+    raise UnexpectedAnswer(
+        f"{words.place} reports a failure in an answer that is a success by its status ({said}). "
+        f"Check {words.endpoint} and {words.headers}; the batch is in doubt and will be sent again."
     )
 
 

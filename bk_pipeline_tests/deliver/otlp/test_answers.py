@@ -66,6 +66,11 @@ def status_message(text):
         (b"{}", "application/json", 200),
         (b'{"partialSuccess":{}}', "application/json; charset=utf-8", 200),
         (b'{"partialSuccess":null,"more":1}', "application/json", 200),
+        (b'{"status":"ok","message":"Accepted","error":null}', "application/json", 200),
+        (b'{"code":0,"message":"","details":[]}', "application/json", 200),
+        (b'{"code":200,"success":true,"errors":[]}', "application/json", 202),
+        (Status(message="OK").SerializeToString(), PROTOBUF, 200),
+        (b"\x7a\x02hi", PROTOBUF, 200),
     ],
 )
 def test_a_success_accepts_all(body, kind, status):
@@ -84,8 +89,12 @@ def test_a_success_accepts_all(body, kind, status):
             "application/json",
         ),
         (b'{"partialSuccess":{"rejectedSpans":2,"errorMessage":"too old"}}', "application/json"),
+        (
+            b'{"partial_success":{"rejected_spans":"2","error_message":"too old"}}',
+            "application/json",
+        ),
     ],
-    ids=["protobuf", "JSON", "JSON number"],
+    ids=["protobuf", "JSON", "JSON number", "JSON with the fields' own names"],
 )
 def test_a_partial_success_settles_all_and_tells_how_many_were_rejected(body, kind):
     found = read(body, kind)
@@ -136,6 +145,32 @@ def test_a_warning_is_passed_on(rejected):
 )
 def test_a_200_that_is_no_otlp_is_no_success(body, kind):
     with pytest.raises(UnexpectedAnswer, match=f"{PLACE}.*X_ENDPOINT"):
+        read(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "error"),
+    [
+        (status_message("quota gone"), PROTOBUF, UnexpectedAnswer),
+        (Status(code=8, message="quota gone").SerializeToString(), PROTOBUF, DeliveryThrottled),
+        (Status(code=14).SerializeToString(), "application/protobuf", DeliveryThrottled),
+        (b'{"code":13,"message":"quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"code":8,"message":"quota gone"}', "application/json", DeliveryThrottled),
+        (b'{"code":"503","message":"quota gone"}', "application/json", DeliveryThrottled),
+        (b'{"error":"quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"error":{"code":429,"message":"quota gone"}}', "application/json", DeliveryThrottled),
+        (b'{"errors":[{"reason":"quota gone"}]}', "application/json", UnexpectedAnswer),
+        (b'{"success":false,"message":"quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"message":"Request dropped: quota gone"}', "application/json", UnexpectedAnswer),
+        (
+            Status(message="spans dropped: quota gone").SerializeToString(),
+            PROTOBUF,
+            UnexpectedAnswer,
+        ),
+    ],
+)
+def test_a_200_whose_body_reports_a_failure_accepts_nothing(body, kind, error):
+    with pytest.raises(error, match=f"{PLACE}.*200: .*(quota gone|beginning with)"):
         read(body, kind)
 
 

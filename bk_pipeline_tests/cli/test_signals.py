@@ -172,6 +172,7 @@ class Proxy:
         self.silent = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
+        self._ends = [self._listener]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -181,6 +182,7 @@ class Proxy:
             except OSError:
                 return
             far = socket.create_connection(self._target)
+            self._ends += [near, far]
             for ends in ((near, far), (far, near)):
                 threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
@@ -194,7 +196,10 @@ class Proxy:
 
     def close(self) -> None:
         self.silent.clear()
-        self._listener.close()
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)

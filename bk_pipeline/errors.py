@@ -1,29 +1,29 @@
-"""Everything that can go wrong, as a tree whose branches say what the caller does next.
+"""The error tree. Its branches say what the caller does next.
 
     PipelineError
     ├─ ConfigError             fix the environment or the arguments   exit 2
     ├─ RetryableError          try later; may know when                exit 75
-    │  ├─ QuotaSpent           a rate limit of Buildkite's bites
+    │  ├─ QuotaSpent           Buildkite's rate limit was hit
     │  ├─ ServiceUnavailable   5xx, timeouts, broken connections
-    │  └─ DeliveryThrottled    a destination asks us to slow down
+    │  └─ DeliveryThrottled    a destination asked to slow down
     ├─ FatalError              the same call fails again               exit 1
     │  ├─ TokenRefused         401
     │  ├─ AccessDenied         403
     │  ├─ NotFound             404
     │  ├─ RequestRefused       any other 4xx
     │  │  └─ RequestTooLarge   a smaller request may pass
-    │  ├─ ListingTooDeep       a window cannot be cut any finer
-    │  ├─ AnswerTooLarge       an answer outgrows what we hold at once; a smaller question may do
+    │  ├─ ListingTooDeep       a window cannot be split further
+    │  ├─ AnswerTooLarge       a response exceeds what we hold in memory; a smaller request may do
     │  ├─ UnexpectedAnswer     a 2xx that is not what the service documents
     │  ├─ StorageError         the data directory or the ledger cannot be used
-    │  │  └─ DamagedFile       a file was moved aside; the same call goes on without it
+    │  │  └─ DamagedFile       a file was quarantined; the same call goes on without it
     │  ├─ NoLedger             nothing has been delivered yet
     │  └─ LedgerBehind         spans were delivered that the ledger does not know
-    └─ RecordError             set one record aside, go on
+    └─ RecordError             quarantine one record, go on
 
-A message says what failed, on which id, what was seen against what was expected, and
-what happens next, in one or two sentences. It never holds a token, a payload or an
-unredacted URL. The values in it are attributes too, where a caller acts on them.
+A message says what failed, on which id, what was seen against what was expected, and what to do,
+in one or two sentences. It never contains a token, a payload or an unredacted URL. Values that a
+caller acts on are attributes too.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ from bk_pipeline.tokens import without_tokens
 
 
 class PipelineError(Exception):
-    """Anything this package raises on purpose. `exit_status` is the command line's.
+    """Base of all errors that this package raises on purpose.
 
-    What looks like a token in a message is redacted, wherever it was typed in by mistake.
+    Anything in the message that looks like a token is redacted, in case one was put where it does
+    not belong.
+
+    Attributes:
+        exit_status: The command line's exit status.
     """
 
     exit_status = 1
@@ -44,7 +48,7 @@ class PipelineError(Exception):
 
 
 class ConfigError(PipelineError):
-    """A setting or argument is missing or malformed; the message names it and its remedy."""
+    """A setting or argument is missing or malformed; the message names it and what to do."""
 
     exit_status = 2
 
@@ -53,7 +57,7 @@ class RetryableError(PipelineError):
     """The same call may succeed later.
 
     Attributes:
-        retry_in_s: Seconds after which the service said to try again; None if it did not say.
+        retry_in_s: Seconds after which the service asked to try again; None if it did not say.
     """
 
     exit_status = 75
@@ -64,14 +68,14 @@ class RetryableError(PipelineError):
 
 
 class QuotaSpent(RetryableError):
-    """Buildkite answered 429, or would: no request may be made before `retry_in_s` has passed."""
+    """Buildkite answered 429, or would: send no request before `retry_in_s` has passed."""
 
 
 class ServiceUnavailable(RetryableError):
     """The service did not answer, or answered 5xx.
 
     Attributes:
-        maybe_processed: The request may have taken effect although no answer arrived.
+        maybe_processed: Whether the request may have taken effect although no answer arrived.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class DeliveryThrottled(RetryableError):
 
 
 class FatalError(PipelineError):
-    """The same call fails again until somebody changes something outside."""
+    """The same call fails again until something outside the program changes."""
 
 
 class TokenRefused(FatalError):
@@ -102,7 +106,7 @@ class NotFound(FatalError):
 
 
 class RequestRefused(FatalError):
-    """Another 4xx: the service will not take this request however often it is sent.
+    """Another 4xx: the service refuses this request however often it is sent.
 
     Attributes:
         status: The HTTP status.
@@ -116,7 +120,7 @@ class RequestRefused(FatalError):
 
 
 class RequestTooLarge(RequestRefused):
-    """The service will not take a request of this size; one with less in it may pass."""
+    """The request is too large for the service; a smaller one may pass."""
 
 
 class ListingTooDeep(FatalError):
@@ -124,11 +128,11 @@ class ListingTooDeep(FatalError):
 
 
 class AnswerTooLarge(FatalError):
-    """An answer is larger than the caller takes; the answer to a smaller question may not be."""
+    """A response is larger than the caller accepts; a smaller request may have a smaller one."""
 
 
 class UnexpectedAnswer(FatalError):
-    """A successful status whose body is not what the service documents (a proxy's page, say)."""
+    """A success status with a body that the service does not document, like a proxy's page."""
 
 
 class StorageError(FatalError):
@@ -136,12 +140,12 @@ class StorageError(FatalError):
 
 
 class DamagedFile(StorageError):
-    """A file of the data directory holds no longer what was written, and was moved aside.
+    """A file of the data directory was damaged and has been quarantined.
 
-    The same call goes on without it: what it held is fetched, or made, again.
+    The same call succeeds without the file; its content is fetched or rebuilt.
 
     Attributes:
-        name: Its path in the data directory.
+        name: The file's path in the data directory.
     """
 
     def __init__(self, message: str, *, name: str) -> None:
@@ -150,18 +154,18 @@ class DamagedFile(StorageError):
 
 
 class NoLedger(FatalError):
-    """Somebody wants to look at a ledger that no delivery has made yet."""
+    """A command reads a ledger that no delivery has created yet."""
 
 
 class LedgerBehind(FatalError):
-    """Spans were delivered that the ledger does not know; to go on would send them twice."""
+    """Spans were delivered that the ledger does not know; going on would send them twice."""
 
 
 class RecordError(PipelineError):
     """One record cannot be used; the others can.
 
     Attributes:
-        record_id: The id found in the record, or None.
+        record_id: The id found in the record; None without one.
         reason: What is wrong, with the path of the wrong value.
     """
 

@@ -1,8 +1,8 @@
-"""Local files and folders that are their owner's alone: builds are in them, and who made them.
+"""Creates local files and folders that only their owner can read.
 
-A umask of our own (`BK_PIPELINE_UMASK`) is applied as each is made, so that there is no moment
-in which others can read it. The process's own umask counts too. What is there already is left
-as it is; `bk-pipeline doctor` tells.
+They hold builds and the names of their authors. `BK_PIPELINE_UMASK` is applied when a file is
+created, so other users can never read it; the process's own umask applies too. Existing files are
+left alone; `bk-pipeline doctor` reports them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ _umask = PRIVATE
 
 
 def use_umask(umask: int) -> None:
-    """Make what is made from now on by this process with `umask`."""
+    """Set the umask of the files and folders that this process creates from now on."""
     global _umask  # noqa: PLW0603  # as a process's umask is
     _umask = umask
 
 
 def file_mode() -> int:
-    """The mode of new files."""
+    """Return the mode of new files."""
     return 0o666 & ~_umask
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder, and those above it that are missing."""
+    """Create the folder and its missing parents."""
     missing = [one for one in (path, *path.parents) if not one.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=0o777 & ~_umask, exist_ok=True)
@@ -36,12 +36,12 @@ def make_folder(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file, for another program to write to; one that is there stays."""
+    """Create an empty file, for another library to write to, unless it exists."""
     if path.exists():
         return
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, file_mode()))
 
 
 def shared_with_others(path: Path) -> bool:
-    """Whether others may do with the file or folder what they may not with new ones."""
+    """Whether other users have permissions on `path` that the umask would remove."""
     return bool(path.stat().st_mode & _umask & 0o777)

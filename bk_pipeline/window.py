@@ -1,7 +1,7 @@
 """Half-open UTC windows `[start, end)`, and the days that partitions are named after.
 
-Half-open as Buildkite's own filters are: `created_from` is "on or after", `created_to`
-is "before". Windows that share an edge share no build.
+Buildkite's filters are half-open too: `created_from` means "on or after", `created_to` means
+"before". So adjacent windows have no build in common.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """All moments from `start` on and before `end`; both aware and in UTC, start < end."""
+    """The half-open interval from `start` to `end`, both aware, in UTC, and start < end."""
 
     start: datetime
     end: datetime
@@ -32,6 +32,7 @@ class Window:
 
     @property
     def length_s(self) -> float:
+        """The length in seconds."""
         return (self.end - self.start).total_seconds()
 
     def __contains__(self, moment: datetime) -> bool:
@@ -42,31 +43,31 @@ class Window:
 
 
 def halve(window: Window, *, floor_s: int = 1) -> tuple[Window, Window]:
-    """Two windows that together are exactly `window`, earlier first.
+    """Split `window` into two adjacent windows, earlier one first.
 
-    Pure. Cut on a whole second after the start, the finest step we ask Buildkite for.
+    The split is a whole number of seconds after the start, the resolution of our requests.
 
     Args:
-        window: What to cut.
-        floor_s: Shortest allowed half, in seconds.
+        window: The window to split.
+        floor_s: Minimum length of each half, in seconds.
 
     Raises:
-        ListingTooDeep: `window` is shorter than 2 * `floor_s`. Naming fewer pipelines
-            helps; asking again does not.
+        ListingTooDeep: `window` is shorter than `2 * floor_s`. List fewer pipelines;
+            retrying does not help.
 
     Source: Buildkite REST API, "List all builds", query parameters.
     """
     if window.length_s < 2 * floor_s:
         raise ListingTooDeep(
-            f"Builds created {window} still overflow Buildkite's listing, and a window cannot "
-            f"be cut below {floor_s} s. Set BK_PIPELINE_PIPELINES to fewer pipelines."
+            f"The builds created {window} still exceed what Buildkite lists, and a window cannot "
+            f"be shorter than {floor_s} s. Set BK_PIPELINE_PIPELINES to fewer pipelines."
         )
     middle = window.start + timedelta(seconds=int(window.length_s // 2))
     return Window(window.start, middle), Window(middle, window.end)
 
 
 def day_window(key: str, zone: ZoneInfo) -> Window:
-    """The day named `key` ("YYYY-MM-DD") in `zone`: 23, 24 or 25 hours long.
+    """Return the window of the day `key` ("YYYY-MM-DD") in `zone`: 23, 24 or 25 hours.
 
     Raises:
         ValueError: `key` is not a date in that form.
@@ -82,10 +83,10 @@ def day_window(key: str, zone: ZoneInfo) -> Window:
 
 
 def day_key(moment: datetime, zone: ZoneInfo) -> str:
-    """The key of the day in `zone` that `moment` (aware) falls into."""
+    """Return the key of the day in `zone` that contains `moment` (aware)."""
     return moment.astimezone(zone).date().isoformat()
 
 
 def day_keys(first: date, last: date) -> list[str]:
-    """The keys from `first` to `last`, both included, in order; empty if last < first."""
+    """Return the keys from `first` to `last`, inclusive; empty if last < first."""
     return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]

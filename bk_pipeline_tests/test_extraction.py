@@ -1,6 +1,6 @@
-"""Builds that go on, clocks that disagree, listings that change while they are read.
+"""Extraction against the sandbox over HTTP: no build is missed, none is stored twice.
 
-Each against the sandbox over HTTP: nothing is missed, and nothing is stored twice.
+Covers builds that resume, clock skew, and listings that change while they are read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MINUTE = timedelta(minutes=1)
 
 @dataclass
 class Scene:
-    """An organization without builds but those that a test gives it."""
+    """An organization with only the builds that a test adds."""
 
     sandbox: Sandbox
     client: BuildkiteClient
@@ -45,7 +45,7 @@ class Scene:
         return made
 
     def stored(self) -> list[tuple[int, str | None]]:
-        """Number and end of each record in the store."""
+        """Number and finish time of each record in the store, sorted."""
         records = [
             json.loads(payload)
             for part in self.raw.parts(DAY.key)
@@ -56,15 +56,15 @@ class Scene:
 
 
 @pytest.fixture
-def play(clock, tmp_path):
+def make_scene(clock, tmp_path):
     @contextmanager
-    def scene(ahead=timedelta()):
-        """`ahead`: by how much our clock is ahead of Buildkite's."""
+    def scene(clock_skew=timedelta()):
+        """A scene; our clock is `clock_skew` ahead of Buildkite's."""
 
-        def buildkites() -> float:
-            return (clock.now() - ahead).timestamp()
+        def buildkite_time() -> float:
+            return (clock.now() - clock_skew).timestamp()
 
-        sandbox = Sandbox(World(days=1, builds_per_day=0), limits=False, clock=buildkites)
+        sandbox = Sandbox(World(days=1, builds_per_day=0), limits=False, clock=buildkite_time)
         with (
             running(sandbox) as url,
             BuildkiteClient("acme", sandbox.buildkite_token, api_url=url, clock=clock) as client,
@@ -75,22 +75,22 @@ def play(clock, tmp_path):
 
 
 @pytest.fixture
-def scene(play):
-    with play() as made:
+def scene(make_scene):
+    with make_scene() as made:
         yield made
 
 
-@pytest.mark.parametrize("lasts", [timedelta(minutes=20), timedelta(days=9)], ids=str)
-def test_a_build_that_runs_past_its_day_is_stored_in_its_day_when_it_ends(scene, clock, lasts):
+@pytest.mark.parametrize("duration", [timedelta(minutes=20), timedelta(days=9)], ids=str)
+def test_build_that_ends_on_a_later_day_is_stored_in_its_own_day(scene, clock, duration):
     created = START + 24 * HOUR - 10 * MINUTE
     running_build = scene.add(1, created_at=text_of(created), finished_at=None, state="running")
     clock.moment = created + 5 * MINUTE
     scene.extract()
-    clock.moment = created + lasts - MINUTE
+    clock.moment = created + duration - MINUTE
     scene.extract()
-    end = text_of(created + lasts)
+    end = text_of(created + duration)
     scene.sandbox.world.add_build(running_build | {"finished_at": end, "state": "passed"})
-    clock.moment = created + lasts + MINUTE
+    clock.moment = created + duration + MINUTE
 
     found = scene.extract()
 
@@ -100,7 +100,7 @@ def test_a_build_that_runs_past_its_day_is_stored_in_its_day_when_it_ends(scene,
 
 @pytest.mark.parametrize("blocked", [True, False], ids=["unblocked", "retried"])
 @pytest.mark.parametrize("seen_running", [True, False], ids=["seen running", "not seen running"])
-def test_a_build_that_finishes_again_is_stored_once_for_each_end(
+def test_build_that_finishes_again_is_stored_once_per_finish(
     *, scene, clock, blocked, seen_running
 ):
     first, second = text_of(START + HOUR), text_of(START + 5 * HOUR)
@@ -123,9 +123,9 @@ def test_a_build_that_finishes_again_is_stored_once_for_each_end(
 
 
 @pytest.mark.parametrize("minutes", [-45, -3, 3, 45], ids="{:+} min".format)
-def test_a_clock_that_is_minutes_off_misses_nothing(play, clock, minutes):
+def test_clock_skew_misses_nothing(make_scene, clock, minutes):
     """A build ends every four minutes, a sync follows every seven."""
-    with play(ahead=minutes * MINUTE) as scene:
+    with make_scene(clock_skew=minutes * MINUTE) as scene:
         clock.moment = START + 12 * HOUR + minutes * MINUTE
         ends = []
         for step in range(1, 40):
@@ -143,36 +143,36 @@ def test_a_clock_that_is_minutes_off_misses_nothing(play, clock, minutes):
         assert found.clock_skew == max(minutes, 0) * MINUTE
 
 
-def test_a_date_header_that_is_no_time_is_ignored(scene, clock):
+def test_malformed_date_header_is_ignored(scene, clock):
     scene.sandbox.faults.inject("buildkite", "status", status=200, body=[], headers={"date": "?"})
     assert scene.extract().watermark == clock.now()
 
 
-def finished_builds(scene, count):
+def add_finished_builds(scene, count):
     for number in range(1, count + 1):
         created = START + timedelta(seconds=60 * number)
         scene.add(number, created_at=text_of(created), finished_at=text_of(created + HOUR))
 
 
 def after_first_page(change):
-    """A `progress` that makes the change once, when the first page has been read."""
-    left = [change]
+    """Return a `progress` callback that calls `change` once, after the first page was read."""
+    pending = [change]
 
     def progress(_):
-        if left:
-            left.pop()()
+        if pending:
+            pending.pop()()
 
     return progress
 
 
-@pytest.mark.parametrize("first_time", [True, False], ids=["whole day", "what has finished since"])
-@pytest.mark.parametrize("change", ["created", "deleted", "goes on", "finishes"])
-def test_a_listing_that_changes_while_it_is_read_is_read_whole(*, scene, clock, first_time, change):
-    """Buildkite counts pages from the newest build: what leaves pulls others past a reader."""
+@pytest.mark.parametrize("first_time", [True, False], ids=["whole day", "since the watermark"])
+@pytest.mark.parametrize("change", ["created", "deleted", "resumed", "finished"])
+def test_listing_that_changes_while_it_is_read_misses_no_build(*, scene, clock, first_time, change):
+    """Pages count from the newest build, so a build that leaves the listing shifts the others."""
     if not first_time:
         clock.moment = START + MINUTE
         scene.extract()
-    finished_builds(scene, 250)
+    add_finished_builds(scene, 250)
     newest = text_of(START + 11 * HOUR)
     waiting = scene.add(999, created_at=newest, finished_at=None, state="running")
     clock.moment = START + 12 * HOUR
@@ -184,10 +184,10 @@ def test_a_listing_that_changes_while_it_is_read_is_read_whole(*, scene, clock, 
                 scene.add(number + 100, created_at=now, finished_at=None, state="scheduled")
             elif change == "deleted":
                 scene.sandbox.world.delete_build(build(number)["id"])
-            elif change == "goes on":
+            elif change == "resumed":
                 created = START + timedelta(seconds=60 * number)
                 scene.add(number, created_at=text_of(created), finished_at=None, state="running")
-        if change == "finishes":
+        if change == "finished":
             scene.sandbox.world.add_build(waiting | {"finished_at": now, "state": "passed"})
 
     found = scene.extract(progress=after_first_page(shift))
@@ -196,12 +196,12 @@ def test_a_listing_that_changes_while_it_is_read_is_read_whole(*, scene, clock, 
     assert numbers == list(range(1, 251))
     assert found.usage.requests == 3
     clock.moment += MINUTE
-    assert scene.extract().stored == (1 if change == "finishes" else 0)
+    assert scene.extract().stored == (1 if change == "finished" else 0)
     assert len(set(scene.stored())) == len(scene.stored())
 
 
-def test_waits_and_requests_are_counted(scene, clock):
-    finished_builds(scene, 150)
+def test_requests_and_waits_are_counted(scene, clock):
+    add_finished_builds(scene, 150)
     scene.sandbox.faults.inject("buildkite", "status", status=503, headers={"retry-after": "20"})
 
     found = scene.extract()
@@ -210,7 +210,7 @@ def test_waits_and_requests_are_counted(scene, clock):
     assert found.usage.waited_s == sum(clock.slept) >= 20
 
 
-def test_a_day_whose_builds_nobody_keeps_any_more_is_empty(scene, clock):
+def test_day_beyond_the_retention_period_is_empty(scene, clock):
     clock.moment = datetime(2028, 1, 1, tzinfo=UTC)
     found = scene.extract()
     assert (found.listed, found.full, scene.raw.parts(DAY.key)) == (0, True, [])

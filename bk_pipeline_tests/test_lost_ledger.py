@@ -483,7 +483,7 @@ def test_what_a_delivery_looks_at_does_not_grow_with_the_days_that_were_delivere
         records.write(f"2025-{number // 28 + 1:02}-{number % 28 + 1:02}", record)
     it.another_build()
     asked = []
-    for name in ("read", "sizes", "folders", "names_below", "write"):
+    for name in ("read", "sizes", "folders", "names_recursive", "write"):
         real = getattr(Folder, name)
         monkeypatch.setattr(
             Folder,

@@ -17,7 +17,7 @@ from bk_pipeline.pipeline import (
     transform_fingerprint,
 )
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.store.compaction import MANY
+from bk_pipeline.store.compaction import MAX_SMALL_PARTS
 from bk_pipeline.window import Window
 from bk_pipeline_tests.deliver.destinations import ScriptedDestination
 from bk_pipeline_tests.worlds import Stage, stage
@@ -186,7 +186,7 @@ def test_merged_parts_are_made_spans_of_once_and_sent_by_nobody(scene, client):
         )
 
     extract(scene, client)
-    for number in range(MANY + 1):
+    for number in range(MAX_SMALL_PARTS + 1):
         finish_one_more(scene, 9_000_000 + number)
         made, sent = sync()
         assert sent.accepted > 0

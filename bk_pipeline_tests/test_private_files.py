@@ -23,8 +23,8 @@ def _own_umask():
     use_umask(PRIVATE)
 
 
-def write_everything(root):
-    """Whatever is written to a data folder, while its ledger is open."""
+def modes_of_all_files(root):
+    """The modes of every kind of file in a data directory, by path, while its ledger is open."""
     folder = Folder(str(root))
     table = pa.table({"a": [1]})
     with folder.parquet_writer("spans/day/part.parquet", table.schema) as writer:
@@ -47,9 +47,9 @@ def modes_below(root):
 @pytest.mark.parametrize(
     ("umask", "folder", "file"), [("077", 0o700, 0o600), ("027", 0o750, 0o640)]
 )
-def test_new_files_and_folders_have_the_mode_that_the_setting_says(tmp_path, umask, folder, file):
+def test_new_files_and_folders_follow_the_umask_setting(tmp_path, umask, folder, file):
     Settings.of(BK_PIPELINE_UMASK=umask)
-    found = write_everything(tmp_path / "above" / "data")
+    found = modes_of_all_files(tmp_path / "above" / "data")
     assert {path.suffix for path in found} >= {".parquet", ".tmp", ".json", ".lock", ".sqlite"}
     assert any(path.name.endswith("-wal") for path in found)
     for path, mode in found.items():
@@ -60,7 +60,7 @@ def test_new_files_and_folders_have_the_mode_that_the_setting_says(tmp_path, uma
     assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == folder
 
 
-def test_what_is_there_is_left_as_it_is_and_told(tmp_path):
+def test_existing_folders_keep_their_mode_and_are_reported(tmp_path):
     tmp_path.chmod(0o755)
     Folder(str(tmp_path)).write("a", b"1")
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
@@ -68,6 +68,6 @@ def test_what_is_there_is_left_as_it_is_and_told(tmp_path):
     assert not shared_with_others(tmp_path / "a")
 
 
-def test_a_malformed_umask_is_refused():
+def test_malformed_umask_is_refused():
     with pytest.raises(ConfigError, match="BK_PIPELINE_UMASK"):
         Settings.of(BK_PIPELINE_UMASK="abc")

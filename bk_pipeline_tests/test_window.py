@@ -31,7 +31,7 @@ def test_halving_stops_at_one_second():
         halve(Window(NOON, NOON + timedelta(seconds=1)))
 
 
-def test_a_window_holds_its_start_and_not_its_end():
+def test_window_includes_its_start_but_not_its_end():
     window = Window(NOON, NOON + timedelta(hours=1))
     assert window.start in window
     assert window.end not in window
@@ -46,7 +46,7 @@ def test_a_window_holds_its_start_and_not_its_end():
         pytest.param(NOON.astimezone(BERLIN), NOON + timedelta(1), id="not UTC"),
     ],
 )
-def test_an_impossible_window_cannot_be_made(start, end):
+def test_invalid_window_is_refused(start, end):
     with pytest.raises(ValueError, match=r"window|UTC"):
         Window(start, end)
 
@@ -56,7 +56,7 @@ def test_an_impossible_window_cannot_be_made(start, end):
     [("2026-03-29", 23), ("2026-07-01", 24), ("2026-10-25", 25)],
     ids=["spring forward", "ordinary", "fall back"],
 )
-def test_a_day_is_as_long_as_it_is_where_it_is(key, hours):
+def test_day_length_follows_the_time_zone(key, hours):
     assert day_window(key, BERLIN).length_s == hours * 3_600
 
 
@@ -64,26 +64,26 @@ def test_a_day_is_as_long_as_it_is_where_it_is(key, hours):
     moment=moments,
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]),
 )
-def test_a_moment_lies_in_the_day_that_is_named_after_it(moment, zone):
+def test_moment_is_in_the_day_of_its_key(moment, zone):
     assert moment in day_window(day_key(moment, ZoneInfo(zone)), ZoneInfo(zone))
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
-def test_our_days_are_dagsters_days(zone):
+def test_days_match_dagster_partitions(zone):
     partitions = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-12-01", timezone=zone)
     for key in partitions.get_partition_keys():
-        theirs = partitions.time_window_for_partition_key(key)
+        dagsters = partitions.time_window_for_partition_key(key)
         ours = day_window(key, ZoneInfo(zone))
-        assert (ours.start, ours.end) == (theirs.start, theirs.end)
+        assert (ours.start, ours.end) == (dagsters.start, dagsters.end)
 
 
 @pytest.mark.parametrize("key", ["2026-1-1", "20260101", "2026-02-30", "yesterday", ""])
-def test_what_is_no_day_is_refused(key):
+def test_malformed_day_key_is_refused(key):
     with pytest.raises(ValueError, match=r"."):
         day_window(key, BERLIN)
 
 
-def test_days_between_include_both_ends():
+def test_day_keys_include_both_ends():
     first = NOON.date()
     assert day_keys(first, first + timedelta(2)) == ["2026-11-20", "2026-11-21", "2026-11-22"]
     assert day_keys(first, first - timedelta(1)) == []

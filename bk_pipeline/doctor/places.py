@@ -27,7 +27,7 @@ from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.private_files import shared_with_others
 from bk_pipeline.settings import ALIASES, Settings
-from bk_pipeline.store.folder import PROBE, QUARANTINED, Folder
+from bk_pipeline.store.folder import PROBE_PREFIX, QUARANTINED, Folder
 from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import counted
 
@@ -62,12 +62,12 @@ def storage(it: Installation) -> Answer:
 
 
 def _damaged_shown(folder: Folder) -> str:
-    found = folder.names_below(QUARANTINED, suffix="")
+    found = folder.names_recursive(QUARANTINED, suffix="")
     if not found:
         return ""
     count = f"{len(found)} damaged file{'' if len(found) == 1 else 's'}"
     return (
-        f"{count} in {folder.shown}/{QUARANTINED}, like {found[0]}: what they held is fetched or "
+        f"{count} in {folder.redacted_location}/{QUARANTINED}, like {found[0]}: what they held is fetched or "
         "made again when their day is materialized. Check the disk, and delete them."
     )
 
@@ -88,7 +88,7 @@ def ledger(it: Installation) -> Answer:
     except NoLedger as exc:
         if _recent_records(it):
             raise LedgerBehind(
-                f"{exc} But spans were delivered from {Folder(it.settings.storage).shown}: bring "
+                f"{exc} But spans were delivered from {Folder(it.settings.storage).redacted_location}: bring "
                 "the ledger back; or let `bk-pipeline ledger adopt` take them for delivered, or "
                 "send them again with `bk-pipeline backfill --resend`."
             ) from exc
@@ -135,16 +135,16 @@ def _probed(location: str) -> str:
         StorageError: It did not.
     """
     folder = Folder(location)
-    name = f"{PROBE}{uuid4().hex}"
+    name = f"{PROBE_PREFIX}{uuid4().hex}"
     folder.write(name, CONTENT)
     found = folder.read(name)
     folder.delete(name)
     if found != CONTENT:
         raise StorageError(
-            f"{folder.shown} gave back something else than was written there. Check the disk, or "
+            f"{folder.redacted_location} gave back something else than was written there. Check the disk, or "
             "set BK_PIPELINE_DATA_DIR to another place."
         )
-    return folder.shown
+    return folder.redacted_location
 
 
 def _writable(path: Path) -> Path:

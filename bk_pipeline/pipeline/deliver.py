@@ -109,7 +109,7 @@ def _look_at_parts(day: str, spans: SpanStore, destination: Destination, ledger:
         if part.name in notes:
             found.delivered.append(part.name)
             continue
-        merged_of = {SpanPart(old, part.fingerprint).name for old in spans.replaced(day, part)}
+        merged_of = {SpanPart(old, part.fingerprint).name for old in spans.merged_from(day, part)}
         too_old = too_old_in(notes, part.name, destination.max_age)
         if merged_of and merged_of <= notes:
             ledger.mark_part_delivered(destination.name, day, part.name)
@@ -192,7 +192,7 @@ class _Delivered:
 
     def in_part(self, part: SpanPart, spans: SpanStore) -> Callable[[pa.Table], Any]:
         """What tells, for rows of `part`, which were delivered."""
-        made_of = {part.raw_part, *spans.replaced(self.day, part)}
+        made_of = {part.raw_part, *spans.merged_from(self.day, part)}
         if part.name in self.names or not made_of.isdisjoint(self.unknown):
             return lambda table: np.ones(len(table), bool)
         return lambda table: np.asarray(pc.is_in(keys_of(table), value_set=self.keys))

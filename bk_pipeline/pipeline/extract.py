@@ -80,7 +80,7 @@ def extract_day(
     asked_at = clock.now()
     if day.window.start >= asked_at:
         return result
-    raw.drop_old_temporaries(now=asked_at)
+    raw.delete_stale_temporaries(now=asked_at)
 
     def stored() -> tuple[datetime | None, set[Revision], list[str]]:
         # Before anything is added: what earlier runs added has been transformed and delivered.

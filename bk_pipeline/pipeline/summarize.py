@@ -26,18 +26,18 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
     from bk_pipeline.analysis.frames import COLUMNS  # noqa: PLC0415
     from bk_pipeline.analysis.summary import summarize  # noqa: PLC0415
 
-    made_of = _parts_of(day, spans)
+    source = _parts_of(day, spans)
     found = summarize(day, spans.newest(day, columns=COLUMNS))
     for table, rows in found.tables().items():
-        stats.write(table.name, day, rows, made_of=made_of)
+        stats.write(table.name, day, rows, source=source)
     return found
 
 
 def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
     """Whether the day has spans that its statistics were not made of. Reads no span."""
     present = retry_past_damage(lambda: _parts_of(day, spans), [])
-    made_of = retry_past_damage(lambda: stats.made_of(LAST_TABLE, day), [])
-    return bool(present) and made_of != present
+    source = retry_past_damage(lambda: stats.source(LAST_TABLE, day), [])
+    return bool(present) and source != present
 
 
 def _parts_of(day: str, spans: SpanStore) -> str:

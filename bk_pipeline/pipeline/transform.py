@@ -114,18 +114,18 @@ def transform_day(
     result = Transformation() if result is None else result
     damaged = result.damaged
     # Hidden ones too: they count again if the one that they are merged in is damaged.
-    present = retry_past_damage(lambda: (spans.parts(day), spans.present(day))[1], damaged)
+    present = retry_past_damage(lambda: (spans.parts(day), spans.all_parts(day))[1], damaged)
     ours = transform_fingerprint(privacy, options)
     done = {part.raw_part for part in present if part.fingerprint == ours and not full_refresh}
     settled = _SettledFilter(options, now=clock.now())
     if settled.active:
         settled.learn(retry_past_damage(lambda: raw.revisions(day), damaged))
-    current = dict.fromkeys(raw.present(day), ours)
+    current = dict.fromkeys(raw.all_parts(day), ours)
     for raw_part in retry_past_damage(lambda: raw.parts(day), damaged):
         if raw_part in done:
             continue
         summary = PartSummary()
-        merged_of = raw.replaced(day, raw_part)
+        merged_of = raw.merged_from(day, raw_part)
         try:
             held = settled.held_back(raw.payloads(day, raw_part)) if settled.active else set()
             part = SpanPart(raw_part, _short_hash(ours, *sorted(held)) if held else ours)
@@ -160,8 +160,8 @@ def _tidy(
         raw: Where the raw parts are.
         spans: Where the spans are.
     """
-    visible, raw_present = set(spans.parts(day)), raw.present(day)
-    for part in spans.present(day):
+    visible, raw_present = set(spans.parts(day)), raw.all_parts(day)
+    for part in spans.all_parts(day):
         other = part.fingerprint != current.get(part.raw_part, ours)
         if other or (part not in visible and part.raw_part not in raw_present):
             spans.delete(day, part)

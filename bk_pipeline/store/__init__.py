@@ -1,1 +1,1 @@
-"""What is kept between runs: raw payloads and span tables, as Parquet parts by day."""
+"""The data directory: raw builds, spans and statistics, as Parquet parts by day."""

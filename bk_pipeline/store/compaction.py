@@ -1,14 +1,12 @@
-"""Keeping a day's parts few: small ones are merged into one, of each build the newest record.
+"""Merges a day's small raw parts into one that keeps the newest record of each build.
 
-Each sync appends a part, and a day that many syncs look at would have thousands. The newest
-parts, back to the first that is not small, are merged when there are many of them. What is
-merged is at most `MANY` small parts, whatever the day holds, so a sync costs no more in a
-long day than in a short one; and as only neighbours are merged, newer parts stay newer.
+Each sync appends a part, so a day with many syncs would have thousands. When more than
+`MAX_SMALL_PARTS` of the newest parts are small, they are merged. The cost is bounded whatever the
+day holds, and since only adjacent parts are merged, the order by age is preserved.
 
-A merged part says what it replaces. From the moment that it is there, those are not part of
-the day any more; no moment lies between in which a build is there twice or not at all, nor
-does it matter where a run is killed. The files go an hour later: somebody may be reading
-them.
+A merged part lists the parts it replaces, and they stop counting the moment it exists: a build is
+never there twice or missing, wherever a run is killed. Their files are deleted an hour later,
+because another process may still be reading them.
 """
 
 from __future__ import annotations
@@ -21,16 +19,16 @@ import pyarrow.compute as pc
 
 from bk_pipeline.store.raw import ROW_GROUP_BYTES, SCHEMA, RawStore
 
-SMALL_BYTES = 1024 * 1024
-MANY = 32
-GRACE = timedelta(hours=1)
-SHORTEST = timedelta(microseconds=1)
+SMALL_PART_BYTES = 1024 * 1024
+MAX_SMALL_PARTS = 32
+REPLACED_GRACE = timedelta(hours=1)
+RESOLUTION = timedelta(microseconds=1)
 
 
 def compact(raw: RawStore, day: str, *, now: datetime) -> str | None:
-    """The name of the part that the day's newest small ones were merged into, if they were many.
+    """Merge the day's newest small parts if there are many; return the merged part's name.
 
-    Deletes what was replaced more than an hour ago.
+    Also deletes parts that were replaced more than `REPLACED_GRACE` ago.
 
     Raises:
         StorageError: The store cannot be read or written.
@@ -38,24 +36,24 @@ def compact(raw: RawStore, day: str, *, now: datetime) -> str | None:
     small = _newest_small(raw.sizes(day))
     merged = None
     if small:
-        # Older than what a run adds that begins now.
-        merged = raw.merge(day, small, _newest_first(raw, day, small), now=now - SHORTEST)
-    raw.sweep(day, before=now - GRACE)
+        # Sorts before the parts that the calling run adds.
+        merged = raw.merge(day, small, _newest_first(raw, day, small), now=now - RESOLUTION)
+    raw.delete_replaced(day, before=now - REPLACED_GRACE)
     return merged
 
 
 def _newest_small(sizes: dict[str, int]) -> list[str]:
-    """The parts to merge, oldest first; none if they are not many."""
+    """Return the parts to merge, oldest first; empty if there are few."""
     found: list[str] = []
     for part, size in reversed(sizes.items()):
-        if size >= SMALL_BYTES:
+        if size >= SMALL_PART_BYTES:
             break
         found.append(part)
-    return found[::-1] if len(found) > MANY else []
+    return found[::-1] if len(found) > MAX_SMALL_PARTS else []
 
 
 def _newest_first(raw: RawStore, day: str, parts: list[str]) -> Iterator[pa.Table]:
-    """The rows of `parts`, of each build the newest, in tables of bounded size."""
+    """Yield the newest record of each build in `parts`, in tables of bounded size."""
     seen = pa.array([], pa.string())
     waiting: list[pa.Table] = []
     waiting_bytes = 0

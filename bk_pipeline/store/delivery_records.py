@@ -1,12 +1,12 @@
-"""What was delivered from this data directory, by destination, day and ledger.
+"""Delivery records: how far each ledger has delivered each day to each destination.
 
-The ledger knows what a destination has; the store keeps how far which ledger has come, so that
-a ledger that is gone, another one, or an older copy is noticed before everything is sent again.
-Each ledger writes files of its own alone. A delivery looks at its day's files only.
+The ledger records what a destination has. The store keeps, besides, how far each ledger has come,
+so that a missing, different or outdated ledger is detected before everything is sent again. Each
+ledger writes only its own files, and a delivery reads only the files of its day.
 
-A store of a version that kept no records gets them once: every day that has spans by then is
-`UNRECORDED`. Only a ledger of that time can tell what was delivered of those; the first one that
-comes is remembered (`trust`), because a backup of it would not know all.
+A store written by a version without records gets them once: each day that has spans then is
+recorded as `UNRECORDED`. Only a ledger from that time knows what was delivered of those days. The
+first one that delivers becomes the trusted ledger, because a backup of it would not know all.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bk_pipeline.store.raw import PARQUET
 T = TypeVar("T")
 DELIVERIES = "deliveries"
 JSON = ".json"
-# Stands for the ledger that delivered before there were records, if one did.
+# Stands for the ledger, if any, that delivered before there were records.
 UNRECORDED = "unrecorded"
-KEPT = f"{DELIVERIES}/kept{JSON}"
+STATE_FILE = f"{DELIVERIES}/kept{JSON}"
 HASH_DIGITS = 16
 
 
@@ -34,11 +34,11 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     """How far one ledger has delivered a day to a destination.
 
     Attributes:
-        destination: Its name in the ledger; nothing for `UNRECORDED`, which concerns all.
+        destination: Its name in the ledger; empty for `UNRECORDED`, which concerns all.
         ledger: The ledger's id.
-        count: Raised before the first batch of each delivery, and after each part.
-        parts: The span parts of which all is settled.
-        begun: The part whose delivery was under way, if one was.
+        count: Incremented before the first batch of each delivery, and after each part.
+        parts: The span parts whose spans are all settled.
+        begun: The part whose delivery was in progress, if any.
     """
 
     destination: str
@@ -48,8 +48,8 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     begun: str | None = None
 
 
-class _Kept(msgspec.Struct):
-    """That records are kept, and which ledger is trusted about `UNRECORDED` days."""
+class _State(msgspec.Struct):
+    """Present if the store keeps records; names the ledger that knows `UNRECORDED` days."""
 
     trusted_ledger: str | None = None
 
@@ -59,58 +59,58 @@ class DeliveryRecords:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._kept: _Kept | None = None
+        self._state: _State | None = None
 
     def start(self) -> None:
-        """Keep records from now on. To be called before spans are written or sent."""
-        if self._kept is not None:
+        """Begin to keep records, unless they are kept already. Call before writing or sending spans."""
+        if self._state is not None:
             return
-        self._kept = self._read(KEPT, _Kept)
-        if self._kept is not None:
+        self._state = self._read(STATE_FILE, _State)
+        if self._state is not None:
             return
         for day in self._folder.folders(SPANS):
             names = self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
             parts = [name.removesuffix(PARQUET) for name in names]
             self.write(day, DeliveryRecord("", UNRECORDED, 1, parts))
-        self._keep(_Kept())
+        self._write_state(_State())
 
     @property
     def trusted_ledger(self) -> str | None:
-        """The ledger that knows what was delivered of `UNRECORDED` days; None: none came yet."""
+        """The id of the ledger that knows what was delivered of `UNRECORDED` days, if any."""
         self.start()
-        return self._kept.trusted_ledger if self._kept else None
+        return self._state.trusted_ledger if self._state else None
 
     def trust(self, ledger: str) -> None:
-        """Have `ledger` be the `trusted_ledger`."""
-        self._keep(_Kept(ledger))
+        """Make `ledger` the trusted ledger."""
+        self._write_state(_State(ledger))
 
     def days(self) -> list[str]:
-        """The days that have records, in order."""
+        """Return the days that have records, sorted."""
         return self._folder.folders(DELIVERIES)
 
     def of_day(self, day: str, destination: str) -> list[DeliveryRecord]:
-        """The records of `day` that concern `destination`, of whichever ledger."""
-        wanted = (_key(destination), _key(""))
+        """Return the records of `day` that concern `destination`, of every ledger."""
+        prefixes = (_key(destination), _key(""))
         names = self._folder.names(f"{DELIVERIES}/{day}", suffix=JSON)
         found = (
             self._read(f"{DELIVERIES}/{day}/{name}", DeliveryRecord)
             for name in names
-            if name.startswith(wanted)
+            if name.startswith(prefixes)
         )
         return [one for one in found if one is not None]
 
     def delivered(self, day: str) -> set[str]:
-        """The names of the span parts of `day` that any ledger delivered or began to deliver."""
+        """Return the span parts of `day` that any ledger delivered or began to deliver."""
         files = self._folder.names(f"{DELIVERIES}/{day}", suffix=JSON)
         found = (self._read(f"{DELIVERIES}/{day}/{name}", DeliveryRecord) for name in files)
         return {part for one in found if one for part in (*one.parts, one.begun) if part}
 
     def write(self, day: str, record: DeliveryRecord) -> None:
-        """Put `record` in place of the same ledger's earlier one."""
+        """Write `record`, replacing the earlier one of the same ledger."""
         self._folder.write(self._name(day, record), msgspec.json.encode(record))
 
     def delete(self, day: str, record: DeliveryRecord) -> None:
-        """Have no record of this ledger for the record's destination."""
+        """Delete the record of the same ledger and destination, if there is one."""
         self._folder.delete(self._name(day, record))
 
     def _read(self, name: str, kind: type[T]) -> T | None:
@@ -118,22 +118,22 @@ class DeliveryRecords:
         try:
             return msgspec.json.decode(content, type=kind) if content is not None else None
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-            # Not moved aside like other damaged files: without it nobody would notice a lost ledger.
+            # Not quarantined like other files: without it a lost ledger would go unnoticed.
             raise StorageError(
-                f"{name} in {self._folder.shown} is damaged. Restore it from a backup; or, if the "
+                f"{name} in {self._folder.redacted_location} is damaged. Restore it from a backup; or, if the "
                 "ledger is the one that has always delivered from there, delete the file."
             ) from exc
 
-    def _keep(self, kept: _Kept) -> None:
-        self._folder.write(KEPT, msgspec.json.encode(kept))
-        self._kept = kept
+    def _write_state(self, state: _State) -> None:
+        self._folder.write(STATE_FILE, msgspec.json.encode(state))
+        self._state = state
 
     def _name(self, day: str, record: DeliveryRecord) -> str:
         return f"{DELIVERIES}/{day}/{_key(record.destination)}-{record.ledger}{JSON}"
 
 
 def raw_parts(parts: Sequence[str]) -> set[str]:
-    """The raw parts that span parts were made of, whatever the recipe."""
+    """Return the names of the raw parts that the named span parts were made from."""
     return {name.rsplit("-", maxsplit=1)[0] for name in parts}
 
 

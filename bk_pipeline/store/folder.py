@@ -1,10 +1,11 @@
-"""A folder on a disk or in an object store, and the few things we do with files in it.
+"""The data directory, on a local disk or in an object store.
 
-Files are immutable once they are there: each is written under a temporary name and moved
-to its own, so that a reader never meets half a file and a killed run leaves none.
+Files are immutable: each is written under a temporary name and then renamed, so that a reader
+never sees half a file and a killed run leaves none.
 
-A file that cannot be read although the storage gives all of its bytes is damaged. It is moved
-aside, and never stands in the way again; `DamagedFile` says so. Pages carry checksums.
+If the storage returns all bytes of a file and the file still cannot be read (Parquet pages carry
+checksums), the file is damaged. It is moved to the quarantine folder and reported by a
+`DamagedFile` error; the same call then succeeds without it.
 """
 
 from __future__ import annotations
@@ -26,26 +27,27 @@ from pyarrow import fs
 from bk_pipeline.errors import DamagedFile, StorageError
 from bk_pipeline.private_files import make_file, make_folder
 
-TEMPORARY = ".tmp"
-# Left by a process that was killed, where nothing has been written for so long.
-TEMPORARY_FOR = timedelta(days=1)
-SWEPT = "swept.json"
-# Damaged files are here, under their own paths.
+TEMPORARY_SUFFIX = ".tmp"
+# A temporary file that was not written to for this long was left by a killed process.
+TEMPORARY_MAX_AGE = timedelta(days=1)
+# Its modification time is when temporary files were last deleted.
+CLEANUP_MARKER = "swept.json"
+# Damaged files are moved here and keep their path.
 QUARANTINED = "quarantined"
-# What reading a damaged file raises, besides OSError.
-SPOILED = (pa.ArrowException, KeyError, UnicodeDecodeError, msgspec.MsgspecError)
-# Where the span parts are.
+# What reading a damaged file raises besides OSError.
+READ_ERRORS = (pa.ArrowException, KeyError, UnicodeDecodeError, msgspec.MsgspecError)
+# Folder of the span parts.
 SPANS = "spans"
-# In the footer of a file that was merged of others, whose names it holds.
+# Footer key of a merged file: the names of the files it replaces.
 REPLACES = b"bk_pipeline.replaces"
-# In the words of the stores' clients; pyarrow has one class of errors for most of them.
-DENIED = re.compile(
+# Matches the messages of the object stores' clients: pyarrow raises most as one class.
+ACCESS_DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|access denied|permission denied|forbidden|unauthori[sz]ed|"
     r"unauthenticated|\b40[13]\b|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
     r"no (valid )?credential|anonymous caller",
     re.IGNORECASE,
 )
-# Where each store's client finds them.
+# By URI scheme, where the client looks for its credentials.
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
@@ -53,55 +55,59 @@ CREDENTIALS = {
     "abfs": "AZURE_STORAGE_ACCOUNT and its key, or the machine's identity",
     "abfss": "AZURE_STORAGE_ACCOUNT and its key, or the machine's identity",
 }
-# How the names of files begin with which `doctor` tries whether it can write.
-PROBE = ".bk-pipeline-doctor-"
-# What pyarrow names the column of a row's path.
-PATH = "__filename"
+# Prefix of the files that `doctor` writes to test for write access.
+PROBE_PREFIX = ".bk-pipeline-doctor-"
+# pyarrow's name for the column that holds the path of a row's file.
+FILENAME_COLUMN = "__filename"
 
 
 class Folder:
-    """The data directory, given as a path or as a URI that `pyarrow.fs` knows (s3://…, gs://…).
+    """The data directory. Names of files and folders are relative to it.
 
-    `shown` is the same without what may be a secret in it.
+    Args:
+        location: A path, or a URI that `pyarrow.fs` supports (s3://…, gs://…).
+
+    Attributes:
+        redacted_location: The location without anything that may be secret.
     """
 
-    # What `scan` names the column in which a row's file stands.
-    FILE = "file"
+    # `scan` puts the name of a row's file in this column.
+    FILE_COLUMN = "file"
 
     def __init__(self, location: str) -> None:
-        self.shown, self._secrets = _shown(location)
-        with self._explained("open", ""):
+        self.redacted_location, self._secrets = _redact(location)
+        with self._translated_errors("open", ""):
             if "://" in location:
                 self._fs, self._root = fs.FileSystem.from_uri(location)
             else:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(location).absolute())
         self._is_local = isinstance(self._fs, fs.LocalFileSystem)
-        self._replaced: dict[str, list[str]] = {}
+        self._replaces: dict[str, list[str]] = {}
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
-        """The files in `folder`, sorted by name; none if it does not exist."""
+        """Return the sorted names of the files in `folder`; empty if it does not exist."""
         return list(self.sizes(folder, suffix=suffix))
 
     def sizes(self, folder: str, *, suffix: str = "") -> dict[str, int]:
-        """The files in `folder` with their bytes, sorted by name; none if it does not exist."""
+        """Return size in bytes by file name, sorted by name; empty if `folder` does not exist."""
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
-        with self._explained("list", folder):
+        with self._translated_errors("list", folder):
             found = self._fs.get_file_info(selector)
         for one in found:
             if suffix and one.type is fs.FileType.Directory and one.base_name.endswith(suffix):
-                raise self.damaged(f"{folder}/{one.base_name}", "it is a folder")
+                raise self.quarantine(f"{folder}/{one.base_name}", "it is a folder")
         return {
             one.base_name: one.size
             for one in sorted(found, key=lambda one: one.base_name)
             if one.type is fs.FileType.File
             and one.base_name.endswith(suffix)
-            and not one.base_name.endswith(TEMPORARY)
+            and not one.base_name.endswith(TEMPORARY_SUFFIX)
         }
 
-    def names_below(self, folder: str, *, suffix: str) -> list[str]:
-        """The files in `folder` and in what is below it, as paths from there; in one request."""
+    def names_recursive(self, folder: str, *, suffix: str) -> list[str]:
+        """Return the sorted paths, relative to `folder`, of the files at any depth below it."""
         selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
-        with self._explained("list", folder):
+        with self._translated_errors("list", folder):
             found = self._fs.get_file_info(selector)
         prefix = len(self._path(folder)) + 1
         return sorted(
@@ -111,18 +117,18 @@ class Folder:
         )
 
     def folders(self, folder: str) -> list[str]:
-        """The folders in `folder`, sorted by name; none if it does not exist."""
+        """Return the sorted names of the subfolders; empty if `folder` does not exist."""
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
-        with self._explained("list", folder):
+        with self._translated_errors("list", folder):
             found = self._fs.get_file_info(selector)
         return sorted(one.base_name for one in found if one.type is fs.FileType.Directory)
 
     @contextmanager
     def parquet_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-        """A writer whose file appears as `name` when the block ends well, and not otherwise."""
-        temporary = f"{name}.{uuid4().hex}{TEMPORARY}"
-        with self._explained("write", name):
-            self._prepare(temporary)
+        """Write a Parquet file that becomes visible as `name` only if the block succeeds."""
+        temporary = f"{name}.{uuid4().hex}{TEMPORARY_SUFFIX}"
+        with self._translated_errors("write", name):
+            self._create_for_writing(temporary)
             try:
                 with pq.ParquetWriter(
                     self._path(temporary),
@@ -133,58 +139,66 @@ class Folder:
                     write_page_checksum=True,
                 ) as writer:
                     yield writer
-                self._put(temporary, name)
+                self._move_into_place(temporary, name)
             except BaseException:
-                self._drop(temporary)
+                self._discard(temporary)
                 raise
 
     @contextmanager
     def parquet_file(self, name: str) -> Iterator[pq.ParquetFile]:
-        """The Parquet file `name`, open for reading.
+        """Open the Parquet file `name` for reading.
 
         Raises:
-            DamagedFile: It cannot be read, or what the block reads in it is not there.
+            DamagedFile: The file is damaged; also raised for an error inside the block.
         """
         try:
             with pq.ParquetFile(
                 self._path(name), filesystem=self._fs, page_checksum_verification=True
             ) as file:
                 yield file
-        except (OSError, *SPOILED) as exc:
-            outside = isinstance(exc, OSError | pa.ArrowException)
-            if not isinstance(exc, FileNotFoundError) and (not outside or self._is_damaged(name)):
-                raise self.damaged(name, str(exc)) from exc
-            with self._explained("read", name):
+        except (OSError, *READ_ERRORS) as exc:
+            maybe_storage = isinstance(exc, OSError | pa.ArrowException)
+            if not isinstance(exc, FileNotFoundError) and (
+                not maybe_storage or self._is_damaged(name)
+            ):
+                raise self.quarantine(name, str(exc)) from exc
+            with self._translated_errors("read", name):
                 raise
 
-    def scan(self, names: Sequence[str], schema: pa.Schema, wanted: pc.Expression) -> pa.Table:
-        """The rows of the Parquet files `names` that are `wanted`, and in `FILE` their file's.
+    def scan(self, names: Sequence[str], schema: pa.Schema, predicate: pc.Expression) -> pa.Table:
+        """Return the matching rows of the Parquet files `names`, with a `FILE_COLUMN`.
 
-        Row groups that cannot hold any are passed over; a column of `schema` is null where
-        a file lacks it.
+        Row groups whose statistics rule out a match are not read. Damaged files are skipped.
+
+        Args:
+            names: The files.
+            schema: The columns to return; a column that a file lacks is null.
+            predicate: Selects the rows.
         """
         paths = {self._path(name): name for name in names}
         try:
-            table = self._scanned(list(paths), schema, wanted)
-        except (OSError, *SPOILED):
-            # Read-only, and for one question: what is damaged is left to the runs to move aside.
-            whole = [path for path, name in paths.items() if not self._is_damaged(name)]
-            with self._explained("read", ""):
-                table = self._scanned(whole, schema, wanted)
-        of_rows = pa.array([paths[path] for path in table[PATH].to_pylist()], pa.string())
-        return table.drop_columns(PATH).append_column(self.FILE, of_rows)
+            table = self._scan_paths(list(paths), schema, predicate)
+        except (OSError, *READ_ERRORS):
+            # A search only reads; quarantining damaged files is left to the runs.
+            intact = [path for path, name in paths.items() if not self._is_damaged(name)]
+            with self._translated_errors("read", ""):
+                table = self._scan_paths(intact, schema, predicate)
+        files = pa.array([paths[path] for path in table[FILENAME_COLUMN].to_pylist()], pa.string())
+        return table.drop_columns(FILENAME_COLUMN).append_column(self.FILE_COLUMN, files)
 
-    def _scanned(self, paths: Sequence[str], schema: pa.Schema, wanted: pc.Expression) -> pa.Table:
+    def _scan_paths(
+        self, paths: Sequence[str], schema: pa.Schema, predicate: pc.Expression
+    ) -> pa.Table:
         files = ds.dataset(paths, schema=schema, format="parquet", filesystem=self._fs)
-        return files.to_table(columns=[*schema.names, PATH], filter=wanted)
+        return files.to_table(columns=[*schema.names, FILENAME_COLUMN], filter=predicate)
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of `name`; None if there is no such file.
+        """Return the content of `name`; None if there is no such file.
 
         Raises:
-            DamagedFile: It is a folder.
+            DamagedFile: `name` is a folder.
         """
-        with self._explained("read", name):
+        with self._translated_errors("read", name):
             try:
                 with self._fs.open_input_stream(self._path(name)) as stream:
                     return bytes(stream.read())
@@ -192,66 +206,69 @@ class Folder:
                 return None
             except OSError:
                 if self._is_folder(name):
-                    raise self.damaged(name, "it is a folder") from None
+                    raise self.quarantine(name, "it is a folder") from None
                 raise
 
-    def damaged(self, name: str, detail: str) -> DamagedFile:
-        """The error for `name`, which has been moved aside: nobody meets it again."""
-        aside = f"{QUARANTINED}/{name}.{uuid4().hex[:8]}"
-        with self._explained("move aside", name), suppress(FileNotFoundError):
-            self._make_folder_of(aside)
-            self._fs.move(self._path(name), self._path(aside))
+    def quarantine(self, name: str, detail: str) -> DamagedFile:
+        """Move `name` to the quarantine folder and return the error that reports it."""
+        target = f"{QUARANTINED}/{name}.{uuid4().hex[:8]}"
+        with self._translated_errors("quarantine", name), suppress(FileNotFoundError):
+            self._make_folder_of(target)
+            self._fs.move(self._path(name), self._path(target))
         return DamagedFile(
-            f"{name} in {self.shown} is damaged ({self._redacted(detail)}) and was moved to "
-            f"{aside}. What it held is fetched or made again.",
+            f"{name} in {self.redacted_location} is damaged ({self._redacted(detail)}) and was moved to "
+            f"{target}. Its content is fetched or rebuilt.",
             name=name,
         )
 
     def quarantined(self, folder: str) -> list[str]:
-        """The names under which files of `folder` were moved aside."""
+        """Return the names of the quarantined files of `folder`."""
         selector = fs.FileSelector(self._path(f"{QUARANTINED}/{folder}"), allow_not_found=True)
-        with self._explained("list", f"{QUARANTINED}/{folder}"):
+        with self._translated_errors("list", f"{QUARANTINED}/{folder}"):
             return sorted(one.base_name for one in self._fs.get_file_info(selector))
 
     def write(self, name: str, content: bytes) -> None:
-        """Put `content` in place of whatever `name` held."""
-        temporary = f"{name}.{uuid4().hex}{TEMPORARY}"
-        with self._explained("write", name):
-            self._prepare(temporary)
+        """Write `content` to `name`, replacing what was there."""
+        temporary = f"{name}.{uuid4().hex}{TEMPORARY_SUFFIX}"
+        with self._translated_errors("write", name):
+            self._create_for_writing(temporary)
             try:
                 with self._fs.open_output_stream(self._path(temporary)) as stream:
                     stream.write(content)
-                self._put(temporary, name)
+                self._move_into_place(temporary, name)
             except BaseException:
-                self._drop(temporary)
+                self._discard(temporary)
                 raise
 
     def delete(self, name: str) -> None:
-        """Have no file `name`; that somebody else deleted it first is as well."""
-        with self._explained("delete", name), suppress(FileNotFoundError):
+        """Delete `name`, if it exists."""
+        with self._translated_errors("delete", name), suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
 
-    def replaced(self, name: str) -> list[str]:
-        """The names that the Parquet file `name` says it replaces. Read once: no file changes."""
-        if name not in self._replaced:
+    def replaces(self, name: str) -> list[str]:
+        """Return the names of the files that the merged Parquet file `name` replaces.
+
+        Cached, because files never change.
+        """
+        if name not in self._replaces:
             with self.parquet_file(name) as file:
                 content = (file.metadata.metadata or {}).get(REPLACES)
-                self._replaced[name] = (
+                self._replaces[name] = (
                     msgspec.json.decode(content, type=list[str]) if content else []
                 )
-        return self._replaced[name]
+        return self._replaces[name]
 
-    def drop_old_temporaries(self, *, now: datetime) -> int:
-        """How many temporary files of killed processes were deleted; once a day is enough.
+    def delete_stale_temporaries(self, *, now: datetime) -> int:
+        """Delete temporary files older than `TEMPORARY_MAX_AGE` and return how many.
 
-        Those are deleted that nobody has written to for `TEMPORARY_FOR`.
+        Does nothing if it ran less than `TEMPORARY_MAX_AGE` ago.
         """
-        with self._explained("list", SWEPT):
-            marker = self._fs.get_file_info(self._path(SWEPT))
-        before = now - TEMPORARY_FOR
+        with self._translated_errors("list", CLEANUP_MARKER):
+            marker = self._fs.get_file_info(self._path(CLEANUP_MARKER))
+        before = now - TEMPORARY_MAX_AGE
         if marker.type is fs.FileType.File and marker.mtime > before:
             return 0
-        self.write(SWEPT, b"{}")
+        self.write(CLEANUP_MARKER, b"{}")
         old = [
             name
             for name, written_at in self._temporaries()
@@ -263,27 +280,29 @@ class Folder:
 
     def _temporaries(self) -> Iterator[tuple[str, datetime | None]]:
         selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
-        with self._explained("list", ""):
+        with self._translated_errors("list", ""):
             found = self._fs.get_file_info(selector)
         for one in found:
-            ours = one.base_name.endswith(TEMPORARY) or one.base_name.startswith(PROBE)
-            if one.type is fs.FileType.File and ours:
+            is_temporary = one.base_name.endswith(TEMPORARY_SUFFIX) or one.base_name.startswith(
+                PROBE_PREFIX
+            )
+            if one.type is fs.FileType.File and is_temporary:
                 yield one.path[len(self._root) + 1 :], one.mtime
 
-    def _put(self, temporary: str, name: str) -> None:
-        """Give the file `temporary` its name; a folder that has the name is moved aside."""
+    def _move_into_place(self, temporary: str, name: str) -> None:
+        """Rename `temporary` to `name`; a folder with that name is quarantined."""
         if self._is_folder(name):
-            self.damaged(name, "it is a folder")
+            self.quarantine(name, "it is a folder")
         self._fs.move(self._path(temporary), self._path(name))
 
     def _is_folder(self, name: str) -> bool:
         return bool(self._fs.get_file_info(self._path(name)).type is fs.FileType.Directory)
 
     def _is_damaged(self, name: str) -> bool:
-        """Whether the Parquet file is at fault, and not the storage: its bytes can all be had.
+        """Whether the file itself is unreadable, although the storage returns all of its bytes.
 
         Raises:
-            StorageError: They cannot.
+            StorageError: The storage does not return them.
         """
         if self._is_folder(name):
             return True
@@ -294,15 +313,15 @@ class Folder:
             with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
                 for group in range(file.num_row_groups):
                     file.read_row_group(group)
-        except (OSError, *SPOILED):
+        except (OSError, *READ_ERRORS):
             return True
         return False
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _prepare(self, name: str) -> None:
-        """Make the folder of a file to be written, and on a disk the file, for its owner alone."""
+    def _create_for_writing(self, name: str) -> None:
+        """Create the folder of a file, and on a local disk the file itself with a private mode."""
         self._make_folder_of(name)
         if self._is_local:
             make_file(Path(self._path(name)))
@@ -314,43 +333,43 @@ class Folder:
         else:
             self._fs.create_dir(folder, recursive=True)
 
-    def _drop(self, name: str) -> None:
-        # It was never made, or the disk is gone: the first error is the one to tell.
+    def _discard(self, name: str) -> None:
+        # The error that led here is the one to report.
         with suppress(OSError):
             self._fs.delete_file(self._path(name))
 
     @contextmanager
-    def _explained(self, verb: str, name: str) -> Iterator[None]:
+    def _translated_errors(self, verb: str, name: str) -> Iterator[None]:
         try:
             yield
         except (OSError, pa.ArrowException) as exc:
             raise StorageError(
-                f"Cannot {verb} {name or 'the data directory'} in {self.shown}: "
-                f"{self._redacted(str(exc))}. {_remedy(exc, self.shown)}"
+                f"Cannot {verb} {name or 'the data directory'} in {self.redacted_location}: "
+                f"{self._redacted(str(exc))}. {_remedy(exc, self.redacted_location)}"
             ) from (None if self._secrets else exc)
 
-    def _redacted(self, words: str) -> str:
+    def _redacted(self, message: str) -> str:
         for secret in self._secrets:
-            words = words.replace(secret, "***")
-        return words
+            message = message.replace(secret, "***")
+        return message
 
 
-def _remedy(exc: Exception, shown: str) -> str:
-    """What to do about `exc`: a store that denies access does not lack room."""
-    scheme, _, _ = shown.partition("://")
-    denied = isinstance(exc, PermissionError) or DENIED.search(str(exc))
+def _remedy(exc: Exception, location: str) -> str:
+    """Advice for `exc`: credentials or permissions if access was denied, else free space."""
+    scheme, _, _ = location.partition("://")
+    denied = isinstance(exc, PermissionError) or ACCESS_DENIED.search(str(exc))
     if denied and scheme in CREDENTIALS:
         return (
-            f"Check the credentials, {CREDENTIALS[scheme]}: they must be valid and may list, read, "
-            "write and delete there."
+            f"Check the credentials ({CREDENTIALS[scheme]}): they must be valid and allow listing, "
+            "reading, writing and deleting there."
         )
     if denied:
-        return "Check its permissions, or set BK_PIPELINE_DATA_DIR to another place."
-    return "Make room, or set BK_PIPELINE_DATA_DIR to another place, and run again."
+        return "Check its permissions, or set BK_PIPELINE_DATA_DIR to another location."
+    return "Make room, or set BK_PIPELINE_DATA_DIR to another location, and run again."
 
 
-def _shown(location: str) -> tuple[str, list[str]]:
-    """A path or URI as people may see it, and what must not be seen of it."""
+def _redact(location: str) -> tuple[str, list[str]]:
+    """Split a path or URI into its printable form and the secrets in it."""
     if "://" not in location:
         return location, []
     scheme, _, rest = location.partition("://")

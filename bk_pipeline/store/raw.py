@@ -1,8 +1,8 @@
-"""The raw store: each build as Buildkite sent it, in append-only Parquet parts by day.
+"""The raw store: builds as Buildkite sent them, in append-only Parquet parts by day.
 
-Parts are never changed; of several records of a build the newest part's counts, and the
-others go when parts are merged (`compaction.py`).
-A part's name begins with when it was fetched, so that sorting names sorts by age.
+Parts never change. If a build has several records, the one in the newest part wins; the others
+are dropped when parts are merged (`compaction.py`). A part's name begins with its fetch time, so
+names sort by age.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from bk_pipeline.store.folder import REPLACES, Folder
 RAW = "raw"
 WATERMARK = "watermark.json"
 PARQUET = ".parquet"
-# Ends the name of a part that was merged of others, so that only such a one is looked into.
-MERGED = "-merged"
+# Suffix of a merged part's name: only the footers of such parts are read for what they replace.
+MERGED_SUFFIX = "-merged"
 
-# A part is closed when its payloads reach this, which bounds what is held in memory; a row
-# group is what a reader holds.
+# Limits on payload bytes. The first bounds the memory of a writer, the second that of a reader.
 PART_BYTES = 64 * 1024 * 1024
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 
@@ -46,26 +45,46 @@ SCHEMA = pa.schema(
 
 
 class RawBuild(Protocol):
-    """What the store asks of a build: its key columns, and its JSON text as sent."""
+    """What the store needs of a build: its key columns, and its JSON payload as sent."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The UUID."""
+        ...
+
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """The build number within its pipeline."""
+        ...
+
     @property
-    def pipeline(self) -> str: ...
+    def pipeline(self) -> str:
+        """The pipeline's slug."""
+        ...
+
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """The state that Buildkite reports."""
+        ...
+
     @property
-    def created_ns(self) -> int: ...
+    def created_ns(self) -> int:
+        """Creation time, Unix nanoseconds."""
+        ...
+
     @property
-    def finished_ns(self) -> int | None: ...
+    def finished_ns(self) -> int | None:
+        """Finish time, Unix nanoseconds; None while it runs."""
+        ...
+
     @property
-    def payload(self) -> bytes: ...
+    def payload(self) -> bytes:
+        """The JSON text as sent."""
+        ...
 
 
 class Revision(NamedTuple):
-    """What tells one record of a build from a later one."""
+    """Identifies one record of a build among later ones of the same build."""
 
     build_id: str
     finished_ns: int | None
@@ -73,13 +92,13 @@ class Revision(NamedTuple):
 
 
 class _Watermark(msgspec.Struct):
-    """The file. It holds no longer once a part of the day, not in `quarantined`, is damaged."""
+    """Content of the watermark file; void once a part that is not in `quarantined` is damaged."""
 
     finished_before: datetime
     quarantined: list[str] = []
     checksum: int | None = None
 
-    def summed(self) -> int:
+    def expected_checksum(self) -> int:
         return crc32(f"{self.finished_before.isoformat()} {self.quarantined}".encode())
 
 
@@ -90,71 +109,71 @@ class RawStore:
         self._folder = folder
 
     def days(self) -> list[str]:
-        """The days that hold anything, in order."""
+        """Return the days that hold anything, sorted."""
         return self._folder.folders(RAW)
 
     def parts(self, day: str) -> list[str]:
-        """The day's part names, oldest fetch first, without those that a merged one replaces."""
+        """Return the day's current part names, oldest first; replaced parts are left out."""
         return list(self.sizes(day))
 
     def sizes(self, day: str) -> dict[str, int]:
-        """The parts with the bytes of their files, oldest fetch first."""
-        present = self.present(day)
-        hidden = {old for part in present for old in self.replaced(day, part)}
-        return {part: size for part, size in present.items() if part not in hidden}
+        """Return file size in bytes by name of the current parts, oldest first."""
+        found = self.all_parts(day)
+        replaced = {old for part in found for old in self.merged_from(day, part)}
+        return {part: size for part, size in found.items() if part not in replaced}
 
-    def replaced(self, day: str, part: str) -> list[str]:
-        """The parts that `part` was merged of; none if it was not."""
-        if not part.endswith(MERGED):
+    def merged_from(self, day: str, part: str) -> list[str]:
+        """Return the names of the parts that `part` replaces; empty unless it is a merged part."""
+        if not part.endswith(MERGED_SUFFIX):
             return []
-        return self._folder.replaced(self._name(day, part))
+        return self._folder.replaces(self._name(day, part))
 
     def append(self, day: str, builds: Iterable[RawBuild], *, fetched_at: datetime) -> str:
-        """The name of a new part that holds `builds`, in order of creation."""
-        part = _named(fetched_at)
+        """Store `builds`, sorted by creation, as a new part and return its name."""
+        part = _new_part_name(fetched_at)
         ordered = sorted(builds, key=lambda build: (build.created_ns, build.id))
         with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
-            for group in _groups(ordered):
-                writer.write_batch(_batch(group, fetched_at))
+            for group in _row_groups(ordered):
+                writer.write_batch(_record_batch(group, fetched_at))
         return part
 
     def merge(
         self, day: str, parts: Sequence[str], tables: Iterable[pa.Table], *, now: datetime
     ) -> str:
-        """The name of a new part that holds `tables`, a row group each, in place of `parts`."""
-        merged = _named(now) + MERGED
+        """Store `tables`, one row group each, as a part that replaces `parts`; return its name."""
+        merged = _new_part_name(now) + MERGED_SUFFIX
         with self._folder.parquet_writer(self._name(day, merged), SCHEMA) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
             writer.add_key_value_metadata({REPLACES: msgspec.json.encode(parts)})
         return merged
 
-    def sweep(self, day: str, *, before: datetime) -> None:
-        """Delete the files of parts that were replaced `before`."""
-        present = self.present(day)
-        for part in present:
-            if part < _stamp(before):
-                for old in self.replaced(day, part):
-                    if old in present:
+    def delete_replaced(self, day: str, *, before: datetime) -> None:
+        """Delete the files of parts that were replaced earlier than `before`."""
+        found = self.all_parts(day)
+        for part in found:
+            if part < _timestamp(before):
+                for old in self.merged_from(day, part):
+                    if old in found:
                         self._folder.delete(self._name(day, old))
 
     def tables(self, day: str, part: str) -> Iterator[pa.Table]:
-        """The part's rows, a bounded number at a time."""
+        """Yield the part's rows, a row group at a time."""
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group).cast(SCHEMA)
 
     def payloads(self, day: str, part: str) -> Iterator[list[bytes]]:
-        """The part's payloads as sent, a bounded number at a time.
+        """Yield the part's payloads as sent, a row group at a time.
 
-        Oldest creation first; in a merged part within each of these only.
+        They are sorted by creation; in a merged part only within each row group.
         """
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=["payload"])["payload"].to_pylist()
 
     def revisions(self, day: str, *, finished_from: datetime | None = None) -> set[Revision]:
-        """What the day holds of builds that finished at or after `finished_from`, or of all."""
+        """Return the stored revisions of builds that finished at or after `finished_from`, or all."""
         found: set[Revision] = set()
         for part in self.parts(day):
             with self._folder.parquet_file(self._name(day, part)) as file:
@@ -164,10 +183,12 @@ class RawStore:
         return found
 
     def watermark(self, day: str) -> datetime | None:
-        """All builds of the day that had finished before this are stored; None: not known.
+        """Return the time before which all finished builds of the day are stored.
+
+        None if that is unknown: the day was never listed, or has lost a part since.
 
         Raises:
-            DamagedFile: Its file cannot be read.
+            DamagedFile: The watermark file cannot be read.
         """
         name = f"{RAW}/{day}/{WATERMARK}"
         content = self._folder.read(name)
@@ -176,36 +197,36 @@ class RawStore:
         try:
             found = msgspec.json.decode(content, type=_Watermark)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise self._folder.damaged(name, str(exc)) from exc
-        if found.checksum not in {None, found.summed()}:
-            raise self._folder.damaged(name, "its checksum is another")
+            raise self._folder.quarantine(name, str(exc)) from exc
+        if found.checksum not in {None, found.expected_checksum()}:
+            raise self._folder.quarantine(name, "its checksum does not match")
         lost = set(self.quarantined(day)) - set(found.quarantined)
         return None if lost else found.finished_before
 
     def set_watermark(
         self, day: str, finished_before: datetime, *, quarantined: Sequence[str] = ()
     ) -> None:
-        """Note that what had finished before is stored.
+        """Record that all builds that finished earlier than `finished_before` are stored.
 
         Args:
             day: The partition.
             finished_before: Aware, UTC.
-            quarantined: What was quarantined of the day before it was listed.
+            quarantined: The quarantined files of the day at the time it was listed.
         """
         found = _Watermark(finished_before, list(quarantined))
-        found.checksum = found.summed()
+        found.checksum = found.expected_checksum()
         self._folder.write(f"{RAW}/{day}/{WATERMARK}", msgspec.json.encode(found))
 
     def quarantined(self, day: str) -> list[str]:
-        """The damaged files of the day that were moved aside."""
+        """Return the names of the day's quarantined files."""
         return self._folder.quarantined(f"{RAW}/{day}")
 
-    def drop_old_temporaries(self, *, now: datetime) -> int:
-        """How many temporary files of killed processes were deleted, in all of the folder."""
-        return self._folder.drop_old_temporaries(now=now)
+    def delete_stale_temporaries(self, *, now: datetime) -> int:
+        """Delete temporary files of killed processes, of all days, and return how many."""
+        return self._folder.delete_stale_temporaries(now=now)
 
-    def present(self, day: str) -> dict[str, int]:
-        """All files with their sizes, replaced parts among them, oldest fetch first."""
+    def all_parts(self, day: str) -> dict[str, int]:
+        """Return file size in bytes by name, oldest first, replaced parts included."""
         found = self._folder.sizes(f"{RAW}/{day}", suffix=PARQUET)
         return {name.removesuffix(PARQUET): size for name, size in found.items()}
 
@@ -214,7 +235,13 @@ class RawStore:
 
 
 class PartWriter:
-    """Takes a day's builds as they come and stores them in parts of bounded size."""
+    """Collects a day's builds and stores them in parts of bounded size.
+
+    Attributes:
+        parts: The names of the parts written so far.
+        builds: How many builds were added.
+        stored: How many of them are in `parts`.
+    """
 
     def __init__(self, raw: RawStore, day: str, *, fetched_at: datetime) -> None:
         self._raw, self._day, self._fetched_at = raw, day, fetched_at
@@ -222,9 +249,10 @@ class PartWriter:
         self._bytes = 0
         self.parts: list[str] = []
         self.builds = 0
-        self.stored = 0  # of `builds`, those in parts
+        self.stored = 0
 
     def add(self, builds: Sequence[RawBuild]) -> None:
+        """Take `builds`, and store a part if enough are waiting."""
         self._waiting.extend(builds)
         self._bytes += sum(len(build.payload) for build in builds)
         self.builds += len(builds)
@@ -232,7 +260,7 @@ class PartWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Store what is waiting."""
+        """Store the builds that are waiting as a part."""
         if self._waiting:
             part = self._raw.append(self._day, self._waiting, fetched_at=self._fetched_at)
             self.parts.append(part)
@@ -240,16 +268,16 @@ class PartWriter:
             self._waiting, self._bytes = [], 0
 
 
-def _stamp(moment: datetime) -> str:
+def _timestamp(moment: datetime) -> str:
     return f"{moment:%Y%m%dT%H%M%S.%fZ}"
 
 
-def _named(moment: datetime) -> str:
-    """A name for a part; names sort by `moment`."""
-    return f"{_stamp(moment)}-{uuid4().hex[:8]}"
+def _new_part_name(moment: datetime) -> str:
+    """Return a unique part name; names sort by `moment`."""
+    return f"{_timestamp(moment)}-{uuid4().hex[:8]}"
 
 
-def _groups(builds: Sequence[RawBuild]) -> Iterator[list[RawBuild]]:
+def _row_groups(builds: Sequence[RawBuild]) -> Iterator[list[RawBuild]]:
     group: list[RawBuild] = []
     size = 0
     for build in builds:
@@ -262,15 +290,15 @@ def _groups(builds: Sequence[RawBuild]) -> Iterator[list[RawBuild]]:
         yield group
 
 
-def _batch(builds: list[RawBuild], fetched_at: datetime) -> pa.RecordBatch:
-    def words(values: list[str]) -> pa.Array:
+def _record_batch(builds: list[RawBuild], fetched_at: datetime) -> pa.RecordBatch:
+    def dictionary(values: list[str]) -> pa.Array:
         return pa.array(values, pa.string()).dictionary_encode()
 
     columns = [
         pa.array([build.id for build in builds], pa.string()),
         pa.array([build.number for build in builds], pa.int64()),
-        words([build.pipeline for build in builds]),
-        words([build.state for build in builds]),
+        dictionary([build.pipeline for build in builds]),
+        dictionary([build.state for build in builds]),
         pa.array([build.created_ns for build in builds], pa.int64()).cast(MOMENT),
         pa.array([build.finished_ns for build in builds], pa.int64()).cast(MOMENT),
         pa.repeat(pa.scalar(to_ns(fetched_at), pa.int64()), len(builds)).cast(MOMENT),
@@ -290,7 +318,7 @@ def _revisions(file: pa.parquet.ParquetFile, finished_from: datetime | None) -> 
 
 
 def _all_finished_before(file: pa.parquet.ParquetFile, moment: datetime) -> bool:
-    """Whether the file's own statistics say that none of its builds finished later."""
+    """Whether the file's statistics prove that no build in it finished at `moment` or later."""
     column = SCHEMA.get_field_index("finished_at")
     for group in range(file.metadata.num_row_groups):
         statistics = file.metadata.row_group(group).column(column).statistics

@@ -1,7 +1,7 @@
-"""Finding builds in the span table by what people know of them.
+"""Finds builds in the span table by trace id or build number.
 
-Only the columns asked about are read, and of these only the row groups whose statistics
-do not rule the value out: a year is searched in the time that a day takes to be read.
+Only the columns needed are read, and only row groups whose statistics do not rule the value out,
+so searching a year takes about as long as reading a day.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bk_pipeline.store.raw import PARQUET
 NUMBER, PIPELINE = "buildkite.build.number", "buildkite.pipeline.slug"
 ORGANIZATION = "buildkite.organization.slug"
 STATE, CREATED, URL = (f"buildkite.build.{one}" for one in ("state", "created_at", "web_url"))
-ASKED = ("trace_id", "parent_span_id", NUMBER, PIPELINE, ORGANIZATION, STATE, CREATED, URL)
+COLUMNS = ("trace_id", "parent_span_id", NUMBER, PIPELINE, ORGANIZATION, STATE, CREATED, URL)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundBuild:
-    """A build of the span table, as its root span tells, and the file that has it."""
+    """A build of the span table, described by its root span, and the file that holds it."""
 
     trace_id: str
     organization: str
@@ -37,31 +37,31 @@ class FoundBuild:
 
 
 class SpanSearch:
-    """Questions to the span table of a data directory."""
+    """Searches the span table of a data directory."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
 
     def find_by_trace_id(self, trace_id: str, days: Sequence[str] | None) -> FoundBuild | None:
-        """The build with this trace id, looked for on these days, or (None) on all."""
-        found = self._found(pc.field("trace_id") == trace_id, days)
+        """Return the build with this trace id, searching `days`, or all days if None."""
+        found = self._find(pc.field("trace_id") == trace_id, days)
         return found[0] if found else None
 
     def find_by_number(self, number: int, pipeline: str | None) -> list[FoundBuild]:
-        """The builds of this number, of one pipeline or (None) of all, newest first."""
-        wanted = pc.field(NUMBER) == number
+        """Return the builds of this number, newest first, of one pipeline or (None) of all."""
+        predicate = pc.field(NUMBER) == number
         if pipeline is not None:
-            wanted &= pc.field(PIPELINE) == pipeline
-        return self._found(wanted, None)
+            predicate &= pc.field(PIPELINE) == pipeline
+        return self._find(predicate, None)
 
     def spans(self, build: FoundBuild) -> pa.Table:
-        """The build's rows of the span table."""
-        wanted = pc.field("trace_id") == build.trace_id
-        return self._folder.scan([build.file], SCHEMA, wanted).drop_columns(Folder.FILE)
+        """Return the build's rows of the span table."""
+        predicate = pc.field("trace_id") == build.trace_id
+        return self._folder.scan([build.file], SCHEMA, predicate).drop_columns(Folder.FILE_COLUMN)
 
     def _files(self, days: Sequence[str] | None) -> list[str]:
         if days is None:
-            found = self._folder.names_below(SPANS, suffix=PARQUET)
+            found = self._folder.names_recursive(SPANS, suffix=PARQUET)
             return [f"{SPANS}/{name}" for name in found]
         folders = [f"{SPANS}/{day}" for day in days]
         return [
@@ -70,10 +70,10 @@ class SpanSearch:
             for name in self._folder.names(folder, suffix=PARQUET)
         ]
 
-    def _found(self, wanted: pc.Expression, days: Sequence[str] | None) -> list[FoundBuild]:
+    def _find(self, predicate: pc.Expression, days: Sequence[str] | None) -> list[FoundBuild]:
         names = self._files(days)
-        schema = pa.schema([SCHEMA.field(name) for name in ASKED])
-        table = self._folder.scan(names, schema, wanted & pc.field("parent_span_id").is_null())
+        schema = pa.schema([SCHEMA.field(name) for name in COLUMNS])
+        table = self._folder.scan(names, schema, predicate & pc.field("parent_span_id").is_null())
         newest: dict[str, FoundBuild] = {}
         for row in table.to_pylist():
             found = FoundBuild(
@@ -84,10 +84,10 @@ class SpanSearch:
                 state=row[STATE] or "",
                 created_at=row[CREATED] or "",
                 web_url=row[URL] or "",
-                file=row[Folder.FILE],
+                file=row[Folder.FILE_COLUMN],
             )
             known = newest.get(found.trace_id)
-            # Names begin with when they were fetched: the later one knows the build longer.
+            # Names begin with the fetch time, so the greater name holds the newer record.
             if known is None or known.file < found.file:
                 newest[found.trace_id] = found
         return sorted(newest.values(), key=lambda one: one.created_at, reverse=True)

@@ -1,9 +1,8 @@
-"""The span store: the span table, one part for each raw part, by day.
+"""The span store (one Parquet part of spans for each raw part) and the statistics tables.
 
-A span part is a pure function of its raw part, the span model and its settings. The last
-two are its *recipe*, which stands in its name: after an upgrade or a change of settings a
-part is made anew, and otherwise never. So the cost of a run is that of the raw parts that
-came since.
+A span part is a pure function of its raw part and of the code and settings that transform it. The
+latter two are its transform fingerprint, which is part of its name: a part is rebuilt after an
+upgrade or a change of settings, and never otherwise. So a run costs only what its new raw parts do.
 """
 
 from __future__ import annotations
@@ -20,25 +19,34 @@ from bk_pipeline.errors import DamagedFile
 from bk_pipeline.spans.table import SCHEMA
 from bk_pipeline.store.delivery_records import DELIVERIES, DeliveryRecords
 from bk_pipeline.store.folder import REPLACES, SPANS, Folder
-from bk_pipeline.store.raw import MERGED, PARQUET
+from bk_pipeline.store.raw import MERGED_SUFFIX, PARQUET
 
+# Footer key of a part's `PartSummary`.
 SUMMARY = b"bk_pipeline.summary"
-# What identifies a span.
+# The columns that identify a span.
 KEYS = pa.schema([SCHEMA.field(name) for name in ("trace_id", "span_id")])
 
 
 class QuarantinedBuild(msgspec.Struct, frozen=True):
-    """A build whose payload cannot be made into spans, and why."""
+    """A build whose payload cannot be transformed, and the reason."""
 
     build_id: str | None
     reason: str
 
 
 class PartSummary(msgspec.Struct):
-    """What a span part holds. Kept in the file itself, in its footer.
+    """Counts of a span part, stored in its footer.
 
-    `builds` are those of the raw part. Of these, `unfinished` have no trace yet, and `skipped`
-    (or not run) will have none; `held_back` are finished and not settled. `first_ns` is the start of its earliest trace, None without one.
+    Attributes:
+        builds: Builds of the raw part that could be read.
+        unfinished: Those that have no trace yet.
+        skipped: Those that were skipped or not run, and will have no trace.
+        held_back: Those that have finished but not settled.
+        spans: Rows of the part.
+        jobs: Job spans among them.
+        time_adjusted: Spans whose times were adjusted.
+        quarantined: Builds that could not be transformed.
+        first_ns: Start of the earliest span, Unix nanoseconds; None without spans.
     """
 
     builds: int = 0
@@ -48,24 +56,25 @@ class PartSummary(msgspec.Struct):
     spans: int = 0
     jobs: int = 0
     time_adjusted: int = 0
-    # Stored in span parts under its first name.
+    # Stored under its first name in existing span parts.
     quarantined: list[QuarantinedBuild] = msgspec.field(default_factory=list, name="set_aside")
     first_ns: int | None = None
 
     @property
     def traces(self) -> int:
-        """How many of its builds have a trace."""
+        """How many of the builds have a trace."""
         return self.builds - self.unfinished - self.skipped - self.held_back
 
 
 class SpanPart(NamedTuple):
-    """A span part's name: the raw part that it was made of, and the recipe."""
+    """A span part's identity: the raw part it was made from, and the transform fingerprint."""
 
     raw_part: str
     fingerprint: str
 
     @property
     def name(self) -> str:
+        """The file name, without its suffix."""
         return f"{self.raw_part}-{self.fingerprint}"
 
 
@@ -77,26 +86,26 @@ class SpanStore:
         self.deliveries = DeliveryRecords(folder)
 
     def parts(self, day: str) -> list[SpanPart]:
-        """The day's parts, oldest fetch first; of one raw part all recipes there are.
+        """Return the day's current parts, oldest first, of every fingerprint.
 
-        Without those whose raw part is in a merged one that has spans of the same recipe.
+        A part is left out if a merged part with the same fingerprint replaces it.
         """
-        present = self.present(day)
-        hidden = {
-            SpanPart(old, part.fingerprint) for part in present for old in self.replaced(day, part)
+        found = self.all_parts(day)
+        replaced = {
+            SpanPart(old, part.fingerprint) for part in found for old in self.merged_from(day, part)
         }
-        return [part for part in present if part not in hidden]
+        return [part for part in found if part not in replaced]
 
-    def present(self, day: str) -> list[SpanPart]:
-        """All files, replaced parts among them, oldest fetch first."""
+    def all_parts(self, day: str) -> list[SpanPart]:
+        """Return all of the day's parts, oldest first, replaced ones included."""
         names = self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
         return [SpanPart(*name.removesuffix(PARQUET).rsplit("-", maxsplit=1)) for name in names]
 
-    def replaced(self, day: str, part: SpanPart) -> list[str]:
-        """The raw parts that this one's was merged of; none if it was not."""
-        if not part.raw_part.endswith(MERGED):
+    def merged_from(self, day: str, part: SpanPart) -> list[str]:
+        """Return the raw parts that this one's raw part replaces; empty unless that was merged."""
+        if not part.raw_part.endswith(MERGED_SUFFIX):
             return []
-        return self._folder.replaced(self._name(day, part))
+        return self._folder.replaces(self._name(day, part))
 
     def write(
         self,
@@ -107,14 +116,14 @@ class SpanStore:
         *,
         replaces: Sequence[str] = (),
     ) -> None:
-        """Make the part of `tables`, a row group each; `summary` is read once they are through.
+        """Write a part.
 
         Args:
             day: The partition.
-            part: Its name.
-            tables: Its rows.
-            summary: Kept with them.
-            replaces: The raw parts that this one's was merged of.
+            part: Its identity.
+            tables: Its rows; each table becomes a row group.
+            summary: Stored in the footer; it may be filled in while `tables` is consumed.
+            replaces: The raw parts that the part's raw part replaces.
         """
         self.deliveries.start()
         with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
@@ -129,15 +138,18 @@ class SpanStore:
     def tables(
         self, day: str, part: SpanPart, *, columns: Sequence[str] | None = None
     ) -> Iterator[pa.Table]:
-        """The part's rows: whole builds, in order of creation, a bounded number at a time.
+        """Yield the part's rows, a row group of whole builds at a time, sorted by creation.
 
-        With all columns, or with these.
+        Args:
+            day: The partition.
+            part: Its identity.
+            columns: The columns to read; None for all.
         """
-        schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(at) for at in columns])
+        schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
-                # Threads gain little with so few rows, and each keeps memory of its own: together
-                # a third of all that a delivery takes.
+                # Threads gain little on so few rows, and the memory they keep would be a third of
+                # what a delivery takes.
                 yield (
                     file.read_row_group(group, schema.names, use_threads=False)
                     .select(schema.names)
@@ -145,13 +157,13 @@ class SpanStore:
                 )
 
     def newest(self, day: str, *, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """These columns of the day's spans, of each build those of its newest part alone.
+        """Yield the day's spans; if a build is in several parts, only those of the newest part.
 
-        A build that went on after it had finished stands in several parts, each time whole.
+        A build that resumed after it had finished is in several parts, each time as a whole.
 
         Args:
             day: The partition.
-            columns: `trace_id` among them.
+            columns: The columns to read, `trace_id` among them.
         """
         seen = pa.array([], pa.string())
         for part in reversed(self.parts(day)):
@@ -163,12 +175,13 @@ class SpanStore:
             seen = pa.concat_arrays(found).unique()
 
     def summary(self, day: str, part: SpanPart) -> PartSummary:
+        """Return the counts stored with `part`."""
         with self._folder.parquet_file(self._name(day, part)) as file:
             content = (file.metadata.metadata or {})[SUMMARY]
             return msgspec.json.decode(content, type=PartSummary)
 
     def delete(self, day: str, part: SpanPart) -> None:
-        """Delete a part. Of one that was delivered, the ids of its spans are kept (`keys`)."""
+        """Delete `part`, if it exists. If it was delivered, its span ids are kept; see `keys`."""
         if part.name in self.deliveries.delivered(day):
             with (
                 suppress(DamagedFile),
@@ -179,7 +192,7 @@ class SpanStore:
         self._folder.delete(self._name(day, part))
 
     def keys(self, day: str, part: str) -> pa.Array | None:
-        """`keys_of` the spans of a part that is there or was delivered; None if not known."""
+        """Return the `keys_of` a part's spans; None if it was deleted before it was delivered."""
         name = f"{SPANS}/{day}/{part}{PARQUET}"
         if f"{part}{PARQUET}" not in self._folder.names(f"{SPANS}/{day}", suffix=PARQUET):
             name = _keys_name(day, part)
@@ -193,7 +206,7 @@ class SpanStore:
 
 
 def keys_of(table: pa.Table) -> pa.Array:
-    """For each row its trace id and span id in one string."""
+    """Return trace id and span id of each row, joined to one string."""
     ids = (table[name].cast(pa.string()) for name in KEYS.names)
     return pc.binary_join_element_wise(*ids, "").combine_chunks()
 
@@ -203,24 +216,25 @@ def _keys_name(day: str, part: str) -> str:
 
 
 STATS = "stats"
+# Footer key: which span parts the rows were computed from.
 MADE_OF = b"bk_pipeline.made_of"
 
 
 class StatsStore:
-    """The tables of all days in a data directory."""
+    """The statistics tables of all days in a data directory."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
 
-    def write(self, table: str, day: str, rows: pa.Table, *, made_of: str) -> None:
-        """Put `rows`, and a word on what they were made of, in place of what the day had."""
+    def write(self, table: str, day: str, rows: pa.Table, *, source: str) -> None:
+        """Replace the day's rows of `table`; `source` identifies what they were computed from."""
         schema = rows.schema.remove_metadata()
         with self._folder.parquet_writer(self._name(table, day), schema) as writer:
             writer.write_table(rows.cast(schema))
-            writer.add_key_value_metadata({MADE_OF: made_of})
+            writer.add_key_value_metadata({MADE_OF: source})
 
-    def made_of(self, table: str, day: str) -> str | None:
-        """What the day's rows were made of; None if there are none."""
+    def source(self, table: str, day: str) -> str | None:
+        """Return the `source` that the day's rows were written with; None if there are no rows."""
         if day not in self.days(table):
             return None
         with self._folder.parquet_file(self._name(table, day)) as file:
@@ -228,11 +242,12 @@ class StatsStore:
             return content.decode()
 
     def read(self, table: str, day: str) -> pa.Table:
+        """Return the day's rows of `table`."""
         with self._folder.parquet_file(self._name(table, day)) as file:
             return file.read()
 
     def days(self, table: str) -> list[str]:
-        """The days that `table` has, in order."""
+        """Return the days that `table` has rows for, sorted."""
         names = self._folder.names(f"{STATS}/{table}", suffix=PARQUET)
         return [name.removesuffix(PARQUET) for name in names]
 

@@ -1,4 +1,4 @@
-"""Files that hold no longer what was written: moved aside, and what they held is there again."""
+"""Damaged files are quarantined, and their content is fetched or rebuilt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bk_pipeline.pipeline import (
 )
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
-from bk_pipeline.store.compaction import MANY
+from bk_pipeline.store.compaction import MAX_SMALL_PARTS
 from bk_pipeline.store.folder import QUARANTINED, Folder
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.search import SpanSearch
@@ -33,10 +33,10 @@ from bk_pipeline_tests.test_extraction import DAY, HOUR, MINUTE, START
 BUILDS = 12
 
 
-def flip(path: Path) -> None:
-    """One bit, amid the values of the last column that has a dictionary."""
+def flip_bit(path: Path) -> None:
+    """Flip one bit among the values of the last column that has a dictionary."""
     group = pq.read_metadata(path).row_group(0)
-    columns = [group.column(at) for at in range(group.num_columns)]
+    columns = [group.column(n) for n in range(group.num_columns)]
     column = next(one for one in reversed(columns) if one.dictionary_page_offset)
     begin, end = column.dictionary_page_offset, column.data_page_offset
     content = bytearray(path.read_bytes())
@@ -44,19 +44,19 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def make_folder(path: Path) -> None:
+def replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
 DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-10]),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "footer": lambda path: path.write_bytes(path.read_bytes()[:-60] + b"x" * 52 + b"PAR1"),
-    "flipped bit": flip,
-    "folder": make_folder,
+    "flipped bit": flip_bit,
+    "folder": replace_by_folder,
 }
 damaged = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 
@@ -91,7 +91,7 @@ class Day:
     def file(self, kind: str) -> Path:
         return next((self.path / kind).rglob("*.parquet"))
 
-    def traces(self) -> int:
+    def trace_count(self) -> int:
         tables = self.spans.newest(DAY.key, columns=["trace_id", "name"])
         return len({trace for table in tables for trace in table["trace_id"].to_pylist()})
 
@@ -130,21 +130,21 @@ def test_builds_of_a_damaged_raw_part_are_fetched_again(day, damage):
     day.raw = RawStore(Folder(str(day.path)))
 
     found, made = day.extract(), day.transform(full_refresh=True)
-    if not found.damaged:  # only who reads the payloads sees it
+    if not found.damaged:  # only reading the payloads reveals it
         day.restore()
 
     [message] = found.damaged or made.damaged
     [name] = day.quarantined()
     assert name.startswith(f"raw/{DAY.key}/")
-    assert f"was moved to {QUARANTINED}/{name}. What it held is fetched" in message
-    assert day.traces() == BUILDS
+    assert f"was moved to {QUARANTINED}/{name}. Its content is fetched" in message
+    assert day.trace_count() == BUILDS
     assert sum(map(len, day.raw.payloads(DAY.key, day.raw.parts(DAY.key)[0]))) == BUILDS
     assert set(before) <= set(day.spans.parts(DAY.key))
-    assert day.extract().listed == 0  # the watermark holds again
+    assert day.extract().listed == 0  # the watermark is valid again
 
 
 @damaged
-def test_damaged_span_part_is_made_again_under_its_name(day, damage):
+def test_damaged_span_part_is_rebuilt_under_its_name(day, damage):
     part = day.spans.parts(DAY.key)
     damage(day.file("spans"))
 
@@ -152,18 +152,20 @@ def test_damaged_span_part_is_made_again_under_its_name(day, damage):
         [*day.spans.tables(DAY.key, part[0]), day.spans.parts(DAY.key)]
     assert day.restore() == []
 
-    assert (day.spans.parts(DAY.key), day.traces()) == (part, BUILDS)
+    assert (day.spans.parts(DAY.key), day.trace_count()) == (part, BUILDS)
     assert stored_summary(DAY.key, spans=day.spans).builds == BUILDS
     assert len(day.quarantined()) == 1
 
 
 @damaged
-def test_damaged_statistics_are_made_again(day, damage):
+def test_damaged_statistics_are_recomputed(day, damage):
     for path in (day.path / "stats").rglob("*.parquet"):
         damage(path)
     stale = stats_are_stale(DAY.key, spans=day.spans, stats=day.stats)
     day.summarize()
-    assert stale or damage is flip  # a day's rows are not read to know what they are made of
+    assert (
+        stale or damage is flip_bit
+    )  # only the footer is read to find out what the rows were computed from
     assert not stats_are_stale(DAY.key, spans=day.spans, stats=day.stats)
     for table in ("pipelines", "steps", "queues"):
         day.stats.read(table, DAY.key)
@@ -175,13 +177,13 @@ def test_damaged_statistics_are_made_again(day, damage):
         DAMAGE["empty"],
         DAMAGE["half"],
         DAMAGE["zeros"],
-        make_folder,
+        replace_by_folder,
         lambda path: path.write_bytes(path.read_bytes().replace(b"2026", b"2027")),
         lambda path: path.write_bytes(b"\xff\xfe"),
     ],
-    ids=["empty", "half", "zeros", "folder", "another time", "no text"],
+    ids=["empty", "half", "zeros", "folder", "another time", "not UTF-8"],
 )
-def test_damaged_watermark_has_the_whole_day_listed(day, damage):
+def test_damaged_watermark_relists_the_whole_day(day, damage):
     damage(day.path / "raw" / DAY.key / "watermark.json")
     found = day.extract()
     assert (found.full, found.listed, found.stored) == (True, BUILDS, 0)
@@ -190,9 +192,9 @@ def test_damaged_watermark_has_the_whole_day_listed(day, damage):
 
 
 @damaged
-def test_damaged_part_amid_many_does_not_stop_their_compaction(day, damage):
+def test_damaged_part_does_not_stop_the_compaction_of_others(day, damage):
     original = next(day.raw.tables(DAY.key, day.raw.parts(DAY.key)[0]))
-    for n in range(MANY + 1):
+    for n in range(MAX_SMALL_PARTS + 1):
         one = original.slice(n % BUILDS, 1)
         day.raw.merge(DAY.key, [], [one], now=START + 27 * HOUR + n * MINUTE)
     day.clock.moment = START + 30 * HOUR
@@ -203,14 +205,14 @@ def test_damaged_part_amid_many_does_not_stop_their_compaction(day, damage):
     assert len(found.damaged) == 1
     assert len(day.raw.parts(DAY.key)) <= 2
     day.transform()
-    assert day.traces() == BUILDS
+    assert day.trace_count() == BUILDS
 
 
-def test_damaged_merged_part_gives_its_builds_back(day):
+def test_damaged_merged_part_restores_the_parts_it_replaced(day):
     parts = day.raw.parts(DAY.key)
     merged = day.raw.merge(DAY.key, parts, day.raw.tables(DAY.key, parts[0]), now=START + 27 * HOUR)
     day.transform()
-    DAMAGE["cut short"](day.path / "raw" / DAY.key / f"{merged}.parquet")
+    DAMAGE["truncated"](day.path / "raw" / DAY.key / f"{merged}.parquet")
     day.raw = RawStore(Folder(str(day.path)))
 
     found, made = day.extract(), day.transform()
@@ -218,10 +220,10 @@ def test_damaged_merged_part_gives_its_builds_back(day):
     assert (len(found.damaged), found.stored) == (1, 0)
     assert day.raw.parts(DAY.key) == parts
     assert made.parts == 0
-    assert day.traces() == BUILDS
+    assert day.trace_count() == BUILDS
 
 
-def test_file_damaged_while_a_day_is_listed_has_it_listed_again(day):
+def test_file_damaged_during_a_listing_relists_the_day(day):
     def damage(_):
         DAMAGE["empty"](day.file("raw"))
         with pytest.raises(DamagedFile):
@@ -232,7 +234,7 @@ def test_file_damaged_while_a_day_is_listed_has_it_listed_again(day):
     assert (found.full, found.stored) == (True, BUILDS)
 
 
-def test_a_trace_is_found_beside_a_damaged_file(day):
+def test_search_skips_damaged_files(day):
     part = day.spans.parts(DAY.key)[0]
     tables = list(day.spans.tables(DAY.key, part))
     other = part._replace(raw_part=part.raw_part + "x")
@@ -242,51 +244,51 @@ def test_a_trace_is_found_beside_a_damaged_file(day):
     assert [one.number for one in found] == [3]
 
 
-def test_storage_that_cannot_be_read_is_no_damage(day, monkeypatch):
+def test_unreadable_storage_does_not_quarantine_files(day, monkeypatch):
     folder = Folder(str(day.path))
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(folder, "read", refuse)
-    DAMAGE["cut short"](day.file("raw"))
+    DAMAGE["truncated"](day.file("raw"))
     with pytest.raises((StorageError, PermissionError)):
         list(RawStore(folder).tables(DAY.key, RawStore(folder).parts(DAY.key)[0]))
     assert day.quarantined() == []
 
 
-def test_old_temporary_files_are_deleted_and_young_ones_stay(day):
+def test_only_old_temporary_files_are_deleted(day):
     names = ["raw/2026-01-01/a.parquet.0f.tmp", "spans/2026-01-01/b.tmp", ".bk-pipeline-doctor-1"]
-    ages = {"old": timedelta(hours=25), "young": timedelta(hours=23)}
+    ages = {"old": timedelta(hours=25), "recent": timedelta(hours=23)}
     kept = day.path / "raw" / "2026-01-01" / "c.parquet"
-    for age, since in ages.items():
+    for folder, age in ages.items():
         for name in [*names, "raw/2026-01-01/c.parquet"]:
-            path = day.path / name if name.endswith("c.parquet") else day.path / f"{age}" / name
+            path = day.path / name if name.endswith("c.parquet") else day.path / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")
-            written = (day.clock.moment - since).timestamp()
+            written = (day.clock.moment - age).timestamp()
             os.utime(path, (written, written))
     (day.path / "swept.json").unlink()
 
-    Folder(str(day.path)).drop_old_temporaries(now=day.clock.moment)
+    Folder(str(day.path)).delete_stale_temporaries(now=day.clock.moment)
 
-    left = {
-        p.relative_to(day.path).parts[0]
-        for a in ages
-        for p in (day.path / a).rglob("*")
-        if p.is_file()
+    remaining = {
+        path.relative_to(day.path).parts[0]
+        for folder in ages
+        for path in (day.path / folder).rglob("*")
+        if path.is_file()
     }
-    assert left == {"young"}
+    assert remaining == {"recent"}
     assert kept.exists()
 
 
-def test_temporary_files_are_looked_for_once_a_day(day):
+def test_temporary_files_are_deleted_at_most_once_a_day(day):
     old = day.path / "x.tmp"
     old.write_bytes(b"")
     os.utime(old, (0, 0))
     marker = (day.path / "swept.json").stat().st_mtime
     folder = Folder(str(day.path))
     now = START.fromtimestamp(marker, tz=START.tzinfo)
-    assert folder.drop_old_temporaries(now=now + timedelta(hours=23)) == 0
-    assert folder.drop_old_temporaries(now=now + timedelta(hours=25)) == 1
+    assert folder.delete_stale_temporaries(now=now + timedelta(hours=23)) == 0
+    assert folder.delete_stale_temporaries(now=now + timedelta(hours=25)) == 1
     assert not old.exists()

@@ -39,26 +39,26 @@ def stored(raw: RawStore) -> list[bytes]:
     return [p for part in raw.parts(DAY) for group in raw.payloads(DAY, part) for p in group]
 
 
-def test_payloads_come_back_to_the_byte(raw):
+def test_payloads_are_returned_byte_for_byte(raw):
     odd = [b'{"a" :  1, "\\u0000": "\xf0\x9f\x9a\x80"}', b"{}", b'{"n": 1e400}']
     raw.append(DAY, [record(n, payload=one) for n, one in enumerate(odd)], fetched_at=NOON)
     assert stored(raw) == odd
 
 
-def test_parts_are_only_ever_added(raw):
+def test_appending_adds_a_part(raw):
     first = raw.append(DAY, [record(1)], fetched_at=NOON)
     second = raw.append(DAY, [record(1)], fetched_at=NOON + timedelta(minutes=1))
     assert raw.parts(DAY) == [first, second]
     assert raw.days() == [DAY]
 
 
-def test_a_part_is_in_order_of_creation(raw):
+def test_part_is_sorted_by_creation(raw):
     newest_first = [record(n, payload=b"%d" % n) for n in (3, 2, 1)]
     raw.append(DAY, newest_first, fetched_at=NOON)
     assert stored(raw) == [b"1", b"2", b"3"]
 
 
-def test_key_columns_stand_beside_the_payload(raw, tmp_path):
+def test_key_columns_are_stored_with_the_payload(raw, tmp_path):
     part = raw.append(DAY, [record(7), record(8, finished=None)], fetched_at=NOON)
     table = pq.read_table(tmp_path / "raw" / DAY / f"{part}.parquet")
     assert table["build_id"].to_pylist() == ["build-7", "build-8"]
@@ -66,7 +66,7 @@ def test_key_columns_stand_beside_the_payload(raw, tmp_path):
     assert set(table["fetched_at"].to_pylist()) == {NOON}
 
 
-def test_revisions_are_what_the_day_holds(raw):
+def test_revisions_cover_all_records_of_the_day(raw):
     raw.append(DAY, [record(1), record(2, finished=None, state="running")], fetched_at=NOON)
     raw.append(DAY, [record(2, finished=NOON)], fetched_at=NOON)
     assert raw.revisions(DAY) == {
@@ -76,7 +76,7 @@ def test_revisions_are_what_the_day_holds(raw):
     }
 
 
-def test_revisions_since_a_moment_leave_out_what_finished_before_and_what_has_not(raw):
+def test_revisions_since_a_time_exclude_earlier_and_unfinished_builds(raw):
     early, late = NOON - timedelta(hours=1), NOON
     raw.append(DAY, [record(1, finished=early), record(2, finished=None)], fetched_at=NOON)
     raw.append(DAY, [record(3, finished=None)], fetched_at=NOON)
@@ -89,19 +89,19 @@ def test_revisions_since_a_moment_leave_out_what_finished_before_and_what_has_no
     }
 
 
-def test_an_unknown_day_is_empty(raw):
+def test_unknown_day_is_empty(raw):
     assert raw.parts("2020-01-01") == []
     assert raw.revisions("2020-01-01") == set()
     assert raw.watermark("2020-01-01") is None
 
 
-def test_a_watermark_is_kept(raw):
+def test_watermark_is_replaced(raw):
     raw.set_watermark(DAY, NOON)
     raw.set_watermark(DAY, NOON + timedelta(seconds=1))
     assert raw.watermark(DAY) == NOON + timedelta(seconds=1)
 
 
-def test_pages_are_stored_as_they_come(raw, monkeypatch):
+def test_writer_stores_parts_before_it_is_flushed(raw, monkeypatch):
     monkeypatch.setattr(raw_module, "PART_BYTES", 100)
     writer = PartWriter(raw, DAY, fetched_at=NOON)
     for page in range(5):
@@ -112,13 +112,13 @@ def test_pages_are_stored_as_they_come(raw, monkeypatch):
     assert writer.builds == len(stored(raw)) == 5
 
 
-def test_readers_get_a_bounded_number_at_a_time(raw, monkeypatch):
+def test_part_is_read_in_bounded_groups(raw, monkeypatch):
     monkeypatch.setattr(raw_module, "ROW_GROUP_BYTES", 100)
     part = raw.append(DAY, [record(n, payload=b"x" * 60) for n in range(5)], fetched_at=NOON)
     assert [len(group) for group in raw.payloads(DAY, part)] == [2, 2, 1]
 
 
-def test_a_write_that_fails_leaves_nothing_behind(raw, tmp_path):
+def test_failed_write_leaves_no_file(raw, tmp_path):
     def failing():
         yield record(1)
         raise RuntimeError("the connection broke")
@@ -129,21 +129,21 @@ def test_a_write_that_fails_leaves_nothing_behind(raw, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_half_a_file_of_a_killed_run_is_not_seen(raw, tmp_path):
+def test_temporary_file_of_a_killed_run_is_ignored(raw, tmp_path):
     part = raw.append(DAY, [record(1)], fetched_at=NOON)
     folder = tmp_path / "raw" / DAY
     (folder / f"{part}.parquet.0123.tmp").write_bytes(b"PAR1 and then the power went")
     assert raw.parts(DAY) == [part]
 
 
-def test_a_damaged_part_is_named(raw, tmp_path):
+def test_error_names_the_damaged_part(raw, tmp_path):
     part = raw.append(DAY, [record(1)], fetched_at=NOON)
     (tmp_path / "raw" / DAY / f"{part}.parquet").write_bytes(b"not parquet")
     with pytest.raises(StorageError, match=part):
         stored(raw)
 
 
-def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
+def test_unwritable_location_names_the_setting(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(StorageError, match="BK_PIPELINE_DATA_DIR"):
@@ -151,7 +151,7 @@ def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("location", "words", "remedy"),
+    ("location", "message", "remedy"),
     [
         (
             "s3://bucket/x",
@@ -165,7 +165,7 @@ def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
         ("/data", "No space left on device", "Make room"),
     ],
 )
-def test_a_store_that_denies_access_asks_for_credentials_and_not_for_room(location, words, remedy):
-    advice = _remedy(OSError(words), location)
+def test_denied_access_asks_for_credentials_and_not_for_space(location, message, remedy):
+    advice = _remedy(OSError(message), location)
     assert remedy in advice
     assert ("Make room" in advice) == (remedy == "Make room")

@@ -1,6 +1,6 @@
-"""Delivers a day, and dies at the moment that it is told: `<day> <what> <before|after> <nth>`.
+"""Delivers a day and exits at a given moment: `<day> <method> <before|after> <nth call>`.
 
-`what` is a method by which ledger or store are written.
+`method` is one that writes to the ledger or to the delivery records.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bk_pipeline.store.delivery_records import DeliveryRecords
 DIED = 9
 
 
-def die_at(what: str, when: str, nth: int) -> None:
-    owner = DeliveryRecords if hasattr(DeliveryRecords, what) else Ledger
-    real = getattr(owner, what)
+def die_at(method: str, when: str, nth: int) -> None:
+    owner = DeliveryRecords if hasattr(DeliveryRecords, method) else Ledger
+    real = getattr(owner, method)
     calls = 0
 
     def dying(self, *arguments, **options):
@@ -33,14 +33,14 @@ def die_at(what: str, when: str, nth: int) -> None:
             os._exit(DIED)
         return result
 
-    setattr(owner, what, dying)
+    setattr(owner, method, dying)
 
 
 def main() -> None:
-    day, what, when, nth = sys.argv[1:]
+    day, method, when, nth = sys.argv[1:]
     services = Services(Settings.load(), retries=0)
     [found] = services.destinations()
-    die_at(what, when, int(nth))
+    die_at(method, when, int(nth))
     deliver_day(
         day,
         spans=services.spans(),

@@ -1,4 +1,4 @@
-"""A ledger that is gone, another one, or an older copy: nothing is sent twice without a word."""
+"""A missing, different or outdated ledger stops the delivery: nothing is silently sent twice."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from bk_pipeline_tests.test_pipeline import finish_one_more
 from bk_pipeline_tests.worlds import PRESENT, stage
 
 KILLED_DELIVERY = Path(__file__).with_name("killed_delivery.py")
-ONCE = RetryPolicy(deadline_s=0)
+NO_RETRY = RetryPolicy(deadline_s=0)
 OFFLINE = {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
 
 
 class Deliveries:
-    """Deliveries of a day from one data directory, with whichever ledger."""
+    """Deliveries of a day from one data directory, with any ledger."""
 
     def __init__(self, scene, new_ledger) -> None:
         self.scene = scene
@@ -98,15 +98,15 @@ class Deliveries:
         with pytest.raises(LedgerBehind) as refused:
             self.deliver(ledger)
         assert self.honeycomb.event_count == before
-        words = str(refused.value)
-        assert "bk-pipeline ledger adopt" in words
-        assert "--resend" in words
-        return words
+        message = str(refused.value)
+        assert "bk-pipeline ledger adopt" in message
+        assert "--resend" in message
+        return message
 
 
 @pytest.fixture(params=LEDGERS.values(), ids=LEDGERS)
 def new_ledger(request, tmp_path):
-    """Makes a ledger that nobody has delivered with, each time."""
+    """Return a function that makes a new, empty ledger."""
     with ExitStack() as opened:
 
         def new_ledger():
@@ -119,7 +119,7 @@ def new_ledger(request, tmp_path):
 
 
 @pytest.fixture
-def it(tmp_path, new_ledger):
+def deliveries(tmp_path, new_ledger):
     with stage(tmp_path / "data", builds_per_day=8, **OFFLINE) as scene:
         made = Deliveries(scene, new_ledger)
         made.extract()
@@ -127,7 +127,7 @@ def it(tmp_path, new_ledger):
 
 
 def backup(ledger) -> dict:
-    """All rows of a ledger."""
+    """Return all rows of a ledger by table."""
     with ledger._database.read() as connection:
         return {
             table: [dict(row) for row in connection.execute(select(table)).mappings()]
@@ -144,48 +144,48 @@ def restore(ledger, rows) -> None:
                 connection.execute(insert(table), rows[table])
 
 
-def test_a_ledger_that_is_gone_stops_the_delivery_with_two_ways_on(it):
-    first = it.deliver(it.new_ledger())
+def test_new_ledger_stops_the_delivery_and_names_both_remedies(deliveries):
+    first = deliveries.deliver(deliveries.new_ledger())
     assert first.accepted > 0
 
-    assert "another ledger" in it.assert_refused(it.new_ledger())
+    assert "another ledger" in deliveries.assert_refused(deliveries.new_ledger())
 
 
-def test_the_ledger_that_delivered_goes_on(it):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
-    it.another_build()
+def test_ledger_that_delivered_before_goes_on(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
+    deliveries.another_build()
 
-    assert it.deliver(ledger).accepted > 0
-    it.assert_all_sent_once()
-
-
-def test_what_is_adopted_is_not_sent_and_what_is_new_is(it):
-    it.deliver(it.new_ledger())
-    it.another_build()
-    fresh = it.new_ledger()
-
-    assert it.adopt(fresh) == it.honeycomb.event_count
-    assert it.adopt(fresh) is None
-    assert it.deliver(fresh).accepted > 0
-    assert it.deliver(fresh).batches == 0
-    it.assert_all_sent_once()
+    assert deliveries.deliver(ledger).accepted > 0
+    deliveries.assert_all_sent_once()
 
 
-def test_adopted_spans_are_known_when_their_build_is_made_anew(it):
-    """By another recipe, or because it went on: the parts are new, the spans are not."""
-    it.deliver(it.new_ledger())
-    it.extract(Privacy(drop=("*.email",)))
-    fresh = it.new_ledger()
+def test_adopted_spans_are_not_sent_and_new_ones_are(deliveries):
+    deliveries.deliver(deliveries.new_ledger())
+    deliveries.another_build()
+    fresh = deliveries.new_ledger()
 
-    it.adopt(fresh)
-    it.deliver(fresh)
+    assert deliveries.adopt(fresh) == deliveries.honeycomb.event_count
+    assert deliveries.adopt(fresh) is None
+    assert deliveries.deliver(fresh).accepted > 0
+    assert deliveries.deliver(fresh).batches == 0
+    deliveries.assert_all_sent_once()
 
-    it.assert_all_sent_once()
+
+def test_adopted_spans_are_not_sent_when_their_part_is_rebuilt(deliveries):
+    """With another fingerprint the part is new, but its spans are not."""
+    deliveries.deliver(deliveries.new_ledger())
+    deliveries.extract(Privacy(drop=("*.email",)))
+    fresh = deliveries.new_ledger()
+
+    deliveries.adopt(fresh)
+    deliveries.deliver(fresh)
+
+    deliveries.assert_all_sent_once()
 
 
 @pytest.fixture
-def settled(tmp_path):
+def deliveries_of_settled_builds(tmp_path):
     """A data directory whose builds are exported a day after they have finished."""
     clock = FakeClock(PRESENT)
     options = {"BK_PIPELINE_SPANS_EXPORT": "settled", **OFFLINE}
@@ -201,206 +201,208 @@ def settled(tmp_path):
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-def test_builds_that_were_held_back_are_sent_after_an_adoption(settled, times):
-    """They settle, so that the delivered part is made anew with them in it; then it is adopted."""
-    it = settled
-    finish_one_more(it.scene, 9_000_001)
-    it.extract()
-    sent = it.deliver(it.new_ledger()).accepted
-    spans = it.services.spans()
-    assert spans.summary(it.day, *spans.parts(it.day)).held_back > 0
-    it.scene.clock.moment += timedelta(hours=30)
-    it.extract()
+def test_builds_held_back_before_are_sent_after_an_adoption(deliveries_of_settled_builds, times):
+    """When they settle, the delivered part is rebuilt with them in it and then adopted."""
+    deliveries = deliveries_of_settled_builds
+    finish_one_more(deliveries.scene, 9_000_001)
+    deliveries.extract()
+    sent = deliveries.deliver(deliveries.new_ledger()).accepted
+    spans = deliveries.services.spans()
+    assert spans.summary(deliveries.day, *spans.parts(deliveries.day)).held_back > 0
+    deliveries.scene.clock.moment += timedelta(hours=30)
+    deliveries.extract()
     for _ in range(times):
-        fresh = it.new_ledger()
-        assert it.adopt(fresh) == sent
+        fresh = deliveries.new_ledger()
+        assert deliveries.adopt(fresh) == sent
 
-    assert it.deliver(fresh).accepted > 0
-    assert it.deliver(fresh).batches == 0
-    it.assert_all_sent_once()
-
-
-def test_builds_that_were_merged_with_delivered_ones_are_sent_after_an_adoption(it):
-    """Whether or not the files of the delivered parts are still there."""
-    ledger = it.new_ledger()
-    sent = it.deliver(ledger).accepted
-    it.another_build(9_000_001)
-    sent += it.deliver(ledger).accepted
-    it.another_build(9_000_002)
-    raw = it.services.raw()
-    parts = raw.parts(it.day)
-    tables = (table for part in parts for table in raw.tables(it.day, part))
-    raw.merge(it.day, parts, tables, now=it.scene.clock.now())
-    raw.sweep(it.day, before=it.scene.clock.now() + timedelta(hours=2))
-    transform_day(it.day, raw=raw, spans=it.services.spans())
-    assert len(it.services.spans().present(it.day)) == 1
-    fresh = it.new_ledger()
-
-    assert it.adopt(fresh) == sent
-    assert it.deliver(fresh).accepted > 0
-    it.assert_all_sent_once()
+    assert deliveries.deliver(fresh).accepted > 0
+    assert deliveries.deliver(fresh).batches == 0
+    deliveries.assert_all_sent_once()
 
 
-def test_what_a_new_recipe_adds_to_a_delivered_build_is_sent_after_an_adoption(it):
-    sent = it.deliver(it.new_ledger()).accepted
-    spans = it.services.spans()
-    transform_day(it.day, raw=it.services.raw(), spans=spans, options=SpanOptions(waits=True))
-    fresh = it.new_ledger()
+def test_builds_merged_with_delivered_ones_are_sent_after_an_adoption(deliveries):
+    """Even if the files of the delivered parts are deleted."""
+    ledger = deliveries.new_ledger()
+    sent = deliveries.deliver(ledger).accepted
+    deliveries.another_build(9_000_001)
+    sent += deliveries.deliver(ledger).accepted
+    deliveries.another_build(9_000_002)
+    raw = deliveries.services.raw()
+    parts = raw.parts(deliveries.day)
+    tables = (table for part in parts for table in raw.tables(deliveries.day, part))
+    raw.merge(deliveries.day, parts, tables, now=deliveries.scene.clock.now())
+    raw.delete_replaced(deliveries.day, before=deliveries.scene.clock.now() + timedelta(hours=2))
+    transform_day(deliveries.day, raw=raw, spans=deliveries.services.spans())
+    assert len(deliveries.services.spans().all_parts(deliveries.day)) == 1
+    fresh = deliveries.new_ledger()
 
-    assert it.adopt(fresh) == sent
-    assert it.deliver(fresh).accepted > 0
-    it.assert_all_sent_once()
+    assert deliveries.adopt(fresh) == sent
+    assert deliveries.deliver(fresh).accepted > 0
+    deliveries.assert_all_sent_once()
 
 
-def test_resend_sends_again_and_then_the_ledger_knows(it):
-    sent = it.deliver(it.new_ledger()).accepted
-    fresh = it.new_ledger()
+def test_spans_added_by_new_settings_are_sent_after_an_adoption(deliveries):
+    sent = deliveries.deliver(deliveries.new_ledger()).accepted
+    spans = deliveries.services.spans()
+    transform_day(
+        deliveries.day, raw=deliveries.services.raw(), spans=spans, options=SpanOptions(waits=True)
+    )
+    fresh = deliveries.new_ledger()
 
-    assert it.deliver(fresh, resend=True).accepted == sent
-    assert it.honeycomb.duplicate_count > 0
-    assert it.deliver(fresh).batches == 0
-    it.another_build()
-    assert 0 < it.deliver(fresh).accepted < sent
+    assert deliveries.adopt(fresh) == sent
+    assert deliveries.deliver(fresh).accepted > 0
+    deliveries.assert_all_sent_once()
 
 
-def test_an_older_copy_of_the_ledger_stops_the_delivery(it):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
+def test_resend_sends_again_once(deliveries):
+    sent = deliveries.deliver(deliveries.new_ledger()).accepted
+    fresh = deliveries.new_ledger()
+
+    assert deliveries.deliver(fresh, resend=True).accepted == sent
+    assert deliveries.honeycomb.duplicate_count > 0
+    assert deliveries.deliver(fresh).batches == 0
+    deliveries.another_build()
+    assert 0 < deliveries.deliver(fresh).accepted < sent
+
+
+def test_older_copy_of_the_ledger_stops_the_delivery(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
     old = backup(ledger)
-    it.another_build()
-    it.deliver(ledger)
+    deliveries.another_build()
+    deliveries.deliver(ledger)
     restore(ledger, old)
 
-    assert "older copy" in it.assert_refused(ledger)
-    it.adopt(ledger)
-    assert it.deliver(ledger).batches == 0
-    it.assert_all_sent_once()
+    assert "older copy" in deliveries.assert_refused(ledger)
+    deliveries.adopt(ledger)
+    assert deliveries.deliver(ledger).batches == 0
+    deliveries.assert_all_sent_once()
 
 
-def test_a_backup_made_in_the_midst_of_a_delivery_is_an_older_copy(it):
-    ledger = it.new_ledger()
+def test_backup_made_during_a_delivery_is_an_older_copy(deliveries):
+    ledger = deliveries.new_ledger()
     copies = []
-    it.destination.limits = replace(it.destination.limits, batch_items=20)
+    deliveries.destination.limits = replace(deliveries.destination.limits, batch_items=20)
     policy = DeliveryPolicy(in_flight=1)
-    it.deliver(ledger, policy=policy, progress=lambda _: copies.append(backup(ledger)))
+    deliveries.deliver(ledger, policy=policy, progress=lambda _: copies.append(backup(ledger)))
     assert len(copies) > 2
     restore(ledger, copies[1])
 
-    it.assert_refused(ledger)
+    deliveries.assert_refused(ledger)
 
 
 @pytest.mark.parametrize("lost", ["half", "all"])
-def test_rows_of_a_day_that_are_missing_stop_the_delivery(it, lost):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
+def test_missing_rows_of_a_day_stop_the_delivery(deliveries, lost):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
     with ledger._database.write() as connection:
         connection.execute(delete(delivered_parts))
         traces = connection.execute(select(outcomes.c.trace_id)).scalars().all()
         gone = traces if lost == "all" else traces[::2]
         connection.execute(delete(outcomes).where(outcomes.c.trace_id.in_(gone)))
 
-    assert "missing" in it.assert_refused(ledger)
-    it.adopt(ledger)
-    assert it.deliver(ledger).batches == 0
-    it.assert_all_sent_once()
+    assert "missing" in deliveries.assert_refused(ledger)
+    deliveries.adopt(ledger)
+    assert deliveries.deliver(ledger).batches == 0
+    deliveries.assert_all_sent_once()
 
 
-def test_a_new_destination_over_old_spans_gets_all_of_them(it):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
+def test_new_destination_gets_all_old_spans(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
     other = ScriptedDestination()
 
-    it.deliver(ledger, destination=other)
-    it.deliver(it.new_ledger(), destination=ScriptedDestination())
+    deliveries.deliver(ledger, destination=other)
+    deliveries.deliver(deliveries.new_ledger(), destination=ScriptedDestination())
 
     assert len(other.stored) > 0
 
 
-def test_a_data_directory_that_is_gone_with_the_ledger_kept_sends_nothing_again(it):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
-    shutil.rmtree(it.services.settings.storage)
-    it.extract()
+def test_lost_data_directory_with_kept_ledger_sends_nothing_again(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
+    shutil.rmtree(deliveries.services.settings.storage)
+    deliveries.extract()
 
-    it.deliver(ledger)
-    it.assert_all_sent_once()
+    deliveries.deliver(ledger)
+    deliveries.assert_all_sent_once()
 
 
-def test_what_a_person_took_out_of_the_ledger_is_no_loss(it):
-    ledger = it.new_ledger()
-    it.scene.sandbox.faults.inject("honeycomb", "event_status", status=400, indexes=[0, 1])
-    it.deliver(ledger)
-    name = it.destination.name
+def test_requeued_and_forgotten_items_do_not_count_as_lost(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.scene.sandbox.faults.inject("honeycomb", "event_status", status=400, indexes=[0, 1])
+    deliveries.deliver(ledger)
+    name = deliveries.destination.name
 
     assert ledger.requeue(name) == 2
-    assert it.deliver(ledger).accepted == 2
-    sent = it.honeycomb.event_count
+    assert deliveries.deliver(ledger).accepted == 2
+    sent = deliveries.honeycomb.event_count
     assert ledger.forget(name) == sent
-    assert it.deliver(ledger).accepted == sent
+    assert deliveries.deliver(ledger).accepted == sent
 
 
-def test_two_ledgers_that_deliver_one_data_directory_to_one_place_are_noticed(it):
-    first, second = it.new_ledger(), it.new_ledger()
-    it.deliver(first)
-    it.adopt(second)
-    it.another_build()
-    it.deliver(second)
+def test_two_ledgers_for_one_directory_and_destination_are_detected(deliveries):
+    first, second = deliveries.new_ledger(), deliveries.new_ledger()
+    deliveries.deliver(first)
+    deliveries.adopt(second)
+    deliveries.another_build()
+    deliveries.deliver(second)
 
-    it.assert_refused(first)
-    it.adopt(first)
-    it.another_build(9_000_002)
-    it.deliver(first)
-    it.assert_refused(second)
-    it.assert_all_sent_once()
+    deliveries.assert_refused(first)
+    deliveries.adopt(first)
+    deliveries.another_build(9_000_002)
+    deliveries.deliver(first)
+    deliveries.assert_refused(second)
+    deliveries.assert_all_sent_once()
 
 
 # Not in PostgreSQL: ledgers of one database share the delivery lock, so one waits for the other.
 @pytest.mark.parametrize("new_ledger", [LEDGERS["sqlite"]], ids=["sqlite"], indirect=True)
-def test_another_ledger_that_begins_at_the_same_moment_is_noticed(it, monkeypatch):
-    first, second = it.new_ledger(), it.new_ledger()
+def test_another_ledger_that_begins_at_the_same_time_is_detected(deliveries, monkeypatch):
+    first, second = deliveries.new_ledger(), deliveries.new_ledger()
     real = Ledger.raise_delivery_count
 
-    def overtaken(self, *arguments):
+    def overtaken_by_second(self, *arguments):
         monkeypatch.setattr(Ledger, "raise_delivery_count", real)
-        it.deliver(second)
+        deliveries.deliver(second)
         return real(self, *arguments)
 
-    monkeypatch.setattr(Ledger, "raise_delivery_count", overtaken)
+    monkeypatch.setattr(Ledger, "raise_delivery_count", overtaken_by_second)
 
     with pytest.raises(LedgerBehind):
-        it.deliver(first)
-    it.assert_all_sent_once()
-    assert it.deliver(second).batches == 0
+        deliveries.deliver(first)
+    deliveries.assert_all_sent_once()
+    assert deliveries.deliver(second).batches == 0
 
 
-@pytest.mark.parametrize("error", [DOWN, TokenRefused("401")], ids=["away", "refused"])
-def test_a_delivery_of_which_nothing_left_does_not_bind_to_its_ledger(it, error):
+@pytest.mark.parametrize("error", [DOWN, TokenRefused("401")], ids=["unreachable", "refused"])
+def test_delivery_that_sent_nothing_does_not_bind_to_its_ledger(deliveries, error):
     destination = ScriptedDestination(*[error] * 20)
-    destination.retry = ONCE
+    destination.retry = NO_RETRY
     with pytest.raises(type(error)):
-        it.deliver(it.new_ledger(), destination=destination)
+        deliveries.deliver(deliveries.new_ledger(), destination=destination)
     destination.replies.clear()
 
-    assert it.deliver(it.new_ledger(), destination=destination).accepted > 0
+    assert deliveries.deliver(deliveries.new_ledger(), destination=destination).accepted > 0
 
 
 @pytest.mark.parametrize("guarantee", Guarantee)
-def test_a_part_that_broke_off_is_adopted_as_the_guarantee_has_it(it, guarantee):
+def test_interrupted_part_is_adopted_according_to_the_guarantee(deliveries, guarantee):
     destination = ScriptedDestination(items=20)
-    destination.retry = ONCE
+    destination.retry = NO_RETRY
     lost = destination.accept_and_raise(ServiceUnavailable("the connection broke"))
     destination.replies = [destination.accept, *[lost] * 9]
     policy = DeliveryPolicy(guarantee, in_flight=1)
     with pytest.raises(ServiceUnavailable):
-        it.deliver(it.new_ledger(), destination=destination, policy=policy)
+        deliveries.deliver(deliveries.new_ledger(), destination=destination, policy=policy)
     before = len(destination.stored)
     destination.replies = []
-    fresh = it.new_ledger()
+    fresh = deliveries.new_ledger()
 
     with pytest.raises(LedgerBehind):
-        it.deliver(fresh, destination=destination, policy=policy)
-    adopted = it.adopt(fresh, destination=destination, guarantee=guarantee)
-    it.deliver(fresh, destination=destination, policy=policy)
+        deliveries.deliver(fresh, destination=destination, policy=policy)
+    adopted = deliveries.adopt(fresh, destination=destination, guarantee=guarantee)
+    deliveries.deliver(fresh, destination=destination, policy=policy)
 
     spans = {item.key for item in destination.stored}
     if guarantee is Guarantee.AT_MOST_ONCE:
@@ -409,13 +411,14 @@ def test_a_part_that_broke_off_is_adopted_as_the_guarantee_has_it(it, guarantee)
     else:
         assert adopted == 0
         assert len(spans) == sum(
-            len(table) for table in it.services.spans().newest(it.day, columns=("trace_id",))
+            len(table)
+            for table in deliveries.services.spans().newest(deliveries.day, columns=("trace_id",))
         )
 
 
-def as_of_version_0_1(it, ledger=None):
-    """Take away what that version did not write."""
-    shutil.rmtree(Path(it.services.settings.storage) / "deliveries")
+def as_of_version_0_1(deliveries, ledger=None):
+    """Remove what that version did not write."""
+    shutil.rmtree(Path(deliveries.services.settings.storage) / "deliveries")
     if ledger is None:
         return
     rows = backup(ledger)
@@ -428,38 +431,38 @@ def as_of_version_0_1(it, ledger=None):
     ledger.__dict__.pop("_identity", None)
 
 
-def test_an_installation_without_records_goes_on_as_if_nothing_were(it):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
-    as_of_version_0_1(it, ledger)
-    it.extract(Privacy(drop=("*.email",)))
-    it.another_build()
+def test_installation_without_records_goes_on(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
+    as_of_version_0_1(deliveries, ledger)
+    deliveries.extract(Privacy(drop=("*.email",)))
+    deliveries.another_build()
 
-    it.deliver(ledger)
+    deliveries.deliver(ledger)
     other = ScriptedDestination()
-    assert it.deliver(ledger, destination=other).accepted == len(other.stored) > 0
-    it.assert_all_sent_once()
+    assert deliveries.deliver(ledger, destination=other).accepted == len(other.stored) > 0
+    deliveries.assert_all_sent_once()
 
 
-def test_of_an_installation_without_records_a_lost_ledger_is_noticed_too(it):
-    ledger = it.new_ledger()
-    it.deliver(ledger)
-    as_of_version_0_1(it, ledger)
-    fresh = it.new_ledger()
+def test_lost_ledger_of_an_installation_without_records_is_detected(deliveries):
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger)
+    as_of_version_0_1(deliveries, ledger)
+    fresh = deliveries.new_ledger()
 
-    assert "older than this ledger" in it.assert_refused(fresh)
-    it.deliver(ledger)
-    it.assert_refused(fresh)
-    it.adopt(fresh)
-    it.deliver(fresh)
-    it.assert_all_sent_once()
+    assert "older than this ledger" in deliveries.assert_refused(fresh)
+    deliveries.deliver(ledger)
+    deliveries.assert_refused(fresh)
+    deliveries.adopt(fresh)
+    deliveries.deliver(fresh)
+    deliveries.assert_all_sent_once()
 
 
-def test_a_backup_from_before_the_upgrade_is_not_taken_for_the_ledger_that_knows(it):
-    ledger, older = it.new_ledger(), it.new_ledger()
-    it.deliver(ledger)
-    as_of_version_0_1(it, ledger)
-    it.deliver(ledger, destination=ScriptedDestination())  # the upgraded ledger came first
+def test_backup_from_before_the_upgrade_is_not_trusted(deliveries):
+    ledger, older = deliveries.new_ledger(), deliveries.new_ledger()
+    deliveries.deliver(ledger)
+    as_of_version_0_1(deliveries, ledger)
+    deliveries.deliver(ledger, destination=ScriptedDestination())  # the upgraded ledger came first
     restore(
         older,
         {
@@ -471,32 +474,32 @@ def test_a_backup_from_before_the_upgrade_is_not_taken_for_the_ledger_that_knows
     )
     older.__dict__.pop("_identity", None)
 
-    it.assert_refused(older)
+    deliveries.assert_refused(older)
 
 
-def test_what_a_delivery_looks_at_does_not_grow_with_the_days_that_were_delivered(it, monkeypatch):
-    ledger = it.new_ledger()
-    records = it.services.spans().deliveries
-    it.deliver(ledger)
-    [record] = records.of_day(it.day, it.destination.name)
+def test_delivery_reads_only_the_records_of_its_day(deliveries, monkeypatch):
+    ledger = deliveries.new_ledger()
+    records = deliveries.services.spans().deliveries
+    deliveries.deliver(ledger)
+    [record] = records.of_day(deliveries.day, deliveries.destination.name)
     for number in range(300):
         records.write(f"2025-{number // 28 + 1:02}-{number % 28 + 1:02}", record)
-    it.another_build()
-    asked = []
+    deliveries.another_build()
+    accessed = []
     for name in ("read", "sizes", "folders", "names_recursive", "write"):
         real = getattr(Folder, name)
         monkeypatch.setattr(
             Folder,
             name,
-            lambda self, *given, real=real, **options: (
-                asked.append(given[0]) or real(self, *given, **options)
+            lambda self, *arguments, real=real, **options: (
+                accessed.append(arguments[0]) or real(self, *arguments, **options)
             ),
         )
 
-    it.deliver(ledger)
+    deliveries.deliver(ledger)
 
-    assert len([name for name in asked if name.startswith("deliveries")]) <= 12
-    assert not [name for name in asked if "2025" in name]
+    assert len([name for name in accessed if name.startswith("deliveries")]) <= 12
+    assert not [name for name in accessed if "2025" in name]
 
 
 @pytest.mark.parametrize(
@@ -514,31 +517,33 @@ def test_what_a_delivery_looks_at_does_not_grow_with_the_days_that_were_delivere
         "mark_part_delivered after 2",
     ],
 )
-def test_wherever_it_is_killed_there_is_no_false_alarm_and_no_silence(tmp_path, moment):
-    """The ledger that was used goes on; another one is refused as soon as anything has left."""
+def test_killed_delivery_goes_on_with_its_ledger_and_no_other(tmp_path, moment):
+    """The ledger in use goes on; another one is refused as soon as anything was sent."""
     with stage(tmp_path / "data", builds_per_day=8, live=True, **OFFLINE) as scene:
-        it = Deliveries(scene, None)
-        it.extract()
-        it.another_build()
+        deliveries = Deliveries(scene, None)
+        deliveries.extract()
+        deliveries.another_build()
         environment = {**os.environ, **scene.services.settings.environment}
         killed = subprocess.run(
-            [sys.executable, KILLED_DELIVERY, it.day, *moment.split()], env=environment, check=False
+            [sys.executable, KILLED_DELIVERY, deliveries.day, *moment.split()],
+            env=environment,
+            check=False,
         )
         assert killed.returncode == DIED
         with Ledger.open(tmp_path / "fresh.sqlite", clock=SystemClock()) as fresh:
-            if it.honeycomb.event_count:
-                it.assert_refused(fresh)
+            if deliveries.honeycomb.event_count:
+                deliveries.assert_refused(fresh)
         with scene.services.ledger() as ledger:
-            in_doubt = ledger.in_doubt(it.destination.name, it.day)
-            it.deliver(ledger)
-            assert it.honeycomb.duplicate_count <= sum(map(len, in_doubt.values()))
-            assert it.deliver(ledger).batches == 0
+            in_doubt = ledger.in_doubt(deliveries.destination.name, deliveries.day)
+            deliveries.deliver(ledger)
+            assert deliveries.honeycomb.duplicate_count <= sum(map(len, in_doubt.values()))
+            assert deliveries.deliver(ledger).batches == 0
 
 
-def test_a_damaged_record_is_told_and_not_taken_for_none(it):
-    it.deliver(it.new_ledger())
-    [file] = (Path(it.services.settings.storage) / "deliveries" / it.day).iterdir()
+def test_damaged_record_is_an_error_and_not_ignored(deliveries):
+    deliveries.deliver(deliveries.new_ledger())
+    [file] = (Path(deliveries.services.settings.storage) / "deliveries" / deliveries.day).iterdir()
     file.write_bytes(file.read_bytes()[:-9])
 
     with pytest.raises(StorageError, match=rf"{file.name} in .* is damaged"):
-        it.deliver(it.new_ledger())
+        deliveries.deliver(deliveries.new_ledger())

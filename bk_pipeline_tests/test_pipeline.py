@@ -47,7 +47,7 @@ def extract(scene: Stage, client: BuildkiteClient, **options):
 
 
 def finish_one_more(scene: Stage, number: int) -> dict:
-    """A build of the day that finishes only now."""
+    """Add a build of the day that finishes now, and return it."""
     [key] = scene.days
     build = scene.sandbox.world.finish_build_now()
     build = build | {"id": f"late-{number}", "created_at": f"{key}T12:00:00.000Z", "number": number}
@@ -55,14 +55,14 @@ def finish_one_more(scene: Stage, number: int) -> dict:
     return build
 
 
-def test_the_first_time_the_whole_day_is_listed(scene, client):
+def test_first_extraction_lists_the_whole_day(scene, client):
     found = extract(scene, client)
     assert found.full
     assert found.stored == found.listed > 100
     assert len(scene.services.raw().revisions(scene.days[0])) == found.stored
 
 
-def test_later_only_what_has_finished_since_is_listed_and_stored(scene, client):
+def test_later_extraction_lists_and_stores_only_new_builds(scene, client):
     extract(scene, client)
     before = scene.sandbox.buildkite.request_count
     finish_one_more(scene, 9_000_001)
@@ -73,7 +73,7 @@ def test_later_only_what_has_finished_since_is_listed_and_stored(scene, client):
     assert scene.sandbox.buildkite.request_count == before + 1
 
 
-def test_what_the_overlap_lists_again_is_not_stored_again(scene, client):
+def test_builds_listed_again_by_the_overlap_are_not_stored_again(scene, client):
     extract(scene, client)
     finish_one_more(scene, 9_000_001)
     extract(scene, client)
@@ -82,15 +82,15 @@ def test_what_the_overlap_lists_again_is_not_stored_again(scene, client):
     assert (again.stored, again.parts) == (0, 0)
 
 
-def test_a_build_that_finishes_again_is_stored_again(scene, client):
+def test_build_that_finishes_again_is_stored_again(scene, client):
     build = finish_one_more(scene, 9_000_001)
     extract(scene, client)
-    moved = scene.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    scene.sandbox.world.add_build(build | {"finished_at": moved})
+    later = scene.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    scene.sandbox.world.add_build(build | {"finished_at": later})
     assert extract(scene, client).stored == 1
 
 
-def test_a_listing_that_breaks_leaves_the_watermark_and_the_next_run_completes_it(scene, client):
+def test_failed_listing_keeps_the_watermark_and_the_next_run_completes_it(scene, client):
     scene.sandbox.faults.inject("buildkite", "status", status=503, after=1)
     with pytest.raises(ServiceUnavailable):
         extract(scene, client)
@@ -101,20 +101,20 @@ def test_a_listing_that_breaks_leaves_the_watermark_and_the_next_run_completes_i
     assert len(raw.revisions(scene.days[0])) == found.listed
 
 
-def test_a_full_refresh_lists_and_stores_all_again(scene, client):
+def test_full_refresh_lists_and_stores_all_builds_again(scene, client):
     first = extract(scene, client)
     again = extract(scene, client, full_refresh=True)
     assert again.full
     assert again.stored >= first.stored
 
 
-def test_a_day_that_lies_ahead_is_empty_and_asks_nobody(scene, client):
+def test_future_day_is_empty_and_sends_no_request(scene, client):
     tomorrow = scene.clock.now() + timedelta(days=1)
-    day = Day("ahead", Window(tomorrow, tomorrow + timedelta(days=1)))
+    day = Day("future", Window(tomorrow, tomorrow + timedelta(days=1)))
     raw = scene.services.raw()
     found = extract_day(day, client=client, raw=raw, clock=scene.clock)
     assert (found.listed, found.stored, found.watermark) == (0, 0, None)
-    assert raw.watermark("ahead") is None
+    assert raw.watermark("future") is None
     assert scene.sandbox.buildkite.request_count == 0
 
 
@@ -131,7 +131,7 @@ def test_only_new_raw_parts_are_transformed(scene, client):
     assert (second.parts, second.summary.builds) == (1, 1)
 
 
-def test_other_settings_make_parts_anew_and_the_old_ones_go(scene, client):
+def test_changed_settings_rebuild_parts_and_delete_old_ones(scene, client):
     raw, spans = scene.services.raw(), scene.services.spans()
     [day] = scene.days
     extract(scene, client)
@@ -145,7 +145,7 @@ def test_other_settings_make_parts_anew_and_the_old_ones_go(scene, client):
     assert table["buildkite.build.creator.email"].null_count == table.num_rows
 
 
-def test_spans_are_in_order_of_time_build_by_build(scene, client):
+def test_spans_are_grouped_by_build_and_sorted_by_time(scene, client):
     raw, spans = scene.services.raw(), scene.services.spans()
     [day] = scene.days
     extract(scene, client)
@@ -160,7 +160,7 @@ def test_spans_are_in_order_of_time_build_by_build(scene, client):
                 assert trace not in seen
                 seen.append(trace)
                 starts.append(start)
-    # By creation; a root that begins with its first job may precede its neighbour by moments.
+    # Sorted by creation: a root that begins with its first job may start slightly earlier.
     assert all(b - a > timedelta(seconds=-1) for a, b in pairwise(starts))
     assert quarantined_builds(day, spans=spans) == []
 
@@ -171,8 +171,8 @@ def test_nothing_is_written_outside_the_data_directory(scene, client, tmp_path):
     assert [path.name for path in Path(tmp_path).iterdir()] == ["data"]
 
 
-def test_merged_parts_are_made_spans_of_once_and_sent_by_nobody(scene, client):
-    """After many syncs: each build's spans once, and to deliver them again costs no request."""
+def test_merged_parts_are_transformed_once_and_not_sent_again(scene, client):
+    """After many syncs each span is there once, and delivering again sends no request."""
     raw, spans = scene.services.raw(), scene.services.spans()
     [day] = scene.days
     [honeycomb] = scene.services.destinations()
@@ -208,24 +208,24 @@ def test_merged_parts_are_made_spans_of_once_and_sent_by_nobody(scene, client):
     assert scene.sandbox.honeycomb.duplicate_count == 0
 
 
-class Counting:
-    """A span store that counts how often a part is read."""
+class CountingStore:
+    """A span store that counts reads of parts."""
 
     def __init__(self, store) -> None:
         self._store = store
-        self.read = 0
+        self.reads = 0
 
     def __getattr__(self, name):
-        self.read += name == "tables"
+        self.reads += name == "tables"
         return getattr(self._store, name)
 
 
-def test_a_part_with_spans_that_are_too_old_is_read_once_for_each_limit(scene, client):
+def test_part_with_too_old_spans_is_read_once_per_maximum_age(scene, client):
     extract(scene, client)
     [day] = scene.days
     transform_day(day, raw=scene.services.raw(), spans=scene.services.spans())
     destination = ScriptedDestination()
-    spans = Counting(scene.services.spans())
+    spans = CountingStore(scene.services.spans())
 
     def deliver(max_age):
         destination.max_age = max_age
@@ -238,9 +238,9 @@ def test_a_part_with_spans_that_are_too_old_is_read_once_for_each_limit(scene, c
         )
 
     first = deliver(timedelta(seconds=1))
-    parts = spans.read
+    reads = spans.reads
     again = deliver(timedelta(seconds=1))
-    assert (first.accepted, parts, spans.read) == (0, len(spans.parts(day)), parts)
+    assert (first.accepted, reads, spans.reads) == (0, len(spans.parts(day)), reads)
     assert again.too_old == first.too_old > 0
 
     assert deliver(None).accepted == first.too_old

@@ -19,7 +19,7 @@ from bk_pipeline.honeycomb.placing import paint, unlike
 from bk_pipeline.honeycomb.planning import Plan
 from bk_pipeline.http.retry import pauses_told_to
 from bk_pipeline.lines import Lines
-from bk_pipeline.pipeline import Marking, place_markers, plan_markers, prune_markers
+from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted
 
@@ -146,7 +146,7 @@ def prune(yes: bool) -> None:
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Services, Marking, Lines]]:
+def _opened() -> Iterator[tuple[Services, MarkerContext, Lines]]:
     """What the commands work with, as the settings describe it, and where they tell of waits."""
     services = Services(Settings.load())
     with closing(Lines(_tell)) as lines, pauses_told_to(lines.wait):
@@ -161,7 +161,7 @@ def _chosen(days: Iterable[str], first: date | None, last: date | None) -> list[
     return [day for day in sorted(days) if since <= day <= until]
 
 
-def _placed_days(it: Marking) -> set[str]:
+def _placed_days(it: MarkerContext) -> set[str]:
     """The days of the markers that we made."""
     return {one.day for one in it.ledger.markers.placed(it.client.name)}
 
@@ -195,7 +195,7 @@ def _counts(planned: Plan) -> Counter[str]:
     )
 
 
-def _unlike(dataset: str, it: Marking) -> list[str]:
+def _unlike(dataset: str, it: MarkerContext) -> list[str]:
     """The types whose colour would be set; none in a dataset that is not there yet."""
     try:
         found = unlike(dataset, it.rules.colors_in(dataset), client=it.client)
@@ -204,7 +204,7 @@ def _unlike(dataset: str, it: Marking) -> list[str]:
     return [f"{one.type} {one.color}" for one in found.values()]
 
 
-def _paint(dataset: str, it: Marking) -> int:
+def _paint(dataset: str, it: MarkerContext) -> int:
     try:
         return paint(dataset, it.rules.colors_in(dataset), client=it.client)
     except NotFound:

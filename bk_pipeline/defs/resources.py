@@ -20,7 +20,7 @@ from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.rules_file import load_rules
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.pipeline import Day, Marking, Results, restore_day
+from bk_pipeline.pipeline import Day, MarkerContext, Results, restore_day
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy
@@ -145,14 +145,14 @@ class Services:
     def delivery_policy(self) -> DeliveryPolicy:
         return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
 
-    def marking(self, on_wait: Callable[[str], None]) -> Marking:
+    def marking(self, on_wait: Callable[[str], None]) -> MarkerContext:
         """By the rules as their file has them now; waits for the rate limit go to `on_wait`.
 
         What began before spans are sent is not marked either.
         """
         given = self.settings
         days = given.honeycomb_max_age_days
-        return Marking(
+        return MarkerContext(
             spans=self.spans(),
             rules=load_rules(given.require_markers(), dataset=given.honeycomb_dataset),
             client=MarkerClient.from_settings(given, clock=self.clock, on_wait=on_wait),

@@ -1,14 +1,13 @@
-"""The program: extract a day, transform it, deliver it, summarize it, mark it.
+"""The use cases: extract a day, transform it, deliver it, summarize it, place its markers.
 
-Plain functions over plain objects. Dagster (`defs/`), the command line (`cli/`) and the tests
-are shells around these. Each can be run again at any time: it costs what has come since, and
-repeats nothing.
+They are plain functions, called by Dagster (`defs/`), the command line (`cli/`) and tests. Each can
+be run again at any time: it costs only what is new since, and repeats nothing.
 """
 
 from bk_pipeline.pipeline.days import Day, Progress
 from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
 from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day, restore_day
-from bk_pipeline.pipeline.mark import Marking, place_markers, plan_markers, prune_markers
+from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
 from bk_pipeline.pipeline.results import Results
 from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
 from bk_pipeline.pipeline.transform import (
@@ -24,7 +23,7 @@ __all__ = [
     "OVERLAP",
     "Day",
     "Extraction",
-    "Marking",
+    "MarkerContext",
     "Progress",
     "Results",
     "Transformation",

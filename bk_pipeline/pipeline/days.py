@@ -1,4 +1,4 @@
-"""What every step of the program is given: a day, and somebody to tell how far it is."""
+"""What the steps share: a day, a progress callback, and retrying past damaged files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from bk_pipeline.errors import DamagedFile
 from bk_pipeline.window import Window
 
 T = TypeVar("T")
-# More damaged files than a day has parts.
-MOST_DAMAGED = 10_000
+# More than a day has parts; bounds the retries.
+MAX_DAMAGED_FILES = 10_000
+# Called with a sentence.
 Progress = Callable[[str], None]
 
 
-def silent(_: str) -> None:
-    """Nobody wants to know."""
+def no_progress(_: str) -> None:
+    """Ignore progress messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,13 @@ class Day:
 
 
 def retry_past_damage(work: Callable[[], T], damaged: list[str]) -> T:
-    """What `work` returns; done again where it meets a damaged file, which is moved aside by then.
+    """Call `work` again after each damaged file, which is quarantined by then; return its result.
 
     Args:
-        work: Can be done again.
-        damaged: Gets what is to be said of each such file.
+        work: Must be repeatable.
+        damaged: Receives a message for each damaged file.
     """
-    for _ in range(MOST_DAMAGED):
+    for _ in range(MAX_DAMAGED_FILES):
         try:
             return work()
         except DamagedFile as exc:

@@ -1,4 +1,4 @@
-"""Deliver: what a destination does not have yet of a day's spans."""
+"""Deliver: send a destination the spans of a day that it does not have yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.deliver.selection import unsent
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.pipeline.days import Progress, silent
+from bk_pipeline.pipeline.days import Progress, no_progress
 from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.store.delivery_records import raw_parts
 from bk_pipeline.store.spans import SpanPart, SpanStore, keys_of
@@ -35,32 +35,39 @@ def deliver_day(
     clock: Clock,
     policy: DeliveryPolicy | None = None,
     resend: bool = False,
-    progress: Progress = silent,
-    on_wait: Progress = silent,
+    progress: Progress = no_progress,
+    on_wait: Progress = no_progress,
     result: Delivery | None = None,
 ) -> Delivery:
-    """Send what the destination has not settled yet of the day's spans.
+    """Send the day's spans that are not settled at the destination yet.
 
-    Two runs that deliver the same day to the same destination take turns.
+    Runs that deliver the same day to the same destination wait for each other.
 
     Args:
-        resend: Send what the ledger does not know, even if it was delivered with another one.
-        on_wait: Called with a sentence before each wait; from several threads.
+        day: The partition.
+        spans: The span store.
+        destination: Where spans are sent.
+        ledger: Which spans are settled there.
+        clock: Gives the times of batches, and waits.
+        policy: The delivery guarantee and concurrency; None for the default.
+        resend: Send spans that this ledger does not know, even if another one delivered them.
+        progress: Called as spans are accepted.
+        on_wait: Called with a sentence before each wait, from several threads.
         result: Updated as batches are answered, so that it is right even if this raises.
             Returned at the end.
 
     Raises:
         LedgerBehind: Spans were delivered that the ledger does not know.
-        PipelineError: From the destination or the ledger. What was accepted until then is
-            in the ledger and will not be sent again.
+        PipelineError: From the destination or the ledger. Spans accepted until then are in the
+            ledger and will not be sent again.
     """
     total = Delivery() if result is None else result
 
-    def tell(so_far: Delivery) -> None:
+    def report(so_far: Delivery) -> None:
         progress(f"{day}: {counted(so_far.accepted, 'event')} accepted by {destination.name}")
 
     with ledger.delivery_lock(destination.name, day, on_wait=on_wait):
-        found = _look_at_parts(day, spans, destination, ledger)
+        found = _unsettled_parts(day, spans, destination, ledger)
         total.too_old += found.too_old
         total.age_limit = destination.max_age_sentence
         if not found.waiting:
@@ -77,7 +84,7 @@ def deliver_day(
                     ledger=ledger,
                     clock=clock,
                     policy=policy,
-                    on_progress=tell,
+                    on_progress=report,
                     on_wait=on_wait,
                     result=total,
                 )
@@ -86,15 +93,18 @@ def deliver_day(
                 if too_old_here and destination.max_age is not None:
                     note = aged_note(part.name, too_old_here, destination.max_age)
                 count = ledger.mark_part_delivered(destination.name, day, note)
-                records.part_done(count, part.name, after.name if after else None)
+                records.record_part(count, part.name, after.name if after else None)
     return total
 
 
 @dataclass(slots=True)
 class _Parts:
-    """The parts of a day: names of those of which all is settled, and those to look through.
+    """The parts of a day.
 
-    `too_old` is how many spans of the former were not sent.
+    Attributes:
+        delivered: The names of those whose spans are all settled.
+        waiting: Those that may have spans to send.
+        too_old: Spans in `delivered` parts that exceed the destination's maximum age.
     """
 
     delivered: list[str] = field(default_factory=list)
@@ -102,16 +112,18 @@ class _Parts:
     too_old: int = 0
 
 
-def _look_at_parts(day: str, spans: SpanStore, destination: Destination, ledger: Ledger) -> _Parts:
+def _unsettled_parts(
+    day: str, spans: SpanStore, destination: Destination, ledger: Ledger
+) -> _Parts:
     found = _Parts()
     notes = ledger.delivered_parts(destination.name, day)
     for part in spans.parts(day):
         if part.name in notes:
             found.delivered.append(part.name)
             continue
-        merged_of = {SpanPart(old, part.fingerprint).name for old in spans.merged_from(day, part)}
+        merged_from = {SpanPart(old, part.fingerprint).name for old in spans.merged_from(day, part)}
         too_old = too_old_in(notes, part.name, destination.max_age)
-        if merged_of and merged_of <= notes:
+        if merged_from and merged_from <= notes:
             ledger.mark_part_delivered(destination.name, day, part.name)
         elif too_old is not None:
             found.too_old += too_old
@@ -129,37 +141,45 @@ def adopt_day(
     destination: Destination,
     ledger: Ledger,
     guarantee: Guarantee = Guarantee.AT_LEAST_ONCE,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> int | None:
-    """Have the ledger know what was delivered of `day` according to the span store.
+    """Mark the spans of `day` as accepted that the span store records as delivered.
 
-    What arrived of a part whose delivery broke off nobody knows: with "at most once" all of it
-    is taken for delivered, else it is sent (again). Killed midway, it can be repeated.
+    Whether the spans of an interrupted part arrived is unknown: "at most once" treats all of them as
+    delivered, "at least once" has them sent again. If killed, it can be repeated.
+
+    Args:
+        day: The partition.
+        spans: The span store and its delivery records.
+        destination: Where the spans were sent.
+        ledger: The ledger that shall know them.
+        guarantee: What to assume of interrupted parts.
+        progress: Called with a sentence when waiting for another run.
 
     Returns:
-        How many items the ledger has settled now and had not; None if it knew all there is.
+        How many items are newly settled; None if the ledger knew everything already.
 
     Raises:
         PipelineError: From the destination, the ledger or the store.
     """
     with ledger.delivery_lock(destination.name, day, on_wait=progress):
         records = DayDeliveries(day, destination.name, ledger, spans.deliveries)
-        if records.behind() is None:
+        if records.why_behind() is None:
             return None
-        found = records.found()
-        names = {name for one in found for name in one.parts}
+        stored = records.stored()
+        names = {name for one in stored for name in one.parts}
         if guarantee is Guarantee.AT_MOST_ONCE:
-            names |= {one.begun for one in found if one.begun}
+            names |= {one.begun for one in stored if one.begun}
         delivered = _Delivered.of(day, names, spans)
-        adopted, whole = 0, list[str]()
+        adopted, complete_parts = 0, list[str]()
         for part in spans.parts(day):
             count, complete = _settle(part, delivered, spans, destination, ledger)
             adopted += count
             if complete:
-                whole.append(part.name)
-        seen = {one.ledger: one.count for one in found}
-        count = ledger.adopt(destination.name, day, whole, seen)
-        records.adopted(count, [*delivered.gone, *whole])
+                complete_parts.append(part.name)
+        seen = {one.ledger: one.count for one in stored}
+        count = ledger.adopt(destination.name, day, complete_parts, seen)
+        records.record_adoption(count, [*delivered.gone, *complete_parts])
     return adopted
 
 
@@ -169,11 +189,12 @@ class _Delivered:
 
     Attributes:
         day: The partition.
-        names: The span parts, as they were named when they were delivered.
-        gone: Those that have been made anew or merged since, and whose spans are known.
-        keys: Their spans. What they held back was not delivered, nor what was merged with them.
-        unknown: The raw parts of those whose spans are not known any more. What was made of
-            these is taken for delivered: nothing is to be sent twice.
+        names: The delivered span parts, under the names they had then.
+        gone: Those that were rebuilt or merged since, and whose span ids were kept.
+        keys: The ids of the spans in `gone`. Builds that were held back then, or merged with
+            delivered ones later, are not among them.
+        unknown: The raw parts of delivered span parts whose ids were not kept. All spans made
+            from these count as delivered, so that nothing is sent twice.
     """
 
     day: str
@@ -184,16 +205,17 @@ class _Delivered:
 
     @classmethod
     def of(cls, day: str, names: set[str], spans: SpanStore) -> Self:
-        visible = {part.name for part in spans.parts(day)}
-        keys = {name: spans.keys(day, name) for name in sorted(names - visible)}
+        """Find the spans of the parts `names`."""
+        current = {part.name for part in spans.parts(day)}
+        keys = {name: spans.keys(day, name) for name in sorted(names - current)}
         found = {name: one for name, one in keys.items() if one is not None}
         joined = pa.concat_arrays([pa.array([], pa.string()), *found.values()])
         return cls(day, names, list(found), joined, raw_parts(list(keys.keys() - found.keys())))
 
     def in_part(self, part: SpanPart, spans: SpanStore) -> Callable[[pa.Table], Any]:
-        """What tells, for rows of `part`, which were delivered."""
-        made_of = {part.raw_part, *spans.merged_from(self.day, part)}
-        if part.name in self.names or not made_of.isdisjoint(self.unknown):
+        """Return a function that marks which rows of `part` were delivered."""
+        raw_names = {part.raw_part, *spans.merged_from(self.day, part)}
+        if part.name in self.names or not raw_names.isdisjoint(self.unknown):
             return lambda table: np.ones(len(table), bool)
         return lambda table: np.asarray(pc.is_in(keys_of(table), value_set=self.keys))
 
@@ -205,21 +227,21 @@ def _settle(
     destination: Destination,
     ledger: Ledger,
 ) -> tuple[int, bool]:
-    """Settle what was delivered of the part as accepted.
+    """Settle the delivered spans of the part as accepted.
 
     Returns:
-        How many items were not settled before, and whether all of the part was delivered.
+        How many items were not settled before, and whether the whole part was delivered.
     """
     count, complete = 0, True
-    wanted = delivered.in_part(part, spans)
+    is_delivered = delivered.in_part(part, spans)
     for table in spans.tables(delivered.day, part, columns=destination.columns):
         rows = SpanRows.of(table)
-        chosen = wanted(rows.table)
-        complete &= bool(chosen.all())
-        items = destination.encode(rows.filter(chosen))
+        mask = is_delivered(rows.table)
+        complete &= bool(mask.all())
+        items = destination.encode(rows.filter(mask))
         settled = ledger.settled(destination.name, {item.trace_id for item in items})
-        left = unsent(items, settled, ())
-        if left:
-            ledger.accept(ledger.begin(destination.name, delivered.day, ids_of(left)))
-        count += len(left)
+        unsettled = unsent(items, settled, ())
+        if unsettled:
+            ledger.accept(ledger.begin(destination.name, delivered.day, ids_of(unsettled)))
+        count += len(unsettled)
     return count, complete

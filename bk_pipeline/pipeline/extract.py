@@ -1,4 +1,4 @@
-"""Extract: the builds of a day, as Buildkite sent them, into the raw store."""
+"""Extract: list the builds of a day and store them as Buildkite sent them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from datetime import datetime, timedelta
 from bk_pipeline.buildkite.api import Usage
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.clock import Clock
-from bk_pipeline.pipeline.days import Day, Progress, retry_past_damage, silent
-from bk_pipeline.pipeline.transform import EVERYDAY, transform_day
+from bk_pipeline.pipeline.days import Day, Progress, no_progress, retry_past_damage
+from bk_pipeline.pipeline.transform import DEFAULT_PRIVACY, transform_day
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import counted
 
-# How far behind the watermark a listing begins again: how late a build may show up in it.
+# A listing begins this long before the watermark, because builds may appear in it late.
 OVERLAP = timedelta(minutes=10)
 
 
 @dataclass(slots=True)
 class Extraction:
-    """What an extraction found, and what it cost.
+    """The result of an extraction.
 
     Attributes:
-        listed: Builds that Buildkite told of.
-        stored: Those that the store did not have already.
-        parts: New files.
-        full: The whole day was listed.
-        watermark: What is known from now on; None for a day that lies ahead.
+        listed: Builds that Buildkite listed.
+        stored: Those that were not stored already.
+        parts: New raw parts.
+        full: Whether the whole day was listed.
+        watermark: The day's new watermark; None for a future day.
         usage: Requests made and seconds waited.
-        clock_skew: By how much our clock is ahead of Buildkite's, at most.
-        quarantined: Why builds had to be left out.
-        damaged: What is to be said of stored files that were damaged.
+        clock_skew: Upper bound of how far our clock is ahead of Buildkite's.
+        quarantined: A message for each build that could not be read.
+        damaged: A message for each stored file that was damaged.
     """
 
     listed: int = 0
@@ -56,44 +56,47 @@ def extract_day(
     clock: Clock,
     reconcile: bool = False,
     full_refresh: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     result: Extraction | None = None,
 ) -> Extraction:
     """Store the day's builds that are not stored yet.
 
-    The first time the whole day is listed, later only what has finished since the day's
-    watermark (less an overlap). A damaged part is moved aside, and the whole day listed for the
-    sake of its builds. Pages are stored as they come: what a killed run had stored
-    is not fetched in vain. A day that lies ahead is empty.
+    The first run lists the whole day; later ones only what finished since the day's watermark, less
+    an overlap. A damaged part is quarantined and the whole day listed again to restore its builds.
+    Pages are stored as they arrive, so a killed run loses little. A future day is empty.
 
     Args:
-        reconcile: List the whole day again, and store what is missing: it mends whatever was
-            missed or lost.
-        full_refresh: List the whole day again, and store all of it once more.
+        day: The day to extract.
+        client: The Buildkite API.
+        raw: Where builds are stored.
+        clock: Gives the time of the listing.
+        reconcile: List the whole day again and store what is missing.
+        full_refresh: List the whole day again and store all of it.
+        progress: Called after each page.
         result: Updated as builds are listed and stored, so that it is right even if this
             raises. Returned at the end.
 
     Raises:
-        PipelineError: From the client or the store; the watermark is where it was.
+        PipelineError: From the client or the store; the watermark is unchanged.
     """
     result = Extraction() if result is None else result
-    asked_at = clock.now()
-    if day.window.start >= asked_at:
+    started_at = clock.now()
+    if day.window.start >= started_at:
         return result
-    raw.delete_stale_temporaries(now=asked_at)
+    raw.delete_stale_temporaries(now=started_at)
 
-    def stored() -> tuple[datetime | None, set[Revision], list[str]]:
-        # Before anything is added: what earlier runs added has been transformed and delivered.
-        compact(raw, day.key, now=asked_at)
+    def prepare() -> tuple[datetime | None, set[Revision], list[str]]:
+        # Before anything is added: the parts of earlier runs have been transformed and delivered.
+        compact(raw, day.key, now=started_at)
         watermark = raw.watermark(day.key)
         since = watermark - OVERLAP if watermark and not (reconcile or full_refresh) else None
         known = set() if full_refresh else raw.revisions(day.key, finished_from=since)
         return since, known, raw.quarantined(day.key)
 
-    since, known, quarantined = retry_past_damage(stored, result.damaged)
+    since, known, quarantined = retry_past_damage(prepare, result.damaged)
     result.full = since is None
     before = client.usage
-    writer = PartWriter(raw, day.key, fetched_at=asked_at)
+    writer = PartWriter(raw, day.key, fetched_at=started_at)
     for page in client.iter_builds(day.window, finished_from=since):
         result.listed += len(page.builds)
         result.quarantined += page.set_aside
@@ -109,8 +112,8 @@ def extract_day(
         progress(f"{day.key}: {listed} listed, {writer.builds:,} of them new")
     writer.flush()
     result.stored, result.parts = writer.stored, len(writer.parts)
-    # In Buildkite's time, which its filters compare with. Were our clock slow, ours is earlier.
-    watermark = asked_at - client.ahead
+    # In Buildkite's time, which its filters use. If our clock is behind, ours is earlier still.
+    watermark = started_at - client.ahead
     raw.set_watermark(day.key, watermark, quarantined=quarantined)
     result.watermark, result.clock_skew = watermark, client.ahead
     result.usage = client.usage - before
@@ -124,21 +127,27 @@ def restore_day(
     raw: RawStore,
     spans: SpanStore,
     clock: Clock,
-    privacy: Privacy = EVERYDAY,
-    progress: Progress = silent,
+    privacy: Privacy = DEFAULT_PRIVACY,
+    progress: Progress = no_progress,
 ) -> list[str]:
-    """Fetch and make again what is missing since damaged files were moved aside.
+    """Fetch and rebuild what is missing after damaged files were quarantined.
 
-    Spans keep their ids and a part that is made again its name, so that nothing is sent twice.
+    Spans keep their ids and rebuilt parts their names, so nothing is sent twice.
 
     Args:
-        connect: Makes the client, if builds must be fetched.
+        day: The day to restore.
+        connect: Returns a client; called only if builds must be fetched.
+        raw: The raw store.
+        spans: The span store.
+        clock: Gives the time of the listing.
+        privacy: As for `transform_day`.
+        progress: As for `extract_day`.
 
     Returns:
-        What is to be said of further damaged files.
+        A message for each further damaged file.
 
     Raises:
-        PipelineError: From the client or the store. The next run of the day takes it up.
+        PipelineError: From the client or the store. The next run of the day completes the work.
     """
     made = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
     damaged = made.damaged

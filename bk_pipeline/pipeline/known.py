@@ -1,9 +1,9 @@
-"""Does the ledger know what was delivered of a day from this data directory?
+"""Checks that the ledger knows what was delivered of a day from this data directory.
 
-A ledger that is new, another one or an older copy would have everything sent again, without a
-word and for good. So before anything leaves, the ledger's count of a day is compared with those
-in the span store; the ledger counts first, then the store, then spans leave. Killed anywhere in
-between, the ledger is ahead of the store, which is no fault.
+With a new, different or outdated ledger everything would silently be sent again. So before anything
+is sent, the ledger's delivery count of the day is compared with those in the span store. The ledger
+is updated first, then the store, then spans are sent: a run killed in between leaves the ledger
+ahead of the store, which is harmless.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from bk_pipeline.store.delivery_records import UNRECORDED, DeliveryRecord, Deliv
 
 @dataclass(slots=True)
 class DayDeliveries:
-    """The delivery records of one day and destination, and this ledger's part in them.
+    """The delivery records of one day and destination, as seen and written by one ledger.
 
-    The caller holds `Ledger.delivery_lock`, except for `behind`.
+    The caller holds `Ledger.delivery_lock`, except for `why_behind`.
     """
 
     day: str
@@ -30,11 +30,11 @@ class DayDeliveries:
     records: DeliveryRecords
     _own: DeliveryRecord | None = field(default=None, init=False)
 
-    def behind(self) -> str | None:
-        """Why the ledger cannot know what was delivered; None if it does."""
-        known = self.ledger.delivery_counts(self.destination, self.day)
-        for one in self.found():
-            if one.count <= known.get(one.ledger, 0):
+    def why_behind(self) -> str | None:
+        """Return why the ledger does not know what was delivered; None if it does."""
+        counts = self.ledger.delivery_counts(self.destination, self.day)
+        for one in self.stored():
+            if one.count <= counts.get(one.ledger, 0):
                 continue
             if one.ledger == self.ledger.id:
                 return "this is an older copy of the ledger"
@@ -46,23 +46,23 @@ class DayDeliveries:
             return "rows that it had are missing"
         return None
 
-    def found(self) -> list[DeliveryRecord]:
-        """The records in the store."""
+    def stored(self) -> list[DeliveryRecord]:
+        """Return the records in the store, of every ledger."""
         self.records.start()
         return self.records.of_day(self.day, self.destination)
 
     def require_known(self) -> None:
-        """Do nothing if the ledger knows what was delivered.
+        """Raise an error unless the ledger knows what was delivered.
 
         Raises:
             LedgerBehind: It does not.
         """
-        why = self.behind()
-        if why is not None:
+        reason = self.why_behind()
+        if reason is not None:
             raise LedgerBehind(
                 f"The ledger {self.ledger.where} does not know what was delivered of {self.day} to "
-                f"{self.destination}: {why}. Bring the right ledger back; or let `bk-pipeline "
-                "ledger adopt` take those spans for delivered, or send them again with "
+                f"{self.destination}: {reason}. Restore the right ledger; or mark those spans as "
+                "delivered with `bk-pipeline ledger adopt`; or send them again with "
                 "`bk-pipeline backfill --resend` (in Dagster: `resend: true` in the asset's "
                 "config)."
             )
@@ -76,29 +76,29 @@ class DayDeliveries:
     def delivering(
         self, first_part: str, delivered: Sequence[str], *, resend: bool
     ) -> Iterator[None]:
-        """A block in which the day may be sent, beginning with `first_part`.
+        """Allow the day to be sent inside the block, beginning with `first_part`.
 
         Args:
-            first_part: Its name.
-            delivered: The parts of which the ledger has all settled.
-            resend: Whether to send what the ledger does not know, although it may be behind.
+            first_part: The name of the first part to send.
+            delivered: The parts whose spans are all settled in the ledger.
+            resend: Skip the check: send spans that another ledger may have delivered.
 
         Raises:
             LedgerBehind: The ledger does not know what was delivered, and `resend` is not set.
         """
         if not resend:
             self.require_known()
-        found = self.found()
-        own = next((one for one in found if one.ledger == self.ledger.id), None)
+        stored = self.stored()
+        own = next((one for one in stored if one.ledger == self.ledger.id), None)
         self._own = own or DeliveryRecord(self.destination, self.ledger.id, 0)
-        seen = {one.ledger: one.count for one in found}
+        seen = {one.ledger: one.count for one in stored}
         if self.records.trusted_ledger is None and self.ledger.predates_records:
             self.records.trust(self.ledger.id)
         count = self.ledger.raise_delivery_count(self.destination, self.day, seen)
         self._write(count, begun=first_part, parts=delivered)
         try:
             if own is None and not resend:
-                # Another ledger that began at the same moment can see this record by now.
+                # Detects another ledger that began at the same moment: one of the two sees the other.
                 self.require_known()
             yield
         except BaseException:
@@ -106,13 +106,13 @@ class DayDeliveries:
                 self.records.delete(self.day, self._own)
             raise
 
-    def part_done(self, count: int, part: str, next_part: str | None) -> None:
-        """Record that the ledger has noted `part`, and which one is next."""
+    def record_part(self, count: int, part: str, next_part: str | None) -> None:
+        """Record that `part` is delivered at delivery count `count`, and which part is next."""
         assert self._own is not None
         self._write(count, begun=next_part, parts=[*self._own.parts, part])
 
-    def adopted(self, count: int, parts: Sequence[str]) -> None:
-        """Record that the ledger knows `parts` from now on."""
+    def record_adoption(self, count: int, parts: Sequence[str]) -> None:
+        """Record that the ledger has adopted `parts`."""
         self._own = DeliveryRecord(self.destination, self.ledger.id, 0)
         self._write(count, begun=None, parts=parts)
 

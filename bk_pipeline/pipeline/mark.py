@@ -1,4 +1,4 @@
-"""Mark: the markers that rules ask for of a day's builds and jobs, planned, placed, pruned."""
+"""Mark: plan, place and prune the Honeycomb markers that rules define for a day's spans."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from bk_pipeline.honeycomb.matching import columns_for
 from bk_pipeline.honeycomb.placing import DayPlan, Listing, Placement, place, plan_day, prune
 from bk_pipeline.honeycomb.rules import Rules
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.pipeline.days import Progress, silent
+from bk_pipeline.pipeline.days import Progress, no_progress
 from bk_pipeline.store.spans import SpanPart, SpanStore
 
 
 @dataclass(frozen=True, slots=True)
-class Marking:
-    """What placing markers takes, whichever the day.
+class MarkerContext:
+    """What placing markers needs for any day.
 
-    `oldest`: what began before is not marked, since Honeycomb would not show what it is about.
+    Attributes:
+        spans: The span store.
+        rules: The marker rules.
+        client: Honeycomb's markers API.
+        ledger: Where placed markers are recorded.
+        oldest: Spans that began earlier get no marker, since Honeycomb no longer shows them.
     """
 
     spans: SpanStore
@@ -30,7 +35,7 @@ class Marking:
     def plan(
         self, day: str, parts: list[SpanPart], *, listed: Listing | None, restore: bool
     ) -> DayPlan:
-        """What is to be done about the day's markers, as far as these parts tell."""
+        """Plan the changes to the day's markers for the spans of `parts`."""
         columns = columns_for(self.rules.rules)
         return plan_day(
             day,
@@ -45,49 +50,64 @@ class Marking:
 
 
 def plan_markers(
-    day: str, marking: Marking, *, listed: Listing | None = None, restore: bool = False
+    day: str, context: MarkerContext, *, listed: Listing | None = None, restore: bool = False
 ) -> DayPlan:
-    """What is to be done about the markers of `day`, all its spans considered. Changes nothing.
+    """Plan the changes to the markers of `day`, from all its spans. Changes nothing.
 
     Args:
-        listed: Asked for a dataset's markers, instead of Honeycomb: for many days once.
-        restore: Also place again what somebody deleted in Honeycomb.
+        day: The partition.
+        context: What placing markers needs.
+        listed: Returns a dataset's markers; by default they are listed from Honeycomb. Pass a
+            cached one for many days.
+        restore: Also restore markers that were deleted in Honeycomb.
     """
-    parts = marking.spans.parts(day)
-    return marking.plan(day, parts, listed=listed or marking.client.listed, restore=restore)
+    parts = context.spans.parts(day)
+    return context.plan(day, parts, listed=listed or context.client.listed, restore=restore)
 
 
 def place_markers(
     day: str,
-    marking: Marking,
+    context: MarkerContext,
     *,
     whole: bool = False,
     restore: bool = False,
-    progress: Progress = silent,
-    on_wait: Progress = silent,
+    progress: Progress = no_progress,
+    on_wait: Progress = no_progress,
     result: Placement | None = None,
 ) -> Placement:
-    """Place the markers that the rules ask for of `day` and that are not there; mend the others.
+    """Place the missing markers of `day`, and update those that differ from the rules.
 
-    Only spans that came since the last time with these rules are looked at, unless `whole`.
-    Deletes nothing. Two runs for the same day take turns.
+    Deletes nothing. Runs for the same day wait for each other.
+
+    Args:
+        day: The partition.
+        context: What placing markers needs.
+        whole: Check all spans, not only those that are new since the last run with these rules.
+        restore: Also restore markers that were deleted in Honeycomb.
+        progress: Called as markers are placed.
+        on_wait: Called with a sentence when waiting for another run.
+        result: Updated as markers are placed. Returned at the end.
 
     Raises:
-        PipelineError: From Honeycomb or the ledger. What was placed until then is known.
+        PipelineError: From Honeycomb or the ledger. Markers placed until then are recorded.
     """
-    rules, client, book = marking.rules, marking.client, marking.ledger.markers
-    with marking.ledger.delivery_lock(client.name, day, on_wait=on_wait):
-        noted = set() if whole else book.checked_parts(client.name, day, rules.digest)
-        parts = [part for part in marking.spans.parts(day) if part.name not in noted]
+    rules, client, markers = context.rules, context.client, context.ledger.markers
+    with context.ledger.delivery_lock(client.name, day, on_wait=on_wait):
+        checked = set() if whole else markers.checked_parts(client.name, day, rules.digest)
+        parts = [part for part in context.spans.parts(day) if part.name not in checked]
         listed = client.listed if restore else None
-        planned = marking.plan(day, parts, listed=listed, restore=restore)
-        placed = place(planned, rules, client=client, memory=book, progress=progress, result=result)
-        book.mark_parts_checked(client.name, day, [part.name for part in parts], rules.digest)
+        planned = context.plan(day, parts, listed=listed, restore=restore)
+        placed = place(
+            planned, rules, client=client, memory=markers, progress=progress, result=result
+        )
+        markers.mark_parts_checked(client.name, day, [part.name for part in parts], rules.digest)
     return placed
 
 
-def prune_markers(day: str, marking: Marking, *, on_wait: Progress = silent) -> Placement:
-    """Delete those markers of `day` that we made and no rule asks for any more."""
-    with marking.ledger.delivery_lock(marking.client.name, day, on_wait=on_wait):
-        planned = plan_markers(day, marking)
-        return prune(planned, client=marking.client, memory=marking.ledger.markers)
+def prune_markers(
+    day: str, context: MarkerContext, *, on_wait: Progress = no_progress
+) -> Placement:
+    """Delete the markers of `day` that this program placed and no rule asks for any more."""
+    with context.ledger.delivery_lock(context.client.name, day, on_wait=on_wait):
+        planned = plan_markers(day, context)
+        return prune(planned, client=context.client, memory=context.ledger.markers)

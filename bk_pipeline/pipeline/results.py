@@ -1,4 +1,4 @@
-"""What the runs of this process have done so far, by asset and day."""
+"""Results of the runs of this process, by asset and day."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ T = TypeVar("T", Extraction, Transformation, Delivery, Placement)
 
 
 class Results:
-    """Typed results, kept from the moment the work begins.
+    """Typed results, registered before the work begins.
 
-    The work updates its result as it goes on, so what is here is right even where a run
-    fails or is interrupted halfway.
+    Each step updates its result as it proceeds, so they are right even if a run fails or is
+    interrupted.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Result] = {}
 
     def begin(self, asset: str, day: str, result: T) -> T:
-        """Keep `result`, which the caller is about to fill in, and return it."""
+        """Register `result`, which the caller is about to fill in, and return it."""
         self._found[asset, day] = result
         return result
 
     def of_day(self, day: str) -> dict[str, Result]:
-        """The results of `day` by asset."""
+        """Return the results of `day` by asset."""
         return {name: result for (name, at), result in self._found.items() if at == day}
 
     def of(self, asset: str, kind: type[T]) -> dict[str, T]:
-        """The results of `asset` by day, in the order in which the days began."""
+        """Return the results of `asset` by day, in the order in which the days began."""
         return {
             day: result
             for (name, day), result in self._found.items()

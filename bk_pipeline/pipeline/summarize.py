@@ -1,4 +1,4 @@
-"""Summarize: what a day's builds come to."""
+"""Summarize: the statistics of a day's builds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from bk_pipeline.store.spans import SpanStore, StatsStore
 if TYPE_CHECKING:
     from bk_pipeline.analysis.summary import DayStats
 
-# If this one has been written, the others have.
+# Written last: if it is up to date, so are the others.
 LAST_TABLE = TABLES[-1].name
 
 
 def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
-    """The day's statistics, which are also stored, in place of those of an earlier run.
+    """Compute the day's statistics, store them in place of earlier ones, and return them.
 
     Raises:
         StorageError: The store cannot be read or written.
     """
-    # Here, because pandas takes half a second to load and nothing else needs it.
+    # Imported here because pandas takes half a second to load and nothing else needs it.
     from bk_pipeline.analysis.frames import COLUMNS  # noqa: PLC0415
     from bk_pipeline.analysis.summary import summarize  # noqa: PLC0415
 
-    source = _parts_of(day, spans)
+    source = _parts_digest(day, spans)
     found = summarize(day, spans.newest(day, columns=COLUMNS))
     for table, rows in found.tables().items():
         stats.write(table.name, day, rows, source=source)
@@ -34,13 +34,13 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
 
 
 def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
-    """Whether the day has spans that its statistics were not made of. Reads no span."""
-    present = retry_past_damage(lambda: _parts_of(day, spans), [])
+    """Whether the day's statistics were computed from other parts than it has now."""
+    current = retry_past_damage(lambda: _parts_digest(day, spans), [])
     source = retry_past_damage(lambda: stats.source(LAST_TABLE, day), [])
-    return bool(present) and source != present
+    return bool(current) and source != current
 
 
-def _parts_of(day: str, spans: SpanStore) -> str:
-    """16 hex digits that say which parts a day has; nothing if it has none."""
+def _parts_digest(day: str, spans: SpanStore) -> str:
+    """Return 16 hex digits that identify the day's parts; empty if it has none."""
     names = [part.name for part in spans.parts(day)]
     return sha256("\0".join(names).encode()).hexdigest()[:16] if names else ""

@@ -1,4 +1,4 @@
-"""Transform: the raw builds of a day into its span table."""
+"""Transform: turn the raw builds of a day into its span table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bk_pipeline import spans as spans_package
 from bk_pipeline import text, units
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
-from bk_pipeline.pipeline.days import Progress, retry_past_damage, silent
+from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
 from bk_pipeline.spans.fields import CONVENTIONS
 from bk_pipeline.spans.model import SpanKind, SpanOptions, Trace
 from bk_pipeline.spans.privacy import Privacy
@@ -30,17 +30,20 @@ from bk_pipeline.store.spans import PartSummary, QuarantinedBuild, SpanPart, Spa
 from bk_pipeline.text import counted
 from bk_pipeline.units import NS_PER_S
 
-EVERYDAY = Privacy()
+DEFAULT_PRIVACY = Privacy()
 SYSTEM_CLOCK = SystemClock()
-NO_COLUMN = "a value does not fit its column"
+UNFIT_VALUE = "a value does not fit its column"
 
 
 @dataclass(slots=True)
 class Transformation:
-    """What a transformation made, in `parts` new span parts.
+    """The result of a transform.
 
-    `damaged` is what is to be said of stored files that were damaged. If raw builds were in
-    them, the day is to be extracted again.
+    Attributes:
+        parts: New span parts.
+        summary: Counts of the builds and spans that are new in them.
+        damaged: A message for each stored file that was damaged. If raw parts were among them,
+            the day must be extracted again.
     """
 
     parts: int = 0
@@ -49,9 +52,9 @@ class Transformation:
 
 
 def transform_fingerprint(privacy: Privacy, options: SpanOptions = DEFAULTS) -> str:
-    """8 hex digits that identify the code and the settings that make a span part of a raw one.
+    """Return 8 hex digits that identify the code and settings of the transform.
 
-    They are part of a span part's name: with other code or settings it is made again.
+    They are part of a span part's name, so parts are rebuilt when code or settings change.
     """
     return _short_hash(source_digest(), repr(privacy), repr(options))
 
@@ -59,18 +62,18 @@ def transform_fingerprint(privacy: Privacy, options: SpanOptions = DEFAULTS) -> 
 def holds_back_builds(
     day: str, *, spans: SpanStore, privacy: Privacy, options: SpanOptions
 ) -> bool:
-    """Whether the day has finished builds that were not settled when its spans were made."""
+    """Whether the day has parts that hold back builds that had finished but not settled."""
     if options.settled_after_s is None:
         return False
-    ours = transform_fingerprint(privacy, options)
-    return any(part.fingerprint != ours for part in spans.parts(day))
+    fingerprint = transform_fingerprint(privacy, options)
+    return any(part.fingerprint != fingerprint for part in spans.parts(day))
 
 
 @cache
 def source_digest() -> str:
-    """SHA-256 over the source files that decide what spans are made.
+    """Return the SHA-256 of the source files that determine the spans.
 
-    Those of `spans/`, the modules of ours that it imports, and this one.
+    These are the files of `spans/`, the modules of this package that it imports, and this one.
     """
     digest = sha256()
     files = [Path(one.__file__ or "") for one in (text, units)]
@@ -89,22 +92,26 @@ def transform_day(
     *,
     raw: RawStore,
     spans: SpanStore,
-    privacy: Privacy = EVERYDAY,
+    privacy: Privacy = DEFAULT_PRIVACY,
     options: SpanOptions = DEFAULTS,
     clock: Clock = SYSTEM_CLOCK,
     full_refresh: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     result: Transformation | None = None,
 ) -> Transformation:
-    """Make a span part of each raw part of `day` that has none with the present fingerprint.
+    """Write a span part for each raw part of `day` that has none with the current fingerprint.
 
-    Builds that cannot be made into spans are set aside with their reason; the rest goes on.
+    A build that cannot be transformed is quarantined with its reason; the others go on.
 
     Args:
-        privacy: What must not leave.
-        options: Which spans are made, and when.
+        day: The partition.
+        raw: The raw store.
+        spans: The span store.
+        privacy: What is removed or redacted.
+        options: Which spans are made, and when a build counts as settled.
         clock: Tells which builds have settled.
-        full_refresh: Make all of them anew.
+        full_refresh: Rebuild all parts.
+        progress: Called after each part.
         result: Updated after each part, so that it is right even if this raises. Returned at
             the end.
 
@@ -113,70 +120,78 @@ def transform_day(
     """
     result = Transformation() if result is None else result
     damaged = result.damaged
-    # Hidden ones too: they count again if the one that they are merged in is damaged.
-    present = retry_past_damage(lambda: (spans.parts(day), spans.all_parts(day))[1], damaged)
-    ours = transform_fingerprint(privacy, options)
-    done = {part.raw_part for part in present if part.fingerprint == ours and not full_refresh}
+    # Replaced parts too: they count again if the merged part turns out to be damaged.
+    existing = retry_past_damage(lambda: (spans.parts(day), spans.all_parts(day))[1], damaged)
+    fingerprint = transform_fingerprint(privacy, options)
+    done = {
+        part.raw_part for part in existing if part.fingerprint == fingerprint and not full_refresh
+    }
     settled = _SettledFilter(options, now=clock.now())
     if settled.active:
         settled.learn(retry_past_damage(lambda: raw.revisions(day), damaged))
-    current = dict.fromkeys(raw.all_parts(day), ours)
+    current = dict.fromkeys(raw.all_parts(day), fingerprint)
     for raw_part in retry_past_damage(lambda: raw.parts(day), damaged):
         if raw_part in done:
             continue
         summary = PartSummary()
-        merged_of = raw.merged_from(day, raw_part)
+        merged_from = raw.merged_from(day, raw_part)
         try:
             held = settled.held_back(raw.payloads(day, raw_part)) if settled.active else set()
-            part = SpanPart(raw_part, _short_hash(ours, *sorted(held)) if held else ours)
+            part = SpanPart(
+                raw_part, _short_hash(fingerprint, *sorted(held)) if held else fingerprint
+            )
             current[raw_part] = part.fingerprint
-            if part in present and not full_refresh:
+            if part in existing and not full_refresh:
                 continue  # nothing has settled since
             payloads = settled.exported(raw.payloads(day, raw_part), held, summary)
             tables = _span_tables(payloads, options, summary, privacy)
-            spans.write(day, part, tables, summary, replaces=merged_of)
+            spans.write(day, part, tables, summary, replaces=merged_from)
         except DamagedFile as exc:
             damaged.append(str(exc))
             continue
-        if done.issuperset(merged_of) and merged_of:
-            continue  # nothing of it is new
-        _add(result.summary, summary)
+        if done.issuperset(merged_from) and merged_from:
+            continue  # it only merges builds that have spans already
+        _add_counts(result.summary, summary)
         result.parts += 1
         spans_made, builds = result.summary.spans, result.summary.builds
         progress(f"{day}: {counted(spans_made, 'span')} of {counted(builds, 'build')}")
-    retry_past_damage(lambda: _tidy(day, ours, current, raw=raw, spans=spans), damaged)
+    retry_past_damage(
+        lambda: _delete_outdated(day, fingerprint, current, raw=raw, spans=spans), damaged
+    )
     return result
 
 
-def _tidy(
-    day: str, ours: str, current: Mapping[str, str], *, raw: RawStore, spans: SpanStore
+def _delete_outdated(
+    day: str, fingerprint: str, current: Mapping[str, str], *, raw: RawStore, spans: SpanStore
 ) -> None:
-    """Delete the spans of other fingerprints, and replaced ones whose raw part has gone.
+    """Delete parts with outdated fingerprints, and replaced parts whose raw part is gone.
 
     Args:
         day: The partition.
-        ours: The present fingerprint.
-        current: The one of each raw part, which differs where builds are held back.
-        raw: Where the raw parts are.
-        spans: Where the spans are.
+        fingerprint: The current fingerprint.
+        current: The fingerprint by raw part, which differs where builds are held back.
+        raw: The raw store.
+        spans: The span store.
     """
     visible, raw_present = set(spans.parts(day)), raw.all_parts(day)
     for part in spans.all_parts(day):
-        other = part.fingerprint != current.get(part.raw_part, ours)
-        if other or (part not in visible and part.raw_part not in raw_present):
+        outdated = part.fingerprint != current.get(part.raw_part, fingerprint)
+        if outdated or (part not in visible and part.raw_part not in raw_present):
             spans.delete(day, part)
 
 
-class _Outcome(msgspec.Struct):
+class _BuildEnd(msgspec.Struct):
+    """The fields of a payload that tell whether a build has settled."""
+
     id: str
     finished_at: str | None = None
     blocked: bool | None = None
 
 
 class _SettledFilter:
-    """Holds builds back that may go on. Lets all through unless `options` ask for settled ones.
+    """Holds back builds that may resume, if `options` ask for settled builds only.
 
-    Of several records of a build only the newest is exported: the others are not settled.
+    If a build has several records, only the newest is exported.
     """
 
     def __init__(self, options: SpanOptions, *, now: datetime) -> None:
@@ -185,31 +200,31 @@ class _SettledFilter:
         self._newest_ns: dict[str, int] = {}
 
     def learn(self, revisions: Iterable[Revision]) -> None:
-        """Take in which records the day has."""
+        """Record the newest finish time of each build of the day."""
         for one in revisions:
             known = self._newest_ns.get(one.build_id, 0)
             self._newest_ns[one.build_id] = max(one.finished_ns or 0, known)
 
     def held_back(self, payloads: Iterable[list[bytes]]) -> set[str]:
-        """The ids of the builds that have finished and not settled yet."""
+        """Return the ids of the builds that have finished but not settled."""
         return {
             one.id
             for group in payloads
-            for one in map(_outcome, group)
+            for one in map(_decode_end, group)
             if one and one.finished_at and self._is_newest(one) and not self._is_settled(one)
         }
 
     def exported(
         self, payloads: Iterable[list[bytes]], held: Container[str], summary: PartSummary
     ) -> Iterator[list[bytes]]:
-        """The payloads to make spans of; counts the others in `summary`."""
+        """Yield the payloads to transform; count those held back in `summary`."""
         for group in payloads:
             if not self.active:
                 yield group
                 continue
             kept = []
             for payload in group:
-                one = _outcome(payload)
+                one = _decode_end(payload)
                 if one and one.id in held:
                     summary.builds += 1
                     summary.held_back += 1
@@ -217,37 +232,37 @@ class _SettledFilter:
                     kept.append(payload)
             yield kept
 
-    def _is_newest(self, one: _Outcome | Build) -> bool:
+    def _is_newest(self, one: _BuildEnd | Build) -> bool:
         assert one.finished_at is not None
         return parse_ns(one.finished_at) >= self._newest_ns.get(one.id, 0)
 
-    def _is_settled(self, one: _Outcome | Build) -> bool:
+    def _is_settled(self, one: _BuildEnd | Build) -> bool:
         assert one.finished_at is not None
         return not one.blocked and parse_ns(one.finished_at) <= self._finished_before_ns
 
 
-def _outcome(payload: bytes) -> _Outcome | Build | None:
-    """When the build finished; None if it cannot be read, and so will be quarantined."""
+def _decode_end(payload: bytes) -> _BuildEnd | Build | None:
+    """Decode when the build finished; None if it cannot be read and will be quarantined."""
     try:
-        return msgspec.json.decode(payload, type=_Outcome)
+        return msgspec.json.decode(payload, type=_BuildEnd)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         found = decode_or_error(payload)
         return None if isinstance(found, RecordError) else found
 
 
 def quarantined_builds(day: str, *, spans: SpanStore) -> list[QuarantinedBuild]:
-    """The builds of `day` that could not be made into spans, each once, with the reason."""
+    """Return the builds of `day` that could not be transformed, each once, with the reason."""
     return stored_summary(day, spans=spans).quarantined
 
 
 def stored_summary(day: str, *, spans: SpanStore) -> PartSummary:
-    """What all span parts of `day` hold; builds that went on stand in several.
+    """Return the summed counts of all span parts of `day`.
 
-    Each build that was set aside is named once.
+    A build that resumed is in several parts and counted in each; a quarantined build is listed once.
     """
     total = PartSummary()
     for part in spans.parts(day):
-        _add(total, spans.summary(day, part))
+        _add_counts(total, spans.summary(day, part))
     total.quarantined = list(dict.fromkeys(total.quarantined))
     return total
 
@@ -262,7 +277,7 @@ def _span_tables(
         traces = []
         for payload, trace in zip(group, traces_of(group, options=options), strict=True):
             if isinstance(trace, RecordError):
-                summary.quarantined.append(_quarantined(trace.record_id, trace.reason, privacy))
+                summary.quarantined.append(_quarantine(trace.record_id, trace.reason, privacy))
                 continue
             summary.builds += 1
             if trace is None and never_runs(payload):
@@ -271,35 +286,35 @@ def _span_tables(
                 summary.unfinished += 1
             else:
                 traces.append(trace)
-        table = _table_of_good(traces, options, summary, privacy)
-        _count(summary, table)
+        table = _table_or_quarantine(traces, options, summary, privacy)
+        _count_spans(summary, table)
         yield privacy.apply(table)
 
 
-def _quarantined(build_id: str | None, reason: str, privacy: Privacy) -> QuarantinedBuild:
+def _quarantine(build_id: str | None, reason: str, privacy: Privacy) -> QuarantinedBuild:
     return QuarantinedBuild(privacy.shown("buildkite.build.id", build_id), reason)
 
 
-def _table_of_good(
+def _table_or_quarantine(
     traces: list[Trace], options: SpanOptions, summary: PartSummary, privacy: Privacy
 ) -> pa.Table:
-    """The table of `traces`; a trace that no column takes is set aside instead of raised."""
+    """Return the table of `traces`; a trace with a value that fits no column is quarantined."""
     try:
         return table_of(traces, without=() if options.conventions else CONVENTIONS)
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         if len(traces) == 1:
-            # Arrow's own words quote the value.
-            reason = f"{NO_COLUMN} ({type(exc).__name__})"
-            summary.quarantined.append(_quarantined(traces[0].build.id, reason, privacy))
+            # Arrow's message quotes the value.
+            reason = f"{UNFIT_VALUE} ({type(exc).__name__})"
+            summary.quarantined.append(_quarantine(traces[0].build.id, reason, privacy))
             return table_of([])
         middle = len(traces) // 2
         halves = traces[:middle], traces[middle:]
         return pa.concat_tables(
-            [_table_of_good(half, options, summary, privacy) for half in halves]
+            [_table_or_quarantine(half, options, summary, privacy) for half in halves]
         )
 
 
-def _count(summary: PartSummary, table: pa.Table) -> None:
+def _count_spans(summary: PartSummary, table: pa.Table) -> None:
     if not table.num_rows:
         return
     summary.spans += table.num_rows
@@ -311,7 +326,7 @@ def _count(summary: PartSummary, table: pa.Table) -> None:
     summary.first_ns = first if summary.first_ns is None else min(first, summary.first_ns)
 
 
-def _add(total: PartSummary, one: PartSummary) -> None:
+def _add_counts(total: PartSummary, one: PartSummary) -> None:
     counts = ("builds", "unfinished", "skipped", "held_back", "spans", "jobs", "time_adjusted")
     for name in (*counts, "quarantined"):
         setattr(total, name, getattr(total, name) + getattr(one, name))

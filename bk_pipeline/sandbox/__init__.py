@@ -5,5 +5,5 @@ imports nothing from the rest of the package, so it cannot share the clients'
 mistakes.
 
 It is built from public documentation and recorded responses. Where neither
-says how the real service behaves, a docstring marks the behaviour as a guess.
+says how the real service behaves, a docstring marks the behavior as a guess.
 """

@@ -1,6 +1,6 @@
 """Honeycomb's datasets: how batch elements become stored events, and what is wrong with them.
 
-Guesses, because the real behaviour is not documented: the error message for a
+Guesses, because the real behavior is not documented: the error message for a
 single event that is too large, and that an unreadable time is replaced by the
 time of receipt, like a missing one.
 """

@@ -1,7 +1,7 @@
 """Rate limits: Buildkite's two REST limits, and Honeycomb's limit of management calls.
 
 Buildkite has one limit for the organization and one for each user. Both apply
-at once, and every response reports both. Guesses, because the real behaviour
+at once, and every response reports both. Guesses, because the real behavior
 is not documented: a window opens with the first request after the previous
 one has ended, and rejected requests count too.
 """

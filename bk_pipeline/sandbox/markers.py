@@ -1,6 +1,6 @@
 """Honeycomb's marker API: markers, and marker settings (the color of each marker type).
 
-Guesses, because the real behaviour is not documented: a key without the permission gets the same
+Guesses, because the real behavior is not documented: a key without the permission gets the same
 401 as an unknown key; a malformed body gets a 400; a type has at most one color in a dataset, and
 a second one is rejected.
 """

@@ -24,6 +24,14 @@ _NAMES = (
 )  # fmt: skip
 _POOLS = {"default": 24, "arm": 8, "macos": 6, "deploy": 3, "gpu": 2}
 _FOUNDED = "2021-03-04T05:06:07.089Z"
+# The sandbox does not maintain the counts of a pipeline.
+_COUNTS = {
+    "scheduled_builds_count": 0,
+    "running_builds_count": 0,
+    "scheduled_jobs_count": 0,
+    "running_jobs_count": 0,
+    "waiting_jobs_count": 0,
+}
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -186,7 +194,7 @@ def _pipeline(
 def _pipeline_payload(
     slug: str, blueprint: Blueprint, cluster: Cluster | None, creator: Person
 ) -> dict[str, Any]:
-    """The API's pipeline object. The sandbox does not maintain its counts; they are always 0."""
+    """The API's pipeline object."""
     url = f"{API}/organizations/{slug}/pipelines/{blueprint.slug}"
     identifier = named_uuid("pipeline", slug, blueprint.slug)
     return {
@@ -215,11 +223,7 @@ def _pipeline_payload(
         "created_at": _FOUNDED,
         "archived_at": None,
         "env": {},
-        "scheduled_builds_count": 0,
-        "running_builds_count": 0,
-        "scheduled_jobs_count": 0,
-        "running_jobs_count": 0,
-        "waiting_jobs_count": 0,
+        **_COUNTS,
         "visibility": "private",
         "tags": list(blueprint.tags) or None,
         "emoji": blueprint.emoji,

@@ -35,6 +35,18 @@ def text(value):
     return AnyValue(string_value=value)
 
 
+ATTRIBUTES = {
+    "text": text("a"),
+    "int": AnyValue(int_value=-1),
+    "bool": AnyValue(bool_value=False),
+    "double": AnyValue(double_value=0.5),
+    "bytes": AnyValue(bytes_value=b"\x00"),
+    "list": AnyValue(array_value=ArrayValue(values=[text("a"), AnyValue(int_value=2)])),
+    "map": AnyValue(kvlist_value=KeyValueList(values=[KeyValue(key="k", value=text("v"))])),
+    "nothing": AnyValue(),
+}
+
+
 def span(number=1, **fields):
     return Span(trace_id=TRACE_ID, span_id=number.to_bytes(8), name=f"span {number}", **fields)
 
@@ -80,16 +92,6 @@ def test_spans_are_stored_with_resource_and_scope(otlp, post):
 
 
 def test_all_fields_of_a_span_are_stored(otlp, post):
-    values = {
-        "text": text("a"),
-        "int": AnyValue(int_value=-1),
-        "bool": AnyValue(bool_value=False),
-        "double": AnyValue(double_value=0.5),
-        "bytes": AnyValue(bytes_value=b"\x00"),
-        "list": AnyValue(array_value=ArrayValue(values=[text("a"), AnyValue(int_value=2)])),
-        "map": AnyValue(kvlist_value=KeyValueList(values=[KeyValue(key="k", value=text("v"))])),
-        "nothing": AnyValue(),
-    }
     link = Span.Link(trace_id=TRACE_ID, span_id=b"12345678", flags=0x300)
     post(
         body(
@@ -98,7 +100,7 @@ def test_all_fields_of_a_span_are_stored(otlp, post):
                 kind=Span.SPAN_KIND_INTERNAL,
                 start_time_unix_nano=5,
                 end_time_unix_nano=2**63 - 1,
-                attributes=[KeyValue(key=key, value=value) for key, value in values.items()],
+                attributes=[KeyValue(key=key, value=value) for key, value in ATTRIBUTES.items()],
                 links=[link],
                 status=SpanStatus(code=SpanStatus.STATUS_CODE_ERROR, message="no"),
                 flags=0x100,

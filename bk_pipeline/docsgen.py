@@ -145,6 +145,7 @@ def privacy_page() -> str:
         "holds for the `queue=` of a job's rules too. A hash takes the place of a text; numbers and "
         "truths that are to be hashed are left out.\n\n"
         "What stays: `trace_id` and `span_id`, which are made of the ids of builds and jobs, "
+        "the ids that the sensor's cursor in Dagster keeps for an hour, "
         "the times of spans, their status, and what is worked out of an attribute, like a count, a "
         "duration or `vcs.ref.head.type`. Text that mentions a value (a message with a name in "
         "it) is no copy: use `BK_PIPELINE_SPANS_MASK`.\n\n"
@@ -153,10 +154,16 @@ def privacy_page() -> str:
         "spans where it has or shows that value. Not the other way round: `vcs.*` drops the "
         "conventions alone. Links go with the ids of the builds and jobs that they lead to.\n\n"
         + _table(("attribute", "is or shows"), copies)
-        + "\n## Secrets\n\n"
-        "With `BK_PIPELINE_SPANS_MASK_SECRETS` these become `[masked]` in every text, key and list: "
-        + ", ".join(one.name for one in FAMILIES)
-        + ".\n\nWhat is assigned to a name like `password`, `token` or `secret` stays if it is a "
+        + "\nThe values of `buildkite.job.matrix` that are filled in for `{{matrix}}` follow it into "
+        "the labels of the job and its step: `[masked]` or the hash stands in their place.\n"
+        "\n## Secrets\n\n"
+        "With `BK_PIPELINE_SPANS_MASK_SECRETS` these become `[masked]` in every text, key and list. "
+        "A prefix alone is no secret: the length and the characters behind it count too.\n\n"
+        + _table(
+            ("family", "recognized by"),
+            ((one.name, ", ".join(f"`{mark}`" for mark in one.marks)) for one in FAMILIES),
+        )
+        + "\nWhat is assigned to a name like `password`, `token` or `secret` stays if it is a "
         "variable, a path or a word like `true`; what is assigned to a token also if it is shorter "
         "than 8 characters, or shorter than 20 and without a digit. Keys without a shape of their "
         "own, like Datadog's and Fastly's, are found by such names only.\n"

@@ -30,6 +30,9 @@ from __future__ import annotations
 
 from bk_pipeline.tokens import without_tokens
 
+# In place of the id of a record that has none, or must not show it.
+UNNAMED = "record without an id"
+
 
 class PipelineError(Exception):
     """Base of all errors that this package raises on purpose.
@@ -170,6 +173,6 @@ class RecordError(PipelineError):
     """
 
     def __init__(self, reason: str, *, record_id: str | None = None) -> None:
-        super().__init__(f"{record_id or 'record without an id'}: {reason}")
+        super().__init__(f"{record_id or UNNAMED}: {reason}")
         self.record_id = record_id
         self.reason = reason

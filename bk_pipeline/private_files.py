@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from shlex import quote
 
 PRIVATE = 0o077
+RIGHTS = (("r", 4), ("w", 2), ("x", 1))
 _umask = PRIVATE
 
 
@@ -45,3 +47,13 @@ def make_file(path: Path) -> None:
 def shared_with_others(path: Path) -> bool:
     """Whether other users have permissions on `path` that the umask would remove."""
     return bool(path.stat().st_mode & _umask & 0o777)
+
+
+def tightening(path: Path) -> str:
+    """The command that gives `path`, and all that is below it, no more rights than new files have."""
+    rights = ",".join(
+        f"{who}-{''.join(letter for letter, bit in RIGHTS if _umask >> shift & bit)}"
+        for who, shift in (("u", 6), ("g", 3), ("o", 0))
+        if _umask >> shift & 7
+    )
+    return f"chmod -R {rights} {quote(str(path))}"

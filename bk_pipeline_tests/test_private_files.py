@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 
 import pyarrow as pa
 import pytest
 
 from bk_pipeline.buildkite.shared_quota import SharedQuota
+from bk_pipeline.cli.spans import _write
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.private_files import PRIVATE, shared_with_others, use_umask
+from bk_pipeline.private_files import PRIVATE, shared_with_others, tightening, use_umask
 from bk_pipeline.settings import Settings
 from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.spans import StatsStore
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,8 @@ def modes_of_all_files(root):
         writer.write_table(table)
         modes = modes_below(root)
     folder.write("raw/day/watermark.json", b"{}")
+    StatsStore(folder).write("pipelines", "2026-11-20", table, made_of="")
+    _write(root / "export.ndjson", b"{}")
     SharedQuota(root / "buildkite-quota.json").standings(0.0)
     with (
         Ledger.open(root / "ledger.sqlite", clock=SystemClock()) as ledger,
@@ -50,12 +55,15 @@ def modes_below(root):
 def test_new_files_and_folders_follow_the_umask_setting(tmp_path, umask, folder, file):
     Settings.of(BK_PIPELINE_UMASK=umask)
     found = modes_of_all_files(tmp_path / "above" / "data")
-    assert {path.suffix for path in found} >= {".parquet", ".tmp", ".json", ".lock", ".sqlite"}
+    assert {path.suffix for path in found} >= {
+        *(".parquet", ".tmp", ".json", ".ndjson", ".lock", ".sqlite")
+    }
+    assert any("stats" in path.parts for path in found)
     assert any(path.name.endswith("-wal") for path in found)
     for path, mode in found.items():
         assert mode == (folder if path.suffix == "" and "-" not in path.name else mode)
         assert not mode & int(umask, 8), path
-        if path.suffix in {".parquet", ".json", ".sqlite", ".lock"}:
+        if path.suffix in {".parquet", ".json", ".ndjson", ".tmp", ".sqlite", ".lock"}:
             assert mode == file, path
     assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == folder
 
@@ -66,6 +74,19 @@ def test_existing_folders_keep_their_mode_and_are_reported(tmp_path):
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert shared_with_others(tmp_path)
     assert not shared_with_others(tmp_path / "a")
+
+
+@pytest.mark.parametrize("umask", ["077", "027", "022"])
+def test_doctors_chmod_removes_the_rights_of_others(tmp_path, umask):
+    Settings.of(BK_PIPELINE_UMASK=umask)
+    folder = tmp_path / "it's data"
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "part.parquet").write_bytes(b"")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777)
+    subprocess.run(["sh", "-c", tightening(folder)], check=True)  # any sh
+    for mode in modes_below(folder).values():
+        assert mode == 0o777 & ~int(umask, 8)
 
 
 def test_malformed_umask_is_refused():

@@ -71,6 +71,23 @@ def split_leniently(body: bytes) -> Split | None:
     return Split([*elements[:-1], last.removesuffix(b"]")], last.endswith(b"]"), sure=False)
 
 
+def split_values(body: bytes) -> list[bytes]:
+    """The JSON values that follow one another in `body`, each exactly as it stands there.
+
+    A broken one reaches to the next line that begins with the same character.
+    """
+    text = body.decode("latin-1")
+    values, at = [], 0
+    while (at := _end_of_space(text, at)) < len(text):
+        end, _ = _end_of_value(text, at)
+        if end is None:
+            following = text.find(f"\n{text[at]}", at)
+            end = len(text) if following < 0 else following
+        values.append(text[at:end].encode("latin-1"))
+        at = end
+    return values
+
+
 def whole_object(body: bytes) -> bytes | None:
     """The one JSON object in `body` as it was sent, even a broken one; None if it was cut short."""
     text = body.decode("latin-1")

@@ -69,7 +69,7 @@ class Sieve:
         """The page to hand out, and all its readable builds, known and unwanted ones too."""
         listed: list[BuildRecord] = []
         new: list[BuildRecord] = []
-        set_aside: list[str] = []
+        set_aside: list[RecordError] = []
         for element in elements:
             try:
                 build = read_build(element)
@@ -77,7 +77,7 @@ class Sieve:
                 digest = hashlib.sha256(element).digest()
                 if digest not in self.unusable:
                     self.unusable.add(digest)
-                    set_aside.append(str(error))
+                    set_aside.append(error)
             else:
                 listed.append(build)
                 if build.id not in self.seen:
@@ -227,7 +227,7 @@ def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> Finished
             cut_off = sheet.more and read == max_pages
             page, listed = sieve.sort(sheet.elements)
             created += [build.created_ns for build in listed]
-            set_aside += page.set_aside
+            set_aside += map(str, page.set_aside)
             builds += [small for build in page.builds if (small := _finished(build)) is not None]
     except RequestRefused as refused:
         if not too_deep(refused, pages=read):

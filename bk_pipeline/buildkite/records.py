@@ -1,7 +1,6 @@
 """What the client hands out: small structs, and a build's JSON exactly as it was sent.
 
-A build that cannot be used is a `RecordError` here and a sentence in `Page.set_aside`
-there: one bad build never stops a listing.
+A build that cannot be used is a `RecordError`, which `Page.set_aside` holds: one bad build never stops a listing.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Page(msgspec.Struct, frozen=True):
     """Builds that were not on an earlier page, and why others had to be left out."""
 
     builds: list[BuildRecord]
-    set_aside: list[str]
+    set_aside: list[RecordError]
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,25 +20,26 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
+from bk_pipeline.buildkite.elements import id_in, split_elements, split_values
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.display import json_line
 from bk_pipeline.errors import FatalError, RecordError
 from bk_pipeline.private_files import make_file
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans.model import Trace
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.records import decode_build
-from bk_pipeline.spans.table import rows, table_of
-from bk_pipeline.spans.tree import spans_for_build
-from bk_pipeline.text import mended, one_line
+from bk_pipeline.spans.records import never_runs
+from bk_pipeline.spans.table import rows, table_of_good, traces_of
+from bk_pipeline.text import counted, one_line
 from bk_pipeline.tokens import without_tokens
 from bk_pipeline.units import NS_PER_S
 
 _GZIP = b"\x1f\x8b"
-_SPACE = re.compile(r"\s*")
+_BLANK = b" \t\r\n\0"
 _LONGEST_MESSAGE = 200
 # What a build has and an error object has not; both may have a message.
 _OF_BUILDS = ("number", "jobs", "created_at", "pipeline")
+_WRAPPED = re.compile(rb'\{(?:(?!"id")[^\[\]{}])*?"builds"\s*:\s*(?=\[)')
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Payload(NamedTuple):
@@ -47,92 +49,90 @@ class Payload(NamedTuple):
     path: str
 
 
-def builds_in(content: bytes) -> Iterator[Payload]:
+def builds_in(content: bytes) -> Iterator[Payload | RecordError]:
     """The builds in a file: an object, an array, `{"builds": [...]}`, or several of these.
+
+    Each has its bytes as they are, even if it cannot be read. The error is given for a list
+    that was cut off between two builds.
 
     Raises:
         RecordError: It is something else. Of an error of Buildkite's it has the message.
     """
-    text = _text(content)
-    values = [text] if _is_one(text) else list(_values(text))
+    values = split_values(_body(content))
     for number, value in enumerate(values):
-        at = f"[{number}]" if len(values) > 1 else ""
-        if value[:1] == "[":
-            elements = msgspec.json.decode(value, type=list[msgspec.Raw])
-            yield from (Payload(bytes(one), f"{at}[{n}]") for n, one in enumerate(elements))
-            continue
-        fields = _object(value)
-        if isinstance(fields.get("builds"), list) and "id" not in fields:
-            parts = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
-            elements = msgspec.json.decode(parts["builds"], type=list[msgspec.Raw])
-            for n, one in enumerate(elements):
-                yield Payload(bytes(one), f"{at}.builds[{n}]")
-            continue
-        _refuse_error(fields)
-        yield Payload(value.encode(), at)
+        yield from _builds_build_files(value, f"[{number}]" if len(values) > 1 else "")
 
 
-def _text(content: bytes) -> str:
-    """The file's text, unpacked and decoded: PowerShell writes UTF-16, or a byte order mark."""
+def _builds_build_files(value: bytes, at: str) -> Iterator[Payload | RecordError]:
+    listed = value
+    if value[:1] == b"{":
+        wrapped = _wrapped(value)
+        if wrapped is None:
+            _refuse_error(value)
+            yield Payload(value, at)
+            return
+        listed, at = wrapped, f"{at}.builds"
+    split = split_elements(listed)
+    if split is None:
+        raise RecordError(_malformed(value))
+    for number, element in enumerate(split.elements):
+        yield Payload(element, f"{at}[{number}]")
+    if not split.closed and all(map(_is_json, split.elements[-1:])):
+        yield RecordError(f"the list ends amid its builds: it was truncated - at `${at}`")
+
+
+def _body(content: bytes) -> bytes:
+    """The file's bytes in UTF-8, unpacked: PowerShell writes UTF-16, or a byte order mark."""
     if content.startswith(_GZIP):
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error):
             raise RecordError("it is gzipped, and truncated or damaged") from None
-    # What no string can hold is repaired as in an answer that came over the network.
-    text = mended(content.decode(json.detect_encoding(content), errors="replace").encode()).decode()
-    text = text.removeprefix("\ufeff").strip()
-    if not text:
+    encoding = json.detect_encoding(content)
+    if not encoding.startswith("utf-8"):
+        content = content.decode(encoding, errors="replace").encode()
+    content = content.removeprefix(b"\xef\xbb\xbf").strip(_BLANK)
+    if not content:
         raise RecordError("it is empty: the request failed, or its answer was truncated")
-    return text
+    return content
 
 
-def _is_one(text: str) -> bool:
+def _wrapped(value: bytes) -> bytes | None:
+    """The array of an object that is no build but has a list of them."""
     try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+        parts = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+    except _UNREADABLE:
+        found = _WRAPPED.match(value)
+        return split_values(value[found.end() :])[0] if found else None
+    array = bytes(parts.get("builds", b""))
+    return array if array[:1] == b"[" and "id" not in parts else None
+
+
+def _is_json(element: bytes) -> bool:
+    try:
+        msgspec.json.decode(element, type=msgspec.Raw)
+    except _UNREADABLE:
         return False
     return True
 
 
-def _values(text: str) -> Iterator[str]:
-    """The JSON values in `text`, one after the other: mostly one, a line each from `jq -c`.
-
-    Raises:
-        RecordError: One is malformed.
-    """
-    decoder = json.JSONDecoder()
-    start = 0
-    while start < len(text):
-        try:
-            _, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
-            raise RecordError(_malformed(text, start)) from None
-        yield text[start:end]
-        found = _SPACE.match(text, end)
-        start = found.end() if found else end
-
-
-def _malformed(text: str, start: int) -> str:
-    """What is wrong with the value that begins at `start`; never what is in it."""
-    if text.startswith("HTTP/"):
+def _malformed(value: bytes) -> str:
+    """What is wrong with what is neither an object nor an array; never what is in it."""
+    if value.startswith(b"HTTP/"):
         return "it begins with the answer's headers: leave out curl's -i"
     try:
-        msgspec.json.decode(text[start:])
+        msgspec.json.decode(value, type=dict[str, Any])
     except msgspec.DecodeError as exc:
         return str(exc)
     return "JSON is malformed"
 
 
-def _object(value: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(value, type=dict[str, Any])
-    except (msgspec.ValidationError, msgspec.DecodeError) as exc:
-        raise RecordError(str(exc)) from None
-
-
-def _refuse_error(fields: dict[str, Any]) -> None:
+def _refuse_error(value: bytes) -> None:
     """Raises what Buildkite said, if the object is one of its errors and no build."""
+    try:
+        fields = msgspec.json.decode(value, type=dict[str, Any])
+    except _UNREADABLE:
+        return
     message = fields.get("message") or fields.get("error")
     if not isinstance(message, str) or any(name in fields for name in _OF_BUILDS):
         return
@@ -163,30 +163,109 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
 
     A FILE holds one build object or an array of them, as GET
     /v2/organizations/{org}/builds gives them, or several of either, as jq -c makes them; - is
-    standard input. It may be gzipped, and in UTF-8 or UTF-16. Builds that have not finished
-    give no spans. The privacy settings (BK_PIPELINE_SPANS_*) apply; no other does.
+    standard input. It may be gzipped, and in UTF-8 or UTF-16. Builds that have not finished, or
+    never run, give no spans. The privacy settings (BK_PIPELINE_SPANS_*) apply; no other does.
+
+    Exit status 0: every build could be read. 1: some could not; standard error names each, with
+    the reason, and the spans of the others are written. Also 1, with nothing written: a file
+    cannot be read or is no build answer.
 
     \b
       curl -H "Authorization: Bearer $TOKEN" \\
         "https://api.buildkite.com/v2/organizations/acme/builds?include_retried_jobs=true" \\
         | bk-pipeline spans --format table -
     """
-    traces: list[Trace] = []
-    unfinished = 0
-    for file in files:
-        for trace in _traces(file):
-            if trace is None:
-                unfinished += 1
-            else:
-                traces.append(trace)
     privacy = Privacy.from_settings(Settings.load())
-    content = RENDERERS[format_](privacy.apply(table_of(traces)))
-    if unfinished:
-        echo(f"{unfinished} of the builds have not finished: no spans of them yet.", err=True)
+    found = _Found()
+    tables = [_table(file, found, privacy) for file in files]
+    content = RENDERERS[format_](privacy.apply(pa.concat_tables(tables)))
+    _tell(found)
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
-        return
+    else:
+        _write(output, content)
+    if found.bad:
+        raise SystemExit(FatalError.exit_status)
+
+
+@dataclass(slots=True)
+class _Found:
+    """How many builds were found, and how many of them have no spans."""
+
+    builds: int = 0
+    unfinished: int = 0
+    skipped: int = 0
+    bad: int = 0
+
+
+def _table(file: str, found: _Found, privacy: Privacy) -> pa.Table:
+    """The spans in `file`; counts its builds in `found`, and tells of those it cannot read.
+
+    Raises:
+        FatalError: The file cannot be read, or is no build answer.
+    """
+    named = "standard input" if file == "-" else file
+    traces = []
+    builds = _builds(file, named)
+    errors = [one for one in builds if isinstance(one, RecordError)]
+    payloads = [one for one in builds if isinstance(one, Payload)]
+    for payload, trace in zip(payloads, traces_of(one.content for one in payloads), strict=True):
+        if isinstance(trace, RecordError):
+            errors.append(_placed(trace, payload))
+        elif trace is not None:
+            traces.append(trace)
+        elif never_runs(payload.content):
+            found.skipped += 1
+        else:
+            found.unfinished += 1
+    table, unfit = table_of_good(traces)
+    for error in (*errors, *unfit):
+        echo(f"{named}: {privacy.told(error)}.", err=True)
+    found.builds += len(payloads)
+    found.bad += len(errors) + len(unfit)
+    return table
+
+
+def _builds(file: str, named: str) -> list[Payload | RecordError]:
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as exc:
+        raise FatalError(f"Cannot read {file}: {exc.strerror}.") from exc
+    try:
+        return list(builds_in(content))
+    except RecordError as exc:
+        raise FatalError(f"{named} is no build answer: {exc.reason}.") from exc
+
+
+def _placed(error: RecordError, payload: Payload) -> RecordError:
+    """The error with the build's id, if it has one, and the path in the whole file."""
+    # Of what is wrong with the build itself, no path is given.
+    reason = error.reason if "`$" in error.reason else f"{error.reason} - at `$`"
+    return RecordError(
+        reason.replace("`$", f"`${payload.path}"),
+        record_id=error.record_id or id_in(payload.content),
+    )
+
+
+def _tell(found: _Found) -> None:
+    """Say how many of the builds have no spans, and why."""
+    whole = counted(found.builds, "build")
+    for count, why in (
+        (found.unfinished, "not finished: no spans of them yet"),
+        (found.skipped, "skipped or not run: they never have spans"),
+        (found.bad, "not readable: see above"),
+    ):
+        if count:
+            echo(f"{count:,} of {whole}: {why}.", err=True)
+
+
+def _write(output: Path, content: bytes) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        FatalError: It cannot be written.
+    """
     try:
         temporary = output.with_name(f".{output.name}.tmp")
         make_file(temporary)
@@ -194,35 +273,6 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
         temporary.replace(output)
     except OSError as exc:
         raise FatalError(f"Cannot write {output}: {exc.strerror}.") from exc
-
-
-def _traces(file: str) -> list[Trace | None]:
-    """The traces in `file`, None for each unfinished build.
-
-    Raises:
-        FatalError: The file cannot be read or is no build answer; names it and the path of
-            the wrong value.
-    """
-    named = "standard input" if file == "-" else file
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as exc:
-        raise FatalError(f"Cannot read {file}: {exc.strerror}.") from exc
-    try:
-        return [_trace(build) for build in builds_in(content)]
-    except RecordError as exc:
-        raise FatalError(f"{named} is no build answer: {exc.reason}.") from exc
-
-
-def _trace(build: Payload) -> Trace | None:
-    try:
-        return spans_for_build(decode_build(build.content))
-    except RecordError as exc:
-        if not build.path:
-            raise
-        # Of what is wrong with the build itself, no path is given.
-        reason = exc.reason if "`$" in exc.reason else f"{exc.reason} - at `$`"
-        raise RecordError(reason.replace("`$", f"`${build.path}")) from exc
 
 
 def _ndjson(table: pa.Table) -> bytes:

@@ -28,6 +28,7 @@ from bk_pipeline.defs.markers import markers_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.deliver.destinations import Configured, destinations
+from bk_pipeline.errors import UNNAMED
 from bk_pipeline.pipeline import (
     Day,
     Extraction,
@@ -74,6 +75,7 @@ def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
                     raw=services.raw(),
                     clock=services.clock,
                     reconcile=config.reread,
+                    privacy=services.privacy(),
                     full_refresh=config.full_refresh,
                     progress=log.progress,
                     result=services.results.begin("raw_builds", day.key, Extraction()),
@@ -127,7 +129,7 @@ def _spans(settings: Settings) -> dg.AssetsDefinition:
             if made.damaged:
                 made.damaged.extend(services.restore(day, on_wait=log.wait))
             stored = stored_summary(day.key, spans=services.spans())
-            reasons = [f"{one.build_id}: {one.reason}" for one in stored.quarantined]
+            reasons = [f"{one.build_id or UNNAMED}: {one.reason}" for one in stored.quarantined]
             quarantined.extend(f"{day.key}: {reason}" for reason in reasons)
             return {
                 "builds": made.summary.builds,

@@ -25,7 +25,7 @@ from bk_pipeline.http.retry import retry
 from bk_pipeline.ledger.schema import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
-from bk_pipeline.private_files import shared_with_others
+from bk_pipeline.private_files import shared_with_others, tightening
 from bk_pipeline.settings import ALIASES, Settings
 from bk_pipeline.store.folder import PROBE_PREFIX, QUARANTINED, Folder
 from bk_pipeline.store.spans import SpanStore
@@ -51,14 +51,21 @@ def storage(it: Installation) -> Answer:
     words = f"{where} can be written{made}; {free_gb:,.1f} GB free."
     if damaged := _damaged_shown(Folder(where)):
         return remark(f"{words} {damaged}")
-    if shared_with_others(folder) and folder == Path(where):
-        return remark(
-            f"{words} Others can look into it: chmod -R go-rwx {where} leaves it to you alone, or "
-            "BK_PIPELINE_UMASK says who may (027: your group)."
-        )
+    if shared := _shared(Path(where)):
+        return remark(f"{words} {shared}")
     if free_gb < LITTLE_GB:
         return remark(f"{words} A busy day takes some 100 MB: make room before a long backfill.")
     return fine(words)
+
+
+def _shared(path: Path) -> str:
+    """What to do about a folder or file that others can look into; empty if they cannot."""
+    if not path.exists() or not shared_with_others(path):
+        return ""
+    return (
+        f"Others can look into it: {tightening(path)} ends that, or BK_PIPELINE_UMASK says who may "
+        "(027: your group)."
+    )
 
 
 def _damaged_shown(folder: Folder) -> str:
@@ -84,7 +91,11 @@ def ledger(it: Installation) -> Answer:
         with Ledger.from_settings(it.settings, clock=it.clock, create=False) as book:
             known = counted(len(book.destinations()), "destination")
             _require_known(it, book)
-            return fine(f"{book.where}; it knows of {known}.")
+            words = f"{book.where}; it knows of {known}."
+            path = _ledger_file(it.settings)
+            # A file is as private as its folder, which the data directory's check looks at.
+            shared = _shared(path) if path and shared_with_others(path.parent) else ""
+            return remark(f"{words} {shared}") if shared else fine(words)
     except NoLedger as exc:
         if _recent_records(it):
             raise LedgerBehind(

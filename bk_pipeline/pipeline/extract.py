@@ -56,6 +56,7 @@ def extract_day(
     clock: Clock,
     reconcile: bool = False,
     full_refresh: bool = False,
+    privacy: Privacy = DEFAULT_PRIVACY,
     progress: Progress = no_progress,
     result: Extraction | None = None,
 ) -> Extraction:
@@ -72,6 +73,7 @@ def extract_day(
         clock: Gives the time of the listing.
         reconcile: List the whole day again and store what is missing.
         full_refresh: List the whole day again and store all of it.
+        privacy: Applied to what is reported of builds that cannot be stored.
         progress: Called after each page.
         result: Updated as builds are listed and stored, so that it is right even if this
             raises. Returned at the end.
@@ -99,7 +101,7 @@ def extract_day(
     writer = PartWriter(raw, day.key, fetched_at=started_at)
     for page in client.iter_builds(day.window, finished_from=since):
         result.listed += len(page.builds)
-        result.quarantined += page.set_aside
+        result.quarantined += map(privacy.told, page.set_aside)
         writer.add(
             [
                 one
@@ -154,7 +156,9 @@ def restore_day(
     watermark = retry_past_damage(lambda: raw.watermark(day.key), damaged)
     if watermark is None and raw.quarantined(day.key):
         with connect() as client:
-            found = extract_day(day, client=client, raw=raw, clock=clock, progress=progress)
+            found = extract_day(
+                day, client=client, raw=raw, clock=clock, privacy=privacy, progress=progress
+            )
         more = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
         damaged += [*found.damaged, *more.damaged]
     return damaged

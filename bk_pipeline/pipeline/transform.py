@@ -19,10 +19,10 @@ from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
 from bk_pipeline.spans.fields import CONVENTIONS
-from bk_pipeline.spans.model import SpanKind, SpanOptions, Trace
+from bk_pipeline.spans.model import SpanKind, SpanOptions
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import Build, never_runs
-from bk_pipeline.spans.table import decode_or_error, table_of, traces_of
+from bk_pipeline.spans.table import decode_or_error, table_of_good, traces_of
 from bk_pipeline.spans.timing import parse_ns, to_ns
 from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.raw import RawStore, Revision
@@ -32,7 +32,6 @@ from bk_pipeline.units import NS_PER_S
 
 DEFAULT_PRIVACY = Privacy()
 SYSTEM_CLOCK = SystemClock()
-UNFIT_VALUE = "a value does not fit its column"
 
 
 @dataclass(slots=True)
@@ -286,32 +285,14 @@ def _span_tables(
                 summary.unfinished += 1
             else:
                 traces.append(trace)
-        table = _table_or_quarantine(traces, options, summary, privacy)
+        table, errors = table_of_good(traces, without=() if options.conventions else CONVENTIONS)
+        summary.quarantined += [_quarantine(one.record_id, one.reason, privacy) for one in errors]
         _count_spans(summary, table)
         yield privacy.apply(table)
 
 
 def _quarantine(build_id: str | None, reason: str, privacy: Privacy) -> QuarantinedBuild:
     return QuarantinedBuild(privacy.shown("buildkite.build.id", build_id), reason)
-
-
-def _table_or_quarantine(
-    traces: list[Trace], options: SpanOptions, summary: PartSummary, privacy: Privacy
-) -> pa.Table:
-    """Return the table of `traces`; a trace with a value that fits no column is quarantined."""
-    try:
-        return table_of(traces, without=() if options.conventions else CONVENTIONS)
-    except (pa.ArrowException, ValueError, OverflowError) as exc:
-        if len(traces) == 1:
-            # Arrow's message quotes the value.
-            reason = f"{UNFIT_VALUE} ({type(exc).__name__})"
-            summary.quarantined.append(_quarantine(traces[0].build.id, reason, privacy))
-            return table_of([])
-        middle = len(traces) // 2
-        halves = traces[:middle], traces[middle:]
-        return pa.concat_tables(
-            [_table_or_quarantine(half, options, summary, privacy) for half in halves]
-        )
 
 
 def _count_spans(summary: PartSummary, table: pa.Table) -> None:

@@ -23,6 +23,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bk_pipeline.errors import UNNAMED, RecordError
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.ids import trace_id
 from bk_pipeline.spans.secrets import MASK, SUSPICIOUS, is_secret, mask_secrets
@@ -40,6 +41,9 @@ LINKED_BUILDS = (
     "buildkite.build.rebuilt_from.id",
     "buildkite.job.triggered_build.id",
 )
+# Whose values are filled in for `{{matrix}}` in these.
+MATRIX = "buildkite.job.matrix"
+MATRIX_LABELS = ("buildkite.job.label", "buildkite.step.label", "cicd.pipeline.task.name")
 LINKED_JOBS = ("buildkite.job.retry_source.job_id", "buildkite.job.retried_in_job_id")
 
 
@@ -103,6 +107,7 @@ class Privacy:
             column = self._where_same(field, column, table)
             if column is not table[name]:
                 changed = changed.set_column(at, table.schema.field(at), column)
+        changed = self._without_matrix_values(changed, table)
         return self._without_links(changed, table)
 
     def shown(self, name: str, value: str | int | None) -> str | None:
@@ -116,6 +121,10 @@ class Privacy:
             if fate is Fate.HASHED
             else self._masked_text(str(value), self.mask_secrets)
         )
+
+    def told(self, error: RecordError) -> str:
+        """Why a build cannot be used, with its id if that may be shown."""
+        return f"{self.shown('buildkite.build.id', error.record_id) or UNNAMED}: {error.reason}"
 
     def _fate(self, names: tuple[str, ...]) -> Fate:
         return _fate(names, self.drop, self.hash)
@@ -288,6 +297,64 @@ class Privacy:
             text = mask_secrets(text)
         return re.sub(self.mask, MASK, text) if self.mask else text
 
+    def _without_matrix_values(self, changed: pa.Table, table: pa.Table) -> pa.Table:
+        """`changed` with the matrix values that are not kept taken out of labels too.
+
+        The values stand in labels in place of `{{matrix}}`, where only the job's matrix tells
+        them from other words. A step may have the label of one of its jobs.
+        """
+        if MATRIX not in table.column_names or changed[MATRIX].equals(table[MATRIX]):
+            return changed
+        labels = [
+            one
+            for one in MATRIX_LABELS
+            if one in table.column_names and self._fate(_names(_BY_NAME[one])) is Fate.KEPT
+        ]
+        jobs = changed.select(["trace_id", *labels]).append_column(MATRIX, table[MATRIX])
+        instead: dict[tuple[str, str | None], str] = {}
+        for job in jobs.filter(pc.is_valid(table[MATRIX])).to_pylist():
+            hidden = self._hidden_in_matrix(job[MATRIX])
+            for text in {job[name] for name in labels} - {None}:
+                instead[job["trace_id"], text] = _replaced(text, hidden)
+        traces = changed["trace_id"].to_pylist()
+        for name in labels:
+            texts = zip(traces, changed[name].to_pylist(), strict=True)
+            column = pa.array([instead.get(one, one[1]) for one in texts], pa.string())
+            at = changed.schema.get_field_index(name)
+            field = changed.schema.field(at)
+            if pa.types.is_dictionary(field.type):
+                column = column.dictionary_encode()
+            changed = changed.set_column(at, field, column)
+        return changed
+
+    def _hidden_in_matrix(self, text: str) -> dict[str, str] | None:
+        """The values of a job's matrix that are not kept, each with what stands in its place.
+
+        None if that cannot be told any more, because the matrix was truncated.
+        """
+        fate = self._fate(_names(_BY_NAME[MATRIX]))
+        hidden: dict[str, str] = {}
+
+        def look(names: tuple[str, ...], key: str, value: Any) -> None:
+            shown = value if isinstance(value, str) else compact(value)
+            made = self._member(names, key, value, masks=self.mask_secrets)
+            if fate is Fate.DROPPED or made is _Gone:
+                hidden[shown] = MASK
+            elif fate is Fate.HASHED:
+                hidden[shown] = hashed(shown)
+            elif made != value:
+                hidden[shown] = made if isinstance(made, str) else compact(made)
+            for each, one in value.items() if isinstance(value, dict) else ():
+                look((f"{names[0]}.{each}",), each, one)
+            for one in value if isinstance(value, list) else ():
+                look(names, key, one)
+
+        try:
+            look((MATRIX,), "", msgspec.json.decode(text))
+        except msgspec.DecodeError:
+            return None
+        return hidden
+
     def _without_links(self, changed: pa.Table, table: pa.Table) -> pa.Table:
         """`changed` without the links that show ids which are not kept."""
         names = [one for one in (*LINKED_BUILDS, *LINKED_JOBS) if one in table.column_names]
@@ -347,6 +414,16 @@ def _match(names: tuple[str, ...], globs: tuple[str, ...]) -> bool:
 def hashed(text: str) -> str:
     """16 hex digits that stand for `text`: the same for the same text, everywhere."""
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def _replaced(text: str, others: dict[str, str] | None) -> str:
+    """`text` with others in place of the words that are keys of `others`; None: masked whole."""
+    if others is None:
+        return MASK
+    words = sorted(filter(None, others), key=len, reverse=True)
+    if not words:
+        return text
+    return re.sub("|".join(map(re.escape, words)), lambda found: others[found[0]], text)
 
 
 def _hashed_text(text: str, masks: bool) -> str:  # noqa: ARG001, FBT001  # a Change

@@ -51,6 +51,12 @@ class Family:
     def _replacement(self) -> str:
         return rf"\g<keep>{MASK}" if "keep" in self._pattern.groupindex else MASK
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What such a secret begins with, for the documentation."""
+        shown = (_SHOWN.get(self.name) or self.hints).split(" ")
+        return tuple(one.replace("␣", " ") for one in shown)
+
     def may_be_in(self, lowered: str) -> bool:
         """Whether a text may hold one, given in lower case."""
         return any(hint in lowered for hint in self._hints)
@@ -165,13 +171,63 @@ def _masked_userinfo(rest: str, scheme: str) -> str:
     return MASK + rest[end:]
 
 
+# What the documentation shows of families whose hints, in lower case, say too little.
+_SHOWN = {
+    "Buildkite": "bkua_ bkct_ bkaj_ bkpt_ bk…_",
+    "JSON web tokens": "eyJ….eyJ… ZXlK…",
+    "AWS": "AKIA ASIA ABIA ACCA A3T… ABSK X-Amz-Signature= X-Amz-Security-Token=",
+    "Airtable": "pat….…",
+    "Alibaba Cloud": "LTAI",
+    "Artifactory": "AKCp cmVmd",
+    "Atlassian": "ATATT3 ATCTT3 ATBB",
+    "CircleCI": "CCIPAT_ CCIPRJ_",
+    "Contentful": "CFPAT-",
+    "Docker Hub": "dckr_pat_ dckr_oat_ dckr_…_",
+    "Doppler": "dp.pt. dp.st. dp.ct. dp.sa. dp.scim. dp.audit. dp.said.",
+    "Dynatrace": "dt0c01. dt0s01. dt0….",
+    "EasyPost": "EZAK EZTK",
+    "Facebook": "EAAM EAAC",
+    "Flutterwave": "FLWSECK- FLWPUBK- FLWSECK_TEST- FLWPUBK_TEST-",
+    "GitLab": (
+        "glpat- gldt- glft- glsoat- glrt- glrtr- glcbt- glptt- glimt- glagent- gloas- glwt- glffct- "
+        "GR1348941 _gitlab_session="
+    ),
+    "GoCardless, Lob": "live_ test_ live_pub_ test_pub_",
+    "Google": "AIza GOCSPX- ya29. 1//0",
+    "Grafana": "glsa_ glc_ eyJrIjoi",
+    "HashiCorp (Terraform, Vault)": "….atlasv1. hvs. hvb. hvr. s.…",
+    "Heroku": "HRKU-",
+    "Honeycomb": "hcaik_ hcbik_ hcxik_ hcaic_ hcalk_ hcamk_ hc…_",
+    "Intra42": "s-s4t2ud- s-s4t2af-",
+    "Mailchimp": "…-us1",
+    "Mailgun": "key-… pubkey-… mailgun",
+    "New Relic": "NRAK- NRII- NRJS- NRAA- NRRA- …NRAL",
+    "NuGet": 'oy2 <add␣key="…Password"␣value=',
+    "Octopus Deploy": "API-",
+    "OpenAI, OpenRouter": "sk-… sk-proj- sk-svcacct- sk-admin- sk-or-v1-",
+    "Plaid": "access-sandbox- access-development- access-production-",
+    "PlanetScale": "pscale_tkn_ pscale_pw_ pscale_oauth_",
+    "Postman": "PMAK-",
+    "SendGrid": "SG.",
+    "Shopify": "shpat_ shpca_ shppa_ shpss_ shp…_",
+    "Sidekiq": "BUNDLE_ENTERPRISE__CONTRIBSYS__COM= BUNDLE_GEMS__CONTRIBSYS__COM=",
+    "Slack": "xoxb- xoxp- xoxe- xoxa- xoxr- xoxs- xox…- xapp- hooks.slack.com/services/",
+    "Square": "EAAA sq0atp- sq0csp- sq0…-",
+    "Stripe": "sk_live_ sk_test_ sk_prod_ rk_live_ rk_test_ rk_prod_ whsec_",
+    "Telegram": "…:A…",
+    "Twilio": "SK…",
+    "X (Twitter)": "AAAAAAAAAAAAAAAAAAAAA…",
+    "Yandex": "AQVN t1. YC…",
+    "crates.io": "cio…",
+}
+
 FAMILIES = (
     # Whole documents and headers first, so that nothing of them is masked piecemeal.
     Family(
         "private keys (PEM, OpenSSH, PGP)", "private key",
         r"PRIVATE KEY",
-        r"-{4,5} ?BEGIN [A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
-        r"(?s:.*?)(?:-{4,5} ?END [A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}|\Z)",
+        r"-{4,5} ?BEGIN [A-Z0-9 _-]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}"
+        r"(?s:.*?)(?:-{4,5} ?END [A-Z0-9 _-]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}|\Z)",
     ),
     Family(
         "private keys in base64", "ls0tls1crudjti",
@@ -292,7 +348,7 @@ FAMILIES = (
         "GitLab", "glpat- gldt- glft- glsoat- glrt- glrtr- glcbt- glptt- glimt- glagent- gloas- glwt- glffct- gr1348941 _gitlab_session=",
         r"gl[a-z]{2,5}-|GR1348941|_gitlab_session=",
         _B + r"(?:gl(?:pat|dt|ft|soat|rtr?|cbt|ptt|imt|agent|oas|wt|ffct)-[\w=-]{16,}(?:\.[\w-]+)*"
-        r"|GR1348941[\w-]{20,})|(?P<keep>_gitlab_session=)[0-9a-f]{32,}",
+        r"|GR1348941[\w-]{20,})|(?P<keep>_gitlab_session=)[0-9a-z]{32,}",
     ),
     Family(
         "Google", "aiza gocspx- ya29. 1//0",
@@ -307,7 +363,7 @@ FAMILIES = (
     ),
     Family("Groq", "gsk_", r"gsk_", _B + r"gsk_[A-Za-z0-9]{40,}"),
     Family(
-        "Harness", "pat. sat.", r"[ps]at\.", _B + r"[ps]at\.[\w-]{22}\.[0-9a-f]{24}\.[A-Za-z0-9]{20,}"
+        "Harness", "pat. sat.", r"[ps]at\.", _B + r"[ps]at\.[\w-]{22}\.[0-9A-Za-z]{24}\.[A-Za-z0-9]{20,}"
     ),
     Family(
         "HashiCorp (Terraform, Vault)", ".atlasv1. hvs. hvb. hvr. s.",
@@ -327,8 +383,18 @@ FAMILIES = (
     Family("Intra42", "s-s4t2", r"s-s4t2", _B + r"s-s4t2(?:ud|af)-[a-f0-9]{64,}"),
     Family("LaunchDarkly", "sdk-", r"sdk-[0-9a-f]{8}-", _B + rf"sdk-{_UUID}"),
     Family("Linear", "lin_api_ lin_oauth_", r"lin_(?:api|oauth)_", _B + r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}"),
-    Family("Lob", "live_ test_", r"(?:live|test)_(?:pub_)?[a-f0-9]{9}", rf"{_B}(?:live|test)_(?:pub_)?[a-f0-9]{{31,35}}{_E}"),
+    Family(
+        "GoCardless, Lob", "live_ test_",
+        r"(?:live|test)_(?:pub_)?[a-f0-9]{9}|live_[\w=-]{40}",
+        rf"{_B}(?:(?:live|test)_(?:pub_)?[a-f0-9]{{31,35}}{_E}"
+        r"|(?<!_)live_(?=[A-Za-z_=-]{0,39}\d)[A-Za-z0-9_=-]{40}(?![\w=-]))",
+    ),
     Family("Mailchimp", "-us", r"[a-f0-9]-us\d", rf"{_B}[a-f0-9]{{32}}-us\d{{1,2}}{_E}"),
+    Family(
+        "Mailgun", "mailgun",
+        r"(?i:mailgun)",
+        rf"(?<![\w-])(?:(?:pub)?key-[a-f0-9]{{32}}|[a-h0-9]{{32}}-[a-h0-9]{{8}}-[a-h0-9]{{8}}){_E}",
+    ),
     Family("Mapbox", "sk.eyj pk.eyj", r"[sp]k\.eyJ", _B + r"[sp]k\.eyJ[\w-]{20,400}\.[\w-]{20,}"),
     Family("MaxMind", "_mmk", r"_mmk", _B + r"[A-Za-z0-9]{6}_[A-Za-z0-9]{29}_mmk"),
     Family(
@@ -342,7 +408,12 @@ FAMILIES = (
     ),
     Family("Notion", "ntn_ secret_", r"ntn_|secret_", _B + r"(?:ntn_[A-Za-z0-9]{40,}|secret_[A-Za-z0-9]{43,})"),
     Family("npm", "npm_", r"(?i:npm_)", _B + r"(?i:npm_[a-z0-9]{36,})"),
-    Family("NuGet", "oy2", r"oy2", rf"{_B}oy2[a-z0-9]{{43}}{_E}"),
+    Family(
+        "NuGet", "oy2 <add",
+        r"oy2|<add ",
+        rf"{_B}oy2[a-z0-9]{{43}}{_E}"
+        r"""|(?P<keep><add key=\\?["'](?i:(?:ClearText)?Password)\\?["']\s{1,3}value=\\?["'])[^"'\\\n]{1,200}""",
+    ),
     Family("Octopus Deploy", "api-", r"API-[A-Z0-9]{9}", rf"{_B}API-[A-Z0-9]{{25,}}{_E}"),
     Family(
         "OpenAI, OpenRouter", "sk-",
@@ -376,6 +447,11 @@ FAMILIES = (
         _B + r"(?:xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}"
         r"|(?P<keep>hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers|commands)/)[\w/-]{20,})",
     ),
+    Family(
+        "Sidekiq", "contribsys__com",
+        r"(?i:contribsys__com)",
+        r"(?P<keep>(?i:BUNDLE_(?:ENTERPRISE|GEMS)__CONTRIBSYS__COM)\W{1,5})[a-f0-9]{8}:[a-f0-9]{8}",
+    ),
     Family("Snyk", "snyk_", r"snyk_[a-z]at\.", _B + r"snyk_[a-z]at\.[\w.-]{20,}"),
     Family("SonarQube", "sqa_ sqp_ squ_", r"sq[apu]_", _B + r"sq[apu]_[a-f0-9]{40,}"),
     Family(
@@ -384,7 +460,7 @@ FAMILIES = (
     Family(
         "Square", "eaaa sq0",
         r"EAAA|sq0[a-z]{3}-",
-        rf"(?<![\w+/-])EAAA[\w-]{{60}}(?![\w+/=-])|{_B}sq0[a-z]{{3}}-[\w-]{{22,}}",
+        rf"(?<![\w+/-])EAAA(?=[A-Za-z_-]{{0,59}}\d)[\w-]{{22,60}}(?![\w+/=-])|{_B}sq0[a-z]{{3}}-[\w-]{{22,}}",
     ),
     Family(
         "Stripe", "k_test_ k_live_ k_prod_ whsec_",
@@ -395,13 +471,18 @@ FAMILIES = (
         "Supabase", "sbp_ sb_secret_", r"sbp_|sb_secret_", _B + r"(?:sbp_[a-f0-9]{40,}|sb_secret_[\w-]{20,})"
     ),
     Family("Tailscale", "tskey-", r"tskey-", _B + r"tskey-[a-z]{2,12}-[\w-]{16,}"),
-    Family("Telegram", ":aa", r"\d:AA[\w-]{9}", _B + r"\d{5,16}:AA[\w-]{33}(?![\w-])"),
+    Family("Telegram", ":a", r"\d:A[\w-]{9}", _B + r"\d{5,16}:A[\w-]{34}(?![\w-])"),
     Family("Twilio", "sk", r"SK[0-9a-fA-F]{9}", rf"{_B}SK[0-9a-fA-F]{{32}}{_E}"),
     Family("Typeform", "tfp_", r"tfp_", _B + r"tfp_[\w.=-]{59,}"),
+    Family(
+        "X (Twitter)", "aaaaaaaaaaaaaaaaaaaaa",
+        r"A{21}[A-Za-z0-9%]{9}",
+        r"(?<![A-Za-z0-9+/=])A{21,22}(?!A)[A-Za-z0-9%]{80,100}(?![A-Za-z0-9+/=])",
+    ),
     Family("xAI", "xai-", r"xai-", _B + r"xai-[A-Za-z0-9]{60,}"),
     Family(
-        "Yandex", "aqvn t1.9eu ycaj ycm", r"t1\.|AQVN|YC[\w-]{9}",
-        _B + r"(?:t1\.[\w-]{1,200}={0,2}\.[\w-]{86}={0,2}|AQVN[\w-]{35,}|YC(?:AJ|M)[\w-]{35,36}(?![\w-]))",
+        "Yandex", "aqvn t1. yc", r"t1\.|AQVN|YC[\w-]{9}",
+        _B + r"(?:t1\.[\w-]{1,200}={0,2}\.[\w-]{86}={0,2}|AQVN[\w-]{35,}|(?<![\w-])YC(?=[A-Za-z_-]{0,37}\d)[\w-]{38}(?![\w-]))",
     ),
     # What commands are told. Last, so that what has a maker is masked as that.
     Family(

@@ -9,7 +9,7 @@ time, which is what makes this fast (`benchmarks/`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -170,6 +170,30 @@ def traces_of(
             yield spans_for_build(build, times=times, options=options)
         except RecordError as exc:
             yield exc
+
+
+def table_of_good(
+    traces: list[Trace], *, without: Collection[str] = ()
+) -> tuple[pa.Table, list[RecordError]]:
+    """The table of `traces`, and why those are not in it whose values no column takes.
+
+    Args:
+        traces: Of any number of builds.
+        without: Names of columns to leave out.
+    """
+    try:
+        return table_of(traces, without=without), []
+    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        if len(traces) == 1:
+            # Arrow's own words quote the value.
+            reason = f"a value does not fit its column ({type(exc).__name__})"
+            return table_of([]), [RecordError(reason, record_id=traces[0].build.id)]
+        middle = len(traces) // 2
+        halves = [
+            table_of_good(half, without=without) for half in (traces[:middle], traces[middle:])
+        ]
+        tables, errors = zip(*halves, strict=True)
+        return pa.concat_tables(tables), [error for some in errors for error in some]
 
 
 def times_of(builds: Sequence[Build]) -> Times:

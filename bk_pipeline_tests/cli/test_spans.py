@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
-import subprocess
+import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,7 +13,6 @@ import pytest
 
 from bk_pipeline.cli.spans import builds_in
 from bk_pipeline.spans.records import decode_build
-from bk_pipeline_tests.cli import program
 
 BUILD = {
     "id": "018f0000-1111-7222-8333-444455556666",
@@ -37,8 +38,16 @@ BUILD = {
 }
 
 
-def run(*arguments: str, stdin: str | None = None, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return program.run("spans", *arguments, stdin=stdin, cwd=cwd)
+@pytest.fixture
+def run(call, monkeypatch):
+    """Runs `bk-pipeline spans` in this process, with `stdin` as its standard input."""
+
+    def ran(*arguments, stdin="", **environment):
+        with io.TextIOWrapper(io.BytesIO(stdin.encode())) as given:
+            monkeypatch.setattr(sys, "stdin", given)
+            return call("spans", *arguments, **environment)
+
+    return ran
 
 
 def write(path: Path, content: object) -> str:
@@ -48,8 +57,8 @@ def write(path: Path, content: object) -> str:
     return path.name
 
 
-def test_ndjson_has_an_object_a_span(tmp_path):
-    done = run(write(tmp_path / "b.json", [BUILD]), cwd=tmp_path)
+def test_ndjson_has_an_object_a_span(tmp_path, run):
+    done = run(write(tmp_path / "b.json", [BUILD]))
     assert done.returncode == 0, done.stderr
     root, stage, step, job = map(json.loads, done.stdout.splitlines())
     assert set(root) == {
@@ -77,9 +86,9 @@ def test_ndjson_has_an_object_a_span(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["object", "array"])
-def test_a_build_and_an_array_of_builds_are_read_from_standard_input(tmp_path, shape):
+def test_a_build_and_an_array_of_builds_are_read_from_standard_input(tmp_path, shape, run):
     content = json.dumps(BUILD if shape == "object" else [BUILD, BUILD | {"id": "another"}])
-    done = run("-", stdin=content, cwd=tmp_path)
+    done = run("-", stdin=content)
     traces = defaultdict(list)
     for line in done.stdout.splitlines():
         span = json.loads(line)
@@ -132,68 +141,135 @@ def test_builds_are_read_in_whatever_form_a_shell_left_them(content):
     assert [one.id for one in builds] == [BUILD["id"], "b"]
 
 
-def test_a_build_with_a_message_is_no_error(tmp_path):
-    done = run("-", stdin=json.dumps(BUILD | {"message": "Fix"}), cwd=tmp_path)
+def test_a_build_with_a_message_is_no_error(tmp_path, run):
+    done = run("-", stdin=json.dumps(BUILD | {"message": "Fix"}))
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 4)
 
 
-def test_an_error_that_repeats_the_token_is_not_told_with_it(tmp_path):
+def test_an_error_that_repeats_the_token_is_not_told_with_it(tmp_path, run):
     token = "bkua_" + "0123456789abcdef" * 2
-    done = run("-", stdin=json.dumps({"message": f"no such token: {token}"}), cwd=tmp_path)
+    done = run("-", stdin=json.dumps({"message": f"no such token: {token}"}))
     assert done.returncode == 1
     assert "no such token" in done.stderr
     assert token not in done.stderr
 
 
-def test_a_table_shows_labels_as_they_are(tmp_path):
-    done = run(write(tmp_path / "b.json", BUILD), "--format", "table", cwd=tmp_path)
+def test_a_table_shows_labels_as_they_are(tmp_path, run):
+    done = run(write(tmp_path / "b.json", BUILD), "--format", "table")
     assert "[red]unit[/red]" in done.stdout
     assert "web#12" in done.stdout
     assert "293.001" in done.stdout
 
 
-def test_parquet_goes_to_a_file(tmp_path):
+def test_parquet_goes_to_a_file(tmp_path, run):
     name = write(tmp_path / "b.json", BUILD)
-    done = run(name, "--format", "parquet", "--output", "spans.parquet", cwd=tmp_path)
+    done = run(name, "--format", "parquet", "--output", "spans.parquet")
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tmp_path / "spans.parquet")
     assert table.num_rows == 4
     assert "buildkite.job.exit_status" in table.column_names
 
 
-def test_a_build_that_has_not_finished_gives_no_spans_and_a_word(tmp_path):
+def test_a_build_that_has_not_finished_gives_no_spans_and_a_word(tmp_path, run):
     running = BUILD | {"finished_at": None, "state": "running"}
-    done = run(write(tmp_path / "b.json", [running]), cwd=tmp_path)
+    done = run(write(tmp_path / "b.json", [running]))
     assert (done.returncode, done.stdout) == (0, "")
-    assert "have not finished" in done.stderr
+    assert "1 of 1 build: not finished" in done.stderr
+
+
+NAN = json.dumps(BUILD | {"id": "bad"})[:-1] + ', "x": NaN}'
+BAD = json.dumps(BUILD | {"id": "bad", "number": "x"})
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        pytest.param([BUILD, BUILD | {"number": "x"}], "`$[1].number`", id="wrong type"),
-        pytest.param([BUILD, {"id": "b"}], "`$[1]`", id="missing keys"),
-        pytest.param([BUILD, {**BUILD, "jobs": [{"id": 3}]}], "`$[1].jobs[0].id`", id="in a job"),
-        pytest.param([{**BUILD, "created_at": "soon"}], "`$[0].created_at`", id="no time"),
+        pytest.param(f"[{ONE},{BAD}]", "bad: Expected .* `\\$\\[1\\].number`", id="wrong type"),
+        pytest.param(f"[{BAD},{ONE}]", "bad: .* `\\$\\[0\\].number`", id="the first one"),
+        pytest.param([BUILD, {"id": "bad"}], "bad: .* `\\$\\[1\\]`", id="missing keys"),
+        pytest.param([BUILD, 3], "record without an id: .* `\\$\\[1\\]`", id="no object"),
+        pytest.param(
+            [BUILD, {**BUILD, "id": "bad", "jobs": [{"id": 3}]}],
+            "bad: .* `\\$\\[1\\].jobs\\[0\\].id`",
+            id="in a job",
+        ),
+        pytest.param(
+            [BUILD, {**BUILD, "id": "bad", "created_at": "soon"}],
+            "`\\$\\[1\\].created_at`",
+            id="no time",
+        ),
+        pytest.param(
+            {"builds": [BUILD, {"id": "bad"}]}, "`\\$.builds\\[1\\]`", id="in a wrapped list"
+        ),
+        pytest.param(f"{ONE}\n{{}}", "`\\$\\[1\\]`", id="second line"),
+        pytest.param(f"{BAD}\n{ONE}", "bad: .* `\\$\\[0\\].number`", id="first line"),
+        pytest.param(f"[{ONE},{NAN}]", "bad: JSON is malformed", id="NaN"),
+        pytest.param(f"[{NAN},{ONE}]", "bad: JSON is malformed", id="NaN first"),
+        pytest.param(f"{NAN}\n{ONE}", "bad: JSON is malformed", id="NaN, a build a line"),
+        pytest.param(f'{{"builds": [{NAN},{ONE}], "n": 2}}', "bad: JSON is mal", id="NaN, wrapped"),
+        pytest.param(f"\ufeff[{ONE},{NAN}]", "bad: JSON is malformed", id="NaN and a mark"),
+        pytest.param(f"[{ONE},{BAD[:99]}", "bad: Input data was truncated", id="cut off"),
+        pytest.param(f"[{ONE}\n,{BAD[:30]}\n", "bad: Input data was trunc", id="cut off early"),
+        pytest.param(f"[{ONE},", "the list ends amid its builds", id="cut off between builds"),
+        pytest.param(f"{ONE}\n{BAD[:70]}", "bad: Input data was truncated", id="a line cut off"),
+        pytest.param(f"[{ONE},{BAD[:70]}]\n[{OTHER}]", "bad: JSON is malformed", id="two pages"),
+    ],
+)
+def test_a_bad_build_is_named_and_the_others_give_spans(tmp_path, content, says, run):
+    done = run(write(tmp_path / "b.json", content))
+    assert done.returncode == 1
+    first, *_, counts = done.stderr.splitlines()
+    assert first.startswith("b.json: ")
+    assert re.search(says, first), first
+    builds = {json.loads(line)["trace_id"] for line in done.stdout.splitlines()}
+    assert BUILD["id"].replace("-", "") in builds
+    assert len(done.stdout.splitlines()) == 4 * len(builds)
+    assert f"1 of {len(builds) + 1} builds: not readable" in counts or "amid" in first
+
+
+def test_builds_are_counted_by_what_became_of_them(tmp_path, run):
+    """One of each; half a surrogate pair is repaired and no reason to leave a build out."""
+    running = BUILD | {"id": "r", "finished_at": None, "state": "running"}
+    skipped = BUILD | {"id": "s", "finished_at": None, "state": "skipped"}
+    not_run = BUILD | {"id": "n", "finished_at": None, "state": "not_run"}
+    content = json.dumps([running, skipped, not_run, BUILD | {"message": "x\ud83d"}])
+    name = write(tmp_path / "b.json", f"{content[:-1]},{NAN}]")
+    done = run(name, "--output", "spans.ndjson")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == [
+        "1 of 5 builds: not finished: no spans of them yet.",
+        "2 of 5 builds: skipped or not run: they never have spans.",
+        "1 of 5 builds: not readable: see above.",
+    ]
+    assert len((tmp_path / "spans.ndjson").read_text().splitlines()) == 4
+    good = run(write(tmp_path / "g.json", content))
+    assert good.returncode == 0
+    assert "not readable" not in good.stderr
+
+
+def test_the_id_of_a_bad_build_is_not_told_if_it_is_dropped(tmp_path, run):
+    name = write(tmp_path / "b.json", f"[{ONE},{BAD}]")
+    done = run(name, BK_PIPELINE_SPANS_DROP="buildkite.build.id")
+    assert done.stderr.startswith("b.json: record without an id: Expected")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
         pytest.param({"message": "Not Found"}, 'error of Buildkite\'s, "Not Found"', id="an error"),
         pytest.param({"message": "No\nsuch", "errors": []}, '"No such"', id="an error, two lines"),
-        pytest.param({"builds": [BUILD, {"id": "b"}]}, "`$.builds[1]`", id="in a wrapped list"),
-        pytest.param(f"{json.dumps(BUILD)}\n{{}}", "`$[1]`", id="second line"),
         pytest.param("HTTP/2 200\r\n\r\n[]", "leave out curl's -i", id="headers too"),
         pytest.param(gzip.compress(b"[]" * 99)[:-9], "damaged", id="half of a gzipped file"),
-        pytest.param('[{"id": ', "truncated", id="cut off"),
         pytest.param("<html>", "JSON is malformed", id="not JSON"),
         pytest.param("", "is empty", id="empty"),
         pytest.param(b"\xef\xbb\xbf", "is empty", id="nothing but a byte order mark"),
         pytest.param("3", "Expected `object`", id="a number"),
     ],
 )
-def test_what_is_no_build_answer_is_named_with_its_path_and_nothing_is_written(
-    tmp_path, content, says
-):
+def test_what_is_no_build_answer_is_named_and_nothing_is_written(tmp_path, content, says, run):
     good = write(tmp_path / "good.json", BUILD)
     bad = write(tmp_path / "bad.json", content)
-    done = run(good, bad, "--output", "out.ndjson", cwd=tmp_path)
+    done = run(good, bad, "--output", "out.ndjson")
     assert done.returncode == 1
     assert done.stdout == ""
     assert not (tmp_path / "out.ndjson").exists()
@@ -202,7 +278,7 @@ def test_what_is_no_build_answer_is_named_with_its_path_and_nothing_is_written(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_missing_file_is_named(tmp_path):
-    done = run("nowhere.json", cwd=tmp_path)
+def test_a_missing_file_is_named(tmp_path, run):
+    done = run("nowhere.json")
     assert done.returncode == 1
     assert "Cannot read nowhere.json: No such file or directory." in done.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.doctor.findings import Finding, Verdict, exit_status
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.private_files import tightening
 from bk_pipeline.settings import Settings
 from bk_pipeline.store.delivery_records import DeliveryRecord
 from bk_pipeline.store.folder import Folder
@@ -254,6 +256,28 @@ def test_an_object_store_is_written_to_and_its_credentials_are_not_shown(
     assert found.verdict is FAILED
     assert "s3://bucket/data" in found.words
     assert "hush" not in found.words
+
+
+def test_files_that_others_can_read_are_told_with_the_command_that_ends_it(
+    serve, monkeypatch, tmp_path
+):
+    data, ledger = tmp_path / "data", tmp_path / "open" / "ledger.sqlite"
+    serve()
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", str(data))
+    monkeypatch.setenv("BK_PIPELINE_LEDGER_URL", f"sqlite:///{ledger}")
+    data.mkdir(mode=0o700)
+    with Ledger.from_settings(Settings.load(), clock=FakeClock(NOON)):
+        pass
+    advice = "Others can look into it: chmod -R g-rwx,o-rwx"
+    for name, path in (("storage", data), ("ledger", ledger)):
+        assert "Others" not in checkup()[name].words
+        path.chmod(0o755)
+        path.parent.chmod(0o755)
+        found = checkup()[name]
+        assert found.verdict is REMARK
+        assert f"{advice} {path} " in found.words
+        subprocess.run(["sh", "-c", tightening(path)], check=True)
+        assert "Others" not in checkup()[name].words
 
 
 def test_a_ledger_that_is_there_is_opened(serve, clock, tmp_path):

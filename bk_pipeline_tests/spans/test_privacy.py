@@ -9,6 +9,7 @@ from bk_pipeline.spans.privacy import MASK, Privacy, hashed
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import SCHEMA, rows, table_of
 from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline_tests.spans.full_build import AGENT, FULL, PERSON
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----"
 # Made up here; none of them was ever issued.
@@ -159,114 +160,6 @@ def test_nothing_to_hide_changes_nothing():
     assert spans_of(Privacy()) == spans_of(Privacy(mask_secrets=False))
 
 
-# A build in which every attribute has a value that stands nowhere else but in its copies.
-API, WEB = "https://api.buildkite.com/v2/organizations/orgslug", "https://buildkite.com/orgslug"
-TRIGGERED, REBUILT, TRIGGERING = (f"018f0000-1111-7222-8333-00000000bb0{n}" for n in (1, 2, 3))
-FIRST, SECOND, UNBLOCKED = (f"018f0000-1111-7222-8333-00000000aa0{n}" for n in (1, 2, 3))
-PERSON = {"id": "person-id", "graphql_id": "person-gid", "name": "Pat", "email": "pat@x.example"}
-AGENT = {
-    "id": "agent-id",
-    "name": "agent-name",
-    "hostname": "agent-host",
-    "version": "3.77.1",
-    "web_url": f"{WEB}/agents/agent-id",
-    "meta_data": ["queue=agentqueue", "hostname=tag-host", "account=000111222"],
-}
-TIMES = {
-    "created_at": "2026-11-20T10:00:00.100Z",
-    "runnable_at": "2026-11-20T10:00:01.200Z",
-    "started_at": "2026-11-20T10:00:07.300Z",
-    "finished_at": "2026-11-20T10:04:00.400Z",
-}
-
-
-def job_of(uuid: str, **more: object) -> dict[str, object]:
-    return {
-        "id": uuid,
-        "type": "script",
-        "state": "failed",
-        "exit_status": 77,
-        "graphql_id": f"gid-{uuid}",
-        "web_url": f"{WEB}/pipeslug/builds/4182#{uuid}",
-        "name": "job label",
-        "step_key": "step-key",
-        "group_key": "group-key",
-        "step": {"id": "step-id", "label": "job label"},
-        "command": "make everything",
-        "agent_query_rules": ["os=rules-os"],
-        "agent": AGENT,
-        "signal": "SIGTERM9",
-        "signal_reason": "why-signalled",
-        "broken_reason": "why-broken",
-        "cancel_reason": "why-canceled",
-        "matrix": {"outer": {"email": "matrix@x.example"}},
-        "cluster_id": "cluster-id",
-        "cluster_queue_id": "cluster-queue-id",
-        **TIMES,
-        **more,
-    }
-
-
-FULL = {
-    "id": "018f0000-1111-7222-8333-444455556666",
-    "graphql_id": "build-gid",
-    "number": 4182,
-    "url": f"{API}/pipelines/pipeslug/builds/4182",
-    "web_url": f"{WEB}/pipeslug/builds/4182",
-    "state": "failed",
-    "message": "the message",
-    "commit": "c0ffee11",
-    "branch": "the-branch",
-    "source": "webhook7",
-    "cancel_reason": "build-canceled",
-    "creator": {
-        "id": "creator-id",
-        "graphql_id": "creator-gid",
-        "email": "creator@x.example",
-        "name": "Cre Ator",
-    },
-    "author": {"name": "Au Thor", "email": "author@x.example"},
-    "meta_data": {"release": "r-77", "bkua_" + "0a1b2c3d" * 5: "x"},
-    "pull_request": {"id": "5150", "base": "pr-base", "repository": "git://pr-repository"},
-    "merge_queue": {"head": "queue-head"},
-    "rebuilt_from": {"id": REBUILT, "number": 3999, "url": f"{API}/pipelines/p2/builds/3999"},
-    "triggered_from": {
-        "build_id": TRIGGERING,
-        "build_number": 2999,
-        "build_pipeline_slug": "other-slug",
-    },
-    "cluster_id": "cluster-id",
-    "created_at": "2026-11-20T10:00:00.000Z",
-    "scheduled_at": "2026-11-20T10:00:00.050Z",
-    "started_at": "2026-11-20T10:00:07.000Z",
-    "failing_at": "2026-11-20T10:03:00.000Z",
-    "finished_at": "2026-11-20T10:05:00.000Z",
-    "pipeline": {
-        "id": "pipeline-id",
-        "graphql_id": "pipeline-gid",
-        "slug": "pipeslug",
-        "name": "The Pipeline",
-        "repository": "git@github.com:owner9/repository9.git",
-        "web_url": f"{WEB}/pipeslug",
-        "provider": {"id": "github"},
-    },
-    "jobs": [
-        job_of(FIRST, retried=True, retried_in_job_id=SECOND, retry_type="manual"),
-        job_of(
-            SECOND,
-            retry_source={"job_id": FIRST, "retry_type": "manual"},
-            retried_by=PERSON,
-            triggered_build={"id": TRIGGERED, "number": 6999, "web_url": f"{WEB}/p3/builds/6999"},
-        ),
-        job_of(
-            UNBLOCKED,
-            type="manual",
-            state="unblocked",
-            unblocked_by={"id": "other-id", "name": "Sam", "email": "sam@x.example"},
-            unblocked_at="2026-11-20T10:04:30.000Z",
-        ),
-    ],
-}
 # Words of Buildkite's and ours, which say nothing by themselves, and what follows from times.
 WORDS = {"failed", "unblocked", "manual", "script", "github", "branch", "failure", "success"}
 
@@ -401,7 +294,7 @@ def test_numbers_cannot_be_hashed_and_are_left_out():
     for span in rows(full_table(Privacy(hash=("*.number", "*.exit_status")))):
         assert "buildkite.build.number" not in span["attributes"]
         assert "buildkite.job.exit_status" not in span["attributes"]
-        assert "4182" not in json.dumps(span)
+        assert str(FULL["number"]) not in json.dumps(span)
 
 
 def test_keys_are_masked_too():
@@ -423,6 +316,41 @@ def test_a_value_under_the_name_of_a_secret_is_masked_whole():
     assert job["buildkite.agent.meta_data"] == [f"password={MASK}"]
     assert job["buildkite.agent.meta_data.password"] == MASK
     assert json.loads(job["buildkite.job.matrix"]) == {"NPM_TOKEN": MASK}
+
+
+MATRIX = {"os": "linux", "cloud": {"region": "eu-7"}, "version": 3, "NPM_TOKEN": "abc12345"}
+LABELS = ("buildkite.job.label", "buildkite.step.label", "cicd.pipeline.task.name")
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({}, f"Test linux 3 eu-7 {MASK} x"),
+        ({"drop": ("*.matrix",)}, f"Test {MASK} {MASK} {MASK} {MASK} x"),
+        ({"drop": ("*.matrix.os", "*.region")}, f"Test {MASK} 3 {MASK} {MASK} x"),
+        ({"hash": ("*.matrix.os",)}, f"Test {hashed('linux')} 3 eu-7 {MASK} x"),
+        ({"hash": ("*.matrix",)}, " ".join(["Test", *map(hashed, ("linux", "3", "eu-7"))])),
+        ({"drop": ("*.matrix",), "hash": ("*.label",)}, None),
+    ],
+)
+def test_labels_follow_the_matrix_whose_values_they_show(settings, label):
+    name = "Test {{matrix.os}} {{matrix.version}} eu-7 {{matrix.NPM_TOKEN}} x"
+    spans = spans_of(Privacy(**settings), matrix=MATRIX, name=name)
+    job = spans[-1]["attributes"]
+    for name in LABELS[::2]:
+        if label is None:
+            assert len(job[name]) == 16
+        else:
+            assert job[name].startswith(label)
+    assert "abc12345" not in json.dumps(spans)
+
+
+def test_a_step_that_has_a_jobs_label_follows_that_jobs_matrix():
+    spans = spans_of(Privacy(drop=("*.matrix",)), matrix={"os": "linux"}, name="On linux")
+    assert [span["attributes"].get("buildkite.step.label") for span in spans[2:]] == [
+        f"On {MASK}"
+    ] * 2
+    assert "linux" not in json.dumps(spans)
 
 
 def test_truncated_json_is_left_out_where_a_setting_may_mean_what_is_inside():

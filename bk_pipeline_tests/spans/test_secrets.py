@@ -26,6 +26,7 @@ SAMPLES = {
         key("OPENSSH PRIVATE KEY"),
         key("PGP PRIVATE KEY BLOCK"),
         key("ENCRYPTED PRIVATE KEY"),
+        key("X9_42-DH PRIVATE KEY"),
     ],
     "private keys in base64": ["LS0tLS1CRUdJTiBSU0EgUFJJVkFURSBLRVktLS0tLQ" + ALNUM[:60]],
     "private keys of PuTTY": ["PuTTY-User-Key-File-3: ssh-rsa\nPrivate-MAC: " + HEX[:64]],
@@ -93,7 +94,7 @@ SAMPLES = {
     "Intra42": ["s-s4t2ud-" + HEX[:64]],
     "LaunchDarkly": [f"sdk-{UUID}"],
     "Linear": ["lin_api_" + ALNUM[:40]],
-    "Lob": ["live_" + HEX[:35]],
+    "GoCardless, Lob": ["live_" + HEX[:35], "live_" + LOWER[:40], "test_pub_" + HEX[:31]],
     "Mailchimp": [HEX[:32] + "-us12"],
     "Mapbox": [f"sk.eyJ{ALNUM[:60]}.{ALNUM[:22]}"],
     "MaxMind": [f"{ALNUM[:6]}_{ALNUM[:29]}_mmk"],
@@ -134,15 +135,16 @@ SAMPLES = {
     "Snyk": ["snyk_uat." + ALNUM[:40]],
     "SonarQube": ["squ_" + HEX[:40]],
     "Sourcegraph": [f"sgp_{HEX[:16]}_{HEX[:40]}"],
-    "Square": ["sq0atp-" + ALNUM[:22], "EAAA" + ALNUM[:60]],
+    "Square": ["sq0atp-" + ALNUM[:22], "EAAA" + ALNUM[:60], "EAAA" + ALNUM[:22]],
     "Stripe": ["sk_live_" + ALNUM[:24], "rk_test_" + ALNUM[:24], "whsec_" + ALNUM[:32]],
     "Supabase": ["sbp_" + HEX[:40]],
     "Tailscale": ["tskey-auth-" + ALNUM[:40]],
-    "Telegram": ["123456789:AA" + ALNUM[:33]],
+    "Telegram": ["123456789:AA" + ALNUM[:33], "12345:A" + ALNUM[:34]],
     "Twilio": ["SK" + HEX[:32]],
     "Typeform": ["tfp_" + ALNUM[:59]],
     "xAI": ["xai-" + ALNUM[:80]],
-    "Yandex": ["AQVN" + ALNUM[:36]],
+    "X (Twitter)": ["A" * 22 + "B" + ALNUM[:85], "A" * 21 + "C%2F" + ALNUM[1:81]],
+    "Yandex": ["AQVN" + ALNUM[:36], f"t1.{ALNUM[:20]}.{ALNUM[:86]}", "YC" + ALNUM[:38]],
 }
 # Where they stand tells; the second of each is what is left.
 IN_PLACE = {
@@ -164,6 +166,23 @@ IN_PLACE = {
     ],
     "AWS secrets": [
         ("AWS_SECRET_ACCESS_KEY=" + "aB3/" * 10, f"AWS_SECRET_ACCESS_KEY{MASK}"),
+    ],
+    "GitLab": [("_gitlab_session=" + LOWER[:32], f"_gitlab_session={MASK}")],
+    "Mailgun": [
+        (f"mailgun key-{HEX[:32]}", f"mailgun {MASK}"),
+        (f"MAILGUN: {HEX[:32]}-{HEX[:8]}-{HEX[8:16]}", f"MAILGUN: {MASK}"),
+    ],
+    "NuGet": [
+        (
+            '<add key="ClearTextPassword" value="hal 9ooo" />',
+            f'<add key="ClearTextPassword" value="{MASK}" />',
+        )
+    ],
+    "Sidekiq": [
+        (
+            "BUNDLE_GEMS__CONTRIBSYS__COM=0a1b2c3d:4e5f6789",
+            f"BUNDLE_GEMS__CONTRIBSYS__COM={MASK}",
+        )
     ],
     "Discord": [
         (
@@ -248,6 +267,15 @@ def test_what_is_masked_is_found_by_arrow_first():
     texts += [text for pairs in IN_PLACE.values() for text, _ in pairs]
     found = pc.match_substring_regex(pa.array(texts), SUSPICIOUS).to_pylist()
     assert [text for text, hit in zip(texts, found, strict=True) if not hit] == []
+
+
+@pytest.mark.parametrize(
+    "family", [one for one in FAMILIES if one.name in SAMPLES], ids=lambda one: one.name
+)
+def test_the_documentation_shows_what_each_sample_is_recognized_by(family):
+    parts = [[part for part in one.split("…") if part] for one in family.marks]
+    for secret in SAMPLES[family.name]:
+        assert any(all(part.lower() in secret.lower() for part in some) for some in parts), secret
 
 
 @pytest.mark.parametrize("text", ORDINARY)

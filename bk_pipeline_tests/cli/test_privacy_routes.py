@@ -266,7 +266,9 @@ def test_without_settings_the_values_leave_by_every_route(call, tmp_path):
 )
 def test_what_is_dropped_or_hashed_leaves_by_no_route(call, tmp_path, way, names):
     setting = {f"BK_PIPELINE_SPANS_{way}": ",".join(names)}
-    assert leaks(routes(call, tmp_path / "all", **setting), names) == []
+    found = leaks(routes(call, tmp_path / "all", **setting), names)
+    # A hash takes the place of a value, and its key stays.
+    assert [one for one in found if way == "DROP" or one[2] != "meta-data-key"] == []
 
 
 def test_what_is_masked_leaves_by_no_route(call, tmp_path):

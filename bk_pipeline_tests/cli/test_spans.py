@@ -178,6 +178,7 @@ def test_a_build_that_has_not_finished_gives_no_spans_and_a_word(tmp_path, run):
 
 
 NAN = json.dumps(BUILD | {"id": "bad"})[:-1] + ', "x": NaN}'
+CUT = json.dumps(BUILD | {"id": "bad"})
 BAD = json.dumps(BUILD | {"id": "bad", "number": "x"})
 
 
@@ -208,11 +209,13 @@ BAD = json.dumps(BUILD | {"id": "bad", "number": "x"})
         pytest.param(f"{NAN}\n{ONE}", "bad: JSON is malformed", id="NaN, a build a line"),
         pytest.param(f'{{"builds": [{NAN},{ONE}], "n": 2}}', "bad: JSON is mal", id="NaN, wrapped"),
         pytest.param(f"\ufeff[{ONE},{NAN}]", "bad: JSON is malformed", id="NaN and a mark"),
-        pytest.param(f"[{ONE},{BAD[:99]}", "bad: Input data was truncated", id="cut off"),
-        pytest.param(f"[{ONE}\n,{BAD[:30]}\n", "bad: Input data was trunc", id="cut off early"),
+        pytest.param(f"[{ONE},{CUT[:99]}", "bad: Input data was truncated", id="cut off"),
+        pytest.param(f"[{ONE}\n,{CUT[:30]}\n", "bad: Input data was trunc", id="cut off early"),
         pytest.param(f"[{ONE},", "the list ends amid its builds", id="cut off between builds"),
-        pytest.param(f"{ONE}\n{BAD[:70]}", "bad: Input data was truncated", id="a line cut off"),
-        pytest.param(f"[{ONE},{BAD[:70]}]\n[{OTHER}]", "bad: JSON is malformed", id="two pages"),
+        pytest.param(f"{ONE}\n{CUT[:70]}", "bad: Input data was truncated", id="a line cut off"),
+        pytest.param(
+            f"[{ONE},{CUT[:70]}]\n[{OTHER}]", "bad: Input data was truncated", id="two pages"
+        ),
     ],
 )
 def test_a_bad_build_is_named_and_the_others_give_spans(tmp_path, content, says, run):

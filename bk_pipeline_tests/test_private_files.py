@@ -34,7 +34,7 @@ def modes_of_all_files(root):
         writer.write_table(table)
         modes = modes_below(root)
     folder.write("raw/day/watermark.json", b"{}")
-    StatsStore(folder).write("pipelines", "2026-11-20", table, made_of="")
+    StatsStore(folder).write("pipelines", "2026-11-20", table, source="")
     _write(root / "export.ndjson", b"{}")
     SharedQuota(root / "buildkite-quota.json").standings(0.0)
     with (

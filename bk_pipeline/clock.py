@@ -1,4 +1,4 @@
-"""The only place that knows the time or waits; whoever needs either is handed a `Clock`."""
+"""The clock: the only module that reads the time or sleeps. Other code is passed a `Clock`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from bk_pipeline import stopping
 
 
 class Clock(Protocol):
-    """What the program asks of time. Tests pass one that never really waits."""
+    """Tells the time and sleeps. Tests pass one that does not really sleep."""
 
     def now(self) -> datetime:
-        """The moment, aware, in UTC."""
+        """Return the current time, aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some fixed point; never goes backwards."""
+        """Return seconds since an arbitrary point in time; never goes backwards."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Return after `seconds`."""
+        """Block for `seconds`."""
         ...
 
 
 class SystemClock:
-    """The machine's own time. Nobody sleeps on once the process was asked to stop."""
+    """The system's clock. `sleep` ends early when the process was asked to stop."""
 
     def now(self) -> datetime:
+        """Return the current time, aware, in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
+        """Return `time.monotonic()`."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
+        """Block for `seconds`.
+
+        Raises:
+            KeyboardInterrupt: A stop of the process was requested.
+        """
         if stopping.PROCESS.wait(seconds):
             raise KeyboardInterrupt

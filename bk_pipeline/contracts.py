@@ -1,4 +1,4 @@
-"""The types that rooms pass to each other, for example a delivery and the ledger."""
+"""Types that one subpackage passes to another, for example `deliver` to `ledger`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ItemIds = Mapping[bytes, Collection[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An item that the destination will not take, and why, in its own words."""
+    """An item that the destination rejected, with the destination's own error message."""
 
     trace_id: bytes
     item_id: bytes
@@ -21,7 +21,7 @@ class Rejection:
 
 
 class PlacedMarker(NamedTuple):
-    """A marker that we made. `digest` is that of what was last sent."""
+    """A marker created by this pipeline. `digest` is the digest of the body last sent."""
 
     rule: str
     dataset: str

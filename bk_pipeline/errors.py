@@ -28,7 +28,7 @@ caller acts on are attributes too.
 
 from __future__ import annotations
 
-from bk_pipeline.tokens import without_tokens
+from bk_pipeline.tokens import redact_tokens
 
 # In place of the id of a record that has none, or must not show it.
 UNNAMED = "record without an id"
@@ -47,7 +47,7 @@ class PipelineError(Exception):
     exit_status = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(without_tokens(message))
+        super().__init__(redact_tokens(message))
 
 
 class ConfigError(PipelineError):

@@ -1,9 +1,9 @@
-"""Stopping in time: who asked the program to stop, and who has to know.
+"""Cooperative shutdown: records a request to stop, and says when work in flight must be abandoned.
 
-A signal interrupts the main thread only, and only between two bytecodes. So everything that
-waits (for a server, a quota, a lock, a retry) asks here, and gives up soon after a stop was
-asked for. What is under way gets `GRACE_S` to be answered: a batch that is answered is not in
-doubt.
+A signal interrupts only the main thread, and only between two bytecodes. Code that waits (for
+a server, a quota, a lock, a retry) therefore checks here and gives up soon after a stop was
+requested. A request in flight gets `GRACE_S` to finish, because a batch whose response has
+arrived is not in doubt.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event
 
-# How long a request that is under way may still take.
+# How long a request in flight may still take after a stop was requested.
 GRACE_S = 1.5
 
 
 class Stop:
-    """A request to stop. Any thread may make it or ask for it."""
+    """A request to stop, which any thread may make or check."""
 
     def __init__(self) -> None:
         self._event = Event()
-        self._asked_at = 0.0
+        self._requested_at = 0.0
 
-    def ask(self) -> None:
-        """Ask for the stop. Only the first time counts."""
+    def request(self) -> None:
+        """Request the stop. Further calls have no effect."""
         if not self._event.is_set():
-            self._asked_at = time.monotonic()
+            self._requested_at = time.monotonic()
             self._event.set()
 
-    def asked(self, *, for_s: float = 0.0) -> bool:
-        """Whether the stop was asked for, at least `for_s` seconds ago."""
-        return self._event.is_set() and time.monotonic() - self._asked_at >= for_s
+    def requested(self, *, for_s: float = 0.0) -> bool:
+        """Return whether the stop was requested at least `for_s` seconds ago."""
+        return self._event.is_set() and time.monotonic() - self._requested_at >= for_s
 
     def wait(self, seconds: float) -> bool:
-        """Return after `seconds`, or at once with True if the stop is asked for."""
+        """Wait for `seconds`; return True at once if the stop is requested."""
         return self._event.wait(seconds)
 
 
-# Asked for by SIGINT or SIGTERM; see `cli/signals.py`.
+# Requested by SIGINT or SIGTERM; see `cli/signals.py`.
 PROCESS = Stop()
 
 _block: ContextVar[Stop | None] = ContextVar("bk_pipeline_stop", default=None)
 
 
 @contextmanager
-def heeding(stop: Stop) -> Iterator[None]:
-    """A block whose requests `stop` ends too. It holds for this thread alone."""
+def stopped_by(stop: Stop) -> Iterator[None]:
+    """Let `stop` also abort the requests made in this block, in this thread only."""
     token = _block.set(stop)
     try:
         yield
@@ -56,7 +56,9 @@ def heeding(stop: Stop) -> Iterator[None]:
         _block.reset(token)
 
 
-def out_of_time() -> bool:
-    """Whether what is under way here must be given up now."""
+def grace_period_over() -> bool:
+    """Return whether work in flight in this thread must be abandoned now."""
     block = _block.get()
-    return PROCESS.asked(for_s=GRACE_S) or (block is not None and block.asked(for_s=GRACE_S))
+    return PROCESS.requested(for_s=GRACE_S) or (
+        block is not None and block.requested(for_s=GRACE_S)
+    )

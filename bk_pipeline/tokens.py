@@ -1,4 +1,4 @@
-"""What looks like a token or key, so that no message repeats one that was typed in a wrong place."""
+"""Recognizes tokens and keys, so that messages do not repeat one that was entered by mistake."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 REDACTED = "[redacted]"
 
-# By the prefixes that their makers gave them so that they can be found.
+# Tokens with a prefix that identifies their issuer.
 _PREFIXED = re.compile(
     r"(?<![A-Za-z])(?:bk[a-z]{2,4}_[A-Za-z0-9]{16,}"  # Buildkite
     r"|hc[a-z]{3}_[A-Za-z0-9]{16,}"  # Honeycomb
@@ -16,8 +16,8 @@ _PREFIXED = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)",  # a JSON Web Token
     re.ASCII,
 )
-# Keys without a prefix: Honeycomb's classic ones and those of an environment, Buildkite's old
-# ones, New Relic's. Only where such a word is a whole value: an id may look the same.
+# Keys without a prefix: Honeycomb's classic and environment keys, Buildkite's old tokens, New
+# Relic's keys. Matched against whole values only, because an id may look the same.
 _BARE = re.compile(
     r"[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{36}NRAL"
     r"|(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9]{22}"
@@ -25,10 +25,10 @@ _BARE = re.compile(
 
 
 def looks_like_token(value: str) -> bool:
-    """Whether `value` is a token or key, or holds one that is known by its prefix."""
+    """Return whether `value` is a token or key, or contains one with a known prefix."""
     return bool(_PREFIXED.search(value) or _BARE.fullmatch(value))
 
 
-def without_tokens(text: str) -> str:
-    """`text` with `[redacted]` in place of the tokens and keys that are known by their prefix."""
+def redact_tokens(text: str) -> str:
+    """Return `text` with tokens and keys that have a known prefix replaced by `[redacted]`."""
     return _PREFIXED.sub(REDACTED, text)

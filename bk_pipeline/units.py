@@ -1,4 +1,4 @@
-"""Units of time and the range of a 64-bit integer. Durations and times are whole numbers."""
+"""Conversion factors between units of time, and the range of a signed 64-bit integer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The statistics, declared: every table and every number in it, once.
+"""Declares the tables of statistics and their columns.
 
 Parquet schemas, `docs/stats.md` and the column descriptions in Dagster follow from these
-rows. `summary.py` computes what is said here; who changes one changes the other.
+declarations. `summary.py` computes the values: change both together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEXT, COUNT, NUMBER = pa.string(), pa.int64(), pa.float64()
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its unit is the end of its name; fractions go from 0 to 1."""
+    """One column. The suffix of its name is its unit; rates go from 0 to 1."""
 
     name: str
     type: pa.DataType
@@ -24,7 +24,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class StatsTable:
-    """One table, kept as a file a day: `<data dir>/stats/<name>/<day>.parquet`."""
+    """One table, stored in one file per day: `<data dir>/stats/<name>/<day>.parquet`."""
 
     name: str
     meaning: str
@@ -32,15 +32,16 @@ class StatsTable:
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([(one.name, one.type) for one in self.columns])
+        """The Arrow schema of the table."""
+        return pa.schema([(column.name, column.type) for column in self.columns])
 
 
 def _quantiles(name: str, meaning: str) -> tuple[Column, ...]:
-    first = Column(f"{name}_p50_s", NUMBER, f"{meaning} Half of them took no longer.")
+    first = Column(f"{name}_p50_s", NUMBER, f"{meaning} Median, in seconds.")
     return (
         first,
-        Column(f"{name}_p90_s", NUMBER, "The same: nine in ten took no longer."),
-        Column(f"{name}_p99_s", NUMBER, "The same: 99 in 100 took no longer."),
+        Column(f"{name}_p90_s", NUMBER, "90th percentile of the same."),
+        Column(f"{name}_p99_s", NUMBER, "99th percentile of the same."),
     )
 
 
@@ -49,28 +50,30 @@ PIPELINE = Column("pipeline", TEXT, "The pipeline's slug.")
 AGENT_MINUTES = Column(
     "agent_minutes",
     NUMBER,
-    "How long agents ran command jobs: every attempt, each from its start to its end.",
+    "Total time that agents ran command jobs, from start to end, over all attempts.",
 )
-RETRIES = Column("retries", COUNT, "Attempts that another attempt has replaced.")
+RETRIES = Column("retries", COUNT, "Attempts that were retried.")
 FLAKY = Column(
     "flaky_failures",
     COUNT,
-    "Attempts that failed (softly too, but not by losing their agent) where the same job of the "
-    "same commit passed later, by a retry or in another build of that day. The same job: of the "
-    "same pipeline, step, parallel index and matrix values.",
+    "Attempts that failed (also softly, but not because their agent was lost) although the same "
+    "job passed later on the same commit, as a retry or in another build of that day. Jobs are "
+    "the same if their pipeline, step, parallel index and matrix values are equal.",
 )
 
 PIPELINES = StatsTable(
     "pipelines",
-    "A row a pipeline.",
+    "One row per pipeline.",
     (
         DAY,
         PIPELINE,
-        Column("builds", COUNT, "Builds created that day that have finished, as they are now."),
+        Column(
+            "builds", COUNT, "Builds created that day that have finished, in their latest state."
+        ),
         Column("passed", COUNT, "Builds that passed."),
         Column("failed", COUNT, "Builds that failed."),
         Column("canceled", COUNT, "Builds that were canceled."),
-        Column("blocked", COUNT, "Builds that wait at a block step, whatever they came to so far."),
+        Column("blocked", COUNT, "Builds that wait at a block step, whatever their state so far."),
         Column("other", COUNT, "Builds in any other state: skipped, not run."),
         Column("failure_rate", NUMBER, "failed / (passed + failed); null without either."),
         *_quantiles(
@@ -78,11 +81,11 @@ PIPELINES = StatsTable(
             "How long passed and failed builds were active: from creation to end, without the "
             "pauses at block steps and before late retries.",
         ),
-        *_quantiles("queue", "From a build's creation to its first job's start."),
+        *_quantiles("queue", "Time from a build's creation to the start of its first job."),
         Column("jobs", COUNT, "Attempts of command and trigger steps that have ended."),
-        Column("soft_failures", COUNT, "Attempts that failed and were forgiven."),
+        Column("soft_failures", COUNT, "Attempts that failed and are allowed to (`soft_fail`)."),
         RETRIES,
-        Column("retries_by_hand", COUNT, "Those of them that a person asked for."),
+        Column("retries_by_hand", COUNT, "Attempts that a user retried, not an automatic rule."),
         FLAKY,
         AGENT_MINUTES,
     ),
@@ -90,19 +93,19 @@ PIPELINES = StatsTable(
 
 STEPS = StatsTable(
     "steps",
-    "A row a command step of a pipeline.",
+    "One row per command step of a pipeline.",
     (
         DAY,
         PIPELINE,
-        Column("step", TEXT, "The step's key; its label, if it has no key."),
-        Column("label", TEXT, "The step's label, as it last was."),
-        Column("jobs", COUNT, "Attempts that have ended, all parallel and matrix jobs."),
+        Column("step", TEXT, "The step's key, or its label if it has no key."),
+        Column("label", TEXT, "The step's latest label."),
+        Column("jobs", COUNT, "Attempts that have ended, including all parallel and matrix jobs."),
         Column("failures", COUNT, "Attempts that failed hard."),
-        Column("soft_failures", COUNT, "Attempts that failed and were forgiven."),
+        Column("soft_failures", COUNT, "Attempts that failed and are allowed to (`soft_fail`)."),
         Column("failure_rate", NUMBER, "failures / (failures + attempts that passed)."),
         RETRIES,
         FLAKY,
-        Column("flaky_commits", COUNT, "On how many commits that happened."),
+        Column("flaky_commits", COUNT, "Number of commits with flaky failures."),
         *_quantiles("duration", "How long attempts that passed or failed ran."),
         *_quantiles("wait", "How long attempts waited for an agent."),
         AGENT_MINUTES,
@@ -111,16 +114,16 @@ STEPS = StatsTable(
 
 QUEUES = StatsTable(
     "queues",
-    "A row an agent queue of a cluster.",
+    "One row per agent queue of a cluster.",
     (
         DAY,
         Column("cluster", TEXT, "The cluster's UUID; null without clusters."),
-        Column("queue", TEXT, "The queue that the agent served, or that the job asked for."),
-        Column("jobs", COUNT, "Command jobs that an agent took."),
+        Column("queue", TEXT, "The agent's queue, or the queue that the job asked for."),
+        Column("jobs", COUNT, "Command jobs that an agent started."),
         Column("never_started", COUNT, "Jobs that expired or were canceled while they waited."),
-        *_quantiles("wait", "From when a job could run to when an agent started it."),
+        *_quantiles("wait", "Time from when a job could run to when an agent started it."),
         Column("wait_max_s", NUMBER, "The longest wait."),
-        Column("waited_minutes", NUMBER, "All waits together."),
+        Column("waited_minutes", NUMBER, "Total of all waits."),
         AGENT_MINUTES,
     ),
 )

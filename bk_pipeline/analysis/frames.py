@@ -1,9 +1,9 @@
-"""The span table as people in notebooks want it: a frame of builds, a frame of jobs.
+"""Converts the span table to two pandas frames: one of builds, one of jobs.
 
 Only the columns that are needed are read. Text becomes plain strings, not categories: pandas
 refuses to align two categorical indexes whose codes have different widths, which happens as
-soon as a day has 128 distinct steps. What the privacy settings leave out of the table is null,
-and `UNKNOWN` where rows are grouped by it.
+soon as a day has 128 distinct steps. Values that the privacy settings remove are null, and
+`UNKNOWN` in columns that rows are grouped by.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNKNOWN = "(unknown)"
 BLOCKED = "blocked"
 DEFAULT_QUEUE = "default"
 QUEUE_RULE = r'"queue=(?P<queue>[^"]*)"'
-# Until an agent has checked it out, a build made by hand or by the API is of no known commit.
+# The commit of a build created in the UI or by the API, until an agent has checked it out.
 NO_COMMIT = "HEAD"
 RAN_AND_FAILED = ("failed", "timed_out", "finished")
 
@@ -52,7 +52,7 @@ JOB_COLUMNS = {
     "commit": "buildkite.build.commit",
     "key": "buildkite.step.key",
     "label": "buildkite.step.label",
-    "does": "buildkite.step.command",
+    "step_command": "buildkite.step.command",
     "type": "buildkite.job.type",
     "state": "buildkite.job.state",
     "started": "buildkite.job.started",
@@ -69,7 +69,7 @@ JOB_COLUMNS = {
     "queue": "buildkite.agent.queue",
     "rules": "buildkite.job.agent_query_rules",
 }
-# What has to be read of the span table, and of which kinds of spans.
+# The columns of the span table to read, and the kinds of spans.
 COLUMNS = tuple(dict.fromkeys(["name", *BUILD_COLUMNS.values(), *JOB_COLUMNS.values()]))
 KINDS = (SpanKind.BUILD, SpanKind.JOB)
 
@@ -78,13 +78,14 @@ class Frames(NamedTuple):
     """The builds and the jobs of a day.
 
     Attributes:
-        builds: `BUILD_COLUMNS`; `state` is "blocked" while a build waits at a block step,
+        builds: `BUILD_COLUMNS`; `state` is "blocked" while a build waits at a block step;
             `queue_s` and `run_s` are in seconds.
-        jobs: All but block steps: `trace_id`, `start`, `end`, `pipeline`, `cluster`, `step`,
-            `label`, `parallel`, `matrix`, `queue`, `subject` (the commit; if it is not
-            known, the build), `run_s`, `wait_s`; and as truths `command` (an agent ran it,
-            or was to), `started`, `passed`, `error`, `soft_failed`, `flunked` (it ran and
-            failed by its own doing, softly or not), `retried`, `by_hand`.
+        jobs: All jobs but block steps: `trace_id`, `start`, `end`, `pipeline`, `cluster`,
+            `step`, `label`, `parallel`, `matrix`, `queue`, `subject` (the commit, or the build
+            if the commit is unknown), `run_s`, `wait_s`; and the booleans `command` (an agent
+            ran it, or should have), `started`, `passed`, `error`, `soft_failed`,
+            `command_failed` (it ran and failed, softly or not, and did not lose its agent),
+            `retried`, `retried_manually`.
     """
 
     builds: pd.DataFrame
@@ -92,9 +93,13 @@ class Frames(NamedTuple):
 
 
 def frames_of(spans: Iterable[pa.Table]) -> Frames:
-    """The frames of tables that have at least `COLUMNS`, each build in one revision only."""
-    nothing = pa.schema([SCHEMA.field(name) for name in COLUMNS]).empty_table()
-    builds, jobs = [_builds(nothing)], [_jobs(nothing)]
+    """Return the frames of span tables.
+
+    Args:
+        spans: Tables with at least the columns `COLUMNS`; each build occurs once.
+    """
+    empty = pa.schema([SCHEMA.field(name) for name in COLUMNS]).empty_table()
+    builds, jobs = [_builds(empty)], [_jobs(empty)]
     for table in spans:
         builds.append(_builds(table))
         jobs.append(_jobs(table))
@@ -107,7 +112,7 @@ def _frame(tables: list[pa.Table]) -> pd.DataFrame:
 
 
 def _decoded(table: pa.Table) -> pa.Table:
-    """The table without dictionary columns."""
+    """Return the table with dictionary columns decoded."""
     for at, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             values = table.column(at).cast(field.type.value_type)
@@ -117,9 +122,9 @@ def _decoded(table: pa.Table) -> pa.Table:
 
 def _builds(table: pa.Table) -> pa.Table:
     found = _columns(table, SpanKind.BUILD, BUILD_COLUMNS)
-    waits = _true(found.pop("blocked"))
-    found["state"] = _words(pc.if_else(waits, BLOCKED, _text(found["state"])))
-    found["pipeline"] = _words(found["pipeline"])
+    blocked = _filled(found.pop("blocked"))
+    found["state"] = _filled_text(pc.if_else(blocked, BLOCKED, _text(found["state"])))
+    found["pipeline"] = _filled_text(found["pipeline"])
     for name in ("queue", "run"):
         found[f"{name}_s"] = _seconds(found.pop(f"{name}_ms"))
     return pa.table(found)
@@ -129,22 +134,24 @@ def _jobs(table: pa.Table) -> pa.Table:
     found = _columns(table, SpanKind.JOB, JOB_COLUMNS)
     jobs = pa.table(found).filter(pc.not_equal(_text(found["type"]), "manual"))
     found = {name: jobs[name] for name in jobs.column_names}
-    started, passed = _true(found["started"]), _true(found["passed"])
+    started, passed = _filled(found["started"]), _filled(found["passed"])
     commit = _text(found["commit"])
     known = pc.fill_null(pc.not_equal(commit, NO_COMMIT), False)  # noqa: FBT003
-    asked = pc.struct_field(pc.extract_regex(_text(found["rules"]), QUEUE_RULE), "queue")
+    requested = pc.struct_field(pc.extract_regex(_text(found["rules"]), QUEUE_RULE), "queue")
     return pa.table(
         {
             "trace_id": found["trace_id"],
             "start": found["start"],
             "end": found["end"],
-            "pipeline": _words(found["pipeline"]),
-            "cluster": _words(found["cluster"], unknown=""),
-            "step": _first(found["key"], found["label"], found["does"]),
-            "label": _first(found["label"], found["key"], found["does"]),
+            "pipeline": _filled_text(found["pipeline"]),
+            "cluster": _filled_text(found["cluster"], unknown=""),
+            "step": _first_text(found["key"], found["label"], found["step_command"]),
+            "label": _first_text(found["label"], found["key"], found["step_command"]),
             "parallel": pc.fill_null(found["parallel"], -1),
-            "matrix": _words(found["matrix"], unknown=""),
-            "queue": _words(pc.coalesce(_text(found["queue"]), asked), unknown=DEFAULT_QUEUE),
+            "matrix": _filled_text(found["matrix"], unknown=""),
+            "queue": _filled_text(
+                pc.coalesce(_text(found["queue"]), requested), unknown=DEFAULT_QUEUE
+            ),
             "subject": pc.if_else(known, commit, _text(found["trace_id"])),
             "run_s": _seconds(_ns(found["end"], found["start"]), per_second=1e9),
             "wait_s": _seconds(found["wait_ms"]),
@@ -152,22 +159,22 @@ def _jobs(table: pa.Table) -> pa.Table:
             "started": started,
             "passed": passed,
             "error": pc.equal(_text(found["status"]), SpanStatus.ERROR.value),
-            "soft_failed": pc.and_(_true(found["soft_failed"]), pc.invert(passed)),
-            "flunked": _flunked(found, started, passed),
-            "retried": pc.or_(_true(found["retried"]), pc.is_valid(found["retried_in"])),
-            "by_hand": _is(found["retry_type"], "manual"),
+            "soft_failed": pc.and_(_filled(found["soft_failed"]), pc.invert(passed)),
+            "command_failed": _command_failed(found, started, passed),
+            "retried": pc.or_(_filled(found["retried"]), pc.is_valid(found["retried_in"])),
+            "retried_manually": _equals(found["retry_type"], "manual"),
         }
     )
 
 
-def _flunked(found: Mapping[str, Any], started: Any, passed: Any) -> Any:
-    reason, exits = found["signal_reason"], found["exit_status"]
-    vanished = pc.and_(_true(pc.equal(exits, LOST_EXIT_STATUS)), pc.is_null(reason))
+def _command_failed(found: Mapping[str, Any], started: Any, passed: Any) -> Any:
+    reason, exit_status = found["signal_reason"], found["exit_status"]
+    vanished = pc.and_(_filled(pc.equal(exit_status, LOST_EXIT_STATUS)), pc.is_null(reason))
     lost = pc.or_(
-        _is(found["error_type"], AGENT_LOST),
+        _equals(found["error_type"], AGENT_LOST),
         pc.and_(
-            pc.invert(_is(found["state"], "timed_out")),
-            pc.or_(vanished, _is(reason, AGENT_STOPPED)),
+            pc.invert(_equals(found["state"], "timed_out")),
+            pc.or_(vanished, _equals(reason, AGENT_STOPPED)),
         ),
     )
     states = pa.array(RAN_AND_FAILED)
@@ -178,30 +185,31 @@ def _flunked(found: Mapping[str, Any], started: Any, passed: Any) -> Any:
 
 
 def _columns(table: pa.Table, kind: SpanKind, names: Mapping[str, str]) -> dict[str, Any]:
-    ours = table.filter(pc.equal(_text(table["name"]), kind.value))
-    return {name: ours[column] for name, column in names.items()}
+    selected = table.filter(pc.equal(_text(table["name"]), kind.value))
+    return {name: selected[column] for name, column in names.items()}
 
 
 def _text(values: Any) -> Any:
     return values.cast(pa.string())
 
 
-def _first(*columns: Any) -> Any:
-    """The first that says something; a step may have an empty label."""
-    texts = map(_text, columns)
-    said = [pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text) for text in texts]
-    return _words(pc.coalesce(*said))
+def _first_text(*columns: Any) -> Any:
+    """Return the first text that is neither null nor empty: a step's label may be empty."""
+    null = pa.scalar(None, pa.string())
+    texts = [pc.if_else(pc.equal(text, ""), null, text) for text in map(_text, columns)]
+    return _filled_text(pc.coalesce(*texts))
 
 
-def _words(values: Any, *, unknown: str = UNKNOWN) -> Any:
+def _filled_text(values: Any, *, unknown: str = UNKNOWN) -> Any:
     return pc.fill_null(_text(values), unknown)
 
 
-def _is(values: Any, word: str) -> Any:
-    return _true(pc.equal(_text(values), word))
+def _equals(values: Any, text: str) -> Any:
+    return _filled(pc.equal(_text(values), text))
 
 
-def _true(values: Any) -> Any:
+def _filled(values: Any) -> Any:
+    """Return booleans with False for null."""
     return pc.fill_null(values, False)  # noqa: FBT003  # Arrow's argument
 
 
@@ -210,5 +218,5 @@ def _ns(later: Any, earlier: Any) -> Any:
 
 
 def _seconds(values: Any, *, per_second: float = 1e3) -> Any:
-    # Not safe: whole nanoseconds of more than 104 days are rounded, by less than a millisecond.
+    # An unsafe cast: nanoseconds of more than 104 days are rounded, by less than a millisecond.
     return pc.divide(values.cast(pa.float64(), safe=False), per_second)

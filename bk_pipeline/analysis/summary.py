@@ -1,4 +1,4 @@
-"""Frames to the tables that `columns.py` declares."""
+"""Computes the tables of statistics that `columns.py` declares, from the frames of a day."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bk_pipeline.analysis.columns import PIPELINES, QUEUES, STEPS, TEXT, StatsTa
 from bk_pipeline.analysis.frames import BLOCKED, Frames, frames_of
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-VERDICTS = ("passed", "failed")
-SAME_JOB = ["pipeline", "step", "parallel", "matrix", "subject"]
-ALL = "all pipelines"
+# Builds in another state have no meaningful duration.
+DECIDED_STATES = ("passed", "failed")
+JOB_KEYS = ["pipeline", "step", "parallel", "matrix", "subject"]
+ALL_PIPELINES = "all pipelines"
 COUNTS = (
     "jobs",
     "failures",
@@ -30,17 +31,26 @@ COUNTS = (
 
 @dataclass(frozen=True, slots=True)
 class DayStats:
-    """A day's tables, and the builds that they were made of."""
+    """The statistics of a day.
+
+    Attributes:
+        day: The partition.
+        builds: The builds, as in `Frames.builds`.
+        pipelines: The table `PIPELINES`.
+        steps: The table `STEPS`.
+        queues: The table `QUEUES`.
+        totals: The columns of `PIPELINES` over all pipelines; empty without builds.
+    """
 
     day: str
     builds: pd.DataFrame
     pipelines: pd.DataFrame
     steps: pd.DataFrame
     queues: pd.DataFrame
-    whole: pd.Series[float]
+    totals: pd.Series[float]
 
     def tables(self) -> dict[StatsTable, pa.Table]:
-        """What is kept, in the declared columns and types."""
+        """Return the tables to store, with the declared columns and types."""
         frames = {PIPELINES: self.pipelines, STEPS: self.steps, QUEUES: self.queues}
         return {
             table: pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False)
@@ -49,50 +59,57 @@ class DayStats:
 
 
 def summarize(day: str, spans: Iterable[pa.Table]) -> DayStats:
-    """The statistics of one day's spans, as `frames_of` takes them."""
+    """Compute the statistics of a day from its spans.
+
+    Args:
+        day: The partition.
+        spans: Span tables, as for `frames_of`.
+    """
     builds, jobs = frames_of(spans)
     jobs = jobs.assign(flaky=flaky(jobs))
-    together = Frames(builds.assign(pipeline=ALL), jobs.assign(pipeline=ALL))
-    whole = pipelines_table(day, together)
+    combined = Frames(builds.assign(pipeline=ALL_PIPELINES), jobs.assign(pipeline=ALL_PIPELINES))
+    totals = pipelines_table(day, combined)
     return DayStats(
         day=day,
         builds=builds,
         pipelines=pipelines_table(day, Frames(builds, jobs)),
         steps=steps_table(day, jobs),
         queues=queues_table(day, jobs),
-        whole=whole.iloc[0] if len(whole) else pd.Series(dtype=float),
+        totals=totals.iloc[0] if len(totals) else pd.Series(dtype=float),
     )
 
 
 def flaky(jobs: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each job failed where the same job of the same commit passed later."""
+    """Return for each job whether it failed and the same job passed later on the same commit."""
     passes = jobs.assign(last_pass=jobs["end"].where(jobs["passed"]))
-    last_pass: pd.Series[Any] = _by(passes, SAME_JOB)["last_pass"].transform("max")
-    return jobs["flunked"] & (last_pass >= jobs["end"])
+    last_pass: pd.Series[Any] = _by(passes, JOB_KEYS)["last_pass"].transform("max")
+    return jobs["command_failed"] & (last_pass >= jobs["end"])
 
 
 def pipelines_table(day: str, frames: Frames) -> pd.DataFrame:
+    """Compute the table `PIPELINES`, sorted by pipeline."""
     builds, jobs = frames
     by_state = pd.crosstab(builds["pipeline"], builds["state"])
-    states = by_state.reindex(columns=[*VERDICTS, "canceled", BLOCKED], fill_value=0)
+    states = by_state.reindex(columns=[*DECIDED_STATES, "canceled", BLOCKED], fill_value=0)
     found = states.assign(builds=by_state.sum(axis=1))
     found["other"] = found["builds"] - states.sum(axis=1)
-    found["failure_rate"] = _share(found["failed"], found["passed"])
-    came_to_an_end = builds[builds["state"].isin(VERDICTS)]
-    found = found.join(_quantiles(came_to_an_end, ["pipeline"], "run_s", "duration"))
+    found["failure_rate"] = _rate(found["failed"], found["passed"])
+    decided = builds[builds["state"].isin(DECIDED_STATES)]
+    found = found.join(_quantiles(decided, ["pipeline"], "run_s", "duration"))
     found = found.join(_quantiles(builds, ["pipeline"], "queue_s", "queue"))
     found = found.join(_job_counts(jobs, ["pipeline"])).fillna(dict.fromkeys(COUNTS, 0))
     return _declared(found, PIPELINES, day, by="pipeline", largest_first=False)
 
 
 def steps_table(day: str, jobs: pd.DataFrame) -> pd.DataFrame:
+    """Compute the table `STEPS`, the step with the most agent minutes first."""
     keys = ["pipeline", "step"]
     jobs = jobs[jobs["command"]]
     found = _job_counts(jobs, keys)
     found["label"] = _by(jobs.sort_values("start"), keys)["label"].last()
-    found["failure_rate"] = _share(found["failures"], found["passed_jobs"])
-    failed_and_passed = _by(jobs[jobs["flaky"]], keys)["subject"].nunique()
-    found["flaky_commits"] = failed_and_passed.reindex(found.index, fill_value=0)
+    found["failure_rate"] = _rate(found["failures"], found["passed_jobs"])
+    flaky_commits = _by(jobs[jobs["flaky"]], keys)["subject"].nunique()
+    found["flaky_commits"] = flaky_commits.reindex(found.index, fill_value=0)
     ended = jobs[jobs["started"] & (jobs["passed"] | jobs["error"] | jobs["soft_failed"])]
     found = found.join(_quantiles(ended, keys, "run_s", "duration"))
     found = found.join(_quantiles(jobs, keys, "wait_s", "wait"))
@@ -100,14 +117,15 @@ def steps_table(day: str, jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def queues_table(day: str, jobs: pd.DataFrame) -> pd.DataFrame:
+    """Compute the table `QUEUES`, the queue with the longest total wait first."""
     keys = ["cluster", "queue"]
     jobs = jobs[jobs["command"]]
-    taken = jobs[jobs["started"]]
+    started = jobs[jobs["started"]]
     found = _job_counts(jobs, keys)[["agent_minutes"]]
     found["jobs"] = _by(jobs, keys)["started"].sum()
     found["never_started"] = _by(jobs, keys)["started"].count() - found["jobs"]
-    found = found.join(_quantiles(taken, keys, "wait_s", "wait"))
-    waits = _by(taken, keys)["wait_s"]
+    found = found.join(_quantiles(started, keys, "wait_s", "wait"))
+    waits = _by(started, keys)["wait_s"]
     found["wait_max_s"] = waits.max()
     found["waited_minutes"] = waits.sum().reindex(found.index, fill_value=0.0) / 60
     found = found.rename(index={"": None}, level="cluster")
@@ -115,29 +133,29 @@ def queues_table(day: str, jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _job_counts(jobs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """`COUNTS` of each group."""
-    counted = jobs.assign(
+    """Return the `COUNTS` of each group."""
+    with_counts = jobs.assign(
         jobs=1,
         failures=jobs["error"],
         soft_failures=jobs["soft_failed"],
         passed_jobs=jobs["passed"],
         retries=jobs["retried"],
-        retries_by_hand=jobs["retried"] & jobs["by_hand"],
+        retries_by_hand=jobs["retried"] & jobs["retried_manually"],
         flaky_failures=jobs["flaky"],
         agent_minutes=jobs["run_s"].where(jobs["command"] & jobs["started"], 0.0) / 60,
     )
-    sums: pd.DataFrame = _by(counted, keys)[list(COUNTS)].sum()
+    sums: pd.DataFrame = _by(with_counts, keys)[list(COUNTS)].sum()
     return sums
 
 
 def _quantiles(rows: pd.DataFrame, keys: list[str], value: str, name: str) -> pd.DataFrame:
-    """`<name>_p50_s` and so on, between two values in proportion; nulls do not count."""
+    """Return `<name>_p50_s` and so on, interpolated linearly; nulls are ignored."""
     values = _by(rows, keys)[value]
     return pd.DataFrame({f"{name}_{label}_s": values.quantile(q) for label, q in QUANTILES.items()})
 
 
-def _share(of: pd.Series[int], rest: pd.Series[int]) -> pd.Series[float]:
-    return of / (of + rest).where(lambda both: both > 0)
+def _rate(part: pd.Series[int], rest: pd.Series[int]) -> pd.Series[float]:
+    return part / (part + rest).where(lambda total: total > 0)
 
 
 def _by(rows: pd.DataFrame, keys: list[str]) -> Any:
@@ -147,8 +165,8 @@ def _by(rows: pd.DataFrame, keys: list[str]) -> Any:
 def _declared(
     found: pd.DataFrame, table: StatsTable, day: str, *, by: str, largest_first: bool = True
 ) -> pd.DataFrame:
-    """The declared columns, in their order, sorted."""
+    """Return the declared columns in their order, with the rows sorted."""
     found = found.reset_index().assign(day=day)
-    words = {one.name: object for one in table.columns if one.type == TEXT}
-    chosen = found[[one.name for one in table.columns]].astype(words)
-    return chosen.sort_values(by, ascending=not largest_first, ignore_index=True)
+    text_types = {column.name: object for column in table.columns if column.type == TEXT}
+    declared = found[[column.name for column in table.columns]].astype(text_types)
+    return declared.sort_values(by, ascending=not largest_first, ignore_index=True)

@@ -15,7 +15,7 @@ from bk_pipeline import __version__
 from bk_pipeline.cli.output import Suggesting
 from bk_pipeline.cli.signals import stoppable
 from bk_pipeline.errors import PipelineError, RetryableError
-from bk_pipeline.tokens import without_tokens
+from bk_pipeline.tokens import redact_tokens
 
 # Command: its line in `--help`, the module that has it, and the name there. A module is
 # imported when its command is called, so that `--help` waits for nothing.
@@ -97,7 +97,7 @@ def _tokens_redacted() -> Iterator[None]:
     try:
         yield
     except click.ClickException as exc:
-        exc.message = without_tokens(exc.message)  # type: ignore[misc]  # its one text
+        exc.message = redact_tokens(exc.message)  # type: ignore[misc]  # its one text
         raise
 
 

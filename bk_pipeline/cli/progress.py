@@ -76,7 +76,7 @@ class Log:
 
     def say(self, line: str) -> None:
         """Print `line` whatever the time."""
-        self._lines.say(line)
+        self._lines.write(line)
 
     def shown(self) -> AbstractContextManager[object]:
         return closing(self._lines)

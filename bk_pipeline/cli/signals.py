@@ -61,7 +61,7 @@ class _Caught:
         while number := os.read(pipe, 1):
             if number[0] in SIGNALS:
                 self.number = self.number or number[0]
-                stopping.PROCESS.ask()
+                stopping.PROCESS.request()
                 threading.Event().wait(EXIT_AFTER_S)
                 self.leave()
         os.close(pipe)

@@ -30,7 +30,7 @@ from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import never_runs
 from bk_pipeline.spans.table import rows, table_of_good, traces_of
 from bk_pipeline.text import counted, one_line
-from bk_pipeline.tokens import without_tokens
+from bk_pipeline.tokens import redact_tokens
 from bk_pipeline.units import NS_PER_S
 
 _GZIP = b"\x1f\x8b"
@@ -136,7 +136,7 @@ def _refuse_error(value: bytes) -> None:
     message = fields.get("message") or fields.get("error")
     if not isinstance(message, str) or any(name in fields for name in _OF_BUILDS):
         return
-    line = one_line(without_tokens(message), _LONGEST_MESSAGE)
+    line = one_line(redact_tokens(message), _LONGEST_MESSAGE)
     raise RecordError(f'it is an error of Buildkite\'s, "{line.rstrip(".")}"')
 
 

@@ -5,14 +5,14 @@ import pyarrow as pa
 
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.spans.fields import FIELDS
-from bk_pipeline.spans.table import IDENTITY_MEANINGS, SCHEMA
+from bk_pipeline.spans.table import IDENTITY_COLUMN_MEANINGS, SCHEMA
 
 
 def span_columns() -> dg.TableSchema:
     """Those of the span table."""
     identity = [
         dg.TableColumn(name, type=_type(SCHEMA.field(name).type), description=meaning)
-        for name, meaning in IDENTITY_MEANINGS.items()
+        for name, meaning in IDENTITY_COLUMN_MEANINGS.items()
     ]
     attributes = [
         dg.TableColumn(

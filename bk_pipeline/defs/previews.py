@@ -76,7 +76,7 @@ def stats_preview(
         ]
     )
     return {
-        **numbers(stats.whole),
+        **numbers(stats.totals),
         "report": dg.MetadataValue.md(report),
         "dagster/partition_row_count": len(stats.pipelines),
     }

@@ -126,7 +126,7 @@ class Backfill:
         self, job: str, tags: Mapping[str, str], *, ops: Mapping[str, Any]
     ) -> tuple[Failed, ...]:
         """Why steps of the run failed."""
-        if stopping.PROCESS.asked():
+        if stopping.PROCESS.requested():
             # Between steps Dagster notes a signal, and forgets it when the run ends.
             raise KeyboardInterrupt
         run_id = str(uuid4())

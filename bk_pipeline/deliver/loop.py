@@ -141,7 +141,7 @@ class _Loop:
                 self._stop.set()
                 if not isinstance(exc, Exception):
                     # By a signal: requests that are under way end soon, answered or not.
-                    self._interrupted.ask()
+                    self._interrupted.request()
                 raise
 
     def _send(self, sender: Sender, batch: Sequence[Item]) -> Delivery:
@@ -150,7 +150,7 @@ class _Loop:
             "bk_pipeline.items": len(batch),
         }
         with (
-            stopping.heeding(self._interrupted),
+            stopping.stopped_by(self._interrupted),
             telemetry.span("deliver batch", told) as span,
         ):
             came_of_it = sender.deliver(batch)

@@ -10,7 +10,7 @@ from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.doctor import places, source
 from bk_pipeline.doctor.findings import Answer, Finding, Installation, Verdict, remark
 from bk_pipeline.errors import ConfigError, PipelineError
-from bk_pipeline.tokens import without_tokens
+from bk_pipeline.tokens import redact_tokens
 
 SETTINGS, TOKEN, ORGANIZATION, COST = "settings", "token", "organization", "backfill"
 DESTINATIONS, STORAGE = "destinations", "storage"
@@ -71,7 +71,7 @@ class Checkup:
                 check.name, Verdict.FAILED, str(exc), setting=isinstance(exc, ConfigError)
             )
         verdict = Verdict.REMARK if answer.remark else Verdict.FINE
-        return Finding(check.name, verdict, without_tokens(answer.words))
+        return Finding(check.name, verdict, redact_tokens(answer.words))
 
     def _destinations(self) -> Iterator[Check]:
         if SETTINGS in self._failed:

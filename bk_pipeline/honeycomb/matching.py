@@ -16,7 +16,7 @@ from bk_pipeline.honeycomb.marker import Marker, Subject
 from bk_pipeline.honeycomb.rules import CONDITIONS, Rule, field_called
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.table import attributes_of
+from bk_pipeline.spans.table import add_attributes
 from bk_pipeline.text import Globs
 from bk_pipeline.units import MS_PER_S, NS_PER_MS, NS_PER_S
 
@@ -137,7 +137,7 @@ def _markers(spans: pa.Table, rule: Rule) -> Iterator[tuple[Subject, Marker]]:
         attributes: dict[str, Any] = {}
         for field in fields:
             if row[field.name] is not None:
-                attributes_of(field, row[field.name], into=attributes)
+                add_attributes(field, row[field.name], into=attributes)
         if rule.kind is SpanKind.JOB and waits[number] is not None:
             attributes[WAIT_MS] = waits[number]  # also of a job that never got an agent
         start, end = _place(rule, row, waits[number] or 0)

@@ -61,7 +61,7 @@ class Exchange(Generic[T]):
         Raises:
             OutOfTime: It did not.
         """
-        if stopping.out_of_time():
+        if stopping.grace_period_over():
             raise OutOfTime(sent=False, stopped=True)
         Thread(target=self._work, name="bk-http", daemon=True).start()
         try:
@@ -97,7 +97,7 @@ class Exchange(Generic[T]):
             self._done.set()
 
     def _check(self, *, late: bool) -> None:
-        stopped = stopping.out_of_time()
+        stopped = stopping.grace_period_over()
         if late or stopped:
             raise OutOfTime(sent=self._abandon(), stopped=stopped)
 

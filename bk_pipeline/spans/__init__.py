@@ -1,1 +1,1 @@
-"""The span model: a Buildkite build's payload in, its spans out. Pure: no I/O, no clock."""
+"""Converts a Buildkite build payload to spans. Pure: no I/O and no clock."""

@@ -1,9 +1,10 @@
-"""The fields' values as Arrow arrays: each read once for each object that has it.
+"""Reads the fields of spans into Arrow arrays, each value once for each object that owns it.
 
-A field says what has its value (`Field.owner`): the build, the job, the job's agent. All
-spans of a build share one build, most jobs share an agent, and nearly no job has a
-`retry_source`. So values are made once for each distinct owner and then put on the rows
-by number. Jobs are alike in most of what they say, so one is read for all that are.
+A field declares which object has its value (`Field.owner`): the build, the job, the job's
+agent. All spans of a build share one build, most jobs share an agent, and hardly any job has a
+`retry_source`. So values are read once for each distinct owner and then expanded to rows by
+index. Jobs agree in most of their fields, so those are read from one representative of all
+jobs that agree.
 """
 
 from __future__ import annotations
@@ -27,115 +28,126 @@ from bk_pipeline.spans.model import SpanKind, Step, Trace
 from bk_pipeline.spans.records import Job
 from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
-REPEATED = pa.dictionary(pa.int32(), pa.string())
-NOWHERE = -1
+DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+NO_OWNER = -1
 
-# What is each job's own, and each step's. In the rest many are alike: the same steps run in
-# many builds, and most pass. One is read for all that are; `job.like` is its path.
-OWN = {
+# Fields of jobs and steps whose values differ between most of them. In the others many agree,
+# because the same steps run in many builds, and most pass. The path `job.representative` leads
+# to one job of all that agree in `COMMON_FIELDS`.
+UNIQUE_FIELDS = {
     "job": frozenset({
         "id", "graphql_id", "web_url", "step", "agent",
         "created_at", "runnable_at", "started_at", "finished_at", "expired_at", "unblocked_at",
     }),
     "step": frozenset({"id", "identity", "group"}),
 }  # fmt: skip
-ALIKE_IN = {
-    root: tuple(name for name in record.__struct_fields__ if name not in OWN[root])
+COMMON_FIELDS = {
+    root: tuple(name for name in record.__struct_fields__ if name not in UNIQUE_FIELDS[root])
     for root, record in (("job", Job), ("step", Step))
 }
-LIKE = "like"
+REPRESENTATIVE = "representative"
 
-Numbers = NDArray[np.int32]
+Indices = NDArray[np.int32]
 
-# The system's, since Arrow's own gives memory back after each column and takes it again for
-# the next: an eighth of the whole time, where pages are slow to come by.
+# The system's allocator. Arrow's own returns the memory after each column and requests it again
+# for the next, which takes an eighth of the total time where page faults are slow.
 pa.set_memory_pool(pa.system_memory_pool())
 
 
 def arrow_type(field: Field) -> pa.DataType:
+    """Return the Arrow type of the field's column."""
     if field.type is FieldType.INT:
         return pa.int64()
     if field.type is FieldType.BOOL:
         return pa.bool_()
-    return pa.string() if field.distinct else REPEATED
+    return pa.string() if field.distinct else DICTIONARY
 
 
 @cache
-def owner_of(field: Field) -> str:
-    """The path of what has the field's value: `Field.owner`, or the like of it."""
+def owner_path(field: Field) -> str:
+    """Return the path of the object to read the field from: its owner or a representative."""
     root, *below = field.owner.split(".")
-    read = re.findall(rf"\b{root}\.(\w+)", f"{field.owner} {field.source}")
-    if root not in OWN or OWN[root].intersection(read):
+    names = re.findall(rf"\b{root}\.(\w+)", f"{field.owner} {field.source}")
+    if root not in UNIQUE_FIELDS or UNIQUE_FIELDS[root].intersection(names):
         return field.owner
-    return ".".join((root, LIKE, *below))
+    return ".".join((root, REPRESENTATIVE, *below))
 
 
 class Owners(NamedTuple):
-    """Objects that have values, and of each row the number of its; -1: it has none."""
+    """Objects that have values, and for each row the index of its object; -1 for none."""
 
     objects: Sequence[Any]
-    numbers: Numbers
+    indices: Indices
 
 
 class Columns:
-    """The columns of the spans of `traces`: a row a span, those of a trace together."""
+    """The columns of the spans of `traces`: one row per span, the rows of a trace adjacent."""
 
     def __init__(self, traces: Sequence[Trace]) -> None:
         self.spans = [span for trace in traces for span in trace.spans]
         lengths = [len(trace.spans) for trace in traces]
-        builds = np.repeat(np.arange(len(traces), dtype=np.int32), lengths)
-        every = np.arange(len(self.spans), dtype=np.int32)
-        self.kinds = codes_of([span.kind for span in self.spans], SpanKind)
+        trace_indices = np.repeat(np.arange(len(traces), dtype=np.int32), lengths)
+        span_indices = np.arange(len(self.spans), dtype=np.int32)
+        self.kinds = enum_codes([span.kind for span in self.spans], SpanKind)
         self.present = {kind for code, kind in enumerate(SpanKind) if code in self.kinds}
-        self._owners = {"trace": Owners(traces, builds), "span": Owners(self.spans, every)}
+        self._owners = {
+            "trace": Owners(traces, trace_indices),
+            "span": Owners(self.spans, span_indices),
+        }
         self._rows: dict[tuple[str, frozenset[SpanKind]], pa.Array] = {}
         self._values: dict[object, pa.Array] = {}
-        self._made: dict[object, pa.Array] = {}
+        self._columns: dict[object, pa.Array] = {}
 
     def column(self, field: Field) -> pa.Array:
-        """The field's values in all rows; null where a span is not of the field's kinds.
+        """Return the field's values in all rows; null where the span's kind lacks the field.
 
-        Made once for all fields that have the same values under several names.
+        Fields that have the same values under different names share one array.
         """
         key = (field.source, field.value, field.type, field.distinct)
-        owner = owner_of(field)
+        owner = owner_path(field)
         if key not in self._values:
             values = list(map(field.getter, self.owners(owner).objects))
-            self._values[key] = array_of(field, values)
+            self._values[key] = to_array(field, values)
         kinds = field.kinds & self.present
-        if (key, kinds) not in self._made:
-            self._made[key, kinds] = _on_rows(self._values[key], self.rows(owner, kinds))
-        return self._made[key, kinds]
+        if (key, kinds) not in self._columns:
+            self._columns[key, kinds] = _expand(self._values[key], self.rows(owner, kinds))
+        return self._columns[key, kinds]
 
     def owners(self, path: str) -> Owners:
-        """What stands at `path`, which leads from a `trace` or, in short, from a `span`."""
+        """Return the objects at `path`, which starts at a `trace` or (in short) at a `span`."""
         if path not in self._owners:
-            self._owners[path] = self._found(path)
+            self._owners[path] = self._find_owners(path)
         return self._owners[path]
 
-    def _found(self, path: str) -> Owners:
-        above, _, name = path.rpartition(".")
-        outer = self.owners(above or ("trace" if name == "build" else "span"))
-        if name == LIKE:
-            return _alike(outer, ALIKE_IN[above])
+    def _find_owners(self, path: str) -> Owners:
+        parent, _, name = path.rpartition(".")
+        outer = self.owners(parent or ("trace" if name == "build" else "span"))
+        if name == REPRESENTATIVE:
+            return _representatives(outer, COMMON_FIELDS[parent])
         objects = list(map(attrgetter(name), outer.objects))
-        return _each(objects) if path == "job" else _distinct(objects, outer)
+        return _one_per_row(objects) if path == "job" else _distinct(objects, outer)
 
     def rows(self, path: str, kinds: frozenset[SpanKind]) -> pa.Array:
-        """Of each row the number of its owner at `path`; null if it has none or is of no such kind."""
+        """Return for each row the index of its owner at `path`.
+
+        It is null if the row has no owner or is not one of `kinds`.
+        """
         key = (path, kinds)
         if key not in self._rows:
-            numbers = self.owners(path).numbers
-            missing = numbers == NOWHERE
+            indices = self.owners(path).indices
+            missing = indices == NO_OWNER
             if kinds < self.present:
-                wanted = np.array([kind in kinds for kind in SpanKind])
-                missing |= ~wanted[self.kinds]
-            self._rows[key] = pa.array(numbers, mask=missing)
+                selected = np.array([kind in kinds for kind in SpanKind])
+                missing |= ~selected[self.kinds]
+            self._rows[key] = pa.array(indices, mask=missing)
         return self._rows[key]
 
 
-def codes_of(members: list[Any], enum: type[Enum]) -> Numbers:
-    """The places of `members` in their `enum`: by what they are, since to hash one takes long."""
+def enum_codes(members: list[Any], enum: type[Enum]) -> Indices:
+    """Return the positions of `members` in their `enum`.
+
+    They are compared by identity, because hashing enum members is slow.
+    """
     ids = np.fromiter(map(id, members), np.int64, len(members))
     codes = np.zeros(len(members), np.int32)
     for code, member in enumerate(enum):
@@ -143,68 +155,77 @@ def codes_of(members: list[Any], enum: type[Enum]) -> Numbers:
     return codes
 
 
-def _each(objects: list[Any]) -> Owners:
-    """All of the `objects`, one a row; None is none."""
-    owned = [one for one in objects if one is not None]
-    numbers = np.full(len(objects), NOWHERE, np.int32)
-    numbers[[one is not None for one in objects]] = np.arange(len(owned))
-    return Owners(owned, numbers)
+def _one_per_row(objects: list[Any]) -> Owners:
+    """Return all of `objects`, which stand for one row each; None stands for no owner."""
+    owners = [owner for owner in objects if owner is not None]
+    indices = np.full(len(objects), NO_OWNER, np.int32)
+    indices[[owner is not None for owner in objects]] = np.arange(len(owners))
+    return Owners(owners, indices)
 
 
 def _distinct(objects: list[Any], outer: Owners) -> Owners:
-    """The distinct ones among what the `outer` owners have; None is none."""
+    """Return the distinct objects among those of the `outer` owners; None is no owner."""
     ids = np.fromiter(map(id, objects), np.int64, len(objects))
     encoded = pa.array(ids, mask=ids == id(None)).dictionary_encode()
-    numbers = encoded.indices.fill_null(NOWHERE).to_numpy()
-    return _chosen(objects, numbers, len(encoded.dictionary), outer)
+    indices = encoded.indices.fill_null(NO_OWNER).to_numpy()
+    return _deduplicated(objects, indices, len(encoded.dictionary), outer)
 
 
-def _alike(outer: Owners, names: Sequence[str]) -> Owners:
-    """Of the `outer` owners that have the same values under all `names`, one for all."""
-    numbers_of: dict[tuple[Any, ...], int] = defaultdict(count().__next__)
+def _representatives(outer: Owners, names: Sequence[str]) -> Owners:
+    """Return one object for all `outer` owners that agree in the attributes `names`."""
+    index_of: dict[tuple[Any, ...], int] = defaultdict(count().__next__)
     values = map(attrgetter(*names), outer.objects)
-    numbers = np.fromiter(map(numbers_of.__getitem__, values), np.int32, len(outer.objects))
-    return _chosen(outer.objects, numbers, len(numbers_of), outer)
+    indices = np.fromiter(map(index_of.__getitem__, values), np.int32, len(outer.objects))
+    return _deduplicated(outer.objects, indices, len(index_of), outer)
 
 
-def _chosen(objects: Sequence[Any], numbers: Numbers, count_: int, outer: Owners) -> Owners:
-    """One of the `objects` for each of their `numbers`, below `count_` or -1, on the rows of `outer`."""
-    places = np.empty(count_ + 1, np.int32)
-    places[numbers] = np.arange(len(objects))
-    # The row that has no outer owner, -1, finds the last one here: none.
-    inner = np.append(numbers, np.int32(NOWHERE))[outer.numbers]
-    return Owners([objects[place] for place in places[:-1]], inner)
+def _deduplicated(objects: Sequence[Any], indices: Indices, size: int, outer: Owners) -> Owners:
+    """Return `size` owners, one of the `objects` for each index, with the rows of `outer`.
+
+    Args:
+        objects: One for each object of `outer`.
+        indices: For each of `objects` its index in the result, or -1.
+        size: The number of distinct indices.
+        outer: The owners that the objects belong to.
+    """
+    positions = np.empty(size + 1, np.int32)
+    positions[indices] = np.arange(len(objects))
+    # A row without an outer owner has index -1, so it finds the element appended here: none.
+    row_indices = np.append(indices, np.int32(NO_OWNER))[outer.indices]
+    return Owners([objects[position] for position in positions[:-1]], row_indices)
 
 
-def _on_rows(values: pa.Array, rows: pa.Array) -> pa.Array:
+def _expand(values: pa.Array, rows: pa.Array) -> pa.Array:
+    """Return the value of each row, given by its index in `values`."""
     if values.null_count == len(values):
         return pa.nulls(len(rows), values.type)
-    if values.type == REPEATED and len(values.dictionary) == len(values):
-        # Each owner has a value of its own, in the owners' order.
+    if values.type == DICTIONARY and len(values.dictionary) == len(values):
+        # Each owner has its own value, in the order of the owners.
         return pa.DictionaryArray.from_arrays(rows, values.dictionary)
     return values.take(rows)
 
 
-def array_of(field: Field, values: list[Any]) -> pa.Array:
-    """`values` as the field's column has them, too long ones cut."""
+def to_array(field: Field, values: list[Any]) -> pa.Array:
+    """Return `values` as an array of the field's type, with too long strings truncated."""
     if field.type in {FieldType.INT, FieldType.BOOL}:
         return pa.array(values, arrow_type(field))
     strings = pa.array(values, pa.string())
     if field.distinct:
-        return _short(strings)
+        return _truncated(strings)
     encoded = strings.dictionary_encode()
     if field.type is FieldType.STRING or field.type is FieldType.JSON:
-        words = encoded.dictionary
-        short = _short(words)
-        if short is not words:
-            return pa.DictionaryArray.from_arrays(encoded.indices, short)
+        dictionary = encoded.dictionary
+        truncated = _truncated(dictionary)
+        if truncated is not dictionary:
+            return pa.DictionaryArray.from_arrays(encoded.indices, truncated)
     return encoded
 
 
-def _short(strings: pa.Array) -> pa.Array:
-    """The same strings, those cut that are longer than a backend keeps."""
+def _truncated(strings: pa.Array) -> pa.Array:
+    """Return the strings, those truncated that exceed `VALUE_LIMIT_BYTES`."""
     if strings.nbytes <= VALUE_LIMIT_BYTES:
         return strings
     if (pc.max(pc.binary_length(strings)).as_py() or 0) <= VALUE_LIMIT_BYTES:
         return strings
-    return pa.array([None if one is None else cut(one) for one in strings.to_pylist()], pa.string())
+    short = [None if text is None else cut(text) for text in strings.to_pylist()]
+    return pa.array(short, pa.string())

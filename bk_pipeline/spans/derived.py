@@ -1,7 +1,8 @@
-"""Values of fields that no single place of the payload holds; `fields.py` says which is whose.
+"""Functions that compute the field values that are not simply read from the payload.
 
-A function takes the object that the value belongs to: a build, a job, an agent, a span.
-Lists and objects are given as compact JSON text, as they stand in the span table.
+`fields.py` declares which function fills which field. Each function takes the object that
+the value belongs to: a build, a job, an agent, a span. Lists and objects are returned as
+compact JSON text, as they are stored in the span table.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from bk_pipeline.text import VALUE_LIMIT_BYTES, compact, cut
 DEFAULT_QUEUE = "default"
 QUEUE = "queue="
 
-# `{{matrix}}` or `{{matrix.os}}` in a label, with blanks or without.
-MATRIX_VALUE = re.compile(r"\{\{\s*matrix(?:\.([^}\s]+))?\s*\}\}")
+# `{{matrix}}` or `{{matrix.os}}` in a label, with or without spaces.
+MATRIX_PLACEHOLDER = re.compile(r"\{\{\s*matrix(?:\.([^}\s]+))?\s*\}\}")
 
 _API_URL = re.compile(r"https?://[^/]+/v2/organizations/([^/?#]+)/")
 _WEB_URL = re.compile(r"https?://[^/]+/([^/?#]+)/")
 
 
 def organization_slug(build: Build) -> str | None:
-    """From the build's URLs: the payload has it nowhere else."""
+    """Return the organization's slug, taken from the build's URLs, its only source."""
     for pattern, url in ((_API_URL, build.url), (_WEB_URL, build.web_url)):
         found = pattern.match(url or "")
         if found:
@@ -39,7 +40,7 @@ def organization_slug(build: Build) -> str | None:
 
 
 def cluster_id(build: Build) -> str | None:
-    """The build's, else its pipeline's; older payloads have it on the jobs alone."""
+    """Return the cluster id of the build, else of its pipeline, else (old payloads) of a job."""
     own = build.cluster_id or (build.pipeline.cluster_id if build.pipeline else None)
     if own:
         return own
@@ -50,16 +51,18 @@ def cluster_id(build: Build) -> str | None:
 
 
 def job_counts(build: Build) -> str:
-    """How many of the build's jobs are in which state; waiters have none and do not count."""
+    """Return the number of jobs in each state. Waiters have no state and are not counted."""
     counts = Counter([job.state for job in build.jobs or () if job.state])
     return compact(counts)
 
 
 def build_meta_data(build: Build) -> str | None:
+    """Return the build's meta-data as a JSON object; None if it is empty."""
     return _map(build.meta_data)
 
 
 def merge_queue(build: Build) -> str | None:
+    """Return the build's merge queue as a JSON object; None if there is none."""
     return _map(build.merge_queue)
 
 
@@ -69,21 +72,23 @@ def _map(values: Mapping[str, str] | None) -> str | None:
     text = compact(values)
     if len(text) * 4 <= VALUE_LIMIT_BYTES:
         return text
-    return compact({key: cut(one) for key, one in values.items()})
+    return compact({key: cut(value) for key, value in values.items()})
 
 
 def pull_request_id(request: PullRequest) -> str | None:
+    """Return the number of the pull request as a string."""
     return None if request.id is None else str(request.id)
 
 
 def passed(job: Job) -> bool:
-    """Whether the job's command succeeded; a soft failure is none of that."""
+    """Return whether the job succeeded; a soft failure did not."""
     if job.state == "finished":
         return job.exit_status == 0
     return job.state in {"passed", "unblocked"}
 
 
 def job_label(job: Job) -> str | None:
+    """Return the label of the job, else its name, with matrix placeholders filled in."""
     label = job.label or job.name
     if not label or not job.matrix or "{{" not in label:
         return label
@@ -99,44 +104,47 @@ def job_label(job: Job) -> str | None:
             value = values.get(dimension, placeholder[0])
         return value if isinstance(value, str) else compact(value)
 
-    return MATRIX_VALUE.sub(value_of, label)
+    return MATRIX_PLACEHOLDER.sub(value_of, label)
 
 
 def signal(job: Job) -> str | None:
+    """Return the signal that ended the job's command, by name or number, as a string."""
     return None if job.signal is None else str(job.signal)
 
 
 def agent_query_rules(rules: tuple[str, ...]) -> str | None:
+    """Return the job's agent query rules as a JSON list; None if it has none."""
     return compact(rules) if rules else None
 
 
 def agent_queue(job: Job) -> str | None:
-    """The queue that the agent was listening to: the one the job asked for, if it may choose."""
+    """Return the agent's queue: of several, the one that the job's query rules ask for."""
     return _queue(job.agent, job.agent_query_rules or ()) if job.agent else None
 
 
 @lru_cache(maxsize=4096)
 def _queue(agent: Agent, rules: tuple[str, ...]) -> str | None:
-    if not _is_named(agent):
+    if not _is_identified(agent):
         return None
     tags = agent.meta_data
-    asked = [rule.removeprefix(QUEUE) for rule in rules if rule.startswith(QUEUE)]
+    requested = [rule.removeprefix(QUEUE) for rule in rules if rule.startswith(QUEUE)]
     if tags is None:
-        return asked[0] if asked else None
+        return requested[0] if requested else None
     queues = [tag.removeprefix(QUEUE) for tag in tags if tag.startswith(QUEUE)]
-    for queue in asked:
+    for queue in requested:
         if queue in queues:
             return queue
     return queues[0] if queues else DEFAULT_QUEUE
 
 
 def agent_tags(agent: Agent) -> str | None:
-    return compact(agent.meta_data) if agent.meta_data and _is_named(agent) else None
+    """Return the agent's tags as a JSON list of `key=value`; None if unknown."""
+    return compact(agent.meta_data) if agent.meta_data and _is_identified(agent) else None
 
 
 def agent_tag_values(agent: Agent) -> str | None:
-    """The values of a key that stands more than once get commas."""
-    if not agent.meta_data or not _is_named(agent):
+    """Return the agent's tags as a JSON object; several values of one key are joined by commas."""
+    if not agent.meta_data or not _is_identified(agent):
         return None
     by_key: dict[str, str] = {}
     for tag in agent.meta_data:
@@ -145,29 +153,32 @@ def agent_tag_values(agent: Agent) -> str | None:
     return compact(by_key)
 
 
-def _is_named(agent: Agent) -> bool:
-    """Whether it says which agent it was."""
+def _is_identified(agent: Agent) -> bool:
+    """Return whether the payload tells which agent it was."""
     return bool(agent.id or agent.name)
 
 
 def unblocked_by(job: Job) -> str | None:
+    """Return the user who unblocked the job, as a JSON object or string."""
     return _person(job.unblocked_by)
 
 
 def retried_by(job: Job) -> str | None:
+    """Return the user who retried the job, as a JSON object or string."""
     return _person(job.retried_by)
 
 
 def _person(person: Person | str | None) -> str | None:
-    """Id, name and address, without pictures and dates."""
+    """Return id, name and email address, without avatar and dates."""
     return compact(person) if person else None
 
 
 def adjusted(span: Span) -> bool | None:
+    """Return True if the span's times were adjusted, else None."""
     return span.adjusted or None
 
 
-# `cicd.pipeline.result` and `cicd.pipeline.task.run.result`, by Buildkite's states.
+# Buildkite's states -> `cicd.pipeline.result` and `cicd.pipeline.task.run.result`.
 RESULTS = {
     "passed": "success",
     "unblocked": "success",
@@ -178,7 +189,7 @@ RESULTS = {
     "skipped": "skip",
     "not_run": "skip",
 }
-# Of `pipeline.provider.id`, like `github_enterprise`, what `vcs.provider.name` calls it.
+# Values of `vcs.provider.name`; `pipeline.provider.id` starts with one (`github_enterprise`).
 PROVIDERS = ("github", "gitlab", "bitbucket", "gitea")
 
 _URL = re.compile(r"(\w+)(?:\+ssh)?://(?:[^@/]*@)?([^/:@]+)(:\d+)?/+(.+)")
@@ -186,6 +197,8 @@ _SCP = re.compile(r"[^@/:\s]+@([^/:@\s]+):/*(.+)")
 
 
 class Repository(NamedTuple):
+    """A repository: its address for a browser, its owner if known, and its name."""
+
     url: str
     owner: str | None
     name: str
@@ -193,7 +206,7 @@ class Repository(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _repository(address: str) -> Repository | None:
-    """What a Git address says of its repository; None if it is none of a host's."""
+    """Parse the address of a Git remote; None if it names no host and repository."""
     scheme = port = ""
     if found := _URL.fullmatch(address):
         scheme, host, port, path = found[1], found[2], found[3], found[4]
@@ -215,52 +228,61 @@ def _repository_of(pipeline: Pipeline) -> Repository | None:
 
 
 def repository_url(pipeline: Pipeline) -> str | None:
-    """The address for a browser: HTTPS, no `.git`, no credentials."""
+    """Return the repository's address for a browser: HTTP(S), without `.git` and credentials."""
     repository = _repository_of(pipeline)
     return repository.url if repository else None
 
 
 def repository_name(pipeline: Pipeline) -> str | None:
+    """Return the name of the repository without its owner."""
     repository = _repository_of(pipeline)
     return repository.name if repository else None
 
 
 def repository_owner(pipeline: Pipeline) -> str | None:
+    """Return the owner of the repository: all path segments before its name."""
     repository = _repository_of(pipeline)
     return repository.owner if repository else None
 
 
 def provider(pipeline: Pipeline) -> str | None:
-    known = (pipeline.provider.id if pipeline.provider else None) or ""
-    return next((name for name in PROVIDERS if known.startswith(name)), None)
+    """Return the value of `vcs.provider.name`; None for an unknown provider."""
+    provider_id = (pipeline.provider.id if pipeline.provider else None) or ""
+    return next((name for name in PROVIDERS if provider_id.startswith(name)), None)
 
 
 def pipeline_name(pipeline: Pipeline) -> str | None:
+    """Return the pipeline's name, else its slug."""
     return pipeline.name or pipeline.slug
 
 
 def pipeline_result(build: Build) -> str | None:
+    """Return the value of `cicd.pipeline.result`; None for an unfinished build."""
     return RESULTS.get(build.state or "")
 
 
 def head_type(build: Build) -> str | None:
+    """Return `tag` or `branch`: what the build was created for."""
     return "tag" if build.tag else "branch" if build.branch else None
 
 
 def head_name(build: Build) -> str | None:
+    """Return the tag that was built, else the branch."""
     return build.tag or build.branch
 
 
 def base_type(request: PullRequest) -> str | None:
+    """Return `branch` if the pull request has a base branch."""
     return "branch" if request.base else None
 
 
 def task_name(job: Job) -> str | None:
+    """Return the job's label, else the key of its step."""
     return job_label(job) or job.step_key
 
 
 def task_result(job: Job) -> str | None:
-    """`error` where the CI system failed and not the command: the agent was lost."""
+    """Return `cicd.pipeline.task.run.result`; it is `error` if the agent was lost."""
     if agent_was_lost(job):
         return "error"
     if job.state == "finished":

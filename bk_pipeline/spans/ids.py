@@ -1,7 +1,8 @@
-"""Trace and span ids: the same build always gives the same ids, whoever runs it.
+"""Deterministic trace and span ids: the same build always has the same ids.
 
-This is a promise to users, who compute the parents of their own in-job spans from
-`BUILDKITE_BUILD_ID` and `BUILDKITE_JOB_ID` alone. Nothing in here may ever change.
+The rules must never change. Users rely on them to compute the parents of their own spans
+inside jobs from `BUILDKITE_BUILD_ID` and `BUILDKITE_JOB_ID` alone, and the delivery ledger
+identifies delivered spans by them.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _NO_TRACE = "0" * 32
 
 
 def trace_id(build_id: str) -> str:
-    """32 hex digits: the build's UUID without its dashes.
+    """Return the trace id of a build, 32 hex digits: its UUID without dashes.
 
-    What Buildkite derives its own trace context from. An id that is no UUID (anonymised
-    data has such) is hashed.
+    Buildkite derives its own trace context from it in the same way. An id that is not a UUID
+    (as in anonymized data) is hashed.
     """
     lower = build_id.lower()
     if _UUID.fullmatch(lower):
@@ -33,9 +34,9 @@ def trace_id(build_id: str) -> str:
 
 
 def uuid_span_id(kind: str, uuid: str) -> str:
-    """16 hex digits: the last ones of a build's or job's UUID.
+    """Return a span id, 16 hex digits: the last ones of the UUID of a build or job.
 
-    An id that is no UUID, or ends in 16 zeros (no valid span id), is hashed.
+    An id that is not a UUID, or that ends in 16 zeros (an invalid span id), is hashed.
     """
     lower = uuid.lower()
     if _UUID.fullmatch(lower):
@@ -46,19 +47,19 @@ def uuid_span_id(kind: str, uuid: str) -> str:
 
 
 def derived_span_id(kind: str, *parts: str) -> str:
-    """16 hex digits: the first 8 bytes of SHA-256 over kind and parts, separated by NUL.
+    """Return a span id, 16 hex digits: the first 8 bytes of SHA-256 over kind and parts.
 
-    The separator keeps ("12", "3") and ("1", "23") apart.
+    The parts are separated by NUL, so that ("12", "3") and ("1", "23") differ.
 
     Args:
-        kind: The span's kind.
-        parts: What identifies it for good, ids before names.
+        kind: The kind of the span.
+        parts: Values that identify the span permanently; ids rather than names.
     """
     return _hash(kind, *parts)[:16]
 
 
 def root_span_id(build_id: str) -> str:
-    """The span id of a build's root span: where links to that build lead."""
+    """Return the id of a build's root span, which links to that build refer to."""
     return uuid_span_id(ROOT_KIND, build_id)
 
 
@@ -67,15 +68,15 @@ def _hash(*parts: str) -> str:
 
 
 class SpanIds:
-    """The ids of one trace, no span id twice.
+    """The ids of one trace, without duplicate span ids.
 
-    Two jobs whose UUIDs end in the same 16 digits have never been seen, but a payload can
-    say so. Then the one that ended first keeps them, and the other's id is hashed: jobs
-    that come later never change the ids of earlier ones.
+    Two jobs whose UUIDs end in the same 16 digits have never been observed, but a payload can
+    have them. Then the job that ended first keeps the digits and the other's id is hashed, so
+    that later jobs never change the ids of earlier ones.
 
     Args:
-        build_id: The build's.
-        ended: When its jobs ended, by their ids.
+        build_id: The id of the build.
+        ended: The end of each job in nanoseconds, by job id.
     """
 
     def __init__(self, build_id: str, ended: Mapping[str, int]) -> None:
@@ -84,10 +85,10 @@ class SpanIds:
         self._jobs = {job_id: uuid_span_id(JOB_KIND, job_id) for job_id in ended}
         self._taken = {self.root, *self._jobs.values()}
         if len(self._taken) <= len(ended):
-            self._tell_apart(ended)
+            self._resolve_collisions(ended)
 
-    def _tell_apart(self, ended: Mapping[str, int]) -> None:
-        """Give each job an id that no earlier one has, nor the root."""
+    def _resolve_collisions(self, ended: Mapping[str, int]) -> None:
+        """Give each job an id that neither an earlier job nor the root has."""
         self._taken = {self.root}
         for job_id in sorted(ended, key=lambda job_id: (ended[job_id], job_id)):
             digits = self._jobs[job_id]
@@ -97,11 +98,11 @@ class SpanIds:
             self._jobs[job_id] = digits
 
     def job(self, job_id: str) -> str:
-        """The span id of a job, of this build or one that is not in its payload."""
+        """Return the span id of a job, which need not be in the build's payload."""
         return self._jobs.get(job_id) or uuid_span_id(JOB_KIND, job_id)
 
     def derived(self, kind: str, *parts: str) -> str:
-        """A new span id within this trace, from `kind` and what identifies it there."""
+        """Reserve and return the span id for `kind` and the `parts` that identify the span."""
         digits = _hash(kind, self.trace, *parts)[:16]
         while digits in self._taken or digits == _NO_SPAN:
             digits = derived_span_id(kind, self.trace, *parts, digits)

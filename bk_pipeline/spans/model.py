@@ -1,7 +1,7 @@
-"""A span, its kind and its status: what a payload becomes before it is a row.
+"""The span model: spans, traces, and the stages, steps and groups that spans refer to.
 
-A `Trace` is one build. Its spans refer to the records that they were made of; which value
-of a record stands in which column is said once, in `fields.py`.
+A `Trace` is one build. Its spans refer to the records of the payload they were built from;
+`fields.py` declares which value of a record goes to which column of the span table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bk_pipeline.spans.records import Build, Job
 
 
 class SpanKind(StrEnum):
-    """The kind names the row: it is the span's name, as Buildkite's own service has it."""
+    """The kind of a span. It is also its name, as in Buildkite's OpenTelemetry service."""
 
     BUILD = "buildkite.build"
     STAGE = "buildkite.build.stage"
@@ -25,7 +25,7 @@ class SpanKind(StrEnum):
 
 
 class SpanStatus(StrEnum):
-    """OpenTelemetry's status codes. ERROR is for hard failures, OK for passed."""
+    """OpenTelemetry's status codes: ERROR for hard failures, OK for passed, else UNSET."""
 
     UNSET = "unset"
     OK = "ok"
@@ -33,14 +33,14 @@ class SpanStatus(StrEnum):
 
 
 class SpanOptions(msgspec.Struct, frozen=True):
-    """Which spans, links and columns are made of a build, and when.
+    """Which spans, links and columns are created for a build, and when.
 
     Attributes:
-        links: Put links on spans. Honeycomb bills each as an event.
-        waits: Give each job that waited for an agent a `buildkite.job.wait` span as well.
+        links: Add links to spans. Honeycomb bills each link as an event.
+        waits: Add a `buildkite.job.wait` span for each job that waited for an agent.
         conventions: Fill the `cicd.*` and `vcs.*` columns.
-        settled_after_s: Make spans of a build only once it has been finished, and not blocked,
-            for so many seconds. None: as soon as it has finished.
+        settled_after_s: Create spans only after the build has been finished, and not blocked,
+            for this many seconds. None: as soon as it has finished.
     """
 
     links: bool = True
@@ -50,17 +50,17 @@ class SpanOptions(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True, gc=False):
-    """A span of another trace (or an earlier attempt of the same job) that this one is due to."""
+    """A span that caused this one: of another trace, or an earlier attempt of the same job."""
 
     trace_id: str
     span_id: str
 
 
 class Stage(msgspec.Struct, eq=False, gc=False):
-    """One period in which the build ran, between pauses. Numbered from 1.
+    """One period in which the build was active, between pauses. Numbered from 1.
 
-    `state` is the build's as the stage ended; `blocked_state` the same if it ended at a
-    block step. Times in nanoseconds.
+    `state` is the state of the build when the stage ended; `blocked_state` is the same if the
+    stage ended at a block step, else None. Times are in nanoseconds.
     """
 
     number: int
@@ -71,16 +71,16 @@ class Stage(msgspec.Struct, eq=False, gc=False):
 
 
 class Group(msgspec.Struct, eq=False, frozen=True, gc=False):
-    """A group step. The REST API names its key and nothing else of it."""
+    """A group step. The REST API has only its key."""
 
     key: str
 
 
 class Step(msgspec.Struct, eq=False, gc=False):
-    """One step of the pipeline in one stage: all its attempts, parallel and matrix jobs.
+    """One step of the pipeline in one stage, with all its attempts, parallel and matrix jobs.
 
-    `identity` is what makes it the same step in every build payload: its id, else its key,
-    else its first attempt's id. A group step is one too.
+    `identity` identifies the step in every payload of the build: its id, else its key, else
+    the job id of its first attempt. A group step is a step too.
     """
 
     identity: str
@@ -96,9 +96,9 @@ class Step(msgspec.Struct, eq=False, gc=False):
 class Span(msgspec.Struct, eq=False, gc=False):
     """One span. Ids are lower-case hex; times are nanoseconds since 1970; end >= start.
 
-    `stage`, `step` and `job` are None on the kinds above them in the tree; `state` and
-    `blocked_state` are the build's, on the root and the stages. `adjusted` says
-    that the payload's times were missing or impossible and were clamped.
+    `stage`, `group`, `step` and `job` are None on the kinds above them in the tree; `state`
+    and `blocked_state` are those of the build, on the root and on stages only. `adjusted`
+    means that the payload's times were missing or impossible and were clamped.
     """
 
     kind: SpanKind
@@ -121,10 +121,10 @@ class Span(msgspec.Struct, eq=False, gc=False):
 
 
 class Trace(msgspec.Struct, eq=False, gc=False):
-    """One build and its spans, the root first, then in order of start.
+    """One build and its spans: the root first, the others in order of start.
 
-    `queue_ms` is the time from the root's start to the first job's start, None if no job
-    started; `run_ms` is the length of the stages together.
+    `queue_ms` is the time from the start of the root to the first job's start, None if no job
+    started; `run_ms` is the total length of the stages.
     """
 
     trace_id: str

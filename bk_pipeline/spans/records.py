@@ -1,11 +1,10 @@
-"""Typed views of Buildkite's JSON: what we read of a build, its jobs and their neighbours.
+"""Decodes Buildkite's JSON: builds, their jobs, and the objects that they refer to.
 
-Every field is optional but the ids: waiter jobs have nothing else, and old records lack
-what newer ones have. Unknown fields are passed over, so new ones break nothing. `env` is
-not declared, and so is never read: it can hold secrets. Objects of any shape become their
-JSON text.
+All fields but the ids are optional: waiter jobs have nothing else, and old records lack newer
+fields. Unknown fields are ignored, so new ones break nothing. `env` is not declared and so
+never read, because it can hold secrets. Objects of arbitrary shape are kept as JSON text.
 
-Source: Buildkite REST API, "Builds"; recorded answers from 2015 to 2025.
+Source: Buildkite REST API, "Builds"; recorded responses from 2015 to 2025.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.text import compact, mended
 
 
-def shared(type_: Any, name: str, *, keep: int = 1024) -> Callable[[bytes], Any]:
-    """What makes the object of a text, or finds the one that it made of the same text before.
+def cached_decoder(type_: Any, name: str, *, maxsize: int = 1024) -> Callable[[bytes], Any]:
+    """Return a decoder that gives the same object for the same JSON text.
 
-    To be called in `__post_init__`: msgspec adds the path of the record to errors.
+    The decoder is meant for `__post_init__`, where msgspec adds the record's path to errors.
 
     Args:
-        type_: The object's. Nobody may change it.
-        name: Of the record's field, for errors.
-        keep: How many texts are remembered: those used last.
+        type_: The type of the objects, which must not be modified.
+        name: The name of the record's field, for error messages.
+        maxsize: How many objects are cached; the least recently used one is evicted.
     """
     decode = msgspec.json.Decoder(type_).decode
 
-    @lru_cache(maxsize=keep)
-    def found(text: bytes) -> Any:
+    @lru_cache(maxsize=maxsize)
+    def cached(text: bytes) -> Any:
         try:
             return decode(text)
         except msgspec.ValidationError as exc:
@@ -41,21 +40,24 @@ def shared(type_: Any, name: str, *, keep: int = 1024) -> Callable[[bytes], Any]
         except UnicodeDecodeError as exc:
             raise msgspec.DecodeError("not UTF-8") from exc
 
-    return found
+    return cached
 
 
-# States of builds that end without having begun: they get no `finished_at`.
+# States of builds that end without having started: they never get a `finished_at`.
 NEVER_RUN = frozenset({"skipped", "not_run"})
-# What a column of integers holds.
+# The range of an Arrow int64 column.
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Record(msgspec.Struct, eq=False, gc=False):
-    """Plain and mutable: decoded once, read many times. No record leads back to itself."""
+    """Base of all records. No record refers back to itself, so none needs the garbage collector."""
 
 
 class Person(_Record, omit_defaults=True):
-    """Whoever made, wrote, retried or unblocked something; in old payloads a plain text."""
+    """The creator or author of a build, or the user who retried or unblocked a job.
+
+    Old payloads have a plain string instead.
+    """
 
     id: str | None = None
     graphql_id: str | None = None
@@ -64,22 +66,28 @@ class Person(_Record, omit_defaults=True):
 
 
 class Priority(_Record):
+    """The priority of a job."""
+
     number: Int64 | None = None
 
 
 class StepRef(_Record):
+    """The step of a job."""
+
     id: str | None = None
     key: str | None = None
     label: str | None = None
 
 
 class RetrySource(_Record):
+    """The attempt that a job retries, and how: `automatic` or `manual`."""
+
     job_id: str | None = None
     retry_type: str | None = None
 
 
 class BuildRef(_Record):
-    """Another build: the one this was rebuilt from, or the one that a job triggered."""
+    """Another build: the one that a build was rebuilt from, or that a job triggered."""
 
     id: str | None = None
     number: Int64 | None = None
@@ -88,18 +96,24 @@ class BuildRef(_Record):
 
 
 class TriggeredFrom(_Record):
+    """The build that triggered a build."""
+
     build_id: str | None = None
     build_number: Int64 | None = None
     build_pipeline_slug: str | None = None
 
 
 class PullRequest(_Record):
+    """The pull request that a build belongs to. `id` is its number."""
+
     id: str | Int64 | None = None
     base: str | None = None
     repository: str | None = None
 
 
 class Agent(_Record):
+    """The agent that ran a job. `meta_data` holds its tags, as `key=value`."""
+
     id: str | None = None
     graphql_id: str | None = None
     name: str | None = None
@@ -110,10 +124,14 @@ class Agent(_Record):
 
 
 class Provider(_Record):
+    """The source control provider of a pipeline, like `github`."""
+
     id: str | None = None
 
 
 class Pipeline(_Record):
+    """The pipeline of a build."""
+
     id: str | None = None
     graphql_id: str | None = None
     slug: str | None = None
@@ -124,8 +142,8 @@ class Pipeline(_Record):
     provider: Provider | None = None
 
 
-# What many builds or jobs have alike is one object for all that have the same text, never to
-# be changed. msgspec gives the text; `__post_init__` makes the object or finds it.
+# Objects that many builds or jobs have in common are decoded once for each distinct text, and
+# shared, so they must not be modified. msgspec keeps the text; `__post_init__` decodes it.
 if TYPE_CHECKING:
     SharedPipeline = Pipeline | None
     SharedPerson = Person | None
@@ -139,16 +157,16 @@ else:
     NULL = msgspec.Raw(b"null")
 
 
-# A pipeline comes with its steps: tens of kilobytes, in large ones.
-_pipeline = shared(Pipeline | None, "pipeline", keep=256)
-_person = shared(Person | None, "creator")
-_agent = shared(Agent | None, "agent")
-_priority = shared(Priority | None, "priority")
-_rules = shared(tuple[str, ...] | None, "agent_query_rules")
+# The payload of a pipeline includes its steps: tens of kilobytes for a large one.
+_pipeline = cached_decoder(Pipeline | None, "pipeline", maxsize=256)
+_person = cached_decoder(Person | None, "creator")
+_agent = cached_decoder(Agent | None, "agent")
+_priority = cached_decoder(Priority | None, "priority")
+_rules = cached_decoder(tuple[str, ...] | None, "agent_query_rules")
 
 
 class Job(_Record):
-    """One run of a step; a retry is another job. Times are text, as sent."""
+    """One attempt of a step; a retry is another job. Times are unparsed text."""
 
     id: str
     type: str = "script"
@@ -200,7 +218,7 @@ class Job(_Record):
 
 
 class Build(_Record):
-    """One build with its jobs. Times are text, as sent."""
+    """One build with its jobs. Times are unparsed text."""
 
     id: str
     number: Int64
@@ -224,9 +242,9 @@ class Build(_Record):
     started_at: str | None = None
     failing_at: str | None = None
     finished_at: str | None = None
-    meta_data: dict[str, Any] | None = None  # values are texts once decoded
+    meta_data: dict[str, Any] | None = None  # values are strings once decoded
     pull_request: PullRequest | None = None
-    merge_queue: dict[str, Any] | None = None  # values are texts once decoded
+    merge_queue: dict[str, Any] | None = None  # values are strings once decoded
     rebuilt_from: BuildRef | None = None
     triggered_from: TriggeredFrom | None = None
     cluster_id: str | None = None
@@ -237,42 +255,44 @@ class Build(_Record):
         self.creator = _person(bytes(self.creator))  # type: ignore[call-overload]
         self.jobs = self.jobs or []
         if isinstance(self.author, str):
-            # Old payloads; an address where the commit was made through the API.
+            # Old payloads: a name, or an email address if the build was created by the API.
             text = self.author
             self.author = Person(email=text) if "@" in text else Person(name=text)
-        self.meta_data = _texts(self.meta_data)
-        self.merge_queue = _texts(self.merge_queue)
+        self.meta_data = _string_values(self.meta_data)
+        self.merge_queue = _string_values(self.merge_queue)
 
 
-def _texts(values: dict[str, Any] | None) -> dict[str, Any]:
-    """The API gives strings; anything else that somebody put there becomes its JSON text."""
+def _string_values(values: dict[str, Any] | None) -> dict[str, Any]:
+    """Replace values that are not strings by their JSON text. The API sends only strings."""
     if not values:
         return {}
-    return {key: one if isinstance(one, str) else compact(one) for key, one in values.items()}
+    return {
+        key: value if isinstance(value, str) else compact(value) for key, value in values.items()
+    }
 
 
-class _Stated(_Record):
+class _State(_Record):
     state: str | None = None
 
 
-class _Identified(_Record):
+class _Id(_Record):
     id: str | None = None
 
 
 _build_decoder = msgspec.json.Decoder(Build)
-_state_decoder = msgspec.json.Decoder(_Stated)
-_id_decoder = msgspec.json.Decoder(_Identified)
+_state_decoder = msgspec.json.Decoder(_State)
+_id_decoder = msgspec.json.Decoder(_Id)
 
 
 def decode_build(payload: bytes | memoryview | msgspec.Raw) -> Build:
-    """The build in one JSON object, as the API sends it.
+    """Decode one build, a JSON object as the API sends it.
 
-    Characters that no string can hold (half a surrogate pair, bytes that are no UTF-8) are
-    replaced by U+FFFD.
+    Characters that a string cannot hold (an unpaired surrogate, invalid UTF-8) are replaced
+    by U+FFFD.
 
     Raises:
-        RecordError: It is no build. The reason holds the path of the wrong value, like
-            `Expected str, got int - at $.jobs[3].id`, and never the value.
+        RecordError: The payload is not a build. The message holds the path of the invalid
+            value, like `Expected str, got int - at $.jobs[3].id`, and never the value itself.
     """
     try:
         return _build_decoder.decode(payload)
@@ -289,7 +309,7 @@ def decode_build(payload: bytes | memoryview | msgspec.Raw) -> Build:
 
 
 def never_runs(payload: bytes) -> bool:
-    """Whether the unfinished build in `payload` stays so: a newer one, or a rule, spared it."""
+    """Return whether the unfinished build in `payload` was skipped and will never finish."""
     try:
         state = _state_decoder.decode(payload).state
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,10 +1,9 @@
-"""The span table: traces to Arrow columns, and rows back to what a person or an encoder reads.
+"""The span table: its schema, payloads to traces, traces to a table, and rows to plain objects.
 
-A row is a span; the columns are the identity columns and then `FIELDS`, in their order.
-Rows of one build stand together, the root first. Columns whose values repeat are
-dictionary-encoded: they take a third of the memory, and an encoder can treat each distinct
-value once. Values are read once a build where the field is the build's, and a column at a
-time, which is what makes this fast (`benchmarks/`).
+Each row is a span. The columns are the identity columns, then `FIELDS` in their order. The
+rows of a build are adjacent, the root first. Columns with repeated values are
+dictionary-encoded, which takes a third of the memory and lets an encoder process each distinct
+value once. The table is built a column at a time (`columns.py`); `benchmarks/` measures it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.columns import REPEATED, Columns, arrow_type, codes_of
+from bk_pipeline.spans.columns import DICTIONARY, Columns, arrow_type, enum_codes
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import Link, SpanKind, SpanOptions, SpanStatus, Trace
 from bk_pipeline.spans.records import Build, decode_build
@@ -27,72 +26,72 @@ from bk_pipeline.spans.timing import MOMENT, Times
 from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
 from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
 
-__all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "attributes_of", "cut", "rows", "table_of"]
+__all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "add_attributes", "cut", "rows", "table_of"]
 
 LINKS = pa.list_(pa.struct([("trace_id", pa.string()), ("span_id", pa.string())]))
 KINDS = pa.array(map(str, SpanKind), pa.string())
 STATUSES = pa.array(map(str, SpanStatus), pa.string())
 
 IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
-    ("trace_id", REPEATED),
+    ("trace_id", DICTIONARY),
     ("span_id", pa.string()),
     ("parent_span_id", pa.string()),
-    ("name", REPEATED),
+    ("name", DICTIONARY),
     ("start", MOMENT),
     ("end", MOMENT),
-    ("status", REPEATED),
+    ("status", DICTIONARY),
     ("links", LINKS),
 )
 
 
-# What they mean; also for `docs/spans.md`.
-IDENTITY_MEANINGS = {
+# Descriptions of the identity columns, for `docs/spans.md` and Dagster's column schema.
+IDENTITY_COLUMN_MEANINGS = {
     "trace_id": "The build's UUID without dashes: 32 hex digits.",
-    "span_id": "16 hex digits; a job's are the last ones of its UUID.",
-    "parent_span_id": "Absent on the root.",
+    "span_id": "16 hex digits; for a job the last ones of its UUID.",
+    "parent_span_id": "The parent's span id; absent on the root.",
     "name": "The kind: " + ", ".join(f"`{kind}`" for kind in SpanKind) + ".",
-    "start": "When it began.",
-    "end": "When it ended; never before `start`.",
+    "start": "When the span started.",
+    "end": "When the span ended; never before `start`.",
     "status": "`unset`, `ok` or `error`.",
-    "links": "Spans that this one is due to: `trace_id`, `span_id`.",
+    "links": "Spans that caused this one: `trace_id`, `span_id`.",
 }
 
 SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for field in FIELDS)])
 
 
 def table_of(traces: Sequence[Trace], *, without: Container[str] = ()) -> pa.Table:
-    """The spans of `traces` as a table of `SCHEMA`, in their order.
+    """Return the spans of `traces`, in their order, as a table with `SCHEMA`.
 
     Args:
-        traces: What to put into it.
+        traces: The traces.
         without: Names of fields whose columns stay null.
     """
     columns = Columns(traces)
-    arrays = list(_identity(traces, columns))
+    arrays = list(_identity_arrays(traces, columns))
     for field in FIELDS:
-        left_out = field.name in without
-        nothing = pa.nulls(len(columns.spans), arrow_type(field)) if left_out else None
-        arrays.append(nothing or columns.column(field))
+        excluded = field.name in without
+        nulls = pa.nulls(len(columns.spans), arrow_type(field)) if excluded else None
+        arrays.append(nulls or columns.column(field))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _identity(traces: Sequence[Trace], columns: Columns) -> Iterator[pa.Array]:
+def _identity_arrays(traces: Sequence[Trace], columns: Columns) -> Iterator[pa.Array]:
     spans = columns.spans
     trace_ids = pa.array([trace.trace_id for trace in traces], pa.string())
-    yield pa.DictionaryArray.from_arrays(columns.owners("trace").numbers, trace_ids)
+    yield pa.DictionaryArray.from_arrays(columns.owners("trace").indices, trace_ids)
     yield pa.array([span.span_id for span in spans], pa.string())
     yield pa.array([span.parent_id for span in spans], pa.string())
     yield pa.DictionaryArray.from_arrays(columns.kinds, KINDS)
     yield pa.array([span.start_ns for span in spans], pa.int64()).cast(MOMENT)
     yield pa.array([span.end_ns for span in spans], pa.int64()).cast(MOMENT)
-    codes = codes_of([span.status for span in spans], SpanStatus)
+    codes = enum_codes([span.status for span in spans], SpanStatus)
     yield pa.DictionaryArray.from_arrays(codes, STATUSES)
-    yield _links([span.links for span in spans])
+    yield _links_array([span.links for span in spans])
 
 
-def _links(links: Sequence[Sequence[Link]]) -> pa.Array:
+def _links_array(links: Sequence[Sequence[Link]]) -> pa.Array:
     ends = np.cumsum([0, *map(len, links)], dtype=np.int32)
-    flat = [link for some in links if some for link in some]
+    flat = [link for span_links in links if span_links for link in span_links]
     trace_ids = pa.array([link.trace_id for link in flat], pa.string())
     span_ids = pa.array([link.span_id for link in flat], pa.string())
     structs = pa.StructArray.from_arrays([trace_ids, span_ids], type=LINKS.value_type)
@@ -100,17 +99,17 @@ def _links(links: Sequence[Sequence[Link]]) -> pa.Array:
 
 
 def rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Each span as a plain object: for people and tests, not for a hot path.
+    """Yield each span as a plain object, for people and tests; slow.
 
-    `trace_id`, `span_id`, `parent_span_id` (absent on roots), `name`, `start_unix_nano`,
-    `end_unix_nano`, `status`, `attributes`, `resource`, `links`. Attributes without a value
-    are absent; lists are lists; a map's keys are attributes of their own.
+    Its keys are `trace_id`, `span_id`, `parent_span_id` (absent on roots), `name`,
+    `start_unix_nano`, `end_unix_nano`, `status`, `attributes`, `resource` and `links`.
+    Attributes without a value are absent, lists are Python lists, and each key of a map is an
+    attribute.
     """
-    moments = ("start", "end")
     for batch in table.to_batches(max_chunksize=1_000):
-        for name in moments:
-            at = batch.schema.get_field_index(name)
-            batch = batch.set_column(at, name, batch.column(at).cast(pa.int64()))  # noqa: PLW2901  # the same rows, times as numbers
+        for name in ("start", "end"):
+            index = batch.schema.get_field_index(name)
+            batch = batch.set_column(index, name, batch.column(index).cast(pa.int64()))  # noqa: PLW2901  # the same rows, times as numbers
         for row in batch.to_pylist():
             yield _span_object(row)
 
@@ -124,7 +123,7 @@ def _span_object(row: dict[str, Any]) -> dict[str, Any]:
     for field in FIELDS:
         value = row[field.name]
         if value is not None:
-            attributes_of(field, value, into=resource if field.resource else attributes)
+            add_attributes(field, value, into=resource if field.resource else attributes)
     return span | {
         "name": row["name"],
         "start_unix_nano": row["start"],
@@ -136,20 +135,20 @@ def _span_object(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def attributes_of(field: Field, value: Any, *, into: dict[str, Any]) -> None:
-    """Put a table value into `into` as the attribute, or attributes, that it stands for."""
+def add_attributes(field: Field, value: Any, *, into: dict[str, Any]) -> None:
+    """Add the attribute, or for a map the attributes, of a value of the span table to `into`."""
     if field.type is FieldType.MAP:
         prefix = field.name.removesuffix("*")
-        for key, one in msgspec.json.decode(value).items():
-            into[prefix + key] = one
+        for key, item in msgspec.json.decode(value).items():
+            into[prefix + key] = item
     elif field.type is FieldType.STRINGS:
         into[field.name] = msgspec.json.decode(value)
     else:
         into[field.name] = value
 
 
-# The times that a build's root needs, and those that nearly every job has; others are parsed
-# when they come up.
+# Times that the root of a build needs, and that nearly every job has. The others are parsed
+# when they are looked up.
 BUILD_TIMES = attrgetter("created_at", "finished_at")
 JOB_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
 
@@ -157,8 +156,10 @@ JOB_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
 def traces_of(
     payloads: Iterable[bytes | msgspec.Raw], *, options: SpanOptions = DEFAULTS
 ) -> Iterator[Trace | RecordError | None]:
-    """What each payload becomes, in order: its trace, None if the build has not finished, or
-    the error that says why it cannot be made into spans.
+    """Yield the result of each payload, in order.
+
+    It is the build's trace, None if the build has not finished, or the error that says why
+    the payload cannot be transformed.
     """
     builds = [decode_or_error(payload) for payload in payloads]
     times = times_of([build for build in builds if isinstance(build, Build)])
@@ -197,16 +198,16 @@ def table_of_good(
 
 
 def times_of(builds: Sequence[Build]) -> Times:
-    """The times of `builds` and of all their jobs."""
+    """Return the parsed times of `builds` and of all their jobs."""
     jobs = chain.from_iterable(build.jobs or () for build in builds)
     texts = chain(map(BUILD_TIMES, builds), map(JOB_TIMES, jobs))
     times = Times()
-    times.read(list(chain.from_iterable(texts)))
+    times.preload(list(chain.from_iterable(texts)))
     return times
 
 
 def decode_or_error(payload: bytes | msgspec.Raw) -> Build | RecordError:
-    """The build in `payload`, or the error that says why it cannot be read."""
+    """Return the build in `payload`, or the error that says why it cannot be decoded."""
     try:
         return decode_build(payload)
     except RecordError as exc:

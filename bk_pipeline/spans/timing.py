@@ -1,8 +1,8 @@
-"""Buildkite's times as integers of nanoseconds since 1970, UTC.
+"""Parses Buildkite's timestamps to integer nanoseconds since 1970, UTC.
 
-Integers all the way: `int(delta.total_seconds() * 1000)` is off by a millisecond now and
-then. What cannot be a time is an error here; what is a time but cannot be right (reversed,
-far outside its build) is confined by `jobs.py`, counted and marked.
+Only integers are used: `int(delta.total_seconds() * 1000)` is off by a millisecond now and
+then. A text that is not a time is an error here. A time that cannot be right (reversed, far
+outside its build) is clamped by `jobs.py` and marked.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import pyarrow as pa
 from bk_pipeline.units import INT64, NS_PER_S, NS_PER_US, S_PER_DAY
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# What 64 signed bits of nanoseconds hold: 1970 to 2262. Earlier and later moments are
-# brought to the edge, so that no arithmetic of an encoder or a backend wraps.
+# 1970 to 2262: the nanoseconds that a signed 64-bit integer holds. Times outside are clamped,
+# so that no encoder or backend overflows.
 EARLIEST_NS = 0
 LATEST_NS = INT64[-1]
 
 MICROSECONDS = pa.timestamp("us", tz="UTC")
 MOMENT = pa.timestamp("ns", tz="UTC")
 
-# By how much the clocks of a build and its jobs may disagree. Recorded: a first job is
-# created 9 to 105 ms before its build, and Buildkite's own example of an answer has a job
-# that ends 3 minutes after its build. A time further out is wrong, and moves no build.
-DISAGREEMENT_NS = 10 * 60 * NS_PER_S
+# How far the clocks of a build and of its jobs may differ. Observed: first jobs are created 9
+# to 105 ms before their build, and an example response in Buildkite's documentation has a job
+# that ends 3 minutes after its build. A time further out is wrong and does not extend the build.
+MAX_CLOCK_SKEW_NS = 10 * 60 * NS_PER_S
 
 
 def parse_ns(text: str) -> int:
-    """Nanoseconds since 1970, within 1970 to 2262.
+    """Parse a timestamp to nanoseconds since 1970, clamped to 1970 to 2262.
 
-    Reads what Buildkite has written over the years: `2026-01-31T12:00:00.123Z`, offsets
-    instead of `Z`, and until 2018 `2015-04-23 16:55:52 UTC`. Without a zone it is UTC.
+    Accepts all formats that Buildkite has used: `2026-01-31T12:00:00.123Z`, offsets instead
+    of `Z`, and until 2018 `2015-04-23 16:55:52 UTC`. Without a zone it is UTC.
 
     Raises:
         ValueError: `text` is not a time.
 
-    Source: recorded answers of the REST API and webhooks, 2015 to 2025.
+    Source: recorded responses of the REST API and webhooks, 2015 to 2025.
     """
     moment = datetime.fromisoformat(text.removesuffix(" UTC"))
     if moment.tzinfo is None:
@@ -47,10 +47,11 @@ def parse_ns(text: str) -> int:
 
 
 class Times(dict[str | None, int | None]):
-    """`parse_ns` of the texts that it is asked for; None of no text.
+    """A cache of parsed times: text -> nanoseconds; None and "" -> None.
 
-    Asking raises ValueError or OverflowError for what is no time. Texts that are `read`
-    beforehand, a few thousand at once, cost a fifth.
+    A lookup parses texts that are not in the cache, and raises ValueError or OverflowError for
+    a text that is not a time. `preload` parses a few thousand texts at once at a fifth of the
+    cost.
     """
 
     def __init__(self) -> None:
@@ -60,12 +61,12 @@ class Times(dict[str | None, int | None]):
         ns = self[text] = parse_ns(text)
         return ns
 
-    def read(self, texts: Sequence[str | None]) -> None:
-        """Know the times of `texts`, if all of them are as Buildkite writes them now, and can be."""
+    def preload(self, texts: Sequence[str | None]) -> None:
+        """Parse all of `texts`, if all have Buildkite's current format and are in range."""
         try:
             moments = pa.array(texts, pa.string()).cast(MICROSECONDS)
         except (pa.ArrowInvalid, UnicodeEncodeError):
-            return  # Something else is among them: each will be parsed when it is asked for.
+            return  # One has another format: each is parsed when it is looked up.
         micros = moments.cast(pa.int64()).fill_null(0).to_numpy()
         if len(micros) and 0 <= micros.min() <= micros.max() < LATEST_NS // NS_PER_US:
             self.update(zip(texts, (micros * NS_PER_US).tolist(), strict=True))
@@ -73,7 +74,7 @@ class Times(dict[str | None, int | None]):
 
 
 def to_ns(moment: datetime) -> int:
-    """Nanoseconds since 1970 of an aware `moment`, within 1970 to 2262."""
+    """Convert an aware datetime to nanoseconds since 1970, clamped to 1970 to 2262."""
     since = moment - EPOCH
     seconds = since.days * S_PER_DAY + since.seconds
     ns = seconds * NS_PER_S + since.microseconds * NS_PER_US
@@ -81,5 +82,5 @@ def to_ns(moment: datetime) -> int:
 
 
 def from_ns(ns: int) -> datetime:
-    """The moment, aware and in UTC, cut to whole microseconds."""
+    """Convert nanoseconds since 1970 to an aware UTC datetime, truncated to microseconds."""
     return EPOCH + timedelta(microseconds=ns // NS_PER_US)

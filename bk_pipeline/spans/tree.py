@@ -1,7 +1,7 @@
-"""A build's payload as a tree of spans: build, stages, groups, steps, jobs.
+"""Builds the span tree of one build: the build, its stages, groups, steps and jobs.
 
-Whatever the payload says of times, the tree is whole: one root, every parent present, no
-negative duration, nothing outside the build. What had to be moved for that is marked.
+The tree is consistent whatever times the payload holds: one root, every parent present, no
+negative duration, no span outside the build. Spans that had to be changed for that are marked.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ DEFAULTS = SpanOptions()
 def spans_for_build(
     build: Build, *, times: Times | None = None, options: SpanOptions = DEFAULTS
 ) -> Trace | None:
-    """The build's trace, root first and then by start; None while it has not finished.
+    """Return the build's trace, or None if the build has not finished.
 
-    Pure: the same payload always gives the same spans. A blocked build counts as finished
-    (Buildkite sets `finished_at` where it pauses): what has ended by then gives spans.
+    The root comes first, the other spans by start. Pure: the same payload always gives the
+    same spans. A blocked build counts as finished (Buildkite sets `finished_at` when it
+    pauses): the jobs that have ended by then have spans.
 
     Args:
-        build: What the API says.
-        times: Known times; for one build alone there is no use in them.
-        options: What to leave out.
+        build: The build as decoded from the API's payload.
+        times: A cache of parsed times, if many builds are transformed.
+        options: Which optional spans and links to create.
 
     Raises:
-        RecordError: The payload cannot be made into spans; the reason says why.
+        RecordError: The payload cannot be transformed; the message says why.
     """
     if not build.finished_at:
         return None
     retries = Retries(build.jobs or ())
     times = Times() if times is None else times
     jobs = timed_jobs(build, retries, times)
-    timed = [one for one in jobs if one.gives_span]
-    ids = SpanIds(build.id, {one.job.id: one.end_ns for one in timed})
+    with_span = [job for job in jobs if job.has_span]
+    ids = SpanIds(build.id, {job.job.id: job.end_ns for job in with_span})
     root = build_span(build, jobs, ids, times, links=options.links)
-    earliest, latest = root.start_ns, root.end_ns
-    for one in timed:
-        one.confine(earliest, latest)
+    for job in with_span:
+        job.clamp(root.start_ns, root.end_ns)
     spans: list[Span] = []
     run_ns = 0
-    for stage, members in stages(build, timed, start_ns=root.start_ns, end_ns=root.end_ns):
+    for stage, members in stages(build, with_span, start_ns=root.start_ns, end_ns=root.end_ns):
         spans += _stage_tree(stage, members, ids, retries, options)
         run_ns += stage.end_ns - stage.start_ns
     spans.sort(key=attrgetter("start_ns"))
@@ -58,7 +58,7 @@ def spans_for_build(
         ids.trace,
         build,
         [root, *spans],
-        queue_ms=_queue_ms(timed, root),
+        queue_ms=_queue_ms(with_span, root),
         run_ms=run_ns // NS_PER_MS,
     )
 
@@ -70,34 +70,34 @@ def _stage_tree(
     retries: Retries,
     options: SpanOptions,
 ) -> Iterator[Span]:
-    """A stage's span and those below it: groups, steps and jobs, parents first."""
+    """Yield a stage's span and its descendants: groups, steps and jobs, parents first."""
     top = stage_span(stage, ids)
     yield top
     group_ids: dict[str, str] = {}
-    grouped: dict[str, list[Span]] = {}
-    below: list[Span] = []
+    steps_of_group: dict[str, list[Span]] = {}
+    descendants: list[Span] = []
     for step, attempts in steps(members, retries):
-        above = top.span_id
+        parent_id = top.span_id
         if step.group:
             key = step.group.key
-            above = group_ids.get(key) or ids.derived(SpanKind.GROUP, str(stage.number), key)
-            group_ids[key] = above
-        span = step_span(step, attempts, ids, parent_id=above, stage=stage, retries=retries)
-        below.append(span)
+            parent_id = group_ids.get(key) or ids.derived(SpanKind.GROUP, str(stage.number), key)
+            group_ids[key] = parent_id
+        span = step_span(step, attempts, ids, parent_id=parent_id, stage=stage, retries=retries)
+        descendants.append(span)
         if step.group:
-            grouped.setdefault(step.group.key, []).append(span)
-        for one in attempts:
-            wait = wait_span(one, span, ids) if options.waits else None
+            steps_of_group.setdefault(step.group.key, []).append(span)
+        for job in attempts:
+            wait = wait_span(job, span, ids) if options.waits else None
             if wait is not None:
-                below.append(wait)
-            below.append(job_span(one, span, ids, links=options.links))
-    for key, inside in grouped.items():
-        group = inside[0].group
+                descendants.append(wait)
+            descendants.append(job_span(job, span, ids, links=options.links))
+    for key, spans in steps_of_group.items():
+        group = spans[0].group
         assert group is not None
-        yield group_span(group, inside, span_id=group_ids[key], parent_id=top.span_id, stage=stage)
-    yield from below
+        yield group_span(group, spans, span_id=group_ids[key], parent_id=top.span_id, stage=stage)
+    yield from descendants
 
 
-def _queue_ms(timed: Sequence[TimedJob], root: Span) -> int | None:
-    starts = [one.start_ns for one in timed if one.started and not one.manual]
+def _queue_ms(jobs: Sequence[TimedJob], root: Span) -> int | None:
+    starts = [job.start_ns for job in jobs if job.started and not job.manual]
     return (min(starts) - root.start_ns) // NS_PER_MS if starts else None

@@ -118,7 +118,7 @@ def test_agent_minutes_count_every_attempt_on_an_agent():
     stats = stats_of(build("all", jobs))
     assert row(stats.pipelines)["agent_minutes"] == pytest.approx(3)
     assert row(stats.steps, step="test")["agent_minutes"] == pytest.approx(3)
-    assert stats.whole["agent_minutes"] == pytest.approx(3)
+    assert stats.totals["agent_minutes"] == pytest.approx(3)
 
 
 def test_retries_are_the_attempts_that_were_replaced():

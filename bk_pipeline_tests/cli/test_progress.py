@@ -108,7 +108,7 @@ def test_a_wait_without_a_sequel_is_printed_all_the_same(monkeypatch):
     said = []
     lines = Lines(said.append)
     with closing(lines):
-        lines.say("2026-11-01: something is wrong")
+        lines.write("2026-11-01: something is wrong")
         lines.wait("waiting for an hour")
         wait_until(lambda: len(said) > 1)
     assert said == ["2026-11-01: something is wrong", "waiting for an hour"]

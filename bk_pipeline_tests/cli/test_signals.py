@@ -231,7 +231,7 @@ def destinations(ledger) -> list[str]:
 def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
     stop = stopping.Stop()
     monkeypatch.setattr(stopping, "PROCESS", stop)
-    stop.ask()
+    stop.request()
     with pytest.raises(KeyboardInterrupt):
         SystemClock().sleep(60)
     monkeypatch.setattr(runs, "assets_of", lambda _: [])

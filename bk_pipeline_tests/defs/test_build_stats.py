@@ -148,7 +148,7 @@ def test_rates_and_quantiles_are_numbers_that_dagster_plots(metadata):
 
 def test_what_a_day_has_no_number_for_is_absent():
     [canceled] = [make_trace(make_build([make_job("a")], state="canceled"))]
-    found = numbers(summarize("2026-03-02", [table_of([canceled]).select(COLUMNS)]).whole)
+    found = numbers(summarize("2026-03-02", [table_of([canceled]).select(COLUMNS)]).totals)
     assert "failure_rate" not in found
     assert (found["builds"], found["canceled"]) == (1, 1)
 

@@ -13,7 +13,7 @@ import pytest
 
 from bk_pipeline.spans.fields import ALL, CONVENTIONS, FIELDS, UNAVAILABLE, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.table import attributes_of, table_of
+from bk_pipeline.spans.table import add_attributes, table_of
 from bk_pipeline_tests.builders import make_trace
 
 HERE = Path(__file__).parents[1]
@@ -175,6 +175,6 @@ def test_no_attribute_is_made_of_env():
 
 def test_a_map_becomes_an_attribute_a_key():
     into: dict[str, Any] = {}
-    attributes_of(BY_NAME["buildkite.build.meta_data.*"], '{"a":"1"}', into=into)
-    attributes_of(BY_NAME["buildkite.agent.meta_data"], '["b=2"]', into=into)
+    add_attributes(BY_NAME["buildkite.build.meta_data.*"], '{"a":"1"}', into=into)
+    add_attributes(BY_NAME["buildkite.agent.meta_data"], '["b=2"]', into=into)
     assert into == {"buildkite.build.meta_data.a": "1", "buildkite.agent.meta_data": ["b=2"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.spans.jobs import Retries, Retry, unreplaced
+from bk_pipeline.spans.jobs import Retries, Retry, last_attempts
 from bk_pipeline.spans.records import Job, RetrySource
 
 
@@ -57,12 +57,14 @@ def test_a_circle_has_one_origin(asked_first):
 
 def test_what_another_replaces_is_not_the_last_word():
     retries = Retries([job("b", source="a"), job("y", source="x")])
-    assert list(unreplaced(["a", "b", "x"], retries)) == ["b", "x"]
-    assert list(unreplaced(["a"], retries)) == ["a"]
+    assert list(last_attempts(["a", "b", "x"], retries)) == ["b", "x"]
+    assert list(last_attempts(["a"], retries)) == ["a"]
 
 
 def test_in_a_circle_all_have_their_say():
-    assert list(unreplaced(["a", "b"], Retries([job("b", source="a"), job("a", source="b")]))) == [
+    assert list(
+        last_attempts(["a", "b"], Retries([job("b", source="a"), job("a", source="b")]))
+    ) == [
         "a",
         "b",
     ]

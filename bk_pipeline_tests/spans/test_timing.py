@@ -79,7 +79,7 @@ WRITTEN = st.builds(
 @given(st.lists(WRITTEN | st.text(max_size=30) | st.none(), max_size=3))
 def test_times_read_together_are_what_each_says_alone(texts):
     together, alone = Times(), Times()
-    together.read(texts)
+    together.preload(texts)
     for text in texts:
         assert time_or_error(together, text) == time_or_error(alone, text)
 
@@ -97,13 +97,13 @@ def time_or_error(times, text):
 def test_an_odd_time_is_read_alone(odd):
     usual = "2026-01-31T12:00:00.123Z"
     times = Times()
-    times.read([usual, odd, None])
+    times.preload([usual, odd, None])
     assert times == {None: None, "": None}
     assert times[usual] == parse_ns(usual)
 
 
 def test_no_times_are_read():
     times = Times()
-    times.read([])
-    times.read([None, None])
+    times.preload([])
+    times.preload([None, None])
     assert times == {None: None, "": None}

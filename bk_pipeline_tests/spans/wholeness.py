@@ -13,7 +13,7 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.model import Span, SpanKind, SpanOptions, Trace
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import SCHEMA, rows, table_of
-from bk_pipeline.spans.timing import DISAGREEMENT_NS, LATEST_NS, parse_ns
+from bk_pipeline.spans.timing import LATEST_NS, MAX_CLOCK_SKEW_NS, parse_ns
 from bk_pipeline.spans.tree import spans_for_build
 
 # No deadline: machines are shared. HYPOTHESIS_EXAMPLES=20000 looks for rare failures.
@@ -48,8 +48,8 @@ def assert_whole(trace: Trace) -> None:
     for span in trace.spans:
         assert_sound(span, root)
     created, finished = parse_ns(trace.build.created_at), parse_ns(trace.build.finished_at or "")
-    assert created - DISAGREEMENT_NS <= root.start_ns <= created
-    assert 0 <= root.end_ns - max(created, finished) <= DISAGREEMENT_NS
+    assert created - MAX_CLOCK_SKEW_NS <= root.start_ns <= created
+    assert 0 <= root.end_ns - max(created, finished) <= MAX_CLOCK_SKEW_NS
     starts = [span.start_ns for span in trace.spans]
     assert starts[1:] == sorted(starts[1:])
     assert trace.run_ms >= 0

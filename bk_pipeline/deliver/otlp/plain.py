@@ -31,7 +31,7 @@ from bk_pipeline.deliver.otlp.shape import (
     outer_attributes,
 )
 from bk_pipeline.spans.fields import Field
-from bk_pipeline.spans.table import attributes_of
+from bk_pipeline.spans.table import add_attributes
 from bk_pipeline.text import cut
 from bk_pipeline.units import INT64
 
@@ -112,7 +112,7 @@ def _attributes(row: Row, fields: tuple[Field, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields:
         if row[field.name] is not None:
-            attributes_of(field, row[field.name], into=found)
+            add_attributes(field, row[field.name], into=found)
     return found
 
 

@@ -1,1 +1,1 @@
-"""One module a span kind: what makes a span of it, when it runs, and how it ended."""
+"""One module per level of the span tree: the build with its stages, and steps with their jobs."""

@@ -1,27 +1,28 @@
-"""Step spans: one for each step in each stage, over its attempts, parallel and matrix jobs."""
+"""Spans of steps, groups and jobs, and of the time that jobs waited for an agent.
+
+A step span covers all attempts, parallel jobs and matrix jobs of one step in one stage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bk_pipeline.spans import ids as plain_ids
-from bk_pipeline.spans.ids import SpanIds
-from bk_pipeline.spans.jobs import Outcome, Retries, TimedJob, status_of_all, unreplaced
+from bk_pipeline.spans.ids import SpanIds, root_span_id, trace_id
+from bk_pipeline.spans.jobs import Outcome, Retries, TimedJob, combined_outcome, last_attempts
 from bk_pipeline.spans.model import Group, Link, Span, SpanKind, SpanStatus, Stage, Step
 from bk_pipeline.spans.records import Job
 
-STEP = SpanKind.STEP
-# A job's type, and what its step is called in a pipeline file. An input step's job is
-# `manual` too, and nothing in the payload tells it from a block step's.
+# The type of a job -> the type of its step in a pipeline file. Jobs of input steps are
+# `manual` too, and nothing in the payload tells them from jobs of block steps.
 STEP_TYPES = {"script": "command", "manual": "block", "trigger": "trigger"}
 
 
-def steps(timed: Sequence[TimedJob], retries: Retries) -> list[tuple[Step, list[TimedJob]]]:
-    """The steps of one stage, each with its jobs, in order of first appearance."""
+def steps(jobs: Sequence[TimedJob], retries: Retries) -> list[tuple[Step, list[TimedJob]]]:
+    """Return the steps of one stage, each with its jobs, in order of first appearance."""
     found: dict[str, tuple[Step, list[TimedJob]]] = {}
     groups: dict[str, Group] = {}
-    for one in timed:
-        job = one.job
+    for timed in jobs:
+        job = timed.job
         identity = job.step.id if job.step else None
         if not identity:
             identity = _identity(job, retries)
@@ -33,17 +34,17 @@ def steps(timed: Sequence[TimedJob], retries: Retries) -> list[tuple[Step, list[
         if job.matrix:
             step.matrix = True
         if step.label != label:
-            # Parallel and matrix jobs carry their own index or values in their names.
+            # The names of parallel and matrix jobs hold their own index or values.
             step.label = step.key or step.label
-        members.append(one)
+        members.append(timed)
     return list(found.values())
 
 
 def _identity(job: Job, retries: Retries) -> str:
-    """What makes a step without an id the same one: its key, else its first attempt's id.
+    """Return the identity of a step without an id: its key, else its first attempt's job id.
 
-    Parallel jobs of old payloads have neither id nor key in common; their name is all that
-    holds them together.
+    Parallel jobs in old payloads share neither an id nor a key, so their name identifies
+    the step.
     """
     key = job.step_key or (job.step.key if job.step else None)
     if key:
@@ -81,22 +82,22 @@ def step_span(
     stage: Stage,
     retries: Retries,
 ) -> Span:
-    """The span of one step in one stage, under its group or the stage."""
+    """Return the span of one step in one stage, a child of its group or of the stage."""
     first = members[0]
-    (code, error_type), adjusted = first.outcome, first.adjusted
-    begins, ends = _begin(first, stage), first.end_ns
+    (status, error_type), adjusted = first.outcome, first.adjusted
+    start, end = _runnable_from(first, stage), first.end_ns
     if len(members) > 1:
-        code, error_type = _outcome(members, retries)
-        begins = min([_begin(one, stage) for one in members])
-        ends = max([one.end_ns for one in members])
-        adjusted = any(one.adjusted for one in members)
+        status, error_type = _outcome(members, retries)
+        start = min([_runnable_from(job, stage) for job in members])
+        end = max([job.end_ns for job in members])
+        adjusted = any(job.adjusted for job in members)
     return Span(
-        kind=STEP,
-        span_id=ids.derived(STEP, str(stage.number), step.identity),
+        kind=SpanKind.STEP,
+        span_id=ids.derived(SpanKind.STEP, str(stage.number), step.identity),
         parent_id=parent_id,
-        start_ns=begins,
-        end_ns=ends,
-        status=code,
+        start_ns=start,
+        end_ns=end,
+        status=status,
         error_type=error_type,
         stage=stage,
         group=step.group,
@@ -106,31 +107,31 @@ def step_span(
 
 
 def _outcome(members: Sequence[TimedJob], retries: Retries) -> Outcome:
-    """That of the attempts that no other one replaces."""
-    left = unreplaced([one.job.id for one in members], retries)
-    return status_of_all([one.outcome for one in members if one.job.id in left])
+    """Return the combined outcome of the attempts that were not retried."""
+    last = last_attempts([job.job.id for job in members], retries)
+    return combined_outcome([job.outcome for job in members if job.job.id in last])
 
 
-def _begin(one: TimedJob, stage: Stage) -> int:
-    """When the job began to wait for its turn in this stage, or ran, if that is earlier."""
-    begin = one.runnable_ns if one.runnable_ns is not None else one.created_ns
-    if one.manual or begin is None or begin > one.start_ns:
-        return one.start_ns
-    return begin if begin >= stage.start_ns else min(stage.start_ns, one.start_ns)
+def _runnable_from(job: TimedJob, stage: Stage) -> int:
+    """Return when the job became runnable within this stage, or its start if that is earlier."""
+    runnable = job.runnable_ns if job.runnable_ns is not None else job.created_ns
+    if job.manual or runnable is None or runnable > job.start_ns:
+        return job.start_ns
+    return runnable if runnable >= stage.start_ns else min(stage.start_ns, job.start_ns)
 
 
 def group_span(
     group: Group, steps: Sequence[Span], *, span_id: str, parent_id: str, stage: Stage
 ) -> Span:
-    """The span of one group in one stage, as long as its `steps` (at least one) together."""
-    code, error_type = status_of_all([(step.status, step.error_type) for step in steps])
+    """Return the span of one group in one stage. It spans all of `steps` (not empty)."""
+    status, error_type = combined_outcome([(step.status, step.error_type) for step in steps])
     return Span(
         kind=SpanKind.GROUP,
         span_id=span_id,
         parent_id=parent_id,
         start_ns=min(step.start_ns for step in steps),
         end_ns=max(step.end_ns for step in steps),
-        status=code,
+        status=status,
         error_type=error_type,
         stage=stage,
         group=group,
@@ -139,20 +140,17 @@ def group_span(
     )
 
 
-JOB = SpanKind.JOB
-
-
 def job_span(timed: TimedJob, step: Span, ids: SpanIds, *, links: bool) -> Span:
-    """The span of one attempt, under its step's in the stage where it ran."""
+    """Return the span of one attempt, a child of its step's span in the stage where it ran."""
     job = timed.job
-    code, error_type = timed.outcome
+    status, error_type = timed.outcome
     return Span(
-        kind=JOB,
+        kind=SpanKind.JOB,
         span_id=ids.job(job.id),
         parent_id=step.span_id,
         start_ns=timed.start_ns,
         end_ns=timed.end_ns,
-        status=code,
+        status=status,
         error_type=error_type,
         stage=step.stage,
         group=step.group,
@@ -166,18 +164,18 @@ def job_span(timed: TimedJob, step: Span, ids: SpanIds, *, links: bool) -> Span:
 
 
 def _links(timed: TimedJob, ids: SpanIds) -> tuple[Link, ...]:
-    """To the attempt that this one replaces, and to the build that it triggered."""
+    """Link to the attempt that this one retries, and to the build that it triggered."""
     triggered = timed.job.triggered_build.id if timed.job.triggered_build else None
     links = []
     if timed.retry is not None:
         links.append(Link(ids.trace, ids.job(timed.retry.of)))
     if triggered:
-        links.append(Link(plain_ids.trace_id(triggered), plain_ids.root_span_id(triggered)))
+        links.append(Link(trace_id(triggered), root_span_id(triggered)))
     return tuple(links)
 
 
 def wait_span(timed: TimedJob, step: Span, ids: SpanIds) -> Span | None:
-    """The span of one attempt's wait; None if it did not wait, or nobody knows for how long."""
+    """Return the span of an attempt's wait for an agent, or None if it did not or is unknown."""
     if timed.runnable_ns is None or not timed.wait_ms:
         return None
     return Span(

@@ -1,4 +1,4 @@
-"""Batches in doubt: written down before they leave, settled by their answers."""
+"""Batches in doubt, which are recorded before they are sent; delivery counts of days."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from sqlalchemy import (
 
 from bk_pipeline.contracts import ItemIds, Rejection
 from bk_pipeline.ledger import settled
-from bk_pipeline.ledger.packed import execute_many, insert_new, number_for, number_of, pack, unpack
+from bk_pipeline.ledger.packed import (
+    destination_id_of,
+    ensure_destination_id,
+    execute_many,
+    insert_new,
+    pack,
+    unpack,
+)
 from bk_pipeline.ledger.tables import (
     Outcome,
     batches,
@@ -31,10 +38,12 @@ from bk_pipeline.ledger.tables import (
     rejections,
 )
 
-# Made once: making a statement anew takes longer than executing it.
+# Built once: building a statement takes longer than executing it.
 _INSERT_BATCH = insert(batches)
-_BATCH = select(batches.c.destination_id, batches.c.day).where(batches.c.id == bindparam("batch"))
-_SENT_AGAIN = (
+_SELECT_BATCH = select(batches.c.destination_id, batches.c.day).where(
+    batches.c.id == bindparam("batch")
+)
+_UPDATE_SENT_AT = (
     update(batches).where(batches.c.id == bindparam("batch")).values(sent_at=bindparam("now"))
 )
 _DELETE_BATCH = delete(batches).where(batches.c.id == bindparam("batch"))
@@ -49,23 +58,25 @@ class _Doubt(NamedTuple):
 
 
 def begin(connection: Connection, destination: str, day: str, items: ItemIds, *, now: int) -> int:
-    number = number_for(connection, destination)
+    """Record a new batch in doubt and return its number. `now` is in Unix seconds."""
+    number = ensure_destination_id(connection, destination)
     values = {"destination_id": number, "day": day, "sent_at": now}
     made = connection.execute(_INSERT_BATCH, values).inserted_primary_key
     assert made is not None
     batch = int(made[0])
-    _doubt(connection, batch, items)
+    _insert_doubts(connection, batch, items)
     return batch
 
 
 def begin_again(connection: Connection, batch: int, *, now: int) -> None:
-    connection.execute(_SENT_AGAIN, {"batch": batch, "now": now})
+    """Record that a batch is sent again at `now`, in Unix seconds."""
+    connection.execute(_UPDATE_SENT_AT, {"batch": batch, "now": now})
 
 
 def accept(connection: Connection, batch: int) -> None:
-    """Nothing where the batch is gone; see `settle`."""
+    """Settle a whole batch as accepted; does nothing if it was settled already (see `settle`)."""
     settled.accept(connection, batch)
-    _keep_in_doubt(connection, batch, {})
+    _replace_doubts(connection, batch, {})
 
 
 def settle(
@@ -77,29 +88,36 @@ def settle(
     in_doubt: ItemIds,
     now: int,
 ) -> None:
-    """A batch that is gone was settled: its commit's answer may have been lost on the way."""
-    known = connection.execute(_BATCH, {"batch": batch}).one_or_none()
+    """Settle a batch; does nothing if it was settled already.
+
+    The latter happens when the connection breaks after a commit and the caller tries again.
+    """
+    known = connection.execute(_SELECT_BATCH, {"batch": batch}).one_or_none()
     if known is None:
         return
     number, day = known
     if accepted:
         settled.add(connection, number, day, Outcome.ACCEPTED, accepted)
     if rejected:
-        settled.add(connection, number, day, Outcome.REJECTED, _by_trace(rejected))
-        _note_words(connection, number, day, rejected, now)
-    _keep_in_doubt(connection, batch, in_doubt)
+        settled.add(connection, number, day, Outcome.REJECTED, _ids_by_trace(rejected))
+        _insert_rejections(connection, number, day, rejected, now)
+    _replace_doubts(connection, batch, in_doubt)
 
 
 def in_doubt_items(connection: Connection, destination: str, day: str) -> dict[bytes, set[bytes]]:
+    """Return the items of `day` that are in doubt, by trace."""
     found: dict[bytes, set[bytes]] = {}
-    for row in _doubts(connection, number_of(connection, destination), day):
+    for row in _doubts(connection, destination_id_of(connection, destination), day):
         found.setdefault(row.trace_id, set()).update(unpack(row.item_ids))
     return found
 
 
 def presume_sent(connection: Connection, destination: str, day: str) -> int:
-    """What has been settled since it was in doubt keeps its outcome and does not count."""
-    number = number_of(connection, destination)
+    """Settle the items of `day` that are in doubt as presumed sent, and return how many.
+
+    Items that a later batch has settled keep their outcome and are not counted.
+    """
+    number = destination_id_of(connection, destination)
     doubtful = in_doubt_items(connection, destination, day)
     if number is None or not doubtful:
         return 0
@@ -108,12 +126,13 @@ def presume_sent(connection: Connection, destination: str, day: str) -> int:
     presumed = {trace: ids for trace, ids in presumed.items() if ids}
     settled.add(connection, number, day, Outcome.PRESUMED, presumed)
     for batch in {row.batch_id for row in _doubts(connection, number, day)}:
-        _keep_in_doubt(connection, batch, {})
+        _replace_doubts(connection, batch, {})
     return sum(map(len, presumed.values()))
 
 
 def drop_settled_doubts(connection: Connection, destination: str, day: str) -> None:
-    rows = _doubts(connection, number_of(connection, destination), day)
+    """Remove the doubt about items of `day` that a later batch has settled."""
+    rows = _doubts(connection, destination_id_of(connection, destination), day)
     known = settled.items(connection, destination, {row.trace_id for row in rows})
     left: dict[int, dict[bytes, set[bytes]]] = {}
     for row in rows:
@@ -122,7 +141,7 @@ def drop_settled_doubts(connection: Connection, destination: str, day: str) -> N
         if ids:
             of_batch[row.trace_id] = ids
     for batch, doubtful in left.items():
-        _keep_in_doubt(connection, batch, doubtful)
+        _replace_doubts(connection, batch, doubtful)
 
 
 def _doubts(connection: Connection, number: int | None, day: str) -> list[_Doubt]:
@@ -134,7 +153,7 @@ def _doubts(connection: Connection, number: int | None, day: str) -> list[_Doubt
     return [_Doubt(*row) for row in rows]
 
 
-def _doubt(connection: Connection, batch: int, items: ItemIds) -> None:
+def _insert_doubts(connection: Connection, batch: int, items: ItemIds) -> None:
     execute_many(
         connection,
         _INSERT_DOUBT,
@@ -145,23 +164,23 @@ def _doubt(connection: Connection, batch: int, items: ItemIds) -> None:
     )
 
 
-def _keep_in_doubt(connection: Connection, batch: int, left: ItemIds) -> None:
-    """Have nothing but `left` of the batch in doubt; without any, there is no batch."""
+def _replace_doubts(connection: Connection, batch: int, left: ItemIds) -> None:
+    """Keep only `left` of the batch in doubt; delete the batch if that is empty."""
     connection.execute(_DELETE_DOUBT, {"batch": batch})
     if left:
-        _doubt(connection, batch, left)
+        _insert_doubts(connection, batch, left)
     else:
         connection.execute(_DELETE_BATCH, {"batch": batch})
 
 
-def _by_trace(rejected: Iterable[Rejection]) -> dict[bytes, list[bytes]]:
+def _ids_by_trace(rejected: Iterable[Rejection]) -> dict[bytes, list[bytes]]:
     by_trace: dict[bytes, list[bytes]] = {}
     for one in rejected:
         by_trace.setdefault(one.trace_id, []).append(one.item_id)
     return by_trace
 
 
-def _note_words(
+def _insert_rejections(
     connection: Connection, number: int, day: str, rejected: Sequence[Rejection], now: int
 ) -> None:
     connection.execute(
@@ -182,27 +201,28 @@ def _note_words(
 
 
 def _storable(text: str) -> str:
-    """`text` without what no database takes: half surrogates, and at PostgreSQL NUL."""
+    """Replace what a database cannot store: lone surrogates, and NUL for PostgreSQL."""
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def identity_of(connection: Connection) -> tuple[str, bool]:
-    """The ledger's id, and whether it was in use before stores kept delivery records."""
+    """Return the ledger's id, and whether it was in use before stores kept delivery records."""
     ledger, predates_records = connection.execute(select(identity)).one()
     return ledger, predates_records
 
 
 def counts(connection: Connection, destination: str, day: str) -> dict[str, int]:
-    """The counts of `day`, by ledger id."""
+    """Return the delivery counts of `day` by ledger id."""
     chosen = select(deliveries.c.ledger, deliveries.c.count.label("count_")).where(
-        deliveries.c.destination_id == number_of(connection, destination), deliveries.c.day == day
+        deliveries.c.destination_id == destination_id_of(connection, destination),
+        deliveries.c.day == day,
     )
     return {row.ledger: row.count_ for row in connection.execute(chosen)}
 
 
 def knows_day(connection: Connection, destination: str, day: str) -> bool:
     """Whether anything of `day` is settled or in doubt."""
-    number = number_of(connection, destination)
+    number = destination_id_of(connection, destination)
     return any(
         connection.execute(
             select(table.c.day).where(table.c.destination_id == number, table.c.day == day).limit(1)
@@ -212,8 +232,8 @@ def knows_day(connection: Connection, destination: str, day: str) -> bool:
 
 
 def has_lost_items(connection: Connection, destination: str, day: str) -> bool:
-    """Whether less is settled of `day` than was when its count was last raised."""
-    number = number_of(connection, destination)
+    """Whether fewer items of `day` are settled than when its count was last raised."""
+    number = destination_id_of(connection, destination)
     expected = select(func.max(deliveries.c.settled_bytes)).where(
         deliveries.c.destination_id == number, deliveries.c.day == day
     )
@@ -226,11 +246,21 @@ def has_lost_items(connection: Connection, destination: str, day: str) -> bool:
 def raise_count(
     connection: Connection, destination: str, day: str, ledger: str, seen: Mapping[str, int]
 ) -> int:
-    """The count of `ledger`, this one, for `day`: higher than before, and than `seen` has it.
+    """Raise the delivery count of `day` for this ledger above its old value and that in `seen`.
 
-    The counts of other ledgers become those of `seen`.
+    The counts of other ledgers are set to those of `seen`.
+
+    Args:
+        connection: A transaction for writing.
+        destination: The destination's name.
+        day: The partition.
+        ledger: This ledger's id.
+        seen: The counts in the span store by ledger id.
+
+    Returns:
+        The new count of this ledger.
     """
-    number = number_for(connection, destination)
+    number = ensure_destination_id(connection, destination)
     known = counts(connection, destination, day)
     count = max(known.get(ledger, 0), seen.get(ledger, 0)) + 1
     for name in {**seen, ledger: count}:
@@ -247,8 +277,8 @@ def raise_count(
     return count
 
 
-def expect_what_is_left(connection: Connection, number: int, days: Collection[str]) -> None:
-    """Note that items of `days` were taken out of the ledger on purpose."""
+def record_remaining(connection: Connection, number: int, days: Collection[str]) -> None:
+    """Record how much is settled of `days` after items were removed on purpose."""
     of_days = (deliveries.c.destination_id == number, deliveries.c.day.in_(days))
     left = _settled_bytes(number, deliveries.c.day)
     own = deliveries.c.ledger == select(identity.c.id).scalar_subquery()

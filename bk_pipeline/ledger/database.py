@@ -1,7 +1,7 @@
-"""Short transactions on the ledger's database, and its errors in our words.
+"""Short transactions on the ledger's database, group commit, and error translation.
 
-The one thing that knows which database it is, is handed in as a `Dialect`; everything
-else in this package is the same SQL for all.
+What depends on the database is a `Dialect` (`sqlite.py`, `postgres.py`); the rest of the package is
+the same SQL for both.
 """
 
 from __future__ import annotations
@@ -22,42 +22,45 @@ T = TypeVar("T")
 Write = Callable[[], AbstractContextManager[Connection]]
 
 
-class Together:
-    """Joins the work of threads on one database. For several threads at once."""
+class GroupCommit:
+    """Commits the work of several waiting threads in one transaction. Thread-safe.
+
+    A commit of SQLite waits for the disk, so one for many threads is much faster than one for each.
+    """
 
     def __init__(self) -> None:
-        self._turn = Lock()
+        self._lock = Lock()
         self._waiting: deque[_Job] = deque()
 
     @property
     def waiting(self) -> int:
-        """How many threads wait to be written for."""
+        """The number of threads whose work is waiting."""
         return len(self._waiting)
 
-    def do(self, work: Callable[[Connection], T], *, write: Write) -> T:
-        """What `work` returns, once it is committed.
+    def run(self, work: Callable[[Connection], T], *, write: Write) -> T:
+        """Run `work` in a transaction, and return its result once that is committed.
 
         Args:
-            work: May be called twice; what it did the first time is undone by then.
-            write: `Database.write`, of the same database each time.
+            work: May be called twice; its first transaction is rolled back by then.
+            write: `Database.write` of the same database each time.
 
         Raises:
-            Exception: What `work`, or a transaction with nothing else in it, raises.
+            Exception: From `work` when it runs in a transaction of its own, or from that.
         """
         job = _Job(work)
         self._waiting.append(job)
-        with self._turn:
+        with self._lock:
             if not (job.done or job.alone):
-                self._do_waiting(write)
+                self._run_waiting(write)
             if not job.done:
                 with write() as connection:
                     job.result = work(connection)
         result: T = job.result
         return result
 
-    def _do_waiting(self, write: Write) -> None:
-        """Do the work of all who wait; without an error they are `done`."""
-        # Only who has the turn takes any away, so there are at least so many.
+    def _run_waiting(self, write: Write) -> None:
+        """Run all waiting jobs in one transaction; after an error, each runs again on its own."""
+        # Only the holder of the lock removes jobs, so there are at least this many.
         jobs = [self._waiting.popleft() for _ in range(len(self._waiting))]
         for job in jobs:
             job.alone = True
@@ -74,11 +77,13 @@ class Together:
 
 
 class _Job:
-    """One thread's work.
+    """The work of one thread.
 
     Attributes:
-        done: It is committed, and `result` is what it returned.
-        alone: It is to be done in a transaction of its own, unless it is `done`.
+        work: What to run.
+        result: What `work` returned.
+        done: Whether it is committed.
+        alone: Whether it needs a transaction of its own, unless it is `done`.
     """
 
     __slots__ = ("alone", "done", "result", "work")
@@ -90,122 +95,129 @@ class _Job:
         self.alone = False
 
 
-# Execution option of a connection: what it is opened for.
+# Execution option of a connection: whether it is opened for writing.
 WRITES = "bk_pipeline_writes"
 
 
 class Locks(Protocol):
-    """Locks that are held together. For several threads at once."""
+    """A set of locks that are released together. Thread-safe."""
 
     def try_lock(self, key: str) -> bool:
-        """Whether the lock is ours now; False if somebody else has it."""
+        """Acquire the lock `key`; return False if another holder has it."""
         ...
 
     def write(self) -> AbstractContextManager[Connection]:
-        """`Database.write`, but nothing is committed unless the locks are still held then.
+        """Like `Database.write`, but commit only if the locks are still held.
 
         Raises:
-            RetryableError: They were lost, and somebody else may have them.
+            RetryableError: They were lost, and another run may hold them.
         """
         ...
 
-    def do(self, work: Callable[[Connection], T]) -> T:
-        """`Database.do`, with the same proviso."""
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Like `Database.run`, but commit only if the locks are still held."""
         ...
 
     def close(self) -> None:
-        """Release all of them. The holder's death does so too."""
+        """Release all locks. They are also released if the process dies."""
         ...
 
 
 class Dialect(Protocol):
-    """What differs from database to database."""
+    """What depends on the kind of database.
+
+    Attributes:
+        driver_error: Base class of the driver's errors.
+        secrets: Parts of the database's URL that no error may quote.
+        one_writer: Whether only one transaction at a time can write.
+    """
 
     driver_error: type[Exception]
-    # Parts of the database's URL that no error may quote.
     secrets: tuple[str, ...]
-    # Whether only one transaction at a time can write.
     one_writer: bool
 
-    def explain(self, exc: Exception) -> PipelineError:
-        """The error of ours for one of SQLAlchemy's or the driver's; made, not raised."""
+    def translate_error(self, exc: Exception) -> PipelineError:
+        """Return the `PipelineError` for an error of SQLAlchemy or of the driver."""
         ...
 
-    def writing(self) -> AbstractContextManager[object]:
-        """Held around each writing transaction, by the threads of this process."""
+    def write_lock(self) -> AbstractContextManager[object]:
+        """Return a lock that threads of this process hold around each writing transaction."""
         ...
 
-    def changing_schema(self, database: Database) -> AbstractContextManager[object]:
-        """Held while tables are made or changed, by one process at a time."""
+    def schema_lock(self, database: Database) -> AbstractContextManager[object]:
+        """Return a lock that one process at a time holds while it creates or changes tables."""
         ...
 
-    def tune(self, connection: Connection) -> None:
-        """Whatever tables that were just made need besides what is declared of them."""
+    def tune_tables(self, connection: Connection) -> None:
+        """Apply settings to new tables that their declaration does not express."""
         ...
 
     def locks(self, database: Database) -> Locks:
-        """None of them taken yet."""
+        """Return a set of locks with none acquired yet."""
         ...
 
 
 class Database:
-    """An engine and its dialect. For several threads at once.
+    """An engine and its dialect. Thread-safe.
 
-    `where` names the database to people; no password is in it.
+    Attributes:
+        engine: The SQLAlchemy engine.
+        dialect: What depends on the kind of database.
+        where: The database as shown to users, without a password.
     """
 
     def __init__(self, engine: Engine, dialect: Dialect, *, where: str) -> None:
         self.engine = engine
         self.dialect = dialect
         self.where = where
-        # Connections that are not closed would warn when they are collected.
+        # Connections that are not closed warn when they are garbage-collected.
         self._finalizer = weakref.finalize(self, engine.dispose)
-        self._together = Together() if dialect.one_writer else None
+        self._group_commit = GroupCommit() if dialect.one_writer else None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent look at the tables.
+        """Open a read-only transaction with a consistent snapshot.
 
         Raises:
             RetryableError: The database is busy, or cannot be reached.
-            StorageError: It cannot be used.
+            StorageError: The database cannot be used.
         """
         with self._transaction(nullcontext(), writes=False) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end of the block, or undone by its error.
+        """Open a transaction that commits when the block ends, and rolls back on an error.
 
-        It sees what other writers have committed. What it has selected "for update" none of
-        them can change until it ends.
+        It sees what other writers have committed. Rows that it selects "for update" cannot be
+        changed by them until it ends.
 
         Raises:
             RetryableError: As for `read`.
-            StorageError: As for `read`; a full disk among the reasons.
+            StorageError: As for `read`, or the disk is full.
         """
-        with self._transaction(self.dialect.writing(), writes=True) as connection:
+        with self._transaction(self.dialect.write_lock(), writes=True) as connection:
             yield connection
 
-    def do(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, done in a transaction like that of `write`, and committed.
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction like that of `write`, and return its result after the commit.
 
-        Where only one can write at a time, it may be one with the work of other threads.
+        With a single-writer database, the transaction may include the work of other threads.
 
         Args:
-            work: May be called twice; what it did the first time is undone by then.
+            work: May be called twice; its first transaction is rolled back by then.
 
         Raises:
             RetryableError: As for `write`.
             StorageError: As for `write`.
         """
-        if self._together is not None:
-            return self._together.do(work, write=self.write)
+        if self._group_commit is not None:
+            return self._group_commit.run(work, write=self.write)
         with self.write() as connection:
             return work(connection)
 
     def locks(self) -> Locks:
-        """Locks to take; `close` them, or they stay until this process ends."""
+        """Return a set of locks; `close` it, or they are held until the process ends."""
         return self.dialect.locks(self)
 
     def close(self) -> None:
@@ -216,16 +228,16 @@ class Database:
     def _transaction(
         self, held: AbstractContextManager[object], *, writes: bool
     ) -> Iterator[Connection]:
-        with self.explained(), held, self.engine.connect() as connection:
+        with self.translated_errors(), held, self.engine.connect() as connection:
             connection.execution_options(**{WRITES: writes})
             with connection.begin():
                 yield connection
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """A block whose database errors come out in our words."""
+    def translated_errors(self) -> Iterator[None]:
+        """Raise database errors from the block as `PipelineError`."""
         try:
             yield
         except (SQLAlchemyError, self.dialect.driver_error) as exc:
             quotes = any(secret in str(exc) for secret in self.dialect.secrets)
-            raise self.dialect.explain(exc) from (None if quotes else exc)
+            raise self.dialect.translate_error(exc) from (None if quotes else exc)

@@ -1,8 +1,8 @@
-"""Taking turns: one delivery of a day to a destination at a time.
+"""Delivery locks: at most one delivery of a day to a destination at a time.
 
-What is in doubt when a turn begins is therefore from runs that have ended. What only the
-holder of a turn may write goes through the locks of that turn: should they be lost with a
-connection, it stops there, and does not come between those who have them now.
+So items that are in doubt when a delivery begins are from runs that have ended. Writes that need
+the lock go through it: if it was lost with its connection, they fail instead of interfering with
+the new holder.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.ledger.database import WRITES, Database, Locks
 
 T = TypeVar("T")
-FIRST_LOOK_S = 0.1
-LONGEST_LOOK_S = 2.0
-# A wait is announced if it is longer than this.
-QUIET_S = 1.0
+FIRST_POLL_S = 0.1
+MAX_POLL_S = 2.0
+# A longer wait is announced.
+ANNOUNCE_AFTER_S = 1.0
 
 
-class Turns:
-    """The turns that one ledger has taken. For several threads at once."""
+class DeliveryLocks:
+    """The delivery locks that one ledger holds. Thread-safe."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -36,7 +36,7 @@ class Turns:
         self._held: dict[tuple[str, str], Locks] = {}
 
     @contextmanager
-    def take(
+    def hold(
         self,
         destination: str,
         days: Iterable[str],
@@ -44,30 +44,30 @@ class Turns:
         on_wait: Callable[[str], None] | None,
         timeout_s: float,
     ) -> Iterator[Locks]:
-        """A block that only one process or thread is in, for this destination and these days.
+        """Hold the locks of `days` for `destination` during the block.
 
-        Days are taken in order, so that two who want several do not wait for each other.
+        They are acquired in order of the day, so that two callers cannot deadlock.
 
         Raises:
-            RetryableError: Somebody else is in it for longer than `timeout_s`.
+            RetryableError: Another run holds one of them for longer than `timeout_s`.
         """
-        until = self._clock.monotonic() + timeout_s
+        deadline = self._clock.monotonic() + timeout_s
         held: dict[tuple[str, str], Locks] = {}
         with closing(self._database.locks()) as locks:
             for day in sorted(days):
-                pause_s, began_at, announced = FIRST_LOOK_S, self._clock.monotonic(), False
+                pause_s, started_at, announced = FIRST_POLL_S, self._clock.monotonic(), False
                 while not locks.try_lock(f"{destination}\0{day}"):
-                    if self._clock.monotonic() >= until:
+                    if self._clock.monotonic() >= deadline:
                         raise RetryableError(
                             f"Another run has been delivering {day} to {destination} for more "
                             f"than {timeout_s:.0f} s. Run again when it has ended."
                         )
-                    waited_s = self._clock.monotonic() - began_at
-                    if on_wait is not None and not announced and waited_s >= QUIET_S:
+                    waited_s = self._clock.monotonic() - started_at
+                    if on_wait is not None and not announced and waited_s >= ANNOUNCE_AFTER_S:
                         announced = True
                         on_wait(f"{day}: waiting for another run that delivers it to {destination}")
                     self._clock.sleep(pause_s)
-                    pause_s = min(pause_s * 2, LONGEST_LOOK_S)
+                    pause_s = min(pause_s * 2, MAX_POLL_S)
                 held[destination, day] = locks
             self._held.update(held)
             try:
@@ -77,12 +77,12 @@ class Turns:
                     del self._held[key]
 
     def write(self, destination: str, day: str) -> AbstractContextManager[Connection]:
-        """A transaction under the turn that this ledger has for the day, if it has it."""
+        """Open a transaction under the lock of the day, if this ledger holds it."""
         return self._writer(destination, day).write()
 
-    def do(self, destination: str, day: str, work: Callable[[Connection], T]) -> T:
-        """`Database.do` under the turn that this ledger has for the day, if it has it."""
-        return self._writer(destination, day).do(work)
+    def run(self, destination: str, day: str, work: Callable[[Connection], T]) -> T:
+        """Like `Database.run`, under the lock of the day, if this ledger holds it."""
+        return self._writer(destination, day).run(work)
 
     def _writer(self, destination: str, day: str) -> Locks | Database:
         return self._held.get((destination, day), self._database)
@@ -95,13 +95,13 @@ _SESSION = select(func.pg_backend_pid())
 
 
 def lock_number(key: str) -> int:
-    """The 64 bits by which PostgreSQL knows a lock; the same in every version of ours."""
+    """Return the 64-bit number of an advisory lock. It must never change between versions."""
     digest = sha256(f"bk_pipeline ledger\0{key}".encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
 
 
 class SessionLocks:
-    """The locks of one session, on a connection apart from the pool. For several threads."""
+    """Advisory locks of one PostgreSQL session, on a connection outside the pool. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -110,21 +110,23 @@ class SessionLocks:
         self._session: int | None = None
 
     def try_lock(self, key: str) -> bool:
+        """Acquire the lock `key`; return False if another session has it."""
         with self.write() as connection:
             return bool(connection.execute(_TRY, {"number": lock_number(key)}).scalar_one())
 
     def lock(self, key: str) -> None:
-        """The same, waiting as long as for any lock of the database.
+        """Acquire the lock `key`, waiting up to the session's lock timeout.
 
         Raises:
-            RetryableError: Somebody has it for longer.
+            RetryableError: Another session holds it for longer.
         """
         with self.write() as connection:
             connection.execute(_WAIT, {"number": lock_number(key)})
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        with self._one_at_a_time, self._database.explained():
+        """Open a transaction on the session that holds the locks."""
+        with self._one_at_a_time, self._database.translated_errors():
             connection = self._connection or self._connect()
             if connection.invalidated:
                 raise self._lost()
@@ -137,16 +139,18 @@ class SessionLocks:
                     raise self._lost() from exc
                 raise
 
-    def do(self, work: Callable[[Connection], T]) -> T:
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction on the session that holds the locks."""
         with self.write() as connection:
             return work(connection)
 
     def close(self) -> None:
+        """Release all locks and close the connection."""
         with self._one_at_a_time:
             connection, self._connection = self._connection, None
             if connection is None:
                 return
-            # A server ends a session when it gets to it; the locks shall be free at once.
+            # A server may take a while to end a session; release the locks at once.
             with suppress(SQLAlchemyError), closing(connection):
                 if not connection.invalidated:
                     connection.execute(_RELEASE)
@@ -161,13 +165,13 @@ class SessionLocks:
         return connection
 
     def _check(self, connection: Connection) -> None:
-        """A pooler in between may hand each transaction to another session."""
+        """Detect a pooler that assigns transactions to different sessions."""
         if connection.execute(_SESSION).scalar_one() != self._session:
             raise self._lost()
 
     def _lost(self) -> PipelineError:
         return RetryableError(
-            f"The connection to the ledger {self._database.where} broke, and with it the turn to "
-            "deliver: another run may have it now, so this one stops. Run again; behind a "
-            "pooler like PgBouncer the ledger needs its session mode."
+            f"The connection to the ledger {self._database.where} broke, and the delivery lock was "
+            "lost with it: another run may hold it now, so this one stops. Run again; behind a "
+            "pooler like PgBouncer the ledger needs session mode."
         )

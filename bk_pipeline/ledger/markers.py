@@ -1,4 +1,4 @@
-"""The markers that we made: one for each rule, dataset and span, with Honeycomb's id."""
+"""The Honeycomb markers that this program placed: one for each rule, dataset and span."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _COLUMNS = [markers.c[name] for name in PlacedMarker._fields]
 
 
 class MarkerStore:
-    """The ledger's pages about markers. Errors as the ledger's own methods have them.
+    """Records of placed markers. Its methods raise the same errors as those of `Ledger`.
 
-    Two runs must not place the markers of one day at once: `Ledger.delivery_lock`, with the place
-    as the destination.
+    Hold `Ledger.delivery_lock`, with the place as destination, while placing markers of a day.
+    `place` is the host, team and environment.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def placed(self, place: str, *, day: str | None = None) -> list[PlacedMarker]:
-        """The markers in `place`, of one day or all, by day."""
+        """Return the markers in `place`, of one day or (None) of all, sorted by day."""
         chosen = select(*_COLUMNS).where(markers.c.place == place).order_by(markers.c.day)
         if day is not None:
             chosen = chosen.where(markers.c.day == day)
@@ -32,18 +32,18 @@ class MarkerStore:
             return [PlacedMarker(*row) for row in connection.execute(chosen)]
 
     def remember(self, place: str, marker: PlacedMarker) -> None:
-        """Know a marker from now on, in the place of another of the same rule and span."""
+        """Record a marker, replacing an earlier one of the same rule, dataset and span."""
         with self._database.write() as connection:
             connection.execute(delete(markers).where(*_same(place, marker)))
             connection.execute(insert(markers).values(place=place, **marker._asdict()))
 
     def forget(self, place: str, marker: PlacedMarker) -> None:
-        """Know a marker no longer."""
+        """Delete the record of a marker."""
         with self._database.write() as connection:
             connection.execute(delete(markers).where(*_same(place, marker)))
 
     def checked_parts(self, place: str, day: str, rules: str) -> set[str]:
-        """The parts of `day` that hold nothing new for these rules, given their digest."""
+        """Return the parts of `day` whose markers are all placed, for rules with this digest."""
         chosen = select(marked_parts.c.part).where(
             marked_parts.c.place == place, marked_parts.c.day == day, marked_parts.c.rules == rules
         )
@@ -51,7 +51,10 @@ class MarkerStore:
             return set(connection.execute(chosen).scalars())
 
     def mark_parts_checked(self, place: str, day: str, parts: Iterable[str], rules: str) -> None:
-        """Note that the day's `parts` hold nothing new for these rules; other rules' notes go."""
+        """Record that all markers of `parts` are placed for rules with this digest.
+
+        Records for other rules are deleted.
+        """
         of_day = (marked_parts.c.place == place, marked_parts.c.day == day)
         rows = [{"place": place, "day": day, "part": part, "rules": rules} for part in parts]
         names = [row["part"] for row in rows]

@@ -1,7 +1,7 @@
-"""Sets of item ids as one value: 8 bytes each, sorted, end to end.
+"""Packed sets of item ids, cached SQL statements, and marks of delivered parts.
 
-A row for a build instead of one for a span is what keeps the ledger small and its
-statements few.
+A packed set is the sorted ids, 8 bytes each, concatenated. One row for a build instead of one for a
+span keeps the ledger small and its statements few.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ ITEM_ID_BYTES = 8
 
 
 def pack(item_ids: Iterable[bytes]) -> bytes:
-    """The packed form of `item_ids`, each once. The same set always gives the same bytes."""
+    """Return the packed form of `item_ids`. Equal sets give equal bytes."""
     return b"".join(sorted(set(item_ids)))
 
 
 def unpack(packed: bytes) -> set[bytes]:
-    """The ids in `packed`."""
+    """Return the ids in `packed`."""
     return {packed[at : at + ITEM_ID_BYTES] for at in range(0, len(packed), ITEM_ID_BYTES)}
 
 
 def union(one: bytes, other: bytes) -> bytes:
-    """The packed form of all ids in either."""
-    # As numbers, highest byte first, they have the same order, and are made in one go.
+    """Return the packed union of two packed sets."""
+    # Big-endian numbers sort like the ids, and are unpacked in one call.
     ids = {*_numbers(one), *_numbers(other)}
     return struct.pack(f">{len(ids)}Q", *sorted(ids))
 
 
 def merged(packed: bytes, item_ids: Iterable[bytes]) -> bytes:
-    """`packed` with `item_ids` added."""
+    """Return `packed` with `item_ids` added."""
     return pack(unpack(packed).union(item_ids))
 
 
 def without(packed: bytes, item_ids: Iterable[bytes]) -> bytes:
-    """`packed` less `item_ids`."""
+    """Return `packed` without `item_ids`."""
     return pack(unpack(packed).difference(item_ids))
 
 
@@ -63,7 +63,7 @@ def _numbers(packed: bytes) -> tuple[int, ...]:
 
 
 def count(packed_bytes: int) -> int:
-    """How many ids are in so many bytes."""
+    """Return the number of ids in a packed set of this length."""
     return packed_bytes // ITEM_ID_BYTES
 
 
@@ -74,7 +74,7 @@ _INSERTS: Mapping[str, Callable[[Table], postgresql.Insert | sqlite.Insert]] = {
 
 
 def insert_new(connection: Connection, table: Table, rows: Select[Any] | None = None) -> Executable:
-    """An INSERT for those rows that are not there yet: those given to it, or what `rows` selects."""
+    """Return an INSERT that skips existing rows, of given rows or of those that `rows` selects."""
     return _made(connection.dialect.name, table, rows)
 
 
@@ -96,7 +96,7 @@ _DIALECTS: Mapping[str, Callable[[], Dialect]] = {
 def execute_many(
     connection: Connection, statement: UpdateBase, rows: Sequence[dict[str, Any]]
 ) -> CursorResult[Any]:
-    """Execute a statement once for each of `rows`, which name its parameters; at least one."""
+    """Execute `statement` for each of `rows` (at least one), which map parameter names to values."""
     return connection.exec_driver_sql(_text(connection.dialect.name, statement), list(rows))
 
 
@@ -108,36 +108,42 @@ def _text(dialect: str, statement: UpdateBase) -> str:
 _NUMBER = select(destinations.c.id).where(destinations.c.name == bindparam("name"))
 
 
-def number_of(connection: Connection, name: str) -> int | None:
-    """None if nothing was ever written down for the destination."""
+def destination_id_of(connection: Connection, name: str) -> int | None:
+    """Return the number of the destination `name`; None if the ledger has none for it."""
     return connection.execute(_NUMBER, {"name": name}).scalar_one_or_none()
 
 
-def number_for(connection: Connection, name: str) -> int:
-    """The same, given to it now if need be."""
-    number = number_of(connection, name)
+def ensure_destination_id(connection: Connection, name: str) -> int:
+    """Return the number of the destination `name`, assigning one if necessary."""
+    number = destination_id_of(connection, name)
     if number is None:
         connection.execute(insert_new(connection, destinations), {"name": name})
-        number = number_of(connection, name)
+        number = destination_id_of(connection, name)
         assert number is not None
     return number
 
 
-def noted(connection: Connection, destination: str, day: str) -> set[str]:
-    number = number_of(connection, destination)
+def parts_delivered(connection: Connection, destination: str, day: str) -> set[str]:
+    """Return the parts of `day` that are marked as delivered."""
+    number = destination_id_of(connection, destination)
     if number is None:
         return set()
     of_day = (delivered_parts.c.destination_id == number, delivered_parts.c.day == day)
     return set(connection.execute(select(delivered_parts.c.part).where(*of_day)).scalars())
 
 
-def note(connection: Connection, destination: str, day: str, part: str) -> None:
-    values = {"destination_id": number_for(connection, destination), "day": day, "part": part}
+def mark_delivered(connection: Connection, destination: str, day: str, part: str) -> None:
+    """Mark `part` as holding no unsettled item."""
+    values = {
+        "destination_id": ensure_destination_id(connection, destination),
+        "day": day,
+        "part": part,
+    }
     connection.execute(insert_new(connection, delivered_parts), values)
 
 
-def unnote(connection: Connection, number: int, days: Collection[str]) -> None:
-    """Have all parts of `days` looked through again by the next delivery."""
+def unmark_delivered(connection: Connection, number: int, days: Collection[str]) -> None:
+    """Remove the marks of all parts of `days`, so that the next delivery reads them again."""
     connection.execute(
         delete(delivered_parts).where(
             delivered_parts.c.destination_id == number, delivered_parts.c.day.in_(days)

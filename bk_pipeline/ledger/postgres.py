@@ -1,8 +1,9 @@
-"""PostgreSQL: the one place that knows how it is connected to and set up.
+"""Everything specific to PostgreSQL: connections, session settings, errors.
 
-Writers lock rows and see what others committed (READ COMMITTED, said explicitly: a server's
-own default may differ); readers see one moment. A commit is on the server's disk before a
-batch leaves, whatever the server's default. What a URL's own `options` say goes first.
+Writers lock rows and see what others committed (READ COMMITTED, set explicitly because a server's
+default may differ); readers use REPEATABLE READ, a consistent snapshot. A commit is on the server's
+disk before a batch is sent, whatever the server's default. The `options` of the URL take
+precedence.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from bk_pipeline.ledger.database import WRITES, Database
 from bk_pipeline.ledger.locks import SessionLocks
 from bk_pipeline.ledger.tables import batches, in_doubt, outcomes
 
-LONGEST_WORDS = 200
-# Beginnings of SQLSTATE codes (PostgreSQL manual, appendix A), the first that fits.
-_LATER = (
-    (("53300",), "it has no connection left for us. Raise max_connections, or run fewer at once"),
+MAX_MESSAGE_CHARS = 200
+# Prefixes of SQLSTATE codes (PostgreSQL manual, appendix A), and what to do; the first match wins.
+_RETRYABLE = (
+    (("53300",), "it has no connection left. Raise max_connections, or run fewer at once"),
     (("57P",), "it is shutting down or starting. Run again when it is up"),
-    (("40", "25P03"), "another run came in between. Run again"),
-    (("55P03", "57014"), "another session has it locked for too long. Look into pg_stat_activity"),
+    (("40", "25P03"), "another run interfered. Run again"),
+    (("55P03", "57014"), "another session has held a lock for too long. Check pg_stat_activity"),
     (("08", "53200"), "the connection broke. Run again"),
 )
-_NEVER = (
-    (("28",), "it does not let us in. Check user and password in BK_PIPELINE_LEDGER_URL"),
+_PERMANENT = (
+    (("28",), "access is denied. Check user and password in BK_PIPELINE_LEDGER_URL"),
     (("3D",), "the database does not exist. Create it, or correct BK_PIPELINE_LEDGER_URL"),
     (("3F",), "the schema does not exist. Create it, or correct search_path"),
     (("42501",), "a permission is missing. Grant the user CREATE on the schema, or its tables"),
     (("25006",), "it is read-only. Name the primary server in BK_PIPELINE_LEDGER_URL"),
     (("53100",), "the server's disk is full. Make room and run again"),
     (("42P01", "42703"), "tables or columns are missing. Restore them from a backup"),
-    (("58", "XX", "F0"), "the server cannot read or write its files. Look into its log"),
+    (("58", "XX", "F0"), "the server cannot read or write its files. Check its log"),
 )
-# Where there is no code: what the text holds, and the code that it would have had.
-_CODES_OF_TEXTS = (
+# For errors without a code: a part of the message, and the code that it stands for.
+_CODES_BY_TEXT = (
     ("too many clients", "53300"),
     ("remaining connection slots", "53300"),
     ("too many connections", "53300"),
@@ -56,35 +57,35 @@ _CODES_OF_TEXTS = (
 )
 
 
-def explain(exc: Exception, *, where: str, secrets: Collection[str]) -> PipelineError:
-    """The error of ours for one of the driver's or of SQLAlchemy's.
+def translate_error(exc: Exception, *, where: str, secrets: Collection[str]) -> PipelineError:
+    """Return the `PipelineError` for an error of the driver or of SQLAlchemy.
 
     Args:
-        exc: What was raised.
-        where: The database as people are told of it.
-        secrets: What must not be in the message.
+        exc: The error.
+        where: The database, as shown to users.
+        secrets: Strings that must not appear in the message.
     """
     if isinstance(exc, PoolTimeout):
         return RetryableError(
-            f"The ledger {where} cannot be asked: all connections of this process are in use. "
+            f"The ledger {where} cannot be used now: all connections of this process are in use. "
             "Run fewer deliveries at once."
         )
     cause = exc.orig if isinstance(exc, DBAPIError) else exc
-    words = _words(cause, secrets)
+    message = _server_message(cause, secrets)
     code = _code(cause)
-    for beginnings, remedy in _NEVER:
-        if code.startswith(beginnings):
-            return StorageError(f"The ledger {where} cannot be used: {remedy}. {words}")
-    for beginnings, remedy in _LATER:
-        if code.startswith(beginnings):
-            return RetryableError(f"The ledger {where} cannot be used now: {remedy}. {words}")
+    for prefixes, remedy in _PERMANENT:
+        if code.startswith(prefixes):
+            return StorageError(f"The ledger {where} cannot be used: {remedy}. {message}")
+    for prefixes, remedy in _RETRYABLE:
+        if code.startswith(prefixes):
+            return RetryableError(f"The ledger {where} cannot be used now: {remedy}. {message}")
     if not code and isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
         return RetryableError(
             f"The ledger {where} cannot be reached. Check that PostgreSQL runs there and that "
-            f"BK_PIPELINE_LEDGER_URL names it, and run again. {words}"
+            f"BK_PIPELINE_LEDGER_URL names it, and run again. {message}"
         )
     return StorageError(
-        f"The ledger {where} cannot be used. Check that the database is for this program. {words}"
+        f"The ledger {where} cannot be used. Check that the database belongs to this program. {message}"
     )
 
 
@@ -93,28 +94,28 @@ def _code(cause: object) -> str:
     if code is not None:
         return str(code)
     text = str(cause)
-    # Only what the server itself says; "connection refused" and the like have no FATAL.
+    # Only the server's own messages have FATAL; "connection refused" and the like do not.
     if isinstance(cause, psycopg.OperationalError) and ("FATAL" in text or "password" in text):
-        return next((code for part, code in _CODES_OF_TEXTS if part in text), "")
+        return next((code for part, code in _CODES_BY_TEXT if part in text), "")
     return ""
 
 
-def _words(cause: object, secrets: Collection[str]) -> str:
-    """What was said, as a sentence in one line."""
+def _server_message(cause: object, secrets: Collection[str]) -> str:
+    """Return the server's message as a one-line sentence."""
     primary = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
     text = primary or next(iter(str(cause).splitlines()), "") or type(cause).__name__
     for secret in secrets:
         text = text.replace(secret, "***")
-    return f"It says: {text[:LONGEST_WORDS].rstrip('. ')}."
+    return f"PostgreSQL says: {text[:MAX_MESSAGE_CHARS].rstrip('. ')}."
 
 
 DRIVER = "postgresql+psycopg"
-# Connections kept; as many again and more are opened while they are needed.
+# Connections kept open; `POOL_OVERFLOW` more are opened while they are needed.
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
-SHORTEST_SECRET = 12
+MIN_SECRET_CHARS = 12
 
-# libpq's names. A peer that is gone without a word is noticed within a minute.
+# libpq parameters. A dead peer is detected within a minute.
 _CONNECTION = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -124,7 +125,7 @@ _CONNECTION = {
     "application_name": "bk_pipeline",
     "client_encoding": "utf8",
 }
-# The server's names, for the other direction: locks of a host that is gone are released.
+# Server settings for the other direction, so that locks of a dead host are released.
 _SESSION = {
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -132,13 +133,14 @@ _SESSION = {
     "tcp_user_timeout": "60000",
     "statement_timeout": "300000",
     "idle_in_transaction_session_timeout": "60000",
-    "idle_session_timeout": "0",  # the holder of a turn may be waiting for a destination
+    "idle_session_timeout": "0",  # the holder of a delivery lock may be waiting for a destination
 }
-# One statement; what this server does not know, or the URL has said, is left alone.
+# Skips settings that this server does not know or that the URL has set.
 _SET_UP = """
-    SELECT set_config(name, wanted.value, false)
+    SELECT set_config(name, requested.value, false)
     FROM pg_settings
-    JOIN unnest(%(names)s::text[], %(values)s::text[]) AS wanted (of, value) ON name = wanted.of
+    JOIN unnest(%(names)s::text[], %(values)s::text[]) AS requested (setting, value)
+        ON name = requested.setting
     WHERE source <> 'client'
     UNION ALL
     SELECT set_config('synchronous_commit', 'on', false)
@@ -147,16 +149,20 @@ _SET_UP = """
 
 
 def open_postgres(url: str, *, busy_timeout_s: float) -> Database:
-    """The database at `url`, of whatever PostgreSQL scheme; nothing is connected yet.
+    """Return the database at `url`, with any PostgreSQL scheme; does not connect yet.
+
+    Args:
+        url: The URL, with user and password.
+        busy_timeout_s: How long to wait for a lock or a free connection, in seconds.
 
     Raises:
-        ConfigError: It cannot be read as a URL.
+        ConfigError: The URL is malformed.
     """
     try:
         address = make_url(url).set(drivername=DRIVER)
     except (ArgumentError, ValueError):
         raise ConfigError(
-            "The ledger's URL cannot be read. Give one like "
+            "The ledger's URL is malformed. Give one like "
             "postgresql://user:password@host:5432/database."
         ) from None
     engine = create_engine(
@@ -183,18 +189,18 @@ def _where(address: URL) -> str:
 
 
 def _prepare(engine: Engine, settings: Mapping[str, str]) -> None:
-    wanted = {"names": list(settings), "values": list(settings.values())}
+    values = {"names": list(settings), "values": list(settings.values())}
 
     @event.listens_for(engine, "connect")
     def connected(connection: psycopg.Connection, _: Any) -> None:
-        connection.execute(_SET_UP, wanted)
+        connection.execute(_SET_UP, values)
         connection.commit()
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         raw: Any = connection.connection.dbapi_connection
         writes = connection.get_execution_options().get(WRITES, False)
-        # Sent along with the driver's own BEGIN.
+        # Sent with the driver's own BEGIN.
         raw.isolation_level = (
             IsolationLevel.READ_COMMITTED if writes else IsolationLevel.REPEATABLE_READ
         )
@@ -202,17 +208,17 @@ def _prepare(engine: Engine, settings: Mapping[str, str]) -> None:
 
 
 def _secrets(address: URL) -> tuple[str, ...]:
-    """The password, and whatever stands behind the `?`: the driver quotes what it cannot take.
+    """Return the password and the query parameters: the driver quotes those it rejects.
 
-    What is too short to be a secret, like a number of seconds, stays readable.
+    Values too short to be a secret, like a number of seconds, are left out.
     """
     values = [value for one in address.normalized_query.values() for value in one]
     found = [str(address.password or ""), *values, *address.normalized_query]
-    return tuple(one for one in found if len(one) >= SHORTEST_SECRET or (one and one == found[0]))
+    return tuple(one for one in found if len(one) >= MIN_SECRET_CHARS or (one and one == found[0]))
 
 
 class _Postgres:
-    """The dialect. Locks are advisory ones of a session: the server drops a dead client's."""
+    """The PostgreSQL dialect. Locks are session-level advisory locks, released if the client dies."""
 
     driver_error: type[Exception] = psycopg.Error
     one_writer = False
@@ -221,20 +227,20 @@ class _Postgres:
         self._where = _where(address)
         self.secrets = _secrets(address)
 
-    def explain(self, exc: Exception) -> PipelineError:
-        return explain(exc, where=self._where, secrets=self.secrets)
+    def translate_error(self, exc: Exception) -> PipelineError:
+        return translate_error(exc, where=self._where, secrets=self.secrets)
 
-    def writing(self) -> AbstractContextManager[object]:
+    def write_lock(self) -> AbstractContextManager[object]:
         return nullcontext()
 
     @contextmanager
-    def changing_schema(self, database: Database) -> Iterator[None]:
+    def schema_lock(self, database: Database) -> Iterator[None]:
         with closing(SessionLocks(database)) as locks:
             locks.lock("schema")
             yield
 
-    def tune(self, connection: Connection) -> None:
-        """Do not try to compress what is random; clear away soon what lives for a second."""
+    def tune_tables(self, connection: Connection) -> None:
+        """Turn off compression for random ids, and vacuum short-lived rows early."""
         for table in (outcomes, in_doubt):
             connection.execute(
                 text(f"ALTER TABLE {table.name} ALTER COLUMN item_ids SET STORAGE EXTERNAL")

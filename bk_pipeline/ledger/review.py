@@ -1,4 +1,4 @@
-"""The ledger as people ask for it: what is there, what was rejected, and sending it again."""
+"""Inspecting and editing the ledger: summaries, rejections, re-queueing, forgetting."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sqlalchemy import (
 
 from bk_pipeline.contracts import Rejection
 from bk_pipeline.ledger import settled
-from bk_pipeline.ledger.batches import expect_what_is_left
-from bk_pipeline.ledger.packed import count, number_of, unnote, unpack
+from bk_pipeline.ledger.batches import record_remaining
+from bk_pipeline.ledger.packed import count, destination_id_of, unmark_delivered, unpack
 from bk_pipeline.ledger.tables import (
     Outcome,
     batches,
@@ -37,9 +37,17 @@ PRESUMED_REASON = "in doubt, presumed sent"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One destination in numbers. Items are spans, and at Honeycomb links too.
+    """Counts of one destination. Items are spans, and at Honeycomb also links.
 
-    `first_day` and `last_day` are those that anything is settled of, None if nothing is.
+    Attributes:
+        destination: Its name.
+        accepted: Items that the destination accepted.
+        rejected: Items that it rejected.
+        presumed: Items that were in doubt and presumed sent.
+        in_doubt: Items that are in doubt.
+        builds: Builds with settled items.
+        first_day: The first day with settled items; None without any.
+        last_day: The last such day.
     """
 
     destination: str
@@ -54,15 +62,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRejection(Rejection):
-    """A rejection as the ledger has recorded it, of which day and when."""
+    """A rejection with its day and time, as recorded in the ledger."""
 
     day: str
     rejected_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Presumed:
-    """Items of one build that were in doubt and taken for sent."""
+class PresumedItems:
+    """Items of one build that were in doubt and presumed sent."""
 
     day: str
     trace_id: bytes
@@ -70,22 +78,22 @@ class Presumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Which rejected and presumed items are meant: those for which all that is given holds."""
+class ItemFilter:
+    """Selects rejected and presumed items that match all of the given criteria."""
 
     day: str | None = None
     trace_id: bytes | None = None
     reason_like: str | None = None
 
     def rejected(self, number: int | None) -> list[ColumnElement[bool]]:
-        """The condition on `rejections`."""
+        """Return the conditions on table `rejections`."""
         where = self._where(rejections, number)
         if self.reason_like is not None:
             where.append(rejections.c.reason.icontains(self.reason_like, autoescape=True))
         return where
 
     def presumed(self, number: int | None) -> list[ColumnElement[bool]]:
-        """The condition on `outcomes`."""
+        """Return the conditions on table `outcomes`."""
         where = [*self._where(outcomes, number), outcomes.c.outcome == int(Outcome.PRESUMED)]
         if self.reason_like is not None and self.reason_like.lower() not in PRESUMED_REASON:
             where.append(false())
@@ -100,27 +108,29 @@ class Choice:
         return where
 
 
-def names(connection: Connection) -> list[str]:
+def destination_names(connection: Connection) -> list[str]:
+    """Return the sorted names of the destinations that have settled items or batches."""
     used = [
         destinations.c.id.in_(select(table.c.destination_id).distinct())
         for table in (outcomes, batches)
     ]
     chosen = select(destinations.c.name).where(used[0] | used[1])
-    return sorted(connection.execute(chosen).scalars())  # not by the database's own alphabet
+    return sorted(connection.execute(chosen).scalars())  # not by the database's collation
 
 
 def summary(connection: Connection, destination: str) -> Summary:
-    number = number_of(connection, destination)
+    """Return the counts of a destination; all zero if it is unknown."""
+    number = destination_id_of(connection, destination)
     if number is None:
         return Summary(destination)
-    of_outcome = dict.fromkeys(Outcome, 0)
+    by_outcome = dict.fromkeys(Outcome, 0)
     lengths = (
         select(outcomes.c.outcome, func.sum(func.length(outcomes.c.item_ids)))
         .where(outcomes.c.destination_id == number)
         .group_by(outcomes.c.outcome)
     )
     for outcome, length in connection.execute(lengths):
-        of_outcome[Outcome(outcome)] = count(int(length))
+        by_outcome[Outcome(outcome)] = count(int(length))
     builds, first, last = connection.execute(
         select(
             func.count(distinct(outcomes.c.trace_id)),
@@ -130,9 +140,9 @@ def summary(connection: Connection, destination: str) -> Summary:
     ).one()
     return Summary(
         destination,
-        accepted=of_outcome[Outcome.ACCEPTED],
-        rejected=of_outcome[Outcome.REJECTED],
-        presumed=of_outcome[Outcome.PRESUMED],
+        accepted=by_outcome[Outcome.ACCEPTED],
+        rejected=by_outcome[Outcome.REJECTED],
+        presumed=by_outcome[Outcome.PRESUMED],
         in_doubt=_unsettled_doubts(connection, destination, number),
         builds=builds,
         first_day=first,
@@ -141,7 +151,7 @@ def summary(connection: Connection, destination: str) -> Summary:
 
 
 def _unsettled_doubts(connection: Connection, destination: str, number: int) -> int:
-    """How many items are in doubt and have not been settled by a later batch."""
+    """Count the items in doubt that no later batch has settled."""
     doubtful: dict[bytes, set[bytes]] = {}
     chosen = (
         select(in_doubt.c.trace_id, in_doubt.c.item_ids)
@@ -155,12 +165,13 @@ def _unsettled_doubts(connection: Connection, destination: str, number: int) -> 
 
 
 def rejected(
-    connection: Connection, destination: str, choice: Choice, *, limit: int | None = None
+    connection: Connection, destination: str, item_filter: ItemFilter, *, limit: int | None = None
 ) -> list[RecordedRejection]:
+    """Return the matching rejections, sorted by day, trace and time."""
     at = rejections.c
     chosen = (
         select(at.trace_id, at.item_id, at.span_name, at.reason, at.day, at.rejected_at)
-        .where(*choice.rejected(number_of(connection, destination)))
+        .where(*item_filter.rejected(destination_id_of(connection, destination)))
         .order_by(at.day, at.trace_id, at.rejected_at, at.item_id)
         .limit(limit)
     )
@@ -170,54 +181,62 @@ def rejected(
     ]
 
 
-def presumed(connection: Connection, destination: str, choice: Choice) -> list[Presumed]:
+def presumed(
+    connection: Connection, destination: str, item_filter: ItemFilter
+) -> list[PresumedItems]:
+    """Return the matching items that were presumed sent, sorted by day and trace."""
     at = outcomes.c
     chosen = (
         select(at.day, at.trace_id, at.item_ids)
-        .where(*choice.presumed(number_of(connection, destination)))
+        .where(*item_filter.presumed(destination_id_of(connection, destination)))
         .order_by(at.day, at.trace_id)
     )
     return [
-        Presumed(row.day, row.trace_id, frozenset(unpack(row.item_ids)))
+        PresumedItems(row.day, row.trace_id, frozenset(unpack(row.item_ids)))
         for row in connection.execute(chosen)
     ]
 
 
-def days_of(connection: Connection, destination: str, choice: Choice) -> set[str]:
-    """The days that hold something to re-queue."""
-    number = number_of(connection, destination)
-    refused = select(rejections.c.day).where(*choice.rejected(number))
-    taken = select(outcomes.c.day).where(*choice.presumed(number))
+def requeue_days(connection: Connection, destination: str, item_filter: ItemFilter) -> set[str]:
+    """Return the days with items to re-queue."""
+    number = destination_id_of(connection, destination)
+    refused = select(rejections.c.day).where(*item_filter.rejected(number))
+    taken = select(outcomes.c.day).where(*item_filter.presumed(number))
     return set(connection.execute(union(refused, taken)).scalars())
 
 
-def requeue(connection: Connection, destination: str, choice: Choice, days: Collection[str]) -> int:
-    """What came on other days than `days` meanwhile is left alone."""
-    number = number_of(connection, destination)
+def requeue(
+    connection: Connection, destination: str, item_filter: ItemFilter, days: Collection[str]
+) -> int:
+    """Make matching items of `days` unsettled again and return how many.
+
+    Items of other days are left alone: they came after `days` were determined.
+    """
+    number = destination_id_of(connection, destination)
     if number is None:
         return 0
-    refused = [one for one in rejected(connection, destination, choice) if one.day in days]
+    refused = [one for one in rejected(connection, destination, item_filter) if one.day in days]
     gone: dict[bytes, list[bytes]] = {}
     for one in refused:
         gone.setdefault(one.trace_id, []).append(one.item_id)
-    settled.take_away(connection, number, Outcome.REJECTED, gone)
+    settled.remove(connection, number, Outcome.REJECTED, gone)
     connection.execute(
-        delete(rejections).where(*choice.rejected(number), rejections.c.day.in_(days))
+        delete(rejections).where(*item_filter.rejected(number), rejections.c.day.in_(days))
     )
     taken = {
         one.trace_id: one.item_ids
-        for one in presumed(connection, destination, choice)
+        for one in presumed(connection, destination, item_filter)
         if one.day in days
     }
-    settled.take_away(connection, number, Outcome.PRESUMED, taken)
-    unnote(connection, number, days)
-    expect_what_is_left(connection, number, days)
+    settled.remove(connection, number, Outcome.PRESUMED, taken)
+    unmark_delivered(connection, number, days)
+    record_remaining(connection, number, days)
     return len(refused) + sum(map(len, taken.values()))
 
 
 def all_days(connection: Connection, destination: str) -> set[str]:
-    """The days that anything is known of."""
-    number = number_of(connection, destination)
+    """Return the days that the ledger has any row for."""
+    number = destination_id_of(connection, destination)
     known = (
         select(table.c.day).where(table.c.destination_id == number)
         for table in (outcomes, batches, delivered_parts)
@@ -226,8 +245,11 @@ def all_days(connection: Connection, destination: str) -> set[str]:
 
 
 def forget(connection: Connection, destination: str) -> int:
-    """The name stays, and with it the number: a delivery that is under way may go on."""
-    number = number_of(connection, destination)
+    """Delete all rows of a destination and return how many items were settled.
+
+    Its name and number stay, so that a delivery in progress can continue.
+    """
+    number = destination_id_of(connection, destination)
     if number is None:
         return 0
     known = summary(connection, destination)
@@ -236,5 +258,5 @@ def forget(connection: Connection, destination: str) -> int:
     connection.execute(delete(in_doubt).where(in_doubt.c.batch_id.in_(doubtful)))
     for table in (batches, delivered_parts, rejections, outcomes):
         connection.execute(delete(table).where(table.c.destination_id == number))
-    expect_what_is_left(connection, number, days)
+    record_remaining(connection, number, days)
     return known.accepted + known.rejected + known.presumed

@@ -1,7 +1,7 @@
-"""Making the tables, and bringing those of an older version up to date.
+"""Opens the ledger's database: creates its tables, or upgrades those of an older version.
 
-Plain steps instead of a migration tool: each is a few lines of SQL in the transaction in
-which the version is raised too, so that a step is done wholly or not at all.
+Upgrades are plain functions instead of a migration tool's scripts: each is a few lines of SQL, and
+runs in the transaction that also raises the version, so it is applied completely or not at all.
 """
 
 from __future__ import annotations
@@ -43,80 +43,80 @@ def _add_deliveries(connection: Connection) -> None:
         connection.execute(select(table.c.day).limit(1)).first()
         for table in (outcomes, batches, delivered_parts)
     )
-    _name(connection, predates_records=used)
-    _spell_once(connection)
+    _create_identity(connection, predates_records=used)
+    _normalize_otlp_names(connection)
 
 
-def _spell_once(connection: Connection) -> None:
-    """Know OTLP endpoints whatever number of slashes their paths have; else all is sent again."""
+def _normalize_otlp_names(connection: Connection) -> None:
+    """Remove repeated slashes from OTLP destination names, or all would be sent again."""
     names = {row.name: row.id for row in connection.execute(select(destinations))}
     for name, number in names.items():
-        place, mark, account = name.partition("#")
-        host, *path = place.split("/")
-        spelled = f"{host}/{'/'.join(filter(None, path))}{mark}{account}"
-        if name.startswith("otlp") and spelled not in names:
+        endpoint, separator, account = name.partition("#")
+        host, *path = endpoint.split("/")
+        normalized = f"{host}/{'/'.join(filter(None, path))}{separator}{account}"
+        if name.startswith("otlp") and normalized not in names:
             of_number = destinations.c.id == number
-            connection.execute(update(destinations).where(of_number).values(name=spelled))
+            connection.execute(update(destinations).where(of_number).values(name=normalized))
 
 
-def _name(connection: Connection, *, predates_records: bool) -> None:
-    """Give the ledger its identity, once."""
+def _create_identity(connection: Connection, *, predates_records: bool) -> None:
+    """Give the ledger its identity, if it has none."""
     if connection.execute(select(identity)).first() is None:
         values = {"id": uuid4().hex, "predates_records": predates_records}
         connection.execute(insert(identity), values)
 
 
-# `UPGRADES[n]` makes of the tables of version n those of version n + 1.
+# `UPGRADES[n]` upgrades the tables from version n to n + 1.
 UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: _add_markers, 2: _add_deliveries}
 
 
-def bring_up_to_date(
+def upgrade_schema(
     database: Database,
     *,
     create: bool = True,
     upgrades: Mapping[int, Callable[[Connection], None]] = UPGRADES,
-    wanted: int = SCHEMA_VERSION,
+    version: int = SCHEMA_VERSION,
 ) -> None:
-    """Leave the tables as this version of the program has them.
+    """Create the tables or upgrade them to `version`.
 
-    Several processes may do this at once with one fresh database.
+    Safe to run in several processes at once.
 
     Args:
-        database: Where.
-        create: Whether to make the tables if there are none.
-        upgrades: How to bring up older tables.
-        wanted: The version to bring them to.
+        database: The ledger's database.
+        create: Whether to create missing tables.
+        upgrades: The upgrade steps by the version they start from.
+        version: The version to upgrade to.
 
     Raises:
-        NoLedger: There are no tables, and none shall be made.
-        StorageError: A newer version of the program has been here.
+        NoLedger: There are no tables, and `create` is not set.
+        StorageError: The tables are of a newer version.
     """
     with database.read() as connection:
         found = _version(connection)
-    if found == wanted:
+    if found == version:
         return
     if found is None and not create:
-        raise no_ledger(database.where)
-    with database.dialect.changing_schema(database), database.write() as connection:
+        raise no_ledger_error(database.where)
+    with database.dialect.schema_lock(database), database.write() as connection:
         found = _version(connection)
         if found is None:
             metadata.create_all(connection)
-            _name(connection, predates_records=False)
-            database.dialect.tune(connection)
-        elif found > wanted:
+            _create_identity(connection, predates_records=False)
+            database.dialect.tune_tables(connection)
+        elif found > version:
             raise StorageError(
-                f"The ledger {database.where} has schema {found}, and this version of bk_pipeline knows "
-                f"none above {wanted}. Install the version that wrote it, or a newer one."
+                f"The ledger {database.where} has schema version {found}, and this version of "
+                f"bk_pipeline supports at most {version}. Install the version that wrote it, or a newer one."
             )
         else:
-            for version in range(found, wanted):
-                upgrades[version](connection)
+            for step in range(found, version):
+                upgrades[step](connection)
         connection.execute(delete(schema_version))
-        connection.execute(insert(schema_version).values(version=wanted))
+        connection.execute(insert(schema_version).values(version=version))
 
 
-def no_ledger(where: str) -> NoLedger:
-    """The error for who only wants to look at a ledger."""
+def no_ledger_error(where: str) -> NoLedger:
+    """Return the error for a command that reads a ledger that does not exist."""
     return NoLedger(
         f"There is no ledger at {where} yet: nothing has been delivered from here. If it "
         "should be elsewhere, set BK_PIPELINE_LEDGER_URL, BK_PIPELINE_DATA_DIR or DAGSTER_HOME."
@@ -124,7 +124,7 @@ def no_ledger(where: str) -> NoLedger:
 
 
 def _version(connection: Connection) -> int | None:
-    """The version of the tables; None if there are none."""
+    """Return the version of the tables; None if there are none."""
     if not inspect(connection).has_table(schema_version.name):
         return None
     return connection.execute(select(schema_version.c.version)).scalar()
@@ -134,18 +134,18 @@ SQLITE = "sqlite:///"
 
 
 def open_database(where: Path | str, *, busy_timeout_s: float, create: bool) -> Database:
-    """The database at a path or URL, with this version's tables.
+    """Open the database at a path or URL, and create or upgrade its tables.
 
     Args:
-        where: A path or `sqlite:///path`: that file. Any other URL: PostgreSQL.
-        busy_timeout_s: How long to wait while others write.
-        create: Whether to make what is missing.
+        where: A path or `sqlite:///path` for a file, any other URL for PostgreSQL.
+        busy_timeout_s: How long to wait for other writers, in seconds.
+        create: Whether to create a missing ledger.
 
     Raises:
-        ConfigError: It is no such URL.
-        NoLedger: There is no ledger yet, and none shall be made.
-        RetryableError: It cannot be reached, or is busy.
-        StorageError: It cannot be used.
+        ConfigError: The URL is malformed.
+        NoLedger: There is no ledger yet, and `create` is not set.
+        RetryableError: The database cannot be reached, or is busy.
+        StorageError: The database cannot be used.
     """
     text = str(where)
     if "://" in text and not text.startswith(SQLITE):
@@ -153,7 +153,7 @@ def open_database(where: Path | str, *, busy_timeout_s: float, create: bool) -> 
     else:
         path = Path(text.removeprefix(SQLITE)).expanduser().absolute()
         if not create and not path.exists():
-            raise no_ledger(str(path))
+            raise no_ledger_error(str(path))
         database = open_sqlite(path, busy_timeout_s=busy_timeout_s)
-    bring_up_to_date(database, create=create)
+    upgrade_schema(database, create=create)
     return database

@@ -1,4 +1,4 @@
-"""What is settled, by build: read and added to, a few statements for any number of builds."""
+"""Settled items by build, read and updated with few statements for any number of builds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sqlalchemy import Connection, SmallInteger, and_, bindparam, delete, litera
 
 from bk_pipeline.contracts import ItemIds
 from bk_pipeline.ledger.packed import (
+    destination_id_of,
     execute_many,
     insert_new,
     merged,
-    number_of,
     pack,
     union,
     unpack,
@@ -21,21 +21,21 @@ from bk_pipeline.ledger.packed import (
 from bk_pipeline.ledger.tables import Outcome, batches, in_doubt, outcomes
 
 T = TypeVar("T")
-# Below what any database takes as parameters of one statement.
+# Below the parameter limits of both databases.
 TRACES_PER_STATEMENT = 500
 
-# Made once: making a statement anew takes longer than executing it.
-_ALL_OF = select(outcomes.c.trace_id, outcomes.c.item_ids).where(
+# Built once: building a statement takes longer than executing it.
+_SELECT_ITEMS = select(outcomes.c.trace_id, outcomes.c.item_ids).where(
     outcomes.c.destination_id == bindparam("destination"),
     outcomes.c.trace_id.in_(bindparam("traces", expanding=True)),
 )
-# Locked in one order, so that two writers with builds in common do not wait for each other.
-_OF_OUTCOME = (
-    _ALL_OF.where(outcomes.c.outcome == bindparam("of"))
+# Locked in one order, so that writers with builds in common cannot deadlock.
+_SELECT_OUTCOME = (
+    _SELECT_ITEMS.where(outcomes.c.outcome == bindparam("of"))
     .order_by(outcomes.c.trace_id)
     .with_for_update()
 )
-# What a batch has in doubt, as rows of `outcomes`.
+# The items that a batch has in doubt, as rows of `outcomes`.
 _DOUBTS_OF_BATCH = (
     select(
         batches.c.destination_id,
@@ -48,7 +48,7 @@ _DOUBTS_OF_BATCH = (
     .where(in_doubt.c.batch_id == bindparam("batch"))
     .order_by(in_doubt.c.trace_id)
 )
-# Where there is another row already: the key, what it has, and what the batch adds.
+# Existing rows that differ: the key, their items, and the items that the batch adds.
 _TO_MERGE = (
     select(
         outcomes.c.destination_id,
@@ -82,7 +82,7 @@ _UPDATE = (
 
 
 def chunks(values: Collection[T]) -> Iterator[Sequence[T]]:
-    """`values` in lists that fit one statement."""
+    """Split `values` into lists that fit one statement."""
     rest = list(values)
     for at in range(0, len(rest), TRACES_PER_STATEMENT):
         yield rest[at : at + TRACES_PER_STATEMENT]
@@ -91,25 +91,25 @@ def chunks(values: Collection[T]) -> Iterator[Sequence[T]]:
 def items(
     connection: Connection, destination: str, trace_ids: Collection[bytes]
 ) -> dict[bytes, set[bytes]]:
-    """The settled items of these traces, whatever the outcome; traces without any are absent."""
-    number = number_of(connection, destination)
+    """Return the settled items of any outcome by trace; traces without any are absent."""
+    number = destination_id_of(connection, destination)
     found: dict[bytes, set[bytes]] = {}
     if number is None:
         return found
     for some in chunks(trace_ids):
-        rows = connection.execute(_ALL_OF, {"destination": number, "traces": some})
+        rows = connection.execute(_SELECT_ITEMS, {"destination": number, "traces": some})
         for trace_id, packed in rows:
             found.setdefault(trace_id, set()).update(unpack(packed))
     return found
 
 
 def add(connection: Connection, number: int, day: str, outcome: Outcome, added: ItemIds) -> None:
-    """Settle items with `outcome`, in addition to those that are.
+    """Settle more items with `outcome`.
 
-    Rows that are there are locked, read and rewritten; the others inserted. If another writer
-    has inserted some of those in between, all of them are there now, and are rewritten.
+    Existing rows are locked, read and updated; the others are inserted. If another writer inserted
+    some of those in the meantime, all of them exist now and are updated.
     """
-    present = _packed(connection, number, outcome, added)
+    present = _select_for_update(connection, number, outcome, added)
     left = dict(added)
     while left:
         found = {
@@ -117,30 +117,30 @@ def add(connection: Connection, number: int, day: str, outcome: Outcome, added: 
             for trace_id, packed in present.items()
             if trace_id in left
         }
-        _rewrite(connection, number, outcome, found)
-        if not left or _inserted(connection, number, day, outcome, left):
+        _update_items(connection, number, outcome, found)
+        if not left or _insert_all(connection, number, day, outcome, left):
             return
-        present = _packed(connection, number, outcome, left)
+        present = _select_for_update(connection, number, outcome, left)
 
 
 def accept(connection: Connection, batch: int) -> None:
-    """Settle as accepted all that a batch has in doubt. Most of it never leaves the database.
+    """Settle all items of a batch as accepted, mostly inside the database.
 
-    Rows that are not there are inserted first. All of them are there now, as nobody takes
-    away what was accepted; those that others have made are locked, read and rewritten.
+    Missing rows are inserted first. Then all rows exist, since accepted items are never removed
+    during a delivery; those that were there before are locked, read and updated.
     """
     doubts = insert_new(connection, outcomes, _DOUBTS_OF_BATCH)
     connection.execute(doubts, {"batch": batch})
     rows = connection.execute(_TO_MERGE, {"batch": batch}).all()
     if rows:
         found = {trace_id: union(present, added) for _, trace_id, present, added in rows}
-        _rewrite(connection, rows[0].destination_id, Outcome.ACCEPTED, found)
+        _update_items(connection, rows[0].destination_id, Outcome.ACCEPTED, found)
 
 
-def _inserted(
+def _insert_all(
     connection: Connection, number: int, day: str, outcome: Outcome, added: ItemIds
 ) -> bool:
-    """Whether there was no row of any of `added`; all of them have one afterwards."""
+    """Insert the missing rows of `added`; return whether all of them were missing."""
     rows = [
         {
             "destination_id": number,
@@ -156,9 +156,9 @@ def _inserted(
     return done.rowcount == len(rows)
 
 
-def take_away(connection: Connection, number: int, outcome: Outcome, gone: ItemIds) -> None:
-    """Have items that were settled with `outcome` unsettled again."""
-    present = _packed(connection, number, outcome, gone)
+def remove(connection: Connection, number: int, outcome: Outcome, gone: ItemIds) -> None:
+    """Make items that were settled with `outcome` unsettled again."""
+    present = _select_for_update(connection, number, outcome, gone)
     left = {trace_id: without(packed, gone[trace_id]) for trace_id, packed in present.items()}
     for some in chunks([trace_id for trace_id, packed in left.items() if not packed]):
         connection.execute(
@@ -168,23 +168,23 @@ def take_away(connection: Connection, number: int, outcome: Outcome, gone: ItemI
                 outcomes.c.trace_id.in_(some),
             )
         )
-    _rewrite(
+    _update_items(
         connection, number, outcome, {trace: packed for trace, packed in left.items() if packed}
     )
 
 
-def _packed(
+def _select_for_update(
     connection: Connection, number: int, outcome: Outcome, trace_ids: Collection[bytes]
 ) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for some in chunks(sorted(trace_ids)):
         values = {"destination": number, "traces": some, "of": int(outcome)}
-        rows = connection.execute(_OF_OUTCOME, values)
+        rows = connection.execute(_SELECT_OUTCOME, values)
         found.update((trace_id, packed) for trace_id, packed in rows)
     return found
 
 
-def _rewrite(
+def _update_items(
     connection: Connection, number: int, outcome: Outcome, packed: Mapping[bytes, bytes]
 ) -> None:
     if packed:

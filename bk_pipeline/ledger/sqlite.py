@@ -1,9 +1,9 @@
-"""SQLite: the one place that knows that it is SQLite.
+"""Everything specific to SQLite: pragmas, file locks, errors.
 
-Write-ahead logging lets readers go on while somebody writes. A writing transaction takes
-its lock at once (`BEGIN IMMEDIATE`): one that began by reading could not be upgraded
-after another's commit, however long it waits. `synchronous=FULL` has each commit on disk
-before a batch leaves, so that not even a power cut makes us forget what was sent.
+Write-ahead logging lets readers proceed during a write. A writing transaction takes its lock at
+once (`BEGIN IMMEDIATE`): one that began by reading could not be upgraded after another's commit,
+however long it waits. With `synchronous=FULL` each commit is on disk before a batch is sent, so not
+even a power cut loses the record of what was sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bk_pipeline.private_files import file_mode, make_file, make_folder
 
 T = TypeVar("T")
 SETUP_TIMEOUT_S = 60.0
-# By the beginning of SQLite's own names, the first that fits.
+# Prefixes of SQLite's error names, and what to do; the first match wins.
 _REMEDIES = (
     (("SQLITE_FULL",), "the disk is full. Make room and run again"),
     (
@@ -35,31 +35,35 @@ _REMEDIES = (
     ),
     (
         ("SQLITE_CANTOPEN",),
-        "it cannot be opened. Check that its folder exists and may be written",
+        "it cannot be opened. Check that its folder exists and is writable",
     ),
     (
         ("SQLITE_NOTADB",),
-        "it is no SQLite database. Move it away, or set BK_PIPELINE_DATA_DIR to another folder",
+        "it is not an SQLite database. Move it away, or set BK_PIPELINE_DATA_DIR to another folder",
     ),
     (
         ("SQLITE_CORRUPT",),
         "its content is damaged. Restore it from a backup; without it everything is sent again",
     ),
-    (("SQLITE_IOERR",), "the disk does not read or write it. Check the disk and its free space"),
+    (("SQLITE_IOERR",), "reading or writing it failed. Check the disk and its free space"),
 )
 
 
 def open_sqlite(path: Path, *, busy_timeout_s: float) -> Database:
-    """The database in the file at `path`; file and folder are made if they are missing.
+    """Open the database file at `path`, creating file and folder if they are missing.
+
+    Args:
+        path: The file; it must be on a local disk.
+        busy_timeout_s: How long to wait for other writers, in seconds.
 
     Raises:
-        StorageError: It cannot be opened.
-        RetryableError: Another process has it locked for longer than `busy_timeout_s`.
+        StorageError: The file cannot be opened.
+        RetryableError: Another process has locked it for longer than `busy_timeout_s`.
     """
     dialect = _Sqlite(path)
     try:
         make_folder(path.parent)
-        make_file(path)  # its -wal and -shm get the same mode
+        make_file(path)  # its -wal and -shm files get the same mode
         engine = create_engine(
             URL.create("sqlite", database=str(path)),
             connect_args={"timeout": busy_timeout_s},
@@ -68,7 +72,7 @@ def open_sqlite(path: Path, *, busy_timeout_s: float) -> Database:
         _prepare(engine)
         database = Database(engine, dialect, where=str(path))
         if _journal_mode(database) != "wal":
-            with dialect.changing_schema(database):
+            with dialect.schema_lock(database):
                 _use_write_ahead_log(database)
     except OSError as exc:
         raise dialect.unusable(exc) from exc
@@ -78,7 +82,7 @@ def open_sqlite(path: Path, *, busy_timeout_s: float) -> Database:
 def _prepare(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # no BEGIN of the driver's own
+        connection.isolation_level = None  # the driver must not issue BEGIN itself
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 
@@ -101,11 +105,11 @@ def _use_write_ahead_log(database: Database) -> None:
         finally:
             connection.close()
     except (SQLAlchemyError, sqlite3.Error) as exc:
-        raise database.dialect.explain(exc) from exc
+        raise database.dialect.translate_error(exc) from exc
 
 
 class _Sqlite:
-    """The dialect. Locks are files beside the database: the system drops a dead process's."""
+    """The SQLite dialect. Locks are locked files; the system releases those of a dead process."""
 
     driver_error: type[Exception] = sqlite3.Error
     one_writer = True
@@ -114,23 +118,23 @@ class _Sqlite:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._locks = path.with_name(f"{path.name}.locks")
-        # SQLite lets writers wait by polling; threads of one process need not.
+        # SQLite waits for other writers by polling; threads of one process need not.
         self._writer = Lock()
 
-    def explain(self, exc: Exception) -> PipelineError:
+    def translate_error(self, exc: Exception) -> PipelineError:
         cause = exc.orig if isinstance(exc, DBAPIError) else exc
         name = getattr(cause, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return RetryableError(
-                f"The ledger {self._path} is locked by another process for too long. Look for "
-                "a run or a shell that has it open, and run again."
+                f"Another process has locked the ledger {self._path} for too long. Look for a run or "
+                "a shell that has it open, and run again."
             )
-        for beginnings, remedy in _REMEDIES:
-            if name.startswith(beginnings):
+        for prefixes, remedy in _REMEDIES:
+            if name.startswith(prefixes):
                 return StorageError(f"The ledger {self._path} cannot be used: {remedy}.")
         return StorageError(
-            f"The ledger {self._path} cannot be used: {name or type(cause).__name__}. Check "
-            "that it was written by this program, and restore it from a backup if not."
+            f"The ledger {self._path} cannot be used: {name or type(cause).__name__}. Check that "
+            "this program wrote it, or restore it from a backup."
         )
 
     def unusable(self, exc: OSError) -> StorageError:
@@ -140,34 +144,34 @@ class _Sqlite:
             "permissions and the free space."
         )
 
-    def writing(self) -> Lock:
+    def write_lock(self) -> Lock:
         return self._writer
 
     @contextmanager
-    def changing_schema(self, database: Database) -> Iterator[None]:  # noqa: ARG002  # PostgreSQL's need it
+    def schema_lock(self, database: Database) -> Iterator[None]:  # noqa: ARG002  # part of `Dialect`
         try:
             with self.lock("schema", timeout_s=SETUP_TIMEOUT_S):
                 yield
         except Timeout as exc:
             raise RetryableError(
-                f"The ledger {self._path} is being set up by another process for more than "
+                f"Another process has been setting up the ledger {self._path} for more than "
                 f"{SETUP_TIMEOUT_S:.0f} s. Run again."
             ) from exc
 
-    def tune(self, connection: Connection) -> None:
-        """Nothing: what is declared is all there is."""
+    def tune_tables(self, connection: Connection) -> None:
+        """Do nothing: SQLite needs no more than the declaration."""
 
     def locks(self, database: Database) -> _FileLocks:
         return _FileLocks(self, database)
 
     def lock(self, key: str, *, timeout_s: float) -> FileLock:
-        """The file stays when the lock is released: whoever deletes it splits those that wait."""
+        """Return a file lock. Its file is never deleted: waiters would then lock different files."""
         try:
             make_folder(self._locks)
         except OSError as exc:
             raise self.unusable(exc) from exc
         name = sha256(key.encode()).hexdigest()[:24]
-        # Without `flock` filelock would take a kind of lock that outlives its holder.
+        # Without `flock`, filelock would fall back to a lock that survives its holder.
         return FileLock(
             self._locks / f"{name}.lock",
             timeout=timeout_s,
@@ -178,12 +182,12 @@ class _Sqlite:
 
 
 class _FileLocks:
-    """File locks. They cannot be lost while their process lives."""
+    """A set of file locks, which cannot be lost while the process lives."""
 
     def __init__(self, dialect: _Sqlite, database: Database) -> None:
         self._dialect = dialect
         self._database = database
-        self._taken: list[FileLock] = []
+        self._acquired: list[FileLock] = []
 
     def try_lock(self, key: str) -> bool:
         lock = self._dialect.lock(key, timeout_s=0)
@@ -193,15 +197,15 @@ class _FileLocks:
             return False
         except OSError as exc:
             raise self._dialect.unusable(exc) from exc
-        self._taken.append(lock)
+        self._acquired.append(lock)
         return True
 
     def write(self) -> AbstractContextManager[Connection]:
         return self._database.write()
 
-    def do(self, work: Callable[[Connection], T]) -> T:
-        return self._database.do(work)
+    def run(self, work: Callable[[Connection], T]) -> T:
+        return self._database.run(work)
 
     def close(self) -> None:
-        while self._taken:
-            self._taken.pop().release()
+        while self._acquired:
+            self._acquired.pop().release()

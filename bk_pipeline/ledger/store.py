@@ -1,10 +1,9 @@
-"""The ledger: what a delivery asks of it and tells it.
+"""The ledger's interface: for deliveries, and for people who inspect or edit it.
 
-A batch is written down as in doubt before it leaves, and settled by its answer, each in
-one short transaction. Whatever happens in between, either the destination's outcome is
-known here, or the batch stands here as in doubt.
+A batch is recorded as in doubt before it is sent, and settled by its answer, each in one short
+transaction. So at any time, an item that was sent is either settled or in doubt.
 
-A destination is known by its name alone. Nothing secret may be in it.
+A destination is identified by its name, which must not contain a secret.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import ItemIds, Rejection
 from bk_pipeline.ledger import batches, packed, review, settled
 from bk_pipeline.ledger.database import Database
-from bk_pipeline.ledger.locks import Turns
+from bk_pipeline.ledger.locks import DeliveryLocks
 from bk_pipeline.ledger.markers import MarkerStore
-from bk_pipeline.ledger.review import Choice, Presumed, RecordedRejection, Summary
+from bk_pipeline.ledger.review import ItemFilter, PresumedItems, RecordedRejection, Summary
 from bk_pipeline.ledger.schema import open_database
 from bk_pipeline.settings import Settings
 
@@ -30,25 +29,25 @@ LOCK_TIMEOUT_S = 1_800.0
 
 
 class Ledger:
-    """One ledger. For several threads at once, and beside other processes with the same one.
+    """One ledger. Thread-safe; several processes can use the same ledger.
 
-    Every method may raise RetryableError (the database is busy) and StorageError (it cannot
-    be used: a full disk, no permission, a damaged file); the message says what to do. Then
-    nothing of what the method should have written is written.
+    Every method may raise RetryableError (the database is busy) and StorageError (it cannot be
+    used: a full disk, no permission, a damaged file); the message says what to do. In that case the
+    method has written nothing.
     """
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._turns = Turns(database, clock)
+        self._delivery_locks = DeliveryLocks(database, clock)
         self.markers = MarkerStore(database)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, clock: Clock, create: bool = True) -> Self:
-        """The ledger of these settings: that of `BK_PIPELINE_LEDGER_URL`, or the file.
+        """Open the ledger at `BK_PIPELINE_LEDGER_URL`, or the file in the data directory.
 
         Args:
-            settings: Where it is.
+            settings: Where the ledger is.
             clock: As for `open`.
             create: As for `open`.
         """
@@ -65,31 +64,33 @@ class Ledger:
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         create: bool = True,
     ) -> Self:
-        """The ledger at `where`, made if it is missing.
+        """Open the ledger at `where`, creating it if it is missing.
 
         Args:
-            where: A SQLite file, whose folder must be on a disk of this machine; or the URL
-                of a PostgreSQL database.
-            clock: Tells when something happened.
-            busy_timeout_s: How long to wait while others write.
-            create: Whether to make what is missing; else that is a NoLedger.
+            where: An SQLite file on a local disk, or the URL of a PostgreSQL database.
+            clock: Gives the times that are recorded, and waits.
+            busy_timeout_s: How long to wait for other writers, in seconds.
+            create: Whether to create a missing ledger.
+
+        Raises:
+            NoLedger: The ledger is missing, and `create` is not set.
         """
         database = open_database(where, busy_timeout_s=busy_timeout_s, create=create)
         return cls(database, clock=clock)
 
     @property
     def where(self) -> str:
-        """The database as people are told of it; no password."""
+        """The database as shown to users, without a password."""
         return self._database.where
 
     @property
     def id(self) -> str:
-        """32 hex digits, made with the ledger. Copies and backups of it have the same."""
+        """32 hex digits, created with the ledger. Copies and backups have the same id."""
         return self._identity[0]
 
     @property
     def predates_records(self) -> bool:
-        """Whether it was in use before span stores kept delivery records."""
+        """Whether the ledger was in use before span stores kept delivery records."""
         return self._identity[1]
 
     @cached_property
@@ -107,7 +108,7 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # While delivering.
+    # For deliveries.
 
     @contextmanager
     def delivery_lock(
@@ -118,56 +119,58 @@ class Ledger:
         on_wait: Callable[[str], None] | None = None,
         timeout_s: float = LOCK_TIMEOUT_S,
     ) -> Iterator[None]:
-        """A block that only one delivery of `day` to `destination` is in at a time.
+        """Hold the delivery lock of `day` and `destination` during the block.
 
-        Its holder's death ends it. So does, on PostgreSQL, the loss of the connection that
-        holds it; then `begin` fails, and so do the other methods that are only for its holder.
+        It is released if the process dies. On PostgreSQL it is lost with its connection; then
+        `begin` fails, and so do the other methods that need the lock.
 
         Args:
-            on_wait: Told once, in a sentence, if somebody else is in it.
-            timeout_s: How long to wait for that one.
+            destination: The destination's name.
+            day: The partition.
+            on_wait: Called once with a sentence if another run holds the lock.
+            timeout_s: How long to wait for it, in seconds.
 
         Raises:
-            RetryableError: The other one was still at it when the deadline came.
+            RetryableError: The other run still held the lock after `timeout_s`.
         """
-        with self._turns.take(destination, [day], on_wait=on_wait, timeout_s=timeout_s):
+        with self._delivery_locks.hold(destination, [day], on_wait=on_wait, timeout_s=timeout_s):
             yield
 
     def settled(
         self, destination: str, trace_ids: Collection[bytes]
     ) -> Mapping[bytes, Collection[bytes]]:
-        """The items of these traces that must not be sent (again), by trace."""
+        """Return the settled items of these traces, which must not be sent, by trace."""
         with self._database.read() as connection:
             return settled.items(connection, destination, trace_ids)
 
     def in_doubt(self, destination: str, day: str) -> Mapping[bytes, Collection[bytes]]:
-        """The items of `day` that left and whose answer is not known, by trace."""
+        """Return the items of `day` that may have been sent and are not settled, by trace."""
         with self._database.read() as connection:
             return batches.in_doubt_items(connection, destination, day)
 
     def begin(self, destination: str, day: str, items: ItemIds) -> int:
-        """The number of a new batch, in doubt from now on. Only then may it be sent.
+        """Record a new batch in doubt and return its number. Call this before sending it.
 
         Raises:
-            RetryableError: Also if `delivery_lock` was lost. Nothing more may be sent then.
+            RetryableError: Also if `delivery_lock` was lost; then send nothing more.
         """
         begin = partial(
             batches.begin, destination=destination, day=day, items=items, now=self._now()
         )
-        return self._turns.do(destination, day, begin)
+        return self._delivery_locks.run(destination, day, begin)
 
     def begin_again(self, destination: str, day: str, batch: int) -> None:
-        """Note that a batch is sent once more. Only then may it be.
+        """Record that a batch is sent again. Call this before sending it.
 
         Raises:
             RetryableError: As for `begin`.
         """
         again = partial(batches.begin_again, batch=batch, now=self._now())
-        self._turns.do(destination, day, again)
+        self._delivery_locks.run(destination, day, again)
 
     def accept(self, batch: int) -> None:
-        """Write down that all of a batch was accepted; as `settle`, but many times as fast."""
-        self._database.do(partial(batches.accept, batch=batch))
+        """Settle a whole batch as accepted. Does the same as `settle`, many times faster."""
+        self._database.run(partial(batches.accept, batch=batch))
 
     def settle(
         self,
@@ -177,13 +180,19 @@ class Ledger:
         rejected: Iterable[Rejection] = (),
         in_doubt: ItemIds | None = None,
     ) -> None:
-        """Write down what became of a batch's items.
+        """Record the outcomes of a batch's items.
 
-        Those not named are known not to have arrived: they are as if never sent. The batch
-        remains as long as something of it is `in_doubt`. Doing this again changes nothing, so
-        it may be tried again after an error of the connection.
+        Items that are not given did not arrive and count as never sent. The batch stays as long as
+        any of its items is in doubt. Settling a batch again changes nothing, so it is safe to retry
+        after a connection error.
+
+        Args:
+            batch: The batch's number.
+            accepted: Items that the destination accepted.
+            rejected: Items that it rejected, with the reasons.
+            in_doubt: Items whose outcome is still unknown.
         """
-        self._database.do(
+        self._database.run(
             partial(
                 batches.settle,
                 batch=batch,
@@ -195,38 +204,38 @@ class Ledger:
         )
 
     def presume_sent(self, destination: str, day: str) -> int:
-        """Take for sent what is in doubt of `day`, and say how many items those are.
+        """Settle the items of `day` that are in doubt as presumed sent; return how many.
 
-        Only for who holds `delivery_lock`: then they are from runs that have ended.
+        The caller must hold `delivery_lock`, so that they are from runs that have ended.
         """
-        with self._turns.write(destination, day) as connection:
+        with self._delivery_locks.write(destination, day) as connection:
             return batches.presume_sent(connection, destination, day)
 
     def drop_settled_doubts(self, destination: str, day: str) -> None:
-        """Forget that items of `day` were in doubt where they have been settled since.
+        """Remove the doubt about items of `day` that have been settled since.
 
-        Only for who holds `delivery_lock`.
+        The caller must hold `delivery_lock`.
         """
-        with self._turns.write(destination, day) as connection:
+        with self._delivery_locks.write(destination, day) as connection:
             batches.drop_settled_doubts(connection, destination, day)
 
     def delivered_parts(self, destination: str, day: str) -> set[str]:
-        """The parts of `day` that were noted as holding nothing unsettled."""
+        """Return the parts of `day` that are marked as delivered."""
         with self._database.read() as connection:
-            return packed.noted(connection, destination, day)
+            return packed.parts_delivered(connection, destination, day)
 
     def mark_part_delivered(self, destination: str, day: str, part: str) -> int:
-        """Note that `part` holds nothing unsettled. Parts are immutable, so it never will.
+        """Mark `part` as holding no unsettled item. Parts are immutable, so it never will.
 
         Returns:
             The day's delivery count, which is raised in the same transaction.
         """
-        with self._turns.write(destination, day) as connection:
-            packed.note(connection, destination, day, part)
+        with self._delivery_locks.write(destination, day) as connection:
+            packed.mark_delivered(connection, destination, day, part)
             return batches.raise_count(connection, destination, day, self.id, {})
 
     def delivery_counts(self, destination: str, day: str) -> Mapping[str, int]:
-        """How far each ledger has delivered `day`, as far as this one knows, by ledger id."""
+        """Return the delivery counts of `day` that this ledger knows, by ledger id."""
         with self._database.read() as connection:
             return batches.counts(connection, destination, day)
 
@@ -236,7 +245,7 @@ class Ledger:
             return batches.knows_day(connection, destination, day)
 
     def has_lost_items(self, destination: str, day: str) -> bool:
-        """Whether items of `day` that were settled are not in the ledger any more."""
+        """Whether settled items of `day` have disappeared from the ledger."""
         with self._database.read() as connection:
             return batches.has_lost_items(connection, destination, day)
 
@@ -244,37 +253,37 @@ class Ledger:
         """Raise the day's delivery count above the old one and `seen`, and return it.
 
         Args:
-            destination: Where the day is delivered.
+            destination: The destination's name.
             day: The partition. The caller holds `delivery_lock`.
-            seen: The counts of the span store by ledger id; this ledger knows them from now on.
+            seen: The counts in the span store by ledger id, which this ledger records.
         """
-        with self._turns.write(destination, day) as connection:
+        with self._delivery_locks.write(destination, day) as connection:
             return batches.raise_count(connection, destination, day, self.id, seen)
 
     def adopt(
         self, destination: str, day: str, parts_known: Iterable[str], seen: Mapping[str, int]
     ) -> int:
-        """Note that `parts_known` hold nothing unsettled, and know the counts of `seen`.
+        """Mark `parts_known` as delivered and record the counts of `seen`, in one transaction.
 
-        Both or nothing; what was settled before is not touched. Only for who holds `delivery_lock`.
+        Settled items are not changed. The caller must hold `delivery_lock`.
 
         Returns:
             The day's delivery count.
         """
-        with self._turns.write(destination, day) as connection:
+        with self._delivery_locks.write(destination, day) as connection:
             for part in parts_known:
-                packed.note(connection, destination, day, part)
+                packed.mark_delivered(connection, destination, day, part)
             return batches.raise_count(connection, destination, day, self.id, seen)
 
     # For people.
 
     def destinations(self) -> list[str]:
-        """Whoever has something in the ledger, by name."""
+        """Return the sorted names of the destinations that have items in the ledger."""
         with self._database.read() as connection:
-            return review.names(connection)
+            return review.destination_names(connection)
 
     def summary(self, destination: str) -> Summary:
-        """Counts of a destination; all zero if it is not known."""
+        """Return the counts of a destination; all zero if it is unknown."""
         with self._database.read() as connection:
             return review.summary(connection, destination)
 
@@ -287,22 +296,23 @@ class Ledger:
         reason_like: str | None = None,
         limit: int | None = None,
     ) -> list[RecordedRejection]:
-        """What the destination rejected, by day, trace and time.
+        """Return the items that the destination rejected, sorted by day, trace and time.
 
         Args:
-            day: Only of this day.
-            trace_id: Only of this build.
-            reason_like: Only if the reason holds this, in upper or lower case.
-            limit: At most so many.
+            destination: The destination's name.
+            day: Only those of this day.
+            trace_id: Only those of this build.
+            reason_like: Only those whose reason contains this, ignoring case.
+            limit: Return at most this many.
         """
-        choice = Choice(day, trace_id, reason_like)
+        item_filter = ItemFilter(day, trace_id, reason_like)
         with self._database.read() as connection:
-            return review.rejected(connection, destination, choice, limit=limit)
+            return review.rejected(connection, destination, item_filter, limit=limit)
 
-    def presumed(self, destination: str) -> list[Presumed]:
-        """What was taken for sent without an answer, by day and trace."""
+    def presumed(self, destination: str) -> list[PresumedItems]:
+        """Return the items that were presumed sent, sorted by day and trace."""
         with self._database.read() as connection:
-            return review.presumed(connection, destination, Choice())
+            return review.presumed(connection, destination, ItemFilter())
 
     def requeue(
         self,
@@ -314,26 +324,29 @@ class Ledger:
         on_wait: Callable[[str], None] | None = None,
         timeout_s: float = LOCK_TIMEOUT_S,
     ) -> int:
-        """Have the next delivery send again what was rejected or presumed sent; how many items.
+        """Let the next delivery send rejected and presumed items again, and return how many.
 
-        What was accepted is never re-queued. Waits for deliveries of the days concerned.
+        Accepted items are never re-queued. Waits for deliveries of the days concerned.
 
         Args:
+            destination: The destination's name.
             day: As for `rejections`.
             trace_id: As for `rejections`.
-            reason_like: As for `rejections`; what was presumed sent has the reason
+            reason_like: As for `rejections`; the reason of presumed items is
                 "in doubt, presumed sent".
             on_wait: As for `delivery_lock`.
             timeout_s: As for `delivery_lock`.
         """
-        choice = Choice(day, trace_id, reason_like)
+        item_filter = ItemFilter(day, trace_id, reason_like)
         with self._database.read() as connection:
-            days = review.days_of(connection, destination, choice)
+            days = review.requeue_days(connection, destination, item_filter)
         with (
-            self._turns.take(destination, days, on_wait=on_wait, timeout_s=timeout_s) as locks,
+            self._delivery_locks.hold(
+                destination, days, on_wait=on_wait, timeout_s=timeout_s
+            ) as locks,
             locks.write() as connection,
         ):
-            return review.requeue(connection, destination, choice, days)
+            return review.requeue(connection, destination, item_filter, days)
 
     def forget(
         self,
@@ -342,19 +355,22 @@ class Ledger:
         on_wait: Callable[[str], None] | None = None,
         timeout_s: float = LOCK_TIMEOUT_S,
     ) -> int:
-        """Know nothing of a destination any more; how many settled items that were.
+        """Delete everything about a destination, and return how many items were settled.
 
-        Everything will be sent again, and doubled if the destination still has it. Waits
-        for deliveries that are under way.
+        The next delivery sends everything again, and doubles what the destination still has.
+        Waits for deliveries in progress.
 
         Args:
+            destination: The destination's name.
             on_wait: As for `delivery_lock`.
             timeout_s: As for `delivery_lock`.
         """
         with self._database.read() as connection:
             days = review.all_days(connection, destination)
         with (
-            self._turns.take(destination, days, on_wait=on_wait, timeout_s=timeout_s) as locks,
+            self._delivery_locks.hold(
+                destination, days, on_wait=on_wait, timeout_s=timeout_s
+            ) as locks,
             locks.write() as connection,
         ):
             return review.forget(connection, destination)

@@ -1,11 +1,11 @@
-"""The ledger's tables, the same on every database.
+"""The ledger's tables, the same on SQLite and PostgreSQL.
 
-Trace ids are 16 bytes, item ids 8; `item_ids` are packed (`packed.py`). Times are whole
-seconds since 1970. Nothing in here is ever a key, a token or a span's content, except for
-the first words in which a destination rejected it. The names begin with `bk_pipeline_`, so that
-the ledger may share a database with Dagster's own tables.
+Trace ids are 16 bytes, item ids 8; `item_ids` columns are packed (`packed.py`). Times are Unix
+seconds. No table holds a key, a token or the content of a span, except for the beginning of the
+message with which a destination rejected it. Names begin with `bk_pipeline_`, so that the ledger
+can share a database with Dagster's tables.
 
-Whoever changes a table raises `SCHEMA_VERSION` and adds the step to `schema.py`.
+To change a table, raise `SCHEMA_VERSION` and add an upgrade step to `schema.py`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SCHEMA_VERSION = 3
 
 
 class Outcome(IntEnum):
-    """What became of items that are settled. Stored: the numbers never change."""
+    """The outcome of settled items. The numbers are stored and must never change."""
 
     ACCEPTED = 1
     REJECTED = 2
-    PRESUMED = 3  # in doubt, and taken for sent because the guarantee is "at most once"
+    PRESUMED = 3  # in doubt, and presumed sent because the guarantee is "at most once"
 
 
 metadata = MetaData()
@@ -46,8 +46,8 @@ schema_version = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
 )
 
-# One row. `id` is random, made with the ledger: a copy or a backup has the same. `predates_records`:
-# something was delivered with it before span stores kept delivery records.
+# One row. `id` is random and created with the ledger; copies and backups have the same one.
+# `predates_records`: it was in use before span stores kept delivery records.
 identity = Table(
     "bk_pipeline_ledger_identity",
     metadata,
@@ -62,7 +62,7 @@ destinations = Table(
     Column("name", Text, nullable=False, unique=True),
 )
 
-# What is settled: one row for each build and outcome.
+# Settled items: one row for each build and outcome.
 outcomes = Table(
     "bk_pipeline_outcomes",
     metadata,
@@ -74,9 +74,10 @@ outcomes = Table(
     Index("bk_pipeline_outcomes_of_day", "destination_id", "day"),
 )
 
-# How far each ledger has delivered a day, as far as this one knows. Its own row: `count` is raised
-# before the first batch of a delivery and after each part; `settled_bytes` is the length of all
-# `item_ids` of the day then. Rows of other ledgers are what a person decided about (`adopt`, `--resend`).
+# How far each ledger has delivered a day, as far as this one knows. In its own row, `count` is
+# incremented before the first batch of a delivery and after each part, and `settled_bytes` is the
+# length of all `item_ids` of the day at that time. Rows of other ledgers come from `adopt` and
+# `--resend`.
 deliveries = Table(
     "bk_pipeline_deliveries",
     metadata,
@@ -87,7 +88,7 @@ deliveries = Table(
     Column("settled_bytes", BigInteger, nullable=False),
 )
 
-# The words that belong to `Outcome.REJECTED`, one row for each item.
+# Details of items with `Outcome.REJECTED`, one row for each.
 rejections = Table(
     "bk_pipeline_rejections",
     metadata,
@@ -100,7 +101,7 @@ rejections = Table(
     Column("rejected_at", BigInteger, nullable=False),
 )
 
-# What left, or is about to leave, and has no answer yet.
+# Batches that were sent, or are about to be, and are not settled.
 batches = Table(
     "bk_pipeline_batches",
     metadata,
@@ -119,7 +120,7 @@ in_doubt = Table(
     Column("item_ids", LargeBinary, nullable=False),
 )
 
-# Files of spans that hold nothing unsettled any more.
+# Span parts whose spans are all settled.
 delivered_parts = Table(
     "bk_pipeline_delivered_parts",
     metadata,
@@ -128,8 +129,8 @@ delivered_parts = Table(
     Column("part", Text, primary_key=True),
 )
 
-# Markers that we made, by what they are about. `place` is host, team and environment; `digest`
-# is that of what was last sent.
+# Markers that this program placed, by what they mark. `place` is host, team and environment;
+# `digest` is that of the content last sent.
 markers = Table(
     "bk_pipeline_markers",
     metadata,
@@ -144,7 +145,7 @@ markers = Table(
     Index("bk_pipeline_markers_of_day", "place", "day"),
 )
 
-# Files of spans that these rules have nothing to do about any more.
+# Span parts for which all markers of these rules are placed.
 marked_parts = Table(
     "bk_pipeline_marked_parts",
     metadata,

@@ -1,4 +1,4 @@
-"""Each ledger in turn, with the test's own clock."""
+"""Runs each contract test with every kind of ledger and a fake clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bk_pipeline_tests.contract.ledgers import LEDGERS
 
 @pytest.fixture(params=LEDGERS.values(), ids=LEDGERS)
 def reopen(request, tmp_path, clock):
-    """Opens the same ledger again, as another process would."""
+    """Return a function that opens the same ledger again, as another process would."""
     with request.param(tmp_path) as where, ExitStack() as opened:
         yield lambda: opened.enter_context(Ledger.open(where, clock=clock))
 

@@ -1,6 +1,6 @@
-"""The ledgers that have to keep what `test_ledger*.py` and `test_marker_book.py` say.
+"""The ledgers that `test_ledger*.py` and `test_marker_store.py` test.
 
-To add one: a line in `LEDGERS`.
+To add one, add a line to `LEDGERS`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ HERE, THERE = "honeycomb:host/team/here", "honeycomb:host/team/there"
 ONE, TWO = b"1" * 16, b"2" * 16
 A, B, C = b"a" * 8, b"b" * 8, b"c" * 8
 
-Place = Callable[[Path], AbstractContextManager[Path | str]]
+OpenLocation = Callable[[Path], AbstractContextManager[Path | str]]
 
 
 @contextmanager
 def sqlite(folder: Path) -> Iterator[Path]:
+    """Yield the path of a new SQLite ledger."""
     yield folder / "ledger.sqlite"
 
 
 def postgres(_folder: Path) -> AbstractContextManager[str]:
+    """Yield the URL of an empty PostgreSQL schema."""
     return fresh_schema()
 
 
-LEDGERS: dict[str, Place] = {
+LEDGERS: dict[str, OpenLocation] = {
     "sqlite": sqlite,
     "postgres": postgres,
 }

@@ -1,6 +1,6 @@
-"""Stand-ins for destinations: one that a test can give orders to, for each kind.
+"""Stand-ins for destinations into which tests inject faults, one for each kind.
 
-To add a destination: a class here, and a line in `STAND_INS`.
+To add a destination, add a class here and a line to `STAND_INS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ QUICK = Timeouts(connect_s=60, silence_s=3, answer_s=60)
 
 
 class HoneycombStandIn:
-    """Honeycomb as the sandbox plays it."""
+    """Honeycomb, played by the sandbox."""
 
     service = "honeycomb"
 
@@ -35,11 +35,12 @@ class HoneycombStandIn:
             url or self.url, key or self.secret, "ci", clock=self.clock, timeouts=timeouts
         )
 
-    def order(self, kind: str, **details) -> None:
+    def inject(self, kind: str, **details) -> None:
+        """Inject a fault into the next requests for spans."""
         self.sandbox.faults.inject(self.service, kind, path="/1/batch/*", **details)
 
     def stored(self) -> list[tuple[str, str]]:
-        """Trace and span id of each span that it has, in order of arrival."""
+        """Return trace id and span id of each stored span, in order of arrival."""
         return [
             (event.data["trace.trace_id"], event.data["trace.span_id"])
             for event in self.sandbox.honeycomb.events
@@ -48,7 +49,7 @@ class HoneycombStandIn:
 
 
 class OtlpStandIn:
-    """An OTLP endpoint as the sandbox plays it."""
+    """An OTLP endpoint, played by the sandbox."""
 
     service = "otlp"
     secret = "otlp-key-0123456789"
@@ -70,11 +71,12 @@ class OtlpStandIn:
         assert settings is not None
         return Otlp(settings, clock=self.clock, timeouts=timeouts)
 
-    def order(self, kind: str, **details) -> None:
+    def inject(self, kind: str, **details) -> None:
+        """Inject a fault into the next requests for spans."""
         self.sandbox.faults.inject(self.service, kind, path="/v1/traces", **details)
 
     def stored(self) -> list[tuple[str, str]]:
-        """Trace and span id of each span that it has, in order of arrival."""
+        """Return trace id and span id of each stored span, in order of arrival."""
         return [(span.trace_id, span.span_id) for span in self.sandbox.otlp.spans]
 
 

@@ -1,4 +1,4 @@
-"""What every destination keeps, as `deliver/destination.py` has it."""
+"""The contract of every destination, as `deliver/destination.py` defines it."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def items(destination):
     return destination.encode(SpanRows.of(table(payload(1), payload(2))))
 
 
-def test_its_name_stays_the_same_and_holds_no_secret(stand_in):
+def test_name_is_stable_and_holds_no_secret(stand_in):
     name = stand_in.destination().name
 
     assert name == stand_in.destination().name
     assert stand_in.secret not in name
 
 
-def test_the_link_of_a_trace_names_it_or_there_is_none(stand_in, destination):
+def test_trace_link_contains_the_trace_id_or_is_none(stand_in, destination):
     trace_id = "01970f2e5a7b7c3d8e9f0a1b2c3d4e5f"
 
     link = destination.trace_link(
@@ -65,7 +65,7 @@ def test_the_link_of_a_trace_names_it_or_there_is_none(stand_in, destination):
     assert stand_in.secret not in (link or "")
 
 
-def test_encoding_gives_each_span_with_its_own_ids_and_start(destination):
+def test_encoded_items_have_the_ids_and_start_of_their_spans(destination):
     one = table(payload(1), payload(2))
 
     encoded = destination.encode(SpanRows.of(one))
@@ -79,7 +79,7 @@ def test_encoding_gives_each_span_with_its_own_ids_and_start(destination):
         )
 
 
-def test_encoding_keeps_the_order_of_the_rows_and_the_items_of_a_build_together(destination):
+def test_encoding_keeps_row_order_and_groups_items_by_build(destination):
     linked = {"id": uuid("build", 9), "number": 9}
     one = table(payload(2, rebuilt_from=linked), payload(1), payload(3, rebuilt_from=linked))
 
@@ -92,13 +92,13 @@ def test_encoding_keeps_the_order_of_the_rows_and_the_items_of_a_build_together(
     assert [span_id for span_id in ids if span_id in rows] == rows
 
 
-def test_encoding_the_same_again_gives_the_same(destination):
+def test_encoding_is_deterministic(destination):
     rows = SpanRows.of(table(payload(1)))
 
     assert destination.encode(rows) == destination.encode(rows)
 
 
-def test_each_item_says_how_large_it_is(destination):
+def test_item_size_is_that_of_its_body(destination):
     large = {f"key-{number}": "x" * 60_000 for number in range(120)}
     linked = {"id": uuid("build", 9), "number": 9}
     made = table(payload(1), payload(2, rebuilt_from=linked), payload(3, meta_data=large))
@@ -114,7 +114,7 @@ def test_no_item_is_larger_than_a_request(destination):
         assert body_bytes([item], destination.limits) <= destination.limits.batch_bytes
 
 
-def test_what_it_accepts_it_has_once(stand_in, destination, items):
+def test_accepted_items_are_stored_once(stand_in, destination, items):
     answer = destination.send(items)
 
     assert [one.verdict for one in answer.outcomes] == [Verdict.ACCEPTED] * len(items)
@@ -124,7 +124,7 @@ def test_what_it_accepts_it_has_once(stand_in, destination, items):
     assert answer.sent_bytes > 0
 
 
-def test_a_full_batch_passes(stand_in, destination):
+def test_full_batch_is_accepted(stand_in, destination):
     many = [item for one in tables(60, jobs=6) for item in destination.encode(SpanRows.of(one))]
     batch = many[: destination.limits.batch_items]
 
@@ -134,7 +134,7 @@ def test_a_full_batch_passes(stand_in, destination):
     assert len(stand_in.stored()) == len(batch)
 
 
-def test_an_unknown_key_is_refused_and_nothing_is_taken(stand_in, items):
+def test_unknown_key_is_refused_and_nothing_is_stored(stand_in, items):
     with pytest.raises(TokenRefused):
         stand_in.destination(key="unknown-key-0123456789").send(items)
 
@@ -142,7 +142,7 @@ def test_an_unknown_key_is_refused_and_nothing_is_taken(stand_in, items):
 
 
 @pytest.mark.parametrize(
-    ("order", "error"),
+    ("fault", "error"),
     [
         ({"kind": "status", "status": 403}, AccessDenied),
         ({"kind": "status", "status": 404}, NotFound),
@@ -153,10 +153,10 @@ def test_an_unknown_key_is_refused_and_nothing_is_taken(stand_in, items):
     ],
     ids=["403", "404", "413", "429", "400", "html"],
 )
-def test_each_refusal_is_an_error_of_its_kind_and_takes_nothing(
-    stand_in, destination, items, order, error
+def test_each_refusal_has_its_error_class_and_stores_nothing(
+    stand_in, destination, items, fault, error
 ):
-    stand_in.order(**order)
+    stand_in.inject(**fault)
 
     with pytest.raises(error):
         destination.send(items)
@@ -165,7 +165,7 @@ def test_each_refusal_is_an_error_of_its_kind_and_takes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("order", "taken"),
+    ("fault", "processed"),
     [
         ({"kind": "status", "status": 500}, False),
         ({"kind": "status", "status": 502}, False),
@@ -178,24 +178,24 @@ def test_each_refusal_is_an_error_of_its_kind_and_takes_nothing(
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_without_a_whole_answer_something_may_have_been_taken(stand_in, items, order, taken):
-    stand_in.order(**order)
+def test_incomplete_answer_means_maybe_processed(stand_in, items, fault, processed):
+    stand_in.inject(**fault)
 
     with (
-        closing(stand_in.destination(timeouts=QUICK)) as hasty,
+        closing(stand_in.destination(timeouts=QUICK)) as impatient,
         pytest.raises(ServiceUnavailable) as caught,
     ):
-        hasty.send(items)
+        impatient.send(items)
 
     assert caught.value.maybe_processed
-    # A busy server may still be at it when its client has given up.
-    until = time.monotonic() + 60
-    while taken and not stand_in.stored() and time.monotonic() < until:
+    # A busy server may still be processing when its client has given up.
+    deadline = time.monotonic() + 60
+    while processed and not stand_in.stored() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert bool(stand_in.stored()) is taken
+    assert bool(stand_in.stored()) is processed
 
 
-def test_where_nobody_listens_nothing_was_taken(stand_in, items):
+def test_refused_connection_means_not_processed(stand_in, items):
     with pytest.raises(ServiceUnavailable) as caught:
         stand_in.destination(url="http://127.0.0.1:1").send(items)
 
@@ -206,14 +206,14 @@ def test_where_nobody_listens_nothing_was_taken(stand_in, items):
 def test_no_error_holds_the_secret(stand_in, destination, items, kind, caplog):
     caplog.set_level(logging.DEBUG)
     echo = {"error": f"what is {stand_in.secret}?"}
-    stand_in.order(kind, **({"status": 401, "body": echo} if kind == "status" else {}))
+    stand_in.inject(kind, **({"status": 401, "body": echo} if kind == "status" else {}))
 
     with pytest.raises(PipelineError) as caught:
         destination.send(items)
 
-    told = [str(caught.value), repr(caught.value), repr(destination), caplog.text]
+    texts = [str(caught.value), repr(caught.value), repr(destination), caplog.text]
     cause = caught.value.__cause__
     while cause is not None:
-        told += [str(cause), repr(cause)]
+        texts += [str(cause), repr(cause)]
         cause = cause.__cause__
-    assert not [one for one in told if stand_in.secret in one]
+    assert not [one for one in texts if stand_in.secret in one]

@@ -1,4 +1,4 @@
-"""What every ledger keeps of deliveries, as `deliver/destination.py` and `pipeline/` rely on it."""
+"""The contract of every ledger for deliveries, as `deliver/` and `pipeline/` rely on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bk_pipeline_tests.contract.ledgers import (
 )
 
 
-def test_nothing_is_settled_in_doubt_or_known_at_first(ledger):
+def test_new_ledger_is_empty(ledger):
     assert settled(ledger, ONE) == {}
     assert doubtful(ledger) == {}
     assert ledger.delivered_parts(HERE, DAY) == set()
@@ -35,21 +35,21 @@ def test_nothing_is_settled_in_doubt_or_known_at_first(ledger):
     assert ledger.rejections(HERE) == []
 
 
-def test_what_was_begun_is_in_doubt_and_not_settled(ledger):
+def test_begun_items_are_in_doubt_and_not_settled(ledger):
     ledger.begin(HERE, DAY, {ONE: [A, B], TWO: [C]})
 
     assert doubtful(ledger) == {ONE: {A, B}, TWO: {C}}
     assert settled(ledger, ONE, TWO) == {}
 
 
-def test_what_was_accepted_is_settled_and_no_longer_in_doubt(ledger):
+def test_accepted_items_are_settled_and_not_in_doubt(ledger):
     settle(ledger, {ONE: [A, B]}, accepted={ONE: [A, B]})
 
     assert settled(ledger, ONE) == {ONE: {A, B}}
     assert doubtful(ledger) == {}
 
 
-def test_a_batch_that_was_accepted_is_settled_wholly(ledger):
+def test_accepting_a_batch_settles_all_its_items(ledger):
     ledger.accept(ledger.begin(HERE, DAY, {ONE: [B, A], TWO: [C]}))
 
     assert settled(ledger, ONE, TWO) == {ONE: {A, B}, TWO: {C}}
@@ -57,7 +57,7 @@ def test_a_batch_that_was_accepted_is_settled_wholly(ledger):
     assert ledger.summary(HERE).last_day == DAY
 
 
-def test_what_was_accepted_adds_to_what_was_settled_before(ledger):
+def test_accepted_items_add_to_settled_ones(ledger):
     settle(ledger, {ONE: [B]}, rejected=[rejection(item_id=B)])
     for items in ({ONE: [C]}, {ONE: [A, C], TWO: [A]}, {ONE: [A, C]}, {TWO: [A]}):
         ledger.accept(ledger.begin(HERE, DAY, items))
@@ -67,7 +67,7 @@ def test_what_was_accepted_adds_to_what_was_settled_before(ledger):
     assert (summary.accepted, summary.rejected, summary.in_doubt) == (3, 1, 0)
 
 
-def test_accepting_a_batch_again_changes_nothing_nor_does_accepting_another_destinations(ledger):
+def test_accepting_again_or_at_another_destination_changes_nothing(ledger):
     batch = ledger.begin(HERE, DAY, {ONE: [A]})
     ledger.begin(HERE, DAY, {TWO: [B]})
     ledger.accept(ledger.begin(THERE, DAY, {ONE: [A, B]}))
@@ -78,7 +78,7 @@ def test_accepting_a_batch_again_changes_nothing_nor_does_accepting_another_dest
     assert doubtful(ledger) == {TWO: {B}}
 
 
-def test_of_a_batch_that_was_settled_in_part_the_rest_is_accepted(ledger):
+def test_accepting_a_partly_settled_batch_accepts_the_rest(ledger):
     batch = ledger.begin(HERE, DAY, {ONE: [A, B, C]})
     ledger.settle(batch, rejected=[rejection()], in_doubt={ONE: [B]})
 
@@ -88,14 +88,14 @@ def test_of_a_batch_that_was_settled_in_part_the_rest_is_accepted(ledger):
     assert doubtful(ledger) == {}
 
 
-def test_what_an_answer_does_not_name_is_as_if_never_sent(ledger):
+def test_items_missing_from_the_answer_count_as_never_sent(ledger):
     settle(ledger, {ONE: [A, B]}, accepted={ONE: [A]})
 
     assert settled(ledger, ONE) == {ONE: {A}}
     assert doubtful(ledger) == {}
 
 
-def test_what_stays_in_doubt_stays_there_until_it_is_settled(ledger):
+def test_items_stay_in_doubt_until_they_are_settled(ledger):
     batch = ledger.begin(HERE, DAY, {ONE: [A, B, C]})
     ledger.settle(batch, accepted={ONE: [A]}, in_doubt={ONE: [B, C]})
     assert doubtful(ledger) == {ONE: {B, C}}
@@ -107,7 +107,7 @@ def test_what_stays_in_doubt_stays_there_until_it_is_settled(ledger):
     assert doubtful(ledger) == {}
 
 
-def test_what_was_rejected_is_settled_and_keeps_the_words(ledger, clock):
+def test_rejected_items_are_settled_and_keep_the_reason(ledger, clock):
     settle(ledger, {ONE: [A]}, rejected=[rejection()])
 
     assert settled(ledger, ONE) == {ONE: {A}}
@@ -125,7 +125,7 @@ def test_batches_of_one_build_add_up(ledger):
     assert settled(ledger, ONE, TWO) == {ONE: {A, B, C}, TWO: {C}}
 
 
-def test_another_process_sees_all_of_it(ledger, reopen):
+def test_another_process_sees_everything(ledger, reopen):
     settle(ledger, {ONE: [A]}, accepted={ONE: [A]})
     ledger.begin(HERE, DAY, {TWO: [B]})
     ledger.mark_part_delivered(HERE, DAY, "part-1")
@@ -137,7 +137,7 @@ def test_another_process_sees_all_of_it(ledger, reopen):
     assert other.delivered_parts(HERE, DAY) == {"part-1"}
 
 
-def test_destinations_know_nothing_of_each_other(ledger):
+def test_destinations_are_independent(ledger):
     settle(ledger, {ONE: [A]}, accepted={ONE: [A]})
     ledger.begin(HERE, DAY, {TWO: [B]})
     ledger.mark_part_delivered(HERE, DAY, "part-1")
@@ -148,7 +148,7 @@ def test_destinations_know_nothing_of_each_other(ledger):
     assert ledger.destinations() == [HERE]
 
 
-def test_doubts_belong_to_their_day(ledger):
+def test_items_are_in_doubt_by_day(ledger):
     ledger.begin(HERE, DAY, {ONE: [A]})
     ledger.begin(HERE, OTHER_DAY, {TWO: [B]})
 
@@ -156,7 +156,7 @@ def test_doubts_belong_to_their_day(ledger):
     assert doubtful(ledger, day=OTHER_DAY) == {TWO: {B}}
 
 
-def test_what_is_presumed_sent_is_settled_listed_and_no_longer_in_doubt(ledger):
+def test_presumed_items_are_settled_listed_and_not_in_doubt(ledger):
     ledger.begin(HERE, DAY, {ONE: [A, B]})
     ledger.begin(HERE, DAY, {ONE: [B], TWO: [C]})
 
@@ -171,7 +171,7 @@ def test_what_is_presumed_sent_is_settled_listed_and_no_longer_in_doubt(ledger):
     }
 
 
-def test_what_was_settled_after_a_doubt_is_not_presumed(ledger):
+def test_items_settled_after_a_doubt_are_not_presumed(ledger):
     ledger.begin(HERE, DAY, {ONE: [A, B]})
     settle(ledger, {ONE: [A]}, accepted={ONE: [A]})
 
@@ -181,7 +181,7 @@ def test_what_was_settled_after_a_doubt_is_not_presumed(ledger):
     assert ledger.summary(HERE).presumed == 1
 
 
-def test_doubts_are_dropped_for_what_has_been_settled_since_and_only_that(ledger):
+def test_doubts_are_dropped_only_for_items_settled_since(ledger):
     ledger.begin(HERE, DAY, {ONE: [A, B]})
     ledger.begin(HERE, DAY, {TWO: [C]})
     settle(ledger, {ONE: [A], TWO: [C]}, accepted={ONE: [A], TWO: [C]})
@@ -191,7 +191,7 @@ def test_doubts_are_dropped_for_what_has_been_settled_since_and_only_that(ledger
     assert doubtful(ledger) == {ONE: {B}}
 
 
-def test_parts_are_noted_by_day(ledger):
+def test_parts_are_marked_delivered_by_day(ledger):
     ledger.mark_part_delivered(HERE, DAY, "part-1")
     ledger.mark_part_delivered(HERE, DAY, "part-1")
     ledger.mark_part_delivered(HERE, OTHER_DAY, "part-2")
@@ -199,7 +199,7 @@ def test_parts_are_noted_by_day(ledger):
     assert ledger.delivered_parts(HERE, DAY) == {"part-1"}
 
 
-def test_a_name_is_a_name_whatever_it_holds(ledger):
+def test_destination_names_can_contain_any_characters(ledger):
     odd = "honeycomb:host/'; drop table outcomes; --/%_é🚀"
     settle(ledger, {ONE: [A]}, destination=odd, accepted={ONE: [A]})
 
@@ -207,7 +207,7 @@ def test_a_name_is_a_name_whatever_it_holds(ledger):
     assert settled(ledger, ONE, destination=odd) == {ONE: {A}}
 
 
-def test_more_builds_than_one_statement_takes_are_looked_up(ledger):
+def test_lookup_of_more_builds_than_fit_one_statement(ledger):
     traces = [number.to_bytes(16) for number in range(2_500)]
     settle(ledger, {trace: [A] for trace in traces}, accepted={trace: [A] for trace in traces})
 
@@ -227,7 +227,7 @@ steps = st.lists(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=steps)
-def test_whatever_happens_an_item_has_the_outcome_that_it_was_given(ledger, steps):
+def test_items_keep_their_outcome_in_any_sequence_of_batches(ledger, steps):
     ledger.forget(HERE)
     accepted: dict[bytes, set[bytes]] = {}
     for trace, item_ids, kept in steps:
@@ -243,14 +243,14 @@ def test_whatever_happens_an_item_has_the_outcome_that_it_was_given(ledger, step
     assert ledger.summary(HERE).accepted == sum(map(len, accepted.values()))
 
 
-def test_deliveries_of_one_day_take_turns(ledger, reopen, clock):
+def test_deliveries_of_one_day_wait_for_each_other(ledger, reopen, clock):
     waits: list[str] = []
     with (
         ledger.delivery_lock(HERE, DAY),
         pytest.raises(RetryableError, match="Another run has been delivering 2026-11-19"),
         reopen().delivery_lock(HERE, DAY, on_wait=waits.append, timeout_s=20),
     ):
-        pytest.fail("two were in it")
+        pytest.fail("two runs hold the lock")
 
     assert timedelta(seconds=20) <= clock.now() - type(clock)().now() < timedelta(seconds=23)
     assert waits == [f"{DAY}: waiting for another run that delivers it to {HERE}"]
@@ -266,7 +266,7 @@ def test_other_days_and_other_destinations_do_not_wait(ledger, reopen, clock):
         assert clock.slept == []
 
 
-def test_a_turn_ends_with_its_block_however_that_ends(ledger, reopen):
+def test_delivery_lock_is_released_after_an_error(ledger, reopen):
     with pytest.raises(ZeroDivisionError), ledger.delivery_lock(HERE, DAY):
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""What every ledger tells people, and what they may have it forget."""
+"""The contract of every ledger for people: summaries, rejections, re-queueing, forgetting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bk_pipeline_tests.contract.ledgers import (
 )
 
 
-def test_a_summary_counts_each_outcome(ledger):
+def test_summary_counts_each_outcome(ledger):
     settle(ledger, {ONE: [A]}, accepted={ONE: [A]}, day=OTHER_DAY)
     settle(ledger, {TWO: [A, B]}, accepted={TWO: [A]}, rejected=[rejection(TWO, B)])
     ledger.begin(HERE, DAY, {TWO: [C]})
@@ -35,7 +35,7 @@ def test_a_summary_counts_each_outcome(ledger):
 
 @pytest.fixture
 def rejected(ledger):
-    """Three rejections: two of DAY, for two reasons; one of OTHER_DAY. All parts noted."""
+    """Three rejections: two of DAY, for two reasons; one of OTHER_DAY. All parts are marked."""
     columns, size = "400: Too many columns", "413: too large (100% of it)"
     settle(
         ledger,
@@ -49,7 +49,7 @@ def rejected(ledger):
 
 
 @pytest.mark.parametrize(
-    ("choice", "left", "noted"),
+    ("criteria", "remaining", "marked_parts"),
     [
         ({}, {}, ""),
         ({"day": DAY}, {TWO: {C}}, "part-2"),
@@ -61,21 +61,21 @@ def rejected(ledger):
     ],
     ids=["all", "day", "build", "reason", "reason with a wildcard", "both", "none"],
 )
-def test_requeueing_has_them_sent_again_and_their_days_looked_through(
-    rejected, choice, left, noted
+def test_requeued_items_are_unsettled_and_their_days_unmarked(
+    rejected, criteria, remaining, marked_parts
 ):
-    listed = rejected.rejections(HERE, **choice)
+    listed = rejected.rejections(HERE, **criteria)
 
-    count = rejected.requeue(HERE, **choice)
+    count = rejected.requeue(HERE, **criteria)
 
-    assert count == len(listed) == 3 - sum(map(len, left.values()))
-    assert settled(rejected, ONE, TWO) == left
-    assert rejected.rejections(HERE, **choice) == []
+    assert count == len(listed) == 3 - sum(map(len, remaining.values()))
+    assert settled(rejected, ONE, TWO) == remaining
+    assert rejected.rejections(HERE, **criteria) == []
     kept = rejected.delivered_parts(HERE, DAY) | rejected.delivered_parts(HERE, OTHER_DAY)
-    assert kept == set(noted.split())
+    assert kept == set(marked_parts.split())
 
 
-def test_requeueing_never_touches_what_was_accepted(rejected):
+def test_accepted_items_are_not_requeued(rejected):
     settle(rejected, {ONE: [C]}, accepted={ONE: [C]})
 
     rejected.requeue(HERE)
@@ -84,7 +84,7 @@ def test_requeueing_never_touches_what_was_accepted(rejected):
     assert rejected.summary(HERE).rejected == 0
 
 
-def test_a_rejected_item_can_be_rejected_again_after_it_was_requeued(rejected):
+def test_requeued_item_can_be_rejected_again(rejected):
     rejected.requeue(HERE, day=DAY)
 
     settle(rejected, {ONE: [A]}, rejected=[rejection(ONE, A, reason="again")])
@@ -93,27 +93,27 @@ def test_a_rejected_item_can_be_rejected_again_after_it_was_requeued(rejected):
 
 
 @pytest.mark.parametrize(
-    "choice", [{}, {"day": DAY}, {"trace_id": ONE}, {"reason_like": "presumed"}]
+    "criteria", [{}, {"day": DAY}, {"trace_id": ONE}, {"reason_like": "presumed"}]
 )
-def test_what_was_presumed_sent_can_be_requeued(ledger, choice):
+def test_presumed_items_can_be_requeued(ledger, criteria):
     ledger.begin(HERE, DAY, {ONE: [A, B]})
     ledger.presume_sent(HERE, DAY)
     ledger.mark_part_delivered(HERE, DAY, "part-1")
 
-    assert ledger.requeue(HERE, **choice) == 2
+    assert ledger.requeue(HERE, **criteria) == 2
 
     assert settled(ledger, ONE) == {}
     assert ledger.presumed(HERE) == []
     assert ledger.delivered_parts(HERE, DAY) == set()
 
 
-def test_rejections_can_be_listed_in_part(rejected):
+def test_rejections_can_be_filtered_and_limited(rejected):
     assert len(rejected.rejections(HERE, limit=2)) == 2
     assert [one.item_id for one in rejected.rejections(HERE, trace_id=TWO)] == [C]
     assert rejected.rejections(THERE) == []
 
 
-def test_a_forgotten_destination_is_as_if_it_had_never_been(rejected):
+def test_forgotten_destination_leaves_nothing(rejected):
     settle(rejected, {ONE: [C]}, accepted={ONE: [C]})
     settle(rejected, {ONE: [C]}, destination=THERE, accepted={ONE: [C]})
     rejected.begin(HERE, DAY, {TWO: [A]})
@@ -128,7 +128,7 @@ def test_a_forgotten_destination_is_as_if_it_had_never_been(rejected):
     assert rejected.forget(HERE) == 0
 
 
-def test_requeueing_waits_for_a_delivery_of_the_day(rejected, reopen):
+def test_requeue_waits_for_a_delivery_of_the_day(rejected, reopen):
     with (
         reopen().delivery_lock(HERE, DAY),
         pytest.raises(RetryableError, match="Another run has been delivering"),

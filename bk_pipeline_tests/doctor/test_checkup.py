@@ -67,7 +67,7 @@ def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
         ("BK_PIPELINE_DESTINATIONS", "jaeger", "destinations", "honeycomb,otlp:tempo", 0),
         ("HONEYCOMB_API_KEY", "wrong", "honeycomb_events", "does not know the key", 0),
         ("BK_PIPELINE_DATA_DIR", "file/data", "storage", "is no folder that", 1),
-        ("BK_PIPELINE_LEDGER_URL", "sqlite:///file", "ledger", "it is no SQLite database", 0),
+        ("BK_PIPELINE_LEDGER_URL", "sqlite:///file", "ledger", "it is not an SQLite database", 0),
         ("BK_PIPELINE_LEDGER_URL", "sqlite:///file/x", "ledger", "is no folder that", 0),
         ("DAGSTER_HOME", "here", "DAGSTER_HOME", "an absolute path", 0),
         ("DAGSTER_HOME", "/dev/null", "DAGSTER_HOME", "no folder that can be written", 0),

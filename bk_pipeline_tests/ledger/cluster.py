@@ -1,7 +1,7 @@
-"""A PostgreSQL server of the tests' own, that they may kill; or the one they are given.
+"""A PostgreSQL server that tests start and may kill, or one that is given to them.
 
-`BK_PIPELINE_TEST_POSTGRES_URL` names a database whose user may create others. Without it,
-and without server programs, these tests are skipped; see `programs.py`.
+`BK_PIPELINE_TEST_POSTGRES_URL` names a database whose user may create others. Without it and
+without the server's programs, these tests are skipped; see `programs.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIMEOUT_S = 60
 
 
 def programs() -> Path | None:
-    """Where `initdb` and `pg_ctl` are."""
+    """Return the folder of `initdb` and `pg_ctl`, if they are installed."""
     for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if (folder / "initdb").exists():
             return folder
@@ -53,7 +53,7 @@ class Cluster:
         if self._account is not None:
             shutil.chown(self.folder, self._account)
         self._data = self.folder / "data"
-        self._go_with_this_process()
+        self._remove_with_this_process()
         self._initialize()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -61,31 +61,33 @@ class Cluster:
 
     @property
     def url(self) -> str:
+        """The URL of the server's default database, with user and password."""
         return URL.create(
             "postgresql", USER, PASSWORD, "127.0.0.1", self.port, "postgres"
         ).render_as_string(hide_password=False)
 
     def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
         options = {**SETTINGS, "port": self.port, "listen_addresses": "127.0.0.1"}
         options["unix_socket_directories"] = self.folder
         shown = " ".join(f"-c {name}={value}" for name, value in options.items())
         self._run("pg_ctl", "start", "-w", "-s", "-l", self.folder / "log", "-o", shown)
 
     def stop(self, mode: str = "immediate") -> None:
-        """`immediate` is like a crash: sessions are cut off, nothing is written any more."""
+        """Stop the server; mode `immediate` is like a crash."""
         with self._changing:
             self._run("pg_ctl", "stop", "-w", "-s", "-m", mode)
 
     def start_again(self) -> None:
-        """Have it running, whether it is or not."""
+        """Start the server unless it is running."""
         with self._changing:
             if not (self._data / "postmaster.pid").exists():
                 self.start()
 
-    def _go_with_this_process(self) -> None:
-        """Stop and remove it when this process ends, even if that is by being killed.
+    def _remove_with_this_process(self) -> None:
+        """Stop and remove the server when this process ends, even if it is killed.
 
-        The shell waits for the end of a pipe of which only this process has the other one.
+        The shell waits for the end of a pipe whose other end only this process holds.
         """
         script = 'cat >/dev/null; "$0" -D "$1/data" stop -s -m immediate; cd /; rm -rf "$1"'
         self._watcher = subprocess.Popen(
@@ -126,7 +128,7 @@ class Cluster:
 
 
 def _account() -> str | None:
-    """Whom to run the server as: it refuses root."""
+    """Return the user to run the server as, since it refuses root; None for this one."""
     if os.geteuid() != 0:
         return None
     known = {one.pw_name for one in pwd.getpwall()}
@@ -135,7 +137,7 @@ def _account() -> str | None:
 
 @cache
 def cluster() -> Cluster:
-    """This process's server, which goes with the process."""
+    """Return the server of this process, which stops with it."""
     binaries = programs()
     if binaries is None:
         missing("PostgreSQL server", "postgresql")
@@ -144,7 +146,7 @@ def cluster() -> Cluster:
 
 @cache
 def database() -> str:
-    """The URL of this process's database, which goes with the process."""
+    """Return the URL of the database of this process, which is dropped with it."""
     url = GIVEN or cluster().url
     name = f"bk_pipeline_test_{os.getpid()}"
     execute(url, f"CREATE DATABASE {name}")
@@ -158,7 +160,7 @@ _numbers = count()
 
 @contextmanager
 def fresh_schema() -> Iterator[str]:
-    """The URL of a database with a schema of its own, which goes with the block."""
+    """Create a schema for the duration of the block, and yield its URL."""
     name = f"test_{next(_numbers)}"
     execute(database(), f"CREATE SCHEMA {name}")
     yield f"{database()}?options=-csearch_path%3D{name}"
@@ -166,7 +168,7 @@ def fresh_schema() -> Iterator[str]:
 
 
 def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
-    """What a statement returns, if anything."""
+    """Execute a statement and return its rows, if any."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(statement.encode())
         return found.fetchall() if found.description else []

@@ -14,9 +14,9 @@ def postgres_url():
 
 @pytest.fixture
 def server():
-    """A server that the test may stop; it runs again afterwards."""
+    """A server that the test may stop; it is started again afterwards."""
     if GIVEN:
-        pytest.skip("the server that was given is not the tests' to stop")
+        pytest.skip("the given server must not be stopped")
     server = cluster()
     yield server
     server.start_again()

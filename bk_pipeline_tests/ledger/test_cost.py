@@ -1,4 +1,4 @@
-"""What the ledger costs: bytes on disk, and statements."""
+"""The ledger's cost in bytes on disk and in statements."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def ledger(request):
 
 
 def builds(count: int, spans: int | None = None) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Builds of 10 to 60 spans, or of so many."""
-    chance = random.Random(7)
+    """Yield builds of 10 to 60 spans, or of `spans`."""
+    rng = random.Random(7)
     for _ in range(count):
-        size = spans or chance.randint(10, 60)
-        yield chance.randbytes(16), [chance.randbytes(8) for _ in range(size)]
+        size = spans or rng.randint(10, 60)
+        yield rng.randbytes(16), [rng.randbytes(8) for _ in range(size)]
 
 
 def mixed_builds(count: int) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Mostly of some dozen spans, some of a handful, a few of thousands."""
-    chance = random.Random(7)
+    """Yield builds: most of dozens of spans, some of a handful, a few of thousands."""
+    rng = random.Random(7)
     for _ in range(count):
-        size = min(int(chance.lognormvariate(3.2, 1.1)) + 2, 5_000)
-        yield chance.randbytes(16), [chance.randbytes(8) for _ in range(size)]
+        size = min(int(rng.lognormvariate(3.2, 1.1)) + 2, 5_000)
+        yield rng.randbytes(16), [rng.randbytes(8) for _ in range(size)]
 
 
 def deliver(ledger: Ledger, made: Iterator[tuple[bytes, list[bytes]]]) -> int:
-    """All of them accepted, in batches; how many spans that was."""
+    """Settle all spans as accepted, in batches, and return how many there were."""
     batch: dict[bytes, list[bytes]] = {}
     total = waiting = 0
     for trace_id, span_ids in made:
@@ -68,7 +68,7 @@ def deliver(ledger: Ledger, made: Iterator[tuple[bytes, list[bytes]]]) -> int:
 
 @contextmanager
 def statements(ledger: Ledger) -> Iterator[list[str]]:
-    """What is sent to the database, each row of an `executemany` counted as one."""
+    """Collect the statements sent to the database; each row of an `executemany` counts as one."""
     sent: list[str] = []
 
     def executed(_connection, _cursor, statement, parameters, _context, many):
@@ -82,7 +82,7 @@ def statements(ledger: Ledger) -> Iterator[list[str]]:
         event.remove(ledger._database.engine, "before_cursor_execute", executed)
 
 
-def test_a_span_takes_at_most_40_bytes_on_disk(file_ledger, tmp_path):
+def test_span_takes_at_most_40_bytes_on_disk(file_ledger, tmp_path):
     spans = deliver(file_ledger, builds(1_000))
     file_ledger.mark_part_delivered(HERE, DAY, "part-1")
     file_ledger.close()
@@ -90,11 +90,11 @@ def test_a_span_takes_at_most_40_bytes_on_disk(file_ledger, tmp_path):
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
 
     assert size / spans <= 40
-    # Far below; more than this means that something else is stored than ids.
+    # Well below the limit: above this, something other than ids is stored.
     assert size / spans <= 20
 
 
-def test_a_span_takes_at_most_40_bytes_in_postgres_before_anything_is_cleared_away(
+def test_span_takes_at_most_40_bytes_in_postgres_before_a_vacuum(
     postgres_ledger,
 ):
     spans = deliver(postgres_ledger, mixed_builds(1_000))
@@ -104,7 +104,7 @@ def test_a_span_takes_at_most_40_bytes_in_postgres_before_anything_is_cleared_aw
 
 
 def sizes(ledger: Ledger) -> dict[str, int]:
-    """Bytes of each table, with its indexes and what lies apart."""
+    """Return the bytes of each table, with indexes and out-of-line storage."""
     with ledger._database.read() as connection:
         return {
             name: connection.execute(
@@ -114,26 +114,26 @@ def sizes(ledger: Ledger) -> dict[str, int]:
         }
 
 
-def test_while_it_is_written_the_log_stays_small(file_ledger, tmp_path):
+def test_write_ahead_log_stays_small(file_ledger, tmp_path):
     deliver(file_ledger, builds(1_000))
 
     assert (tmp_path / "ledger.sqlite-wal").stat().st_size < 8_000_000
 
 
-def test_statements_are_in_proportion_to_builds_and_not_to_spans(ledger):
+def test_statement_count_follows_builds_and_not_spans(ledger):
     with statements(ledger) as few_spans:
         deliver(ledger, builds(100, spans=5))
     with statements(ledger) as many_spans:
         deliver(ledger, builds(100, spans=60))
 
-    # Twelve times the spans. What grows is the number of batches, by eleven.
+    # Twelve times the spans; only the number of batches grows.
     assert len(few_spans) < 3 * 100
     assert len(many_spans) < 5 * 100
 
 
 @contextmanager
-def steps(ledger: Ledger) -> Iterator[list[int]]:
-    """Something for every hundred steps that SQLite takes, whatever the time they take."""
+def vm_steps(ledger: Ledger) -> Iterator[list[int]]:
+    """Collect an entry for every hundred virtual machine steps of SQLite."""
     taken: list[int] = []
 
     def opened(connection, _record, _proxy):
@@ -148,18 +148,18 @@ def steps(ledger: Ledger) -> Iterator[list[int]]:
             connection.connection.dbapi_connection.set_progress_handler(None, 100)
 
 
-def test_what_a_batch_costs_does_not_grow_with_what_is_settled(file_ledger):
+def test_cost_of_a_batch_does_not_grow_with_settled_items(file_ledger):
     made = list(builds(1_060))
-    with steps(file_ledger) as with_nothing_settled:
+    with vm_steps(file_ledger) as with_nothing_settled:
         deliver(file_ledger, iter(made[:30]))
     deliver(file_ledger, iter(made[30:-30]))
-    with steps(file_ledger) as with_a_thousand_builds_settled:
+    with vm_steps(file_ledger) as with_a_thousand_builds_settled:
         deliver(file_ledger, iter(made[-30:]))
 
     assert len(with_a_thousand_builds_settled) < 2 * len(with_nothing_settled)
 
 
-def test_looking_up_what_is_settled_takes_few_statements_for_many_builds(ledger):
+def test_settled_lookup_of_many_builds_takes_few_statements(ledger):
     made = list(builds(400))
     deliver(ledger, iter(made))
 

@@ -1,4 +1,4 @@
-"""Where the ledger is: a file, or a database by its URL."""
+"""Opening the ledger: a file, or a database by its URL."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def opened(clock, *, create=True, **variables):
     return Ledger.from_settings(Settings.of(**variables), clock=clock, create=create)
 
 
-def test_without_a_url_the_ledger_is_a_file_beside_the_data(tmp_path, clock):
+def test_ledger_without_url_is_a_file_in_the_data_directory(tmp_path, clock):
     with opened(clock, BK_PIPELINE_DATA_DIR=str(tmp_path)) as ledger:
         ledger.mark_part_delivered(HERE, DAY, "part-1")
 
     assert (tmp_path / "ledger.sqlite").exists()
 
 
-def test_a_url_may_name_a_file(tmp_path, clock):
+def test_url_can_name_a_file(tmp_path, clock):
     with opened(clock, BK_PIPELINE_LEDGER_URL=f"sqlite:///{tmp_path}/mine.db") as ledger:
         ledger.mark_part_delivered(HERE, DAY, "part-1")
 
@@ -31,7 +31,7 @@ def test_a_url_may_name_a_file(tmp_path, clock):
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
-def test_every_scheme_of_postgres_leads_to_the_same_database(scheme, postgres_url, clock):
+def test_all_postgres_schemes_open_the_same_database(scheme, postgres_url, clock):
     with Ledger.open(postgres_url, clock=clock) as ledger:
         ledger.mark_part_delivered(HERE, DAY, "part-1")
 
@@ -56,7 +56,7 @@ def test_every_scheme_of_postgres_leads_to_the_same_database(scheme, postgres_ur
         "/var/lib/sesame.sqlite",
     ],
 )
-def test_a_malformed_url_gives_one_line_without_any_of_it(value, monkeypatch):
+def test_malformed_url_is_a_one_line_error_that_does_not_quote_it(value, monkeypatch):
     monkeypatch.setenv(VARIABLE, value)
 
     with pytest.raises(ConfigError) as caught:
@@ -68,13 +68,13 @@ def test_a_malformed_url_gives_one_line_without_any_of_it(value, monkeypatch):
     assert "same" not in message
 
 
-def test_a_url_is_not_printed_with_the_settings():
+def test_url_is_not_printed_with_the_settings():
     settings = Settings.of(BK_PIPELINE_LEDGER_URL="postgresql://keeper:sesame@host/db")
 
     assert "sesame" not in repr(settings) + settings.model_dump_json()
 
 
-def test_looking_at_a_database_without_a_ledger_makes_none(postgres_url, clock):
+def test_reading_a_database_without_a_ledger_creates_none(postgres_url, clock):
     for _ in range(2):
         with pytest.raises(FatalError, match=r"There is no ledger at 127\.0\.0\.1:\d+/\w+ yet"):
             opened(clock, create=False, BK_PIPELINE_LEDGER_URL=postgres_url)

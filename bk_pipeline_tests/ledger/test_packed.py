@@ -17,12 +17,12 @@ def test_packing_keeps_each_id_once(given_ids):
 
 
 @given(ids)
-def test_the_same_set_gives_the_same_bytes_in_any_order(given_ids):
+def test_equal_sets_give_equal_bytes_in_any_order(given_ids):
     assert pack(given_ids) == pack(reversed(given_ids)) == pack(given_ids * 2)
 
 
 @given(ids, ids)
-def test_adding_and_taking_away_are_those_of_sets(one, two):
+def test_adding_and_removing_match_set_operations(one, two):
     assert unpack(merged(pack(one), two)) == set(one) | set(two)
     assert union(pack(one), pack(two)) == merged(pack(one), two)
     assert unpack(without(pack(one), two)) == set(one) - set(two)

@@ -1,4 +1,4 @@
-"""What can be wrong with a server, and what the ledger says about it."""
+"""Errors of a PostgreSQL ledger: each names the server and what to do, and no secret."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def changed(url, **parts):
     return make_url(url).set(**parts).render_as_string(hide_password=False)
 
 
-def complaint(kind, call, *arguments, **options):
-    """The message; in its traceback, with all causes, no password is to be found."""
+def error_message(kind, call, *arguments, **options):
+    """Return the message of the raised error; no password is in its traceback or causes."""
     with pytest.raises(kind) as caught:
         call(*arguments, **options)
     shown = "".join(traceback.format_exception(caught.value))
@@ -43,11 +43,11 @@ def complaint(kind, call, *arguments, **options):
     return str(caught.value)
 
 
-def test_a_server_that_is_not_there_may_come_back(clock):
+def test_unreachable_server_is_retryable(clock):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
-    message = complaint(
+    message = error_message(
         RetryableError, Ledger.open, f"postgresql://me:wr0ng@127.0.0.1:{port}/db", clock=clock
     )
 
@@ -55,37 +55,37 @@ def test_a_server_that_is_not_there_may_come_back(clock):
     assert "refused" in message
 
 
-def test_a_wrong_password_is_told(postgres_url, clock):
-    message = complaint(
+def test_wrong_password_is_reported(postgres_url, clock):
+    message = error_message(
         StorageError, Ledger.open, changed(postgres_url, password="wr0ng"), clock=clock
     )
 
-    assert "it does not let us in. Check user and password in BK_PIPELINE_LEDGER_URL" in message
+    assert "access is denied. Check user and password in BK_PIPELINE_LEDGER_URL" in message
 
 
 @pytest.mark.parametrize(
     ("parts", "advice"),
     [
         ({"database": "nowhere"}, "the database does not exist. Create it"),
-        ({"username": "nobody"}, "Check user and password"),
+        ({"username": "unknown"}, "Check user and password"),
         ({"query": {"options": "-csearch_path=nowhere"}}, "the schema does not exist. Create it"),
         ({"query": {"options": "-cdefault_transaction_read_only=on"}}, "it is read-only"),
     ],
     ids=["database", "user", "schema", "read-only"],
 )
-def test_what_is_wrong_with_a_url_is_told(postgres_url, clock, parts, advice):
-    assert advice in complaint(
+def test_wrong_url_part_is_reported(postgres_url, clock, parts, advice):
+    assert advice in error_message(
         StorageError, Ledger.open, changed(postgres_url, **parts), clock=clock
     )
 
 
-def test_a_missing_permission_is_told(ledger, postgres_url, clock):
+def test_missing_permission_is_reported(ledger, postgres_url, clock):
     schema = postgres_url.rpartition("%3D")[2]
     execute(postgres_url, "DROP ROLE IF EXISTS guest")
     execute(postgres_url, f"CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'")
     execute(postgres_url, f"GRANT USAGE ON SCHEMA {schema} TO guest")
 
-    message = complaint(
+    message = error_message(
         StorageError, Ledger.open, changed(postgres_url, username="guest"), clock=clock
     )
     execute(postgres_url, f"REVOKE ALL ON SCHEMA {schema} FROM guest")
@@ -94,7 +94,7 @@ def test_a_missing_permission_is_told(ledger, postgres_url, clock):
     assert "a permission is missing" in message
 
 
-def test_a_server_that_has_no_connection_left_may_have_one_later(server, clock):
+def test_exhausted_server_connections_are_retryable(server, clock):
     with ExitStack() as taken:
         for _ in range(40):
             try:
@@ -102,29 +102,31 @@ def test_a_server_that_has_no_connection_left_may_have_one_later(server, clock):
             except psycopg.OperationalError:
                 break
 
-        message = complaint(RetryableError, Ledger.open, server.url, clock=clock)
+        message = error_message(RetryableError, Ledger.open, server.url, clock=clock)
 
-    assert "it has no connection left for us. Raise max_connections" in message
+    assert "it has no connection left. Raise max_connections" in message
 
 
-def test_a_session_that_is_ended_in_mid_transaction_may_be_tried_again(ledger, postgres_url):
-    def end_it():
+def test_session_terminated_during_a_transaction_is_retryable(ledger, postgres_url):
+    def write_in_terminated_session():
         with ledger._database.write() as connection:
             session = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
             execute(postgres_url, f"SELECT pg_terminate_backend({session}, 5000)")
             connection.execute(text("SELECT 1"))
 
-    assert "it is shutting down or starting" in complaint(RetryableError, end_it)
+    assert "it is shutting down or starting" in error_message(
+        RetryableError, write_in_terminated_session
+    )
 
     ledger.begin(HERE, DAY, ITEMS)
     assert ledger.summary(HERE).in_doubt == 1
 
 
-def test_a_server_that_was_restarted_is_found_again(server, postgres_url, clock):
+def test_restarted_server_is_used_again(server, postgres_url, clock):
     with Ledger.open(postgres_url, clock=clock) as ledger:
         ledger.begin(HERE, DAY, ITEMS)
         server.stop()
-        assert "cannot be reached" in complaint(RetryableError, ledger.begin, HERE, DAY, OTHERS)
+        assert "cannot be reached" in error_message(RetryableError, ledger.begin, HERE, DAY, OTHERS)
         server.start()
 
         ledger.begin(HERE, DAY, OTHERS)
@@ -132,15 +134,15 @@ def test_a_server_that_was_restarted_is_found_again(server, postgres_url, clock)
         assert ledger.summary(HERE).in_doubt == 2
 
 
-def test_a_row_that_somebody_else_has_locked_for_too_long_may_be_tried_again(ledger, postgres_url):
+def test_row_locked_for_too_long_is_retryable(ledger, postgres_url):
     ledger.settle(ledger.begin(HERE, DAY, ITEMS), accepted=ITEMS)
     batch = ledger.begin(HERE, DAY, ITEMS)
     with psycopg.connect(postgres_url) as other:
         other.execute("SELECT * FROM bk_pipeline_outcomes FOR UPDATE")
 
-        message = complaint(RetryableError, ledger.settle, batch, accepted=ITEMS)
+        message = error_message(RetryableError, ledger.settle, batch, accepted=ITEMS)
 
-    assert "another session has it locked for too long" in message
+    assert "another session has held a lock for too long" in message
     ledger.settle(batch, accepted=ITEMS)
     assert ledger.summary(HERE).in_doubt == 0
 
@@ -157,7 +159,7 @@ def test_settling_again_changes_nothing(ledger):
     assert (summary.accepted, summary.rejected, summary.in_doubt) == (1, 1, 0)
 
 
-def test_words_that_postgres_does_not_take_are_kept_as_far_as_it_does(ledger):
+def test_characters_that_postgres_rejects_are_replaced(ledger):
     rejected = [Rejection(b"1" * 16, b"a" * 8, "job\0", "400: \ud800 \0 no é🚀")]
     ledger.settle(ledger.begin(HERE, DAY, ITEMS), rejected=rejected)
 
@@ -179,15 +181,13 @@ def test_many_threads_share_few_connections(postgres_url, clock):
     assert (summary.accepted, summary.builds, summary.in_doubt) == (120, 61, 0)
 
 
-def test_it_shares_a_database_with_others_by_the_names_of_its_tables():
+def test_table_and_index_names_have_a_common_prefix():
     assert all(name.startswith("bk_pipeline_") for name in metadata.tables)
     indexes = [index.name for table in metadata.sorted_tables for index in table.indexes]
     assert all(name.startswith("bk_pipeline_") for name in indexes)
 
 
-def test_a_commit_is_on_disk_and_readers_see_one_moment_whatever_the_servers_defaults(
-    postgres_url, clock
-):
+def test_durability_and_isolation_do_not_depend_on_server_defaults(postgres_url, clock):
     url = postgres_url + "%20-csynchronous_commit%3Doff%20-clock_timeout%3D4s"
     with Ledger.open(url, clock=clock) as ledger:
         with ledger._database.write() as connection:

@@ -44,7 +44,7 @@ def start():
         process.communicate(timeout=TIMEOUT_S)
 
 
-def test_writers_that_open_a_fresh_ledger_together_lose_nothing_of_each_other(where, start, clock):
+def test_processes_that_open_a_new_ledger_at_once_lose_no_writes(where, start, clock):
     writers = [start("settle", where, number, 20) for number in range(4)]
 
     assert [one.wait(timeout=TIMEOUT_S) for one in writers] == [0] * 4
@@ -56,17 +56,17 @@ def test_writers_that_open_a_fresh_ledger_together_lose_nothing_of_each_other(wh
         assert ledger.summary(HERE).in_doubt == 0
 
 
-def test_a_turn_is_over_when_its_holder_is_killed(where, start, clock):
+def test_delivery_lock_is_released_when_its_holder_is_killed(where, start, clock):
     holder = start("hold", where)
     assert holder.stdout.readline() == "held\n"
     ledger = Ledger.open(where, clock=clock)
     with pytest.raises(RetryableError), ledger.delivery_lock(HERE, DAY, timeout_s=5):
-        pytest.fail("two were in it")
+        pytest.fail("two processes hold the lock")
 
     holder.kill()
     holder.wait(timeout=TIMEOUT_S)
 
     ledger.close()
-    # A server notices within moments, which a fake clock would not give it.
+    # A server takes a moment to notice, so the clock must be real.
     with Ledger.open(where, clock=SystemClock()) as ledger, ledger.delivery_lock(HERE, DAY):
         pass

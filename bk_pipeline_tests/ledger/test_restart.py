@@ -1,4 +1,4 @@
-"""A delivery whose database server is killed under it."""
+"""Deliveries during which the database server is killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUILDS, BATCH_ITEMS, IN_FLIGHT = 60, 20, 3
 
 
 class RescuingClock(FakeClock):
-    """The first to wait finds that somebody has started the server again."""
+    """Starts the server again on the first sleep."""
 
     def __init__(self, server) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def sandbox(clock):
 
 @pytest.fixture
 def run(sandbox, clock, postgres_url):
-    """Delivers the day with a ledger of its own, as each process does."""
+    """Return a function that delivers the day with a newly opened ledger, as a process does."""
 
     def run(*, guarantee=Guarantee.AT_LEAST_ONCE, waits=clock, on_progress=None):
         honeycomb = Honeycomb(
@@ -65,10 +65,10 @@ def run(sandbox, clock, postgres_url):
 
 
 @pytest.fixture
-def seen(postgres_url, clock):
-    """What the ledger says now: the summary of its only destination, and what it presumed."""
+def recorded(postgres_url, clock):
+    """Return a function that reads the summary and the presumed items of the only destination."""
 
-    def seen():
+    def recorded():
         with Ledger.open(postgres_url, clock=clock) as ledger:
             (name,) = ledger.destinations()
             listed = ledger.presumed(name)
@@ -76,7 +76,7 @@ def seen(postgres_url, clock):
                 (one.trace_id.hex(), item.hex()) for one in listed for item in one.item_ids
             }
 
-    return seen
+    return recorded
 
 
 def stored(sandbox):
@@ -87,12 +87,12 @@ def stored(sandbox):
 
 
 def killing(server, *, after):
-    """Kills the server after so many spans, once."""
-    left = [after]
+    """Return a progress callback that kills the server once, after `after` accepted spans."""
+    pending = [after]
 
     def on_progress(so_far):
-        if left and so_far.accepted >= left[0]:
-            left.clear()
+        if pending and so_far.accepted >= pending[0]:
+            pending.clear()
             server.stop()
 
     return on_progress
@@ -100,22 +100,22 @@ def killing(server, *, after):
 
 @pytest.mark.parametrize("after", [20, 120])
 @pytest.mark.parametrize("guarantee", Guarantee, ids=str)
-def test_when_the_server_dies_nothing_is_lost_or_doubled_beyond_the_promise(
-    run, server, sandbox, seen, *, guarantee, after
+def test_killed_server_loses_or_doubles_no_more_than_the_guarantee_allows(
+    run, server, sandbox, recorded, *, guarantee, after
 ):
     with pytest.raises(RetryableError, match="ledger"):
         run(guarantee=guarantee, on_progress=killing(server, after=after))
     server.start()
-    in_doubt = seen()[0].in_doubt
+    in_doubt = recorded()[0].in_doubt
 
     run(guarantee=guarantee)
 
-    wanted = span_ids(tables(BUILDS))
-    lost, doubled = wanted - stored(sandbox), sandbox.honeycomb.duplicate_count
-    summary, presumed = seen()
+    expected = span_ids(tables(BUILDS))
+    lost, doubled = expected - stored(sandbox), sandbox.honeycomb.duplicate_count
+    summary, presumed = recorded()
     assert in_doubt <= IN_FLIGHT * BATCH_ITEMS
     assert summary.in_doubt == 0
-    assert summary.accepted + summary.presumed == len(wanted)
+    assert summary.accepted + summary.presumed == len(expected)
     if guarantee is Guarantee.AT_LEAST_ONCE:
         assert lost == set()
         assert doubled <= in_doubt
@@ -125,9 +125,7 @@ def test_when_the_server_dies_nothing_is_lost_or_doubled_beyond_the_promise(
         assert summary.presumed <= in_doubt
 
 
-def test_answers_that_came_while_the_server_was_away_are_written_down_when_it_is_back(
-    run, server, sandbox, seen
-):
+def test_answers_are_recorded_when_the_server_is_back(run, server, sandbox, recorded):
     with pytest.raises(RetryableError, match="ledger"):
         run(on_progress=killing(server, after=60), waits=RescuingClock(server))
     server.start_again()
@@ -135,6 +133,6 @@ def test_answers_that_came_while_the_server_was_away_are_written_down_when_it_is
     run()
 
     assert stored(sandbox) == span_ids(tables(BUILDS))
-    # Whoever was sending got the answer, and tried until it was in the ledger.
+    # The sending threads retried until the answers were in the ledger.
     assert sandbox.honeycomb.duplicate_count == 0
-    assert seen()[0].in_doubt == 0
+    assert recorded()[0].in_doubt == 0

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from bk_pipeline.errors import StorageError
-from bk_pipeline.ledger.schema import bring_up_to_date
+from bk_pipeline.ledger.schema import upgrade_schema
 from bk_pipeline.ledger.sqlite import open_sqlite
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.ledger.tables import SCHEMA_VERSION
@@ -35,7 +35,7 @@ def set_version(path, number):
     connection.close()
 
 
-def test_a_fresh_ledger_has_this_versions_tables(path, clock, version):
+def test_new_ledger_has_the_current_schema(path, clock, version):
     Ledger.open(path, clock=clock).close()
 
     assert version() == [(SCHEMA_VERSION,)]
@@ -52,11 +52,13 @@ def test_opening_again_changes_nothing(path, clock, version):
         assert ledger.summary("here").accepted == 1
 
 
-def test_a_ledger_of_a_newer_version_is_not_touched(path, clock, version):
+def test_ledger_of_a_newer_version_is_not_changed(path, clock, version):
     Ledger.open(path, clock=clock).close()
     set_version(path, SCHEMA_VERSION + 1)
 
-    with pytest.raises(StorageError, match=rf"{path} has schema {SCHEMA_VERSION + 1}.*Install"):
+    with pytest.raises(
+        StorageError, match=rf"{path} has schema version {SCHEMA_VERSION + 1}.*Install"
+    ):
         Ledger.open(path, clock=clock)
 
     assert version() == [(SCHEMA_VERSION + 1,)]
@@ -66,13 +68,13 @@ def upgrade(connection):
     connection.execute(text("ALTER TABLE bk_pipeline_destinations ADD COLUMN note TEXT"))
 
 
-def test_an_older_ledger_is_brought_up_step_by_step_and_keeps_its_content(path, clock, version):
+def test_older_ledger_is_upgraded_step_by_step_and_keeps_its_content(path, clock, version):
     with Ledger.open(path, clock=clock) as ledger:
         ledger.mark_part_delivered("here", "2026-11-19", "part-1")
     database = open_sqlite(path, busy_timeout_s=5)
 
     steps = {SCHEMA_VERSION: upgrade, SCHEMA_VERSION + 1: lambda _: None}
-    bring_up_to_date(database, upgrades=steps, wanted=SCHEMA_VERSION + 2)
+    upgrade_schema(database, upgrades=steps, version=SCHEMA_VERSION + 2)
 
     assert version() == [(SCHEMA_VERSION + 2,)]
     with database.read() as connection:
@@ -82,7 +84,7 @@ def test_an_older_ledger_is_brought_up_step_by_step_and_keeps_its_content(path, 
     database.close()
 
 
-def test_a_ledger_from_before_markers_gets_their_tables_and_keeps_its_content(path, clock, version):
+def test_ledger_without_markers_gets_their_tables_and_keeps_its_content(path, clock, version):
     with Ledger.open(path, clock=clock) as ledger:
         ledger.mark_part_delivered("here", "2026-11-19", "part-1")
     with sqlite3.connect(path) as connection:
@@ -99,7 +101,7 @@ def test_a_ledger_from_before_markers_gets_their_tables_and_keeps_its_content(pa
     assert version() == [(SCHEMA_VERSION,)]
 
 
-def test_a_ledger_from_before_delivery_records_gets_an_identity_and_keeps_its_content(
+def test_ledger_without_delivery_records_gets_an_identity_and_keeps_its_content(
     path, clock, version
 ):
     items = {b"1" * 16: [b"a" * 8]}
@@ -128,7 +130,7 @@ def test_a_ledger_from_before_delivery_records_gets_an_identity_and_keeps_its_co
     assert version() == [(SCHEMA_VERSION,)]
 
 
-def test_a_fresh_ledger_has_an_identity_of_its_own(tmp_path, clock):
+def test_each_new_ledger_has_its_own_identity(tmp_path, clock):
     opened = [Ledger.open(tmp_path / f"{n}.sqlite", clock=clock) for n in range(2)]
 
     assert len({ledger.id for ledger in opened}) == 2
@@ -137,7 +139,7 @@ def test_a_fresh_ledger_has_an_identity_of_its_own(tmp_path, clock):
         ledger.close()
 
 
-def test_a_step_that_fails_leaves_everything_as_it_was(path, clock, version):
+def test_failed_upgrade_changes_nothing(path, clock, version):
     Ledger.open(path, clock=clock).close()
     database = open_sqlite(path, busy_timeout_s=5)
 
@@ -146,7 +148,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(path, clock, version):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        bring_up_to_date(database, upgrades={SCHEMA_VERSION: broken}, wanted=SCHEMA_VERSION + 1)
+        upgrade_schema(database, upgrades={SCHEMA_VERSION: broken}, version=SCHEMA_VERSION + 1)
 
     assert version() == [(SCHEMA_VERSION,)]
     with database.read() as connection:
@@ -155,7 +157,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(path, clock, version):
     database.close()
 
 
-def test_threads_may_open_one_fresh_file_at_once(path, clock, version):
+def test_threads_can_open_one_new_file_at_once(path, clock, version):
     with ThreadPoolExecutor(8) as pool:
         opened = list(pool.map(lambda _: Ledger.open(path, clock=clock), range(8)))
     for ledger in opened:

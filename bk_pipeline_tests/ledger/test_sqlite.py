@@ -1,4 +1,4 @@
-"""What can be wrong with a file, and what the ledger says about it."""
+"""Errors of an SQLite ledger: each names the file and what to do."""
 
 from __future__ import annotations
 
@@ -38,15 +38,18 @@ def locked(path):
         other.close()
 
 
-def test_a_ledger_that_somebody_else_writes_for_too_long_may_be_tried_again(ledger, path):
-    with locked(path), pytest.raises(RetryableError, match=rf"{path} is locked by another process"):
+def test_ledger_locked_for_too_long_is_retryable(ledger, path):
+    with (
+        locked(path),
+        pytest.raises(RetryableError, match=rf"Another process has locked the ledger {path}"),
+    ):
         ledger.begin(HERE, DAY, ITEMS)
 
     ledger.begin(HERE, DAY, ITEMS)
     assert ledger.summary(HERE).in_doubt == 1
 
 
-def test_a_ledger_that_somebody_else_writes_can_still_be_read_and_opened(ledger, path, clock):
+def test_ledger_can_be_opened_and_read_during_a_write(ledger, path, clock):
     ledger.settle(ledger.begin(HERE, DAY, ITEMS), accepted=ITEMS)
 
     with locked(path), Ledger.open(path, clock=clock) as other:
@@ -54,14 +57,14 @@ def test_a_ledger_that_somebody_else_writes_can_still_be_read_and_opened(ledger,
 
 
 def fill_the_disk(ledger):
-    """From now on the file cannot grow."""
+    """Keep the file from growing."""
 
     @event.listens_for(ledger._database.engine, "begin")
     def limit(connection):
         connection.exec_driver_sql("PRAGMA max_page_count=1")
 
 
-def test_a_full_disk_is_told_and_nothing_is_half_written(ledger, path):
+def test_full_disk_is_reported_and_no_batch_is_half_written(ledger, path):
     fill_the_disk(ledger)
 
     def begin_many():
@@ -75,16 +78,16 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(ledger, path):
     assert summary.in_doubt % 50 == 0
 
 
-def test_a_file_that_is_no_ledger_is_told_and_left_alone(path, clock):
+def test_file_that_is_not_a_database_is_reported_and_left_unchanged(path, clock):
     path.write_bytes(b"Dear diary, " * 1_000)
 
-    with pytest.raises(StorageError, match="is no SQLite database"):
+    with pytest.raises(StorageError, match="is not an SQLite database"):
         Ledger.open(path, clock=clock)
 
     assert path.read_bytes() == b"Dear diary, " * 1_000
 
 
-def test_a_damaged_ledger_is_told(path, clock):
+def test_damaged_ledger_is_reported(path, clock):
     with Ledger.open(path, clock=clock) as ledger:
         ledger.settle(ledger.begin(HERE, DAY, ITEMS), accepted=ITEMS)
     content = path.read_bytes()
@@ -94,14 +97,14 @@ def test_a_damaged_ledger_is_told(path, clock):
         ledger.settled(HERE, ITEMS)
 
 
-def test_a_path_that_leads_through_a_file_is_told(tmp_path, clock):
+def test_path_below_a_file_is_reported(tmp_path, clock):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageError, match=r"cannot be used: .*Check the folder"):
         Ledger.open(tmp_path / "file" / "ledger.sqlite", clock=clock)
 
 
-def test_a_folder_in_the_ledgers_place_is_told(path, clock):
+def test_folder_at_the_ledgers_path_is_reported(path, clock):
     path.mkdir()
 
     with pytest.raises(StorageError, match="cannot be opened"):
@@ -109,7 +112,7 @@ def test_a_folder_in_the_ledgers_place_is_told(path, clock):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_ledger_that_may_not_be_written_is_told(ledger, path):
+def test_ledger_without_write_permission_is_reported(ledger, path):
     path.chmod(0o444)
     path.parent.chmod(0o555)
     try:
@@ -119,7 +122,7 @@ def test_a_ledger_that_may_not_be_written_is_told(ledger, path):
         path.parent.chmod(0o755)
 
 
-def test_a_read_only_database_is_told(ledger, path):
+def test_read_only_database_is_reported(ledger, path):
     @event.listens_for(ledger._database.engine, "connect")
     def forbid(connection, _):
         connection.execute("PRAGMA query_only=ON")
@@ -130,13 +133,13 @@ def test_a_read_only_database_is_told(ledger, path):
         ledger.begin(HERE, DAY, ITEMS)
 
 
-def test_a_ledger_is_on_disk_before_a_batch_leaves(ledger):
+def test_commits_are_flushed_to_disk(ledger):
     with ledger._database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
-def test_a_connection_that_nobody_closed_is_closed_with_the_ledger(path, clock):
+def test_open_connection_is_closed_when_the_ledger_is_collected(path, clock):
     ledger = Ledger.open(path, clock=clock)
     ledger.begin(HERE, DAY, ITEMS)
     wal = path.with_name("ledger.sqlite-wal")

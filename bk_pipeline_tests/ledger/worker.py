@@ -1,4 +1,4 @@
-"""What the tests of several processes have each of them do."""
+"""The program that tests of several processes run in each of them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ SHARED = [b"shared by all..1", b"shared by all..2", b"shared by all..3"]
 
 
 def settle_many(where: str, number: int, count: int) -> None:
-    """Batches with a build of this process's own, and builds that all of them add to."""
+    """Settle batches with a build of this process and builds that all processes add to."""
     with Ledger.open(where, clock=SystemClock()) as ledger:
-        for at in range(count):
-            mine = hashlib.sha256(f"{number}/{at}".encode()).digest()
-            items = {mine[:16]: [mine[16:24]]}
+        for n in range(count):
+            own = hashlib.sha256(f"{number}/{n}".encode()).digest()
+            items = {own[:16]: [own[16:24]]}
             shared = SHARED if number % 2 else reversed(SHARED)
-            items.update({trace_id: [mine[24:]] for trace_id in shared})
+            items.update({trace_id: [own[24:]] for trace_id in shared})
             batch = ledger.begin(HERE, DAY, items)
-            if at % 2:
+            if n % 2:
                 ledger.accept(batch)
             else:
                 ledger.settle(batch, accepted=items)
 
 
 def hold(where: str) -> None:
-    """Take the turn, say so, and keep it until standard input ends."""
+    """Acquire the delivery lock, print "held", and keep it until standard input ends."""
     with Ledger.open(where, clock=SystemClock()) as ledger, ledger.delivery_lock(HERE, DAY):
         print("held", flush=True)  # noqa: T201
         sys.stdin.read()

@@ -1,4 +1,4 @@
-"""What every ledger keeps of markers, as `honeycomb/placing.py` and `pipeline/` rely on it."""
+"""The contract of every ledger's marker store, as `honeycomb/placing.py` relies on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARTS = {"part-1", "part-2"}
 
 
 @pytest.fixture
-def book(ledger):
+def store(ledger):
     return ledger.markers
 
 
@@ -21,43 +21,43 @@ def placed(**fields):
     return row._replace(**fields)
 
 
-def test_markers_are_remembered_by_place_and_day_and_forgotten(book, reopen):
+def test_markers_are_stored_by_place_and_day_and_can_be_forgotten(store, reopen):
     today, yesterday = placed(), placed(day=OTHER_DAY, span_id=b"4" * 8, marker_id="other")
-    book.remember(HERE, today)
-    book.remember(HERE, yesterday)
-    book.remember(THERE, today)
+    store.remember(HERE, today)
+    store.remember(HERE, yesterday)
+    store.remember(THERE, today)
 
     other = reopen().markers
     assert other.placed(HERE) == [yesterday, today]
     assert other.placed(HERE, day=DAY) == [today]
     other.forget(HERE, today)
-    assert book.placed(HERE) == [yesterday]
-    assert book.placed(THERE) == [today]
-    book.forget(HERE, today)
+    assert store.placed(HERE) == [yesterday]
+    assert store.placed(THERE) == [today]
+    store.forget(HERE, today)
 
 
-def test_a_marker_takes_the_place_of_another_of_the_same_rule_dataset_and_span(book):
+def test_marker_replaces_another_of_the_same_rule_dataset_and_span(store):
     rows = [placed(), placed(rule="failed"), placed(dataset="__all__"), placed(trace_id=b"9" * 16)]
     for row in rows:
-        book.remember(HERE, row)
+        store.remember(HERE, row)
 
-    book.remember(HERE, placed(marker_id="new", digest=b"4" * 8))
+    store.remember(HERE, placed(marker_id="new", digest=b"4" * 8))
 
-    found = {(one.rule, one.dataset, one.trace_id): one.marker_id for one in book.placed(HERE)}
+    found = {(one.rule, one.dataset, one.trace_id): one.marker_id for one in store.placed(HERE)}
     assert len(found) == 4
     assert found["deploys", "ci", b"1" * 16] == "new"
 
 
-def test_parts_are_noted_for_the_rules_that_looked_at_them(book, reopen):
-    book.mark_parts_checked(HERE, DAY, PARTS, "rules-1")
-    book.mark_parts_checked(HERE, DAY, {"part-2", "part-3"}, "rules-1")
-    book.mark_parts_checked(HERE, OTHER_DAY, {"part-9"}, "rules-1")
-    book.mark_parts_checked(HERE, OTHER_DAY, (), "rules-1")
+def test_checked_parts_are_recorded_per_rules(store, reopen):
+    store.mark_parts_checked(HERE, DAY, PARTS, "rules-1")
+    store.mark_parts_checked(HERE, DAY, {"part-2", "part-3"}, "rules-1")
+    store.mark_parts_checked(HERE, OTHER_DAY, {"part-9"}, "rules-1")
+    store.mark_parts_checked(HERE, OTHER_DAY, (), "rules-1")
 
     other = reopen().markers
     assert other.checked_parts(HERE, DAY, "rules-1") == {*PARTS, "part-3"}
     assert other.checked_parts(HERE, DAY, "rules-2") == set()
     assert other.checked_parts(THERE, DAY, "rules-1") == set()
     other.mark_parts_checked(HERE, DAY, {"part-1"}, "rules-2")
-    assert book.checked_parts(HERE, DAY, "rules-1") == set()
-    assert book.checked_parts(HERE, OTHER_DAY, "rules-1") == {"part-9"}
+    assert store.checked_parts(HERE, DAY, "rules-1") == set()
+    assert store.checked_parts(HERE, OTHER_DAY, "rules-1") == {"part-9"}

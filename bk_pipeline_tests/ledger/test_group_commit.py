@@ -1,4 +1,4 @@
-"""Threads that write at once: in one transaction, and yet each as if it were alone."""
+"""Group commit: concurrent writes share a transaction, and each behaves as if it were alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import insert, select
 
-from bk_pipeline.ledger.database import Together
+from bk_pipeline.ledger.database import GroupCommit
 from bk_pipeline.ledger.schema import open_database
 from bk_pipeline.ledger.tables import destinations
 
-PATIENCE_S = 120
+TIMEOUT_S = 120
 
 
 class Commits:
-    """`write` of a real database, which counts its transactions, and of which some fail."""
+    """`write` of a real database that counts transactions and fails some of them."""
 
     def __init__(self, database):
         self._database = database
@@ -35,15 +35,15 @@ class Commits:
                 raise OSError("the disk is full")
 
 
-class Joined(Together):
-    """With its `write` at hand."""
+class BoundGroupCommit(GroupCommit):
+    """A group commit with its `write` built in."""
 
     def __init__(self, commits):
         super().__init__()
         self._commits = commits
 
-    def do(self, work):
-        return super().do(work, write=self._commits.write)
+    def run(self, work):
+        return super().run(work, write=self._commits.write)
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def commits(database):
 
 
 @pytest.fixture
-def together(commits):
-    return Joined(commits)
+def group_commit(commits):
+    return BoundGroupCommit(commits)
 
 
-def note(name):
-    """Work that writes something down, and returns what."""
+def insert_name(name):
+    """Return work that inserts `name` and returns it."""
 
     def work(connection):
         connection.execute(insert(destinations), {"name": name})
@@ -73,70 +73,74 @@ def note(name):
     return work
 
 
-def noted(database):
+def stored_names(database):
     with database.read() as connection:
         return sorted(connection.execute(select(destinations.c.name)).scalars())
 
 
-def behind_another(together, *works) -> list[Future]:
-    """What `works` came to, all of which had to wait while somebody else was writing."""
+def run_behind_another(group_commit, *works) -> list[Future]:
+    """Run `works` while another thread is writing, so that all have to wait; return their results."""
     writing, go_on = threading.Event(), threading.Event()
 
     def first(connection):
-        note("first")(connection)
+        insert_name("first")(connection)
         writing.set()
-        assert go_on.wait(PATIENCE_S)
+        assert go_on.wait(TIMEOUT_S)
 
     with ThreadPoolExecutor(1 + len(works)) as pool:
-        pool.submit(together.do, first)
-        assert writing.wait(PATIENCE_S)
-        made = [pool.submit(together.do, work) for work in works]
-        until = time.monotonic() + PATIENCE_S
-        while together.waiting < len(works) and time.monotonic() < until:
+        pool.submit(group_commit.run, first)
+        assert writing.wait(TIMEOUT_S)
+        made = [pool.submit(group_commit.run, work) for work in works]
+        deadline = time.monotonic() + TIMEOUT_S
+        while group_commit.waiting < len(works) and time.monotonic() < deadline:
             time.sleep(0.01)
         go_on.set()
     return made
 
 
-def test_who_waits_is_written_for_in_one_transaction(together, commits, database):
-    made = behind_another(together, note("a"), note("b"), note("c"))
+def test_waiting_work_is_committed_in_one_transaction(group_commit, commits, database):
+    made = run_behind_another(group_commit, insert_name("a"), insert_name("b"), insert_name("c"))
 
     assert [one.result() for one in made] == ["a", "b", "c"]
     assert commits.begun == 2
-    assert noted(database) == ["a", "b", "c", "first"]
+    assert stored_names(database) == ["a", "b", "c", "first"]
 
 
-def test_an_error_of_one_undoes_its_own_work_and_nobody_elses(together, database):
+def test_error_rolls_back_only_the_work_that_raised_it(group_commit, database):
     def broken(connection):
-        note("b")(connection)
+        insert_name("b")(connection)
         raise ZeroDivisionError
 
-    before, failed, after = behind_another(together, note("a"), broken, note("c"))
+    before, failed, after = run_behind_another(
+        group_commit, insert_name("a"), broken, insert_name("c")
+    )
 
     assert (before.result(), after.result()) == ("a", "c")
     assert isinstance(failed.exception(), ZeroDivisionError)
-    assert noted(database) == ["a", "c", "first"]
+    assert stored_names(database) == ["a", "c", "first"]
 
 
-def test_two_that_cannot_both_be_written_are_not_both_lost(together, database):
-    made = behind_another(together, note("same"), note("same"), note("other"))
+def test_one_of_two_conflicting_works_is_committed(group_commit, database):
+    made = run_behind_another(
+        group_commit, insert_name("same"), insert_name("same"), insert_name("other")
+    )
 
     assert [one.exception() is None for one in made] in ([True, False, True], [False, True, True])
-    assert noted(database) == ["first", "other", "same"]
+    assert stored_names(database) == ["first", "other", "same"]
 
 
-def test_when_the_common_commit_fails_each_is_tried_alone(together, commits, database):
+def test_failed_group_commit_is_retried_separately(group_commit, commits, database):
     commits.failing = {2, 4}
 
-    made = behind_another(together, note("a"), note("b"), note("c"))
+    made = run_behind_another(group_commit, insert_name("a"), insert_name("b"), insert_name("c"))
 
     errors = [one.exception() for one in made]
     assert sorted(map(type, errors), key=str) == [type(None), type(None), OSError]
     assert commits.begun == 2 + 3
-    assert len(noted(database)) == 1 + 2
+    assert len(stored_names(database)) == 1 + 2
 
 
-def test_who_is_interrupted_while_writing_for_all_is_the_only_one_to_stop(together, database):
+def test_interrupt_stops_only_one_of_the_waiting_threads(group_commit, database):
     calls: list[str] = []
 
     def interruptible(name):
@@ -144,33 +148,33 @@ def test_who_is_interrupted_while_writing_for_all_is_the_only_one_to_stop(togeth
             calls.append(name)
             if len(calls) == 1:
                 raise KeyboardInterrupt
-            return note(name)(connection)
+            return insert_name(name)(connection)
 
         return work
 
-    made = behind_another(together, *map(interruptible, "abc"))
+    made = run_behind_another(group_commit, *map(interruptible, "abc"))
 
     errors = [one.exception() for one in made]
     assert sorted(map(type, errors), key=str) == [KeyboardInterrupt, type(None), type(None)]
     written = [one.result() for one in made if one.exception() is None]
-    assert noted(database) == [*written, "first"]
+    assert stored_names(database) == [*written, "first"]
 
 
-def test_who_is_alone_has_the_error_at_once(together, commits, database):
+def test_single_work_fails_without_a_retry(group_commit, commits, database):
     commits.failing = {1}
 
     with pytest.raises(OSError, match="full"):
-        together.do(note("a"))
+        group_commit.run(insert_name("a"))
 
     assert commits.begun == 1
-    assert noted(database) == []
+    assert stored_names(database) == []
 
 
-def test_many_threads_all_get_what_is_theirs(together, commits, database):
+def test_each_of_many_threads_gets_its_own_result(group_commit, commits, database):
     names = [f"{number:03}" for number in range(200)]
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda name: together.do(note(name)), names)) == names
+        assert list(pool.map(lambda name: group_commit.run(insert_name(name)), names)) == names
 
-    assert noted(database) == names
+    assert stored_names(database) == names
     assert commits.begun <= len(names)

@@ -1,4 +1,4 @@
-"""Turns on PostgreSQL: whoever loses the connection that holds one finds out in time."""
+"""Delivery locks on PostgreSQL: a run that loses its connection detects it before it writes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def ledger(reopen):
 
 
 @pytest.fixture
-def cut(postgres_url):
-    """Ends the sessions that hold a turn, as a broken connection would."""
+def terminate_holders(postgres_url):
+    """Return a function that terminates the sessions that hold locks, like a broken connection."""
     return lambda: execute(
         postgres_url, f"SELECT count(pg_terminate_backend(pid, 60000)) {HOLDERS}"
     )
@@ -59,45 +59,49 @@ def cut(postgres_url):
     ],
     ids=["begin", "begin_again", "presume_sent", "drop_settled_doubts", "mark_part_delivered"],
 )
-def test_whoever_lost_the_turn_can_no_longer_do_what_is_for_its_holder(ledger, cut, write):
+def test_run_that_lost_the_lock_cannot_write(ledger, terminate_holders, write):
     with ledger.delivery_lock(HERE, DAY):
-        assert cut() == [(1,)]
+        assert terminate_holders() == [(1,)]
 
-        for _ in range(2):  # and not even when the connection could be made again
-            with pytest.raises(RetryableError, match="and with it the turn to deliver: another"):
+        for _ in range(2):  # not even once it could connect again
+            with pytest.raises(
+                RetryableError, match="and the delivery lock was lost with it: another"
+            ):
                 write(ledger)
 
     assert ledger.summary(HERE).in_doubt == 0
     assert ledger.delivered_parts(HERE, DAY) == set()
 
 
-def test_a_turn_that_was_lost_can_be_taken_by_another(ledger, reopen, cut):
+def test_lost_lock_can_be_acquired_by_another_run(ledger, reopen, terminate_holders):
     with ledger.delivery_lock(HERE, DAY):
         batch = ledger.begin(HERE, DAY, ITEMS)
-        cut()
+        terminate_holders()
         other = reopen()
         with other.delivery_lock(HERE, DAY, timeout_s=0):
             assert other.in_doubt(HERE, DAY) == {b"1" * 16: {b"a" * 8}}
             with pytest.raises(RetryableError, match="so this one stops"):
                 ledger.begin(HERE, DAY, ITEMS)
-            # What was already under way may still be written down.
+            # Batches in flight can still be settled.
             ledger.settle(batch, accepted=ITEMS)
             other.begin(HERE, DAY, {b"2" * 16: [b"b" * 8]})
 
     assert (ledger.summary(HERE).accepted, ledger.summary(HERE).in_doubt) == (1, 1)
 
 
-def test_a_batch_in_doubt_is_not_sent_again_by_a_run_that_lost_its_turn(ledger, reopen, cut, clock):
+def test_run_that_lost_its_lock_does_not_resend_a_batch_in_doubt(
+    ledger, reopen, terminate_holders, clock
+):
     made = tables(2)
     lost = ServiceUnavailable("the connection broke")
     destination = ScriptedDestination()
 
-    def answer_is_lost_and_the_turn_with_it(items):
+    def lose_answer_and_lock(items):
         destination.accept(items)
-        cut()
+        terminate_holders()
         raise lost
 
-    destination.replies.append(answer_is_lost_and_the_turn_with_it)
+    destination.replies.append(lose_answer_and_lock)
     with (
         pytest.raises(RetryableError, match="so this one stops"),
         ledger.delivery_lock(destination.name, DELIVERED),
@@ -105,7 +109,7 @@ def test_a_batch_in_doubt_is_not_sent_again_by_a_run_that_lost_its_turn(ledger, 
         deliver(made, day=DELIVERED, destination=destination, ledger=ledger, clock=clock)
     assert len(destination.requests) == 1
 
-    # Its successor sends what is in doubt, as "at least once" has it, and nobody else does.
+    # Only its successor resends what is in doubt, as "at least once" requires.
     other = reopen()
     with other.delivery_lock(destination.name, DELIVERED, timeout_s=30):
         done = deliver(made, day=DELIVERED, destination=destination, ledger=other, clock=clock)
@@ -113,9 +117,9 @@ def test_a_batch_in_doubt_is_not_sent_again_by_a_run_that_lost_its_turn(ledger, 
     assert len(destination.requests) == 2
 
 
-def test_after_losing_a_turn_it_can_be_taken_again(ledger, cut):
+def test_lost_lock_can_be_acquired_again(ledger, terminate_holders):
     with ledger.delivery_lock(HERE, DAY):
-        cut()
+        terminate_holders()
 
     with ledger.delivery_lock(HERE, DAY, timeout_s=0):
         ledger.begin(HERE, DAY, ITEMS)
@@ -123,43 +127,43 @@ def test_after_losing_a_turn_it_can_be_taken_again(ledger, cut):
     assert ledger.summary(HERE).in_doubt == 1
 
 
-def test_behind_a_pooler_that_changes_sessions_the_turn_counts_as_lost(ledger):
+def test_pooler_that_changes_sessions_loses_the_lock(ledger):
     with ledger.delivery_lock(HERE, DAY):
-        ledger._turns._held[HERE, DAY]._session += 1
+        ledger._delivery_locks._held[HERE, DAY]._session += 1
 
-        with pytest.raises(RetryableError, match="PgBouncer the ledger needs its session mode"):
+        with pytest.raises(RetryableError, match="PgBouncer the ledger needs session mode"):
             ledger.begin(HERE, DAY, ITEMS)
 
     assert ledger.summary(HERE).in_doubt == 0
 
 
-def test_an_error_that_is_not_the_connections_leaves_the_turn(ledger):
+def test_lock_survives_errors_of_statements(ledger):
     with ledger.delivery_lock(HERE, DAY):
-        with pytest.raises(ZeroDivisionError), ledger._turns._held[HERE, DAY].write():
+        with pytest.raises(ZeroDivisionError), ledger._delivery_locks._held[HERE, DAY].write():
             raise ZeroDivisionError
         with (
             pytest.raises(Exception, match="cannot be used"),
-            ledger._turns._held[HERE, DAY].write() as it,
+            ledger._delivery_locks._held[HERE, DAY].write() as connection,
         ):
-            it.execute(text("SELECT nonsense"))
+            connection.execute(text("SELECT nonsense"))
 
         ledger.begin(HERE, DAY, ITEMS)
 
 
-def test_turns_of_many_days_take_one_connection(ledger, postgres_url):
+def test_locks_of_many_days_use_one_connection(ledger, postgres_url):
     for number in range(1, 60):
         ledger.mark_part_delivered(
             HERE, f"2026-{number // 28 + 1:02}-{number % 28 + 1:02}", "part-1"
         )
     held = []
 
-    class Watching(type(ledger._clock)):
+    class WatchingClock(type(ledger._clock)):
         def monotonic(self):
             held.extend(execute(postgres_url, f"SELECT count(*), count(DISTINCT pid) {HOLDERS}"))
             return super().monotonic()
 
     with (
-        Ledger.open(postgres_url, clock=Watching()) as other,
+        Ledger.open(postgres_url, clock=WatchingClock()) as other,
         ledger.delivery_lock(HERE, "2026-03-04"),
         pytest.raises(RetryableError, match="2026-03-04"),
     ):
@@ -168,13 +172,13 @@ def test_turns_of_many_days_take_one_connection(ledger, postgres_url):
     assert held[-1] == (59, 2)
 
 
-def test_when_nobody_delivers_no_lock_is_left(ledger, postgres_url):
+def test_no_lock_remains_after_deliveries(ledger, postgres_url):
     with ledger.delivery_lock(HERE, DAY), ledger.delivery_lock(HERE, OTHER_DAY):
         assert execute(postgres_url, f"SELECT count(*) {HOLDERS}") == [(2,)]
 
     assert execute(postgres_url, f"SELECT count(*) {HOLDERS}") == [(0,)]
 
 
-def test_the_number_of_a_lock_is_the_same_for_ever():
+def test_lock_numbers_are_stable():
     assert lock_number(f"here\0{DAY}") == 2334016155899268983
     assert lock_number(f"here\0{OTHER_DAY}") != lock_number(f"here\0{DAY}")

@@ -257,8 +257,8 @@ class PipelineChoice(Globs):
     @property
     def plain(self) -> tuple[str, ...]:
         """The pipelines, if `globs` are plain names; otherwise none."""
-        named = not self._left_out and not any(WILDCARDS & set(name) for name in self._taken)
-        return self._taken if named else ()
+        named = not self._excluded and not any(WILDCARDS & set(name) for name in self._included)
+        return self._included if named else ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ class BranchChoice(Globs):
 
         Source: Buildkite REST API, "List all builds": `branch[]`, of which each may hold `*`.
         """
-        told = len(self._taken) <= MOST_BRANCHES and all(
-            not (WILDCARDS - {"*"}) & set(glob) for glob in self._taken
+        told = len(self._included) <= MOST_BRANCHES and all(
+            not (WILDCARDS - {"*"}) & set(glob) for glob in self._included
         )
-        return {"branch[]": self._taken} if self._taken and told else {}
+        return {"branch[]": self._included} if self._included and told else {}

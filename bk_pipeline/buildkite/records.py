@@ -18,7 +18,7 @@ from bk_pipeline.buildkite.paging import Paging, page_count
 from bk_pipeline.errors import RecordError
 from bk_pipeline.http.session import Response
 from bk_pipeline.spans.timing import parse_ns
-from bk_pipeline.text import mended
+from bk_pipeline.text import sanitize_json
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -166,7 +166,7 @@ def _keys_of(payload: bytes) -> _Keys:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_keys(mended(payload))
+        return _decode_keys(sanitize_json(payload))
 
 
 def _slug_in(url: str | None) -> str | None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.spans.model import SpanKind, Step, Trace
 from bk_pipeline.spans.records import Job
-from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 NO_OWNER = -1
@@ -227,5 +227,5 @@ def _truncated(strings: pa.Array) -> pa.Array:
         return strings
     if (pc.max(pc.binary_length(strings)).as_py() or 0) <= VALUE_LIMIT_BYTES:
         return strings
-    short = [None if text is None else cut(text) for text in strings.to_pylist()]
+    short = [None if text is None else truncate(text) for text in strings.to_pylist()]
     return pa.array(short, pa.string())

@@ -18,7 +18,7 @@ import msgspec
 from bk_pipeline.spans.jobs import agent_was_lost
 from bk_pipeline.spans.model import Span
 from bk_pipeline.spans.records import Agent, Build, Job, Person, Pipeline, PullRequest
-from bk_pipeline.text import VALUE_LIMIT_BYTES, compact, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, compact_json, truncate
 
 DEFAULT_QUEUE = "default"
 QUEUE = "queue="
@@ -53,7 +53,7 @@ def cluster_id(build: Build) -> str | None:
 def job_counts(build: Build) -> str:
     """Return the number of jobs in each state. Waiters have no state and are not counted."""
     counts = Counter([job.state for job in build.jobs or () if job.state])
-    return compact(counts)
+    return compact_json(counts)
 
 
 def build_meta_data(build: Build) -> str | None:
@@ -69,10 +69,10 @@ def merge_queue(build: Build) -> str | None:
 def _map(values: Mapping[str, str] | None) -> str | None:
     if not values:
         return None
-    text = compact(values)
+    text = compact_json(values)
     if len(text) * 4 <= VALUE_LIMIT_BYTES:
         return text
-    return compact({key: cut(value) for key, value in values.items()})
+    return compact_json({key: truncate(value) for key, value in values.items()})
 
 
 def pull_request_id(request: PullRequest) -> str | None:
@@ -102,7 +102,7 @@ def job_label(job: Job) -> str | None:
             [value] = values.values()
         else:
             value = values.get(dimension, placeholder[0])
-        return value if isinstance(value, str) else compact(value)
+        return value if isinstance(value, str) else compact_json(value)
 
     return MATRIX_PLACEHOLDER.sub(value_of, label)
 
@@ -114,7 +114,7 @@ def signal(job: Job) -> str | None:
 
 def agent_query_rules(rules: tuple[str, ...]) -> str | None:
     """Return the job's agent query rules as a JSON list; None if it has none."""
-    return compact(rules) if rules else None
+    return compact_json(rules) if rules else None
 
 
 def agent_queue(job: Job) -> str | None:
@@ -139,7 +139,7 @@ def _queue(agent: Agent, rules: tuple[str, ...]) -> str | None:
 
 def agent_tags(agent: Agent) -> str | None:
     """Return the agent's tags as a JSON list of `key=value`; None if unknown."""
-    return compact(agent.meta_data) if agent.meta_data and _is_identified(agent) else None
+    return compact_json(agent.meta_data) if agent.meta_data and _is_identified(agent) else None
 
 
 def agent_tag_values(agent: Agent) -> str | None:
@@ -150,7 +150,7 @@ def agent_tag_values(agent: Agent) -> str | None:
     for tag in agent.meta_data:
         key, _, value = tag.partition("=")
         by_key[key] = f"{by_key[key]},{value}" if key in by_key else value
-    return compact(by_key)
+    return compact_json(by_key)
 
 
 def _is_identified(agent: Agent) -> bool:
@@ -170,7 +170,7 @@ def retried_by(job: Job) -> str | None:
 
 def _person(person: Person | str | None) -> str | None:
     """Return id, name and email address, without avatar and dates."""
-    return compact(person) if person else None
+    return compact_json(person) if person else None
 
 
 def adjusted(span: Span) -> bool | None:

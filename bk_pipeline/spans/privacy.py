@@ -27,7 +27,7 @@ from bk_pipeline.errors import UNNAMED, RecordError
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.ids import trace_id
 from bk_pipeline.spans.secrets import MASK, SUSPICIOUS, is_secret, mask_secrets
-from bk_pipeline.text import compact, matches
+from bk_pipeline.text import compact_json, matches
 
 __all__ = ["MASK", "Privacy", "hashed"]
 
@@ -244,7 +244,7 @@ class Privacy:
             if isinstance(value, str):  # in old payloads, in place of a person
                 name += ".email" if "@" in value else ".name"
             made = self._member((name,), "", value, masks=masks)
-        return None if made is _Gone or made in ({}, []) else compact(made)
+        return None if made is _Gone or made in ({}, []) else compact_json(made)
 
     def _list(self, field: Field, values: Iterable[str], *, masks: bool) -> list[str]:
         """Of a list of texts, many like `key=value`, what is left."""
@@ -267,7 +267,7 @@ class Privacy:
         if fate is Fate.DROPPED or (fate is Fate.HASHED and number):
             return _Gone
         if fate is Fate.HASHED and value is not None:
-            return hashed(value if isinstance(value, str) else compact(value))
+            return hashed(value if isinstance(value, str) else compact_json(value))
         match value:
             case dict():
                 return self._members(names[0], value, masks=masks)
@@ -336,14 +336,14 @@ class Privacy:
         hidden: dict[str, str] = {}
 
         def look(names: tuple[str, ...], key: str, value: Any) -> None:
-            shown = value if isinstance(value, str) else compact(value)
+            shown = value if isinstance(value, str) else compact_json(value)
             made = self._member(names, key, value, masks=self.mask_secrets)
             if fate is Fate.DROPPED or made is _Gone:
                 hidden[shown] = MASK
             elif fate is Fate.HASHED:
                 hidden[shown] = hashed(shown)
             elif made != value:
-                hidden[shown] = made if isinstance(made, str) else compact(made)
+                hidden[shown] = made if isinstance(made, str) else compact_json(made)
             for each, one in value.items() if isinstance(value, dict) else ():
                 look((f"{names[0]}.{each}",), each, one)
             for one in value if isinstance(value, list) else ():
@@ -437,8 +437,8 @@ def _hashed_json(text: str, masks: bool) -> str:  # noqa: ARG001, FBT001  # a Ch
     except msgspec.DecodeError:
         value = None
     if isinstance(value, list):
-        return compact([hashed(str(one)) for one in value])
-    return compact(hashed(text))
+        return compact_json([hashed(str(one)) for one in value])
+    return compact_json(hashed(text))
 
 
 def _may_reach(glob: str, prefix: str) -> bool:

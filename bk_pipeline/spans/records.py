@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.text import compact, mended
+from bk_pipeline.text import compact_json, sanitize_json
 
 
 def cached_decoder(type_: Any, name: str, *, maxsize: int = 1024) -> Callable[[bytes], Any]:
@@ -214,7 +214,7 @@ class Job(_Record):
         self.agent_query_rules = _rules(bytes(self.agent_query_rules))  # type: ignore[arg-type]
         self.priority = _priority(bytes(self.priority))  # type: ignore[call-overload]
         if self.matrix is not None:
-            self.matrix = compact(self.matrix) if self.matrix else None
+            self.matrix = compact_json(self.matrix) if self.matrix else None
 
 
 class Build(_Record):
@@ -267,7 +267,8 @@ def _string_values(values: dict[str, Any] | None) -> dict[str, Any]:
     if not values:
         return {}
     return {
-        key: value if isinstance(value, str) else compact(value) for key, value in values.items()
+        key: value if isinstance(value, str) else compact_json(value)
+        for key, value in values.items()
     }
 
 
@@ -299,7 +300,7 @@ def decode_build(payload: bytes | memoryview | msgspec.Raw) -> Build:
     except msgspec.ValidationError as exc:
         raise _record_error(exc, payload) from exc
     except (msgspec.DecodeError, UnicodeDecodeError):
-        payload = mended(bytes(payload))
+        payload = sanitize_json(bytes(payload))
     except RecursionError as exc:
         raise _record_error(exc, payload) from exc
     try:

@@ -24,9 +24,9 @@ from bk_pipeline.spans.model import Link, SpanKind, SpanOptions, SpanStatus, Tra
 from bk_pipeline.spans.records import Build, decode_build
 from bk_pipeline.spans.timing import MOMENT, Times
 from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
-from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
-__all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "add_attributes", "cut", "rows", "table_of"]
+__all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "add_attributes", "rows", "table_of", "truncate"]
 
 LINKS = pa.list_(pa.struct([("trace_id", pa.string()), ("span_id", pa.string())]))
 KINDS = pa.array(map(str, SpanKind), pa.string())

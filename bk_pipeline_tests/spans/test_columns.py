@@ -12,7 +12,7 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.model import Trace
 from bk_pipeline.spans.table import SCHEMA, table_of, traces_of
-from bk_pipeline.text import cut
+from bk_pipeline.text import truncate
 from bk_pipeline_tests.builders import make_trace, uid
 from bk_pipeline_tests.spans.hostile import CHANGES, everything, put
 from bk_pipeline_tests.spans.test_fields import PAYLOADS
@@ -32,7 +32,7 @@ def plain_value(field, trace, span):
         elif name != "span" and owner is not None:
             owner = getattr(owner, name)
     value = None if owner is None else field.getter(owner)
-    return cut(value) if field.type in {FieldType.STRING, FieldType.JSON} and value else value
+    return truncate(value) if field.type in {FieldType.STRING, FieldType.JSON} and value else value
 
 
 def assert_plain(traces):

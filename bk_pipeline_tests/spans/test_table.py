@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from bk_pipeline.spans.fields import CONVENTIONS, FIELDS
-from bk_pipeline.spans.table import SCHEMA, VALUE_LIMIT_BYTES, cut, rows, table_of
+from bk_pipeline.spans.table import SCHEMA, VALUE_LIMIT_BYTES, rows, table_of, truncate
 from bk_pipeline_tests.builders import (
     make_agent,
     make_block,
@@ -87,13 +87,13 @@ def test_fields_with_one_source_keep_their_own_names():
 def test_long_texts_are_cut_and_marked(name):
     value = attributes(make_build([make_job(**{name: "ü" * 40_000})]))[f"buildkite.job.{name}"]
     assert len(value.encode()) <= VALUE_LIMIT_BYTES
-    assert value == cut("ü" * 40_000)
+    assert value == truncate("ü" * 40_000)
 
 
 def test_long_values_of_maps_are_cut_and_stay_maps():
     found = attributes(make_build(meta_data={"a": "x" * 70_000, "b": "1"}), "buildkite.build")
     assert found["buildkite.build.meta_data.b"] == "1"
-    assert found["buildkite.build.meta_data.a"] == cut("x" * 70_000)
+    assert found["buildkite.build.meta_data.a"] == truncate("x" * 70_000)
 
 
 def test_job_states_are_counted_with_retried_attempts_and_without_waiters():

@@ -41,7 +41,7 @@ from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, keys_of_maps, shorten
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.table import rows as plain_rows
-from bk_pipeline.text import CUT_MARK
+from bk_pipeline.text import TRUNCATION_MARK
 from bk_pipeline.units import NS_PER_MS
 
 
@@ -81,11 +81,11 @@ def _cut(text: str, encoded_bytes: int) -> str:
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if _size(text[:middle] + CUT_MARK) <= encoded_bytes:
+        if _size(text[:middle] + TRUNCATION_MARK) <= encoded_bytes:
             low = middle
         else:
             high = middle - 1
-    return text[:low] + CUT_MARK
+    return text[:low] + TRUNCATION_MARK
 
 
 def _size(value: Any) -> int:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from bk_pipeline import __version__
 from bk_pipeline.spans import ids
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.text import VALUE_LIMIT_BYTES, cut
+from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
 LIBRARY = "bk_pipeline"
 ERROR = "error"
@@ -106,4 +106,4 @@ def list_text(json_text: str) -> str:
 
 def value_text(text: str) -> str:
     """A string's column value: cut, with a mark, where Honeycomb stores no more."""
-    return cut(text)
+    return truncate(text)

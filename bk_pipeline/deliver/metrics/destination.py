@@ -35,7 +35,7 @@ from bk_pipeline.deliver.otlp.answers import answer
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.text import cut
+from bk_pipeline.text import truncate
 
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 
@@ -114,7 +114,7 @@ def _value(value: str | int | bool) -> AnyValue:  # noqa: FBT001  # the value it
         case int():
             return AnyValue(int_value=value)
         case _:
-            return AnyValue(string_value=cut(value))
+            return AnyValue(string_value=truncate(value))
 
 
 # Many points stand for few bytes of items: a series makes two points, of which each has its

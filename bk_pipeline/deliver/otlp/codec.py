@@ -48,7 +48,7 @@ from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.deliver.trimming import keys_of_maps
 from bk_pipeline.spans.fields import Field, FieldType
-from bk_pipeline.text import cut
+from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64
 
 # So many beginnings of attributes are kept: some hundred keys, each with some lengths.
@@ -99,7 +99,7 @@ class Protobuf:
             case FieldType.STRINGS:
                 return [attribute(tag, name, msgspec.json.decode(one)) for one in values]
             case FieldType.STRING | FieldType.JSON:
-                each = [cut(one).encode() for one in values]
+                each = [truncate(one).encode() for one in values]
                 return [head(tag, name, STRING, len(one)) + one for one in each]
             case _:
                 return [attribute(tag, name, one) for one in values]
@@ -161,7 +161,7 @@ def _map(tag: bytes, prefix: str, text: str) -> bytes:
 def attribute(tag: bytes, key: str, value: Any) -> bytes:
     """A KeyValue as the field `tag` of a message; strings are cut to what backends keep."""
     if isinstance(value, str):
-        content = cut(value).encode()
+        content = truncate(value).encode()
         return head(tag, key, STRING, len(content)) + content
     if type(value) is int and value in INT64:
         content = varint(value & 0xFFFF_FFFF_FFFF_FFFF)

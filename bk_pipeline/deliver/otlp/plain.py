@@ -32,7 +32,7 @@ from bk_pipeline.deliver.otlp.shape import (
 )
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.table import add_attributes
-from bk_pipeline.text import cut
+from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64
 
 Row = Mapping[str, Any]
@@ -132,7 +132,7 @@ def _any_value(value: Any) -> AnyValue:
         case bool():
             return AnyValue(bool_value=value)
         case str():
-            return AnyValue(string_value=cut(value))
+            return AnyValue(string_value=truncate(value))
         case list():
             return AnyValue(array_value=ArrayValue(values=map(_any_value, value)))
         case dict():

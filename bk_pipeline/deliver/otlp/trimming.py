@@ -19,7 +19,7 @@ from bk_pipeline.deliver.otlp.shape import (
     varint,
 )
 from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, shorten
-from bk_pipeline.text import cut
+from bk_pipeline.text import truncate
 
 TAG_BYTES = 1
 
@@ -101,7 +101,7 @@ def _shorten(span: Span, excess: int) -> None:
     found = [text for one in span.attributes for text in _texts(one.value)]
 
     def cut_to(place: int, limit: int) -> int:
-        found[place].string_value = cut(found[place].string_value, limit)
+        found[place].string_value = truncate(found[place].string_value, limit)
         return len(found[place].string_value.encode())
 
     sizes = {place: len(text.string_value.encode()) for place, text in enumerate(found)}

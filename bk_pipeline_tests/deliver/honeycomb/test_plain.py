@@ -8,7 +8,7 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.honeycomb.plain import column_value, link_events, span_event, time_text
 from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
 from bk_pipeline.spans.table import rows
-from bk_pipeline.text import CUT_MARK, VALUE_LIMIT_BYTES
+from bk_pipeline.text import TRUNCATION_MARK, VALUE_LIMIT_BYTES
 from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
 
 OTEL = Shape("ci builds")
@@ -172,10 +172,10 @@ def test_a_value_becomes_what_a_column_can_hold(value, column):
 def test_a_long_string_is_cut_by_bytes_with_a_mark_and_a_long_list_without():
     text, listed = column_value("é" * 40_000), column_value(["é" * 40_000])
 
-    assert text.endswith(CUT_MARK)
+    assert text.endswith(TRUNCATION_MARK)
     assert VALUE_LIMIT_BYTES - 2 < len(text.encode()) <= VALUE_LIMIT_BYTES
     assert VALUE_LIMIT_BYTES - 2 < len(listed.encode()) <= VALUE_LIMIT_BYTES
-    assert CUT_MARK not in listed
+    assert TRUNCATION_MARK not in listed
 
 
 @pytest.mark.parametrize(

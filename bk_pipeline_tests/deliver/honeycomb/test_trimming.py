@@ -15,7 +15,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED
 from bk_pipeline.spans.fields import FIELDS, FieldType
-from bk_pipeline.text import CUT_MARK
+from bk_pipeline.text import TRUNCATION_MARK
 from bk_pipeline_tests.deliver.tables import payload, table
 
 META = "buildkite.build.meta_data."
@@ -42,7 +42,7 @@ def test_the_longest_strings_are_cut_first_and_the_event_is_marked():
     assert is_less
     assert size(one) <= 1_000
     assert one["data"]["short"] == "a" * 50
-    assert one["data"]["long"].endswith(CUT_MARK)
+    assert one["data"]["long"].endswith(TRUNCATION_MARK)
     assert one["data"][TRIMMED] is True
 
 
@@ -56,7 +56,7 @@ def test_equally_long_strings_share_the_loss():
     one, _ = fitted(event(**{f"s{n}": "x" * 1_000 for n in range(10)}), limit_bytes=5_000)
 
     lengths = sorted(len(one["data"][f"s{n}"]) for n in range(10))
-    assert lengths[0] >= lengths[-1] // 2 - len(CUT_MARK)
+    assert lengths[0] >= lengths[-1] // 2 - len(TRUNCATION_MARK)
 
 
 def test_too_many_columns_cost_the_last_keys_of_maps_only():

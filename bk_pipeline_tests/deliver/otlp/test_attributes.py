@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from bk_pipeline.deliver.otlp.codec import attribute
 from bk_pipeline.deliver.otlp.plain import key_value
 from bk_pipeline.deliver.otlp.shape import varint
-from bk_pipeline.text import CUT_MARK, VALUE_LIMIT_BYTES
+from bk_pipeline.text import TRUNCATION_MARK, VALUE_LIMIT_BYTES
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import numbers, texts
 
 scalars = st.one_of(
@@ -65,5 +65,5 @@ def test_a_varint_has_seven_bits_a_byte_lowest_first(number, encoded):
 def test_a_string_is_cut_to_what_backends_keep_with_a_mark():
     kept = decoded(attribute(b"\x4a", "key", "é" * 40_000)).value.string_value
 
-    assert kept.endswith(CUT_MARK)
+    assert kept.endswith(TRUNCATION_MARK)
     assert VALUE_LIMIT_BYTES - 2 < len(kept.encode()) <= VALUE_LIMIT_BYTES

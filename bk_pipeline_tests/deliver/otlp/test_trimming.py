@@ -14,7 +14,7 @@ from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, body_of
 from bk_pipeline.deliver.otlp.trimming import fitted
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.deliver.trimming import TRIMMED
-from bk_pipeline.text import CUT_MARK
+from bk_pipeline.text import TRUNCATION_MARK
 from bk_pipeline_tests.deliver.otlp import husky
 from bk_pipeline_tests.deliver.tables import payload, table
 
@@ -41,8 +41,8 @@ def test_the_longest_strings_are_cut_and_the_others_are_not():
 
     found = strings(trimmed)
     assert found["short"] == "z" * 50
-    assert found["long"].endswith(CUT_MARK)
-    assert found["longer"].endswith(CUT_MARK)
+    assert found["long"].endswith(TRUNCATION_MARK)
+    assert found["longer"].endswith(TRUNCATION_MARK)
     assert 2_000 < trimmed.ByteSize() <= 3_000
 
 
@@ -56,7 +56,7 @@ def test_strings_within_lists_are_cut_too():
     trimmed = fitted(span(listed=["x" * 5_000, "y"]), limit_bytes=1_000)
 
     first, second = trimmed.attributes[0].value.array_value.values
-    assert first.string_value.endswith(CUT_MARK)
+    assert first.string_value.endswith(TRUNCATION_MARK)
     assert second.string_value == "y"
 
 

@@ -1,8 +1,8 @@
-"""Text of others, fit to be shown: one function for terminals and logs, one for Markdown.
+"""Escapes text from outside for terminals, logs and Markdown.
 
-Branches, labels, messages and the answers of services can hold anything: escape sequences,
-bidirectional marks, Markdown. Nothing of them goes to a terminal or to Dagster's pages but
-through here.
+Branches, labels, messages and responses of services can contain anything: escape sequences,
+bidirectional marks, Markdown. All of them pass through here before they reach a terminal or
+Dagster's pages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-# What moves the cursor, hides, reorders or has no meaning; lines and tabs stay.
+# Categories of characters that move the cursor, hide or reorder text, or are undefined.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINER = "\u200d"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
@@ -23,10 +23,10 @@ _IN_URL = {ord(one): f"%{ord(one):02X}" for one in "()<>[]|\\`\"' "}
 BUILDKITE = "buildkite.com"
 
 
-def plain(text: str) -> str:
-    """`text` without characters that a terminal acts on or does not show. Lines stay lines.
+def printable(text: str) -> str:
+    """Return `text` without characters that a terminal interprets or does not show.
 
-    A zero-width joiner stays within an emoji.
+    Newlines, tabs and zero-width joiners inside emoji are kept.
     """
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
@@ -44,19 +44,19 @@ def _joins(text: str, at: int) -> bool:
     return all(one and unicodedata.category(one) in {"So", "Sk", "Mn"} for one in (before, after))
 
 
-def json_line(text: str) -> str:
-    """The same JSON, with escapes for what a terminal acts on and JSON lets stand as it is."""
+def escape_json_line(text: str) -> str:
+    """Return the same JSON, with characters escaped that a terminal interprets."""
     return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def markdown(text: str) -> str:
-    """`text` as one line of Markdown that shows it as it is: no markup, links, pictures, HTML."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(plain(text).split()))
+def escape_markdown(text: str) -> str:
+    """Return `text` escaped as one line of Markdown: no markup, links, images or HTML."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
-def page(url: object, hosts: Collection[str] = (BUILDKITE,)) -> str | None:
-    """`url` where it is an HTTPS address on one of `hosts`, fit for Markdown's `(…)`; else None."""
-    if not isinstance(url, str) or plain(url) != url:
+def safe_url(url: object, hosts: Collection[str] = (BUILDKITE,)) -> str | None:
+    """Return `url` escaped for a Markdown link if it is HTTPS and on one of `hosts`, else None."""
+    if not isinstance(url, str) or printable(url) != url:
         return None
     try:
         parts = urlsplit(url)

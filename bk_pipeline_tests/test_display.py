@@ -12,7 +12,7 @@ from rich.text import Text
 
 import bk_pipeline
 from bk_pipeline.cli.output import Console, echo
-from bk_pipeline.display import json_line, markdown, page, plain
+from bk_pipeline.display import escape_json_line, escape_markdown, printable, safe_url
 from bk_pipeline.trace.waterfall import readable
 
 HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u200b\x00\u2066y\ufeff\u2028z"
@@ -24,17 +24,20 @@ MARKDOWN_WRITERS = {"defs/previews.py"}
 
 
 def test_nothing_that_a_terminal_acts_on_is_left():
-    assert plain(HOSTILE) == LEFT
-    assert plain("two\nlines\tand a tab, \u00e9, \u732b") == "two\nlines\tand a tab, \u00e9, \u732b"
-    assert plain("\U0001f469\u200d\U0001f52c") == "\U0001f469\u200d\U0001f52c"
-    assert plain("a\u200db") == "ab"
+    assert printable(HOSTILE) == LEFT
+    assert (
+        printable("two\nlines\tand a tab, \u00e9, \u732b")
+        == "two\nlines\tand a tab, \u00e9, \u732b"
+    )
+    assert printable("\U0001f469\u200d\U0001f52c") == "\U0001f469\u200d\U0001f52c"
+    assert printable("a\u200db") == "ab"
     assert all(one.isprintable() for one in readable(HOSTILE))
 
 
 def test_json_is_the_same_and_clean():
     text = json.dumps({"branch": HOSTILE, "name": "\u00e9"}, ensure_ascii=False)
-    assert json.loads(json_line(text)) == json.loads(text)
-    assert json_line(text).isprintable()
+    assert json.loads(escape_json_line(text)) == json.loads(text)
+    assert escape_json_line(text).isprintable()
 
 
 def test_whatever_is_printed_is_clean(capsys):
@@ -66,7 +69,7 @@ def test_whatever_rich_prints_is_clean(is_terminal):
     ],
 )
 def test_markdown_shows_text_as_it_is(text):
-    shown = markdown(text)
+    shown = escape_markdown(text)
     assert "\n" not in shown
     for at, one in enumerate(shown):
         assert one not in "`*_[]<>#|!&$" or shown[at - 1] == "\\"
@@ -74,8 +77,8 @@ def test_markdown_shows_text_as_it_is(text):
 
 def test_only_https_pages_of_known_hosts_are_linked():
     url = "https://buildkite.com/acme/web/builds/7"
-    assert page(url) == url
-    assert page("https://buildkite.com/a)b") == "https://buildkite.com/a%29b"
+    assert safe_url(url) == url
+    assert safe_url("https://buildkite.com/a)b") == "https://buildkite.com/a%29b"
     for bad in (
         "javascript:alert(1)",
         "http://buildkite.com/a",
@@ -88,7 +91,7 @@ def test_only_https_pages_of_known_hosts_are_linked():
         None,
         float("nan"),
     ):
-        assert page(bad) is None
+        assert safe_url(bad) is None
 
 
 def calls(path: Path) -> list[str]:

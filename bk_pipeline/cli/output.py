@@ -1,4 +1,4 @@
-"""All that the command line prints goes through here, cleaned (`bk_pipeline.display.plain`)."""
+"""All that the command line prints goes through here, cleaned (`bk_pipeline.display.printable`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 from rich import console as rich_console
 from rich.segment import Segment
 
-from bk_pipeline.display import plain
+from bk_pipeline.display import printable
 
 
 def echo(message: str, *, err: bool = False) -> None:
     """Print a line."""
-    click.echo(plain(message), err=err)
+    click.echo(printable(message), err=err)
 
 
 def line_of(fields: Iterable[str]) -> None:
@@ -33,7 +33,7 @@ class Console(rich_console.Console):
             if segment.control:
                 yield segment
             else:
-                yield Segment(plain(segment.text), segment.style)
+                yield Segment(printable(segment.text), segment.style)
 
 
 class _Day(click.ParamType[date]):

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from bk_pipeline.buildkite.elements import id_in, split_elements, split_values
 from bk_pipeline.cli.output import Console, echo
-from bk_pipeline.display import json_line
+from bk_pipeline.display import escape_json_line
 from bk_pipeline.errors import FatalError, RecordError
 from bk_pipeline.private_files import make_file
 from bk_pipeline.settings import Settings
@@ -221,7 +221,7 @@ def _table(file: str, found: _Found, privacy: Privacy) -> pa.Table:
             found.unfinished += 1
     table, unfit = table_of_good(traces)
     for error in (*errors, *unfit):
-        echo(f"{named}: {privacy.told(error)}.", err=True)
+        echo(f"{named}: {privacy.describe(error)}.", err=True)
     found.builds += len(payloads)
     found.bad += len(errors) + len(unfit)
     return table
@@ -278,7 +278,7 @@ def _write(output: Path, content: bytes) -> None:
 def _ndjson(table: pa.Table) -> bytes:
     out = io.BytesIO()
     for span in rows(table):
-        out.write(json_line(msgspec.json.encode(span).decode()).encode() + b"\n")
+        out.write(escape_json_line(msgspec.json.encode(span).decode()).encode() + b"\n")
     return out.getvalue()
 
 

@@ -22,7 +22,7 @@ from matplotlib.dates import DateFormatter, HourLocator
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bk_pipeline.display import markdown as escaped
+from bk_pipeline.display import escape_markdown as escaped
 from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import (
     Line,

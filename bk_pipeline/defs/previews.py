@@ -18,8 +18,8 @@ from bk_pipeline.analysis.columns import COUNT, NUMBER
 from bk_pipeline.analysis.columns import PIPELINES as PIPELINES_TABLE
 from bk_pipeline.analysis.summary import DayStats
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
-from bk_pipeline.display import markdown as escaped
-from bk_pipeline.display import page
+from bk_pipeline.display import escape_markdown as escaped
+from bk_pipeline.display import safe_url
 from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import of_all_jobs, readable
 from bk_pipeline.window import Window
@@ -116,7 +116,7 @@ def _name(build: Mapping[Any, Any]) -> str:
 
 def _link(words: str, url: Any) -> str:
     shown = _together(text(words))
-    address = page(url)
+    address = safe_url(url)
     return f"[{shown}]({address})" if address else shown
 
 

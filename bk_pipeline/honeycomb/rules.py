@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bk_pipeline.display import plain
+from bk_pipeline.display import printable
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
@@ -62,7 +62,9 @@ class Template:
                 return None
             made += literal if name is None else quote(_text(value), safe="") if made else value
         # A value that is the address may be anything: `javascript:…` is no page.
-        return made if made.startswith(("https://", "http://")) and plain(made) == made else None
+        return (
+            made if made.startswith(("https://", "http://")) and printable(made) == made else None
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and other.text == self.text
@@ -122,7 +124,7 @@ def _shown(name: str, value: Any) -> str:
     field = field_called(name)
     if field is not None and field.unit == "ms":
         return duration(value)
-    lines = plain(_text(value)).strip().splitlines()
+    lines = printable(_text(value)).strip().splitlines()
     return shortened(lines[0] if lines else MISSING, VALUE_LIMIT)
 
 

@@ -101,7 +101,7 @@ def extract_day(
     writer = PartWriter(raw, day.key, fetched_at=started_at)
     for page in client.iter_builds(day.window, finished_from=since):
         result.listed += len(page.builds)
-        result.quarantined += map(privacy.told, page.set_aside)
+        result.quarantined += map(privacy.describe, page.set_aside)
         writer.add(
             [
                 one

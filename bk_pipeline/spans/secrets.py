@@ -1,7 +1,7 @@
-"""Secrets inside text: which families are recognized, and how they are masked.
+"""Recognizes secrets inside text and masks them.
 
-`FAMILIES` is the list: tokens by the prefix that their maker gave them, keys by their
-armour, and credentials by where they stand (a URL, a header, a command line, an assignment).
+`FAMILIES` lists the kinds: tokens with a prefix that identifies their issuer, armored keys, and
+credentials in a known context (a URL, a header, a command line, an assignment).
 `SUSPICIOUS` is one expression for Arrow (RE2: no look-around) that is found in every text with
 any of them, so that Python's see only the few that may have one. All take linear time: each starts at a boundary, and what follows is bounded, possessive or consumed whole.
 """
@@ -15,7 +15,7 @@ from functools import cached_property
 
 MASK = "[masked]"
 
-# Not in the middle of a word; an underscore or a hyphen before a token is none of it.
+# Boundaries of a token. An underscore or a hyphen before a token is not part of it.
 _B = r"(?<![A-Za-z0-9])"
 _E = r"(?![A-Za-z0-9])"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -26,11 +26,12 @@ class Family:
     """One kind of secret.
 
     Attributes:
-        name: Whose secrets they are, or what they are.
-        hints: Words in lower case, between spaces: one is in every text with such a secret.
-        mark: An expression for RE2 that is found in every text with one.
-        pattern: What is masked; its group `keep` stays in front of the mask.
-        masked: Does the masking, where an expression alone does not suffice.
+        name: The issuer of the secrets, or their kind.
+        hints: Lower-case strings separated by spaces. Every text with such a secret contains
+            one of them.
+        mark: An RE2 expression that matches in every text with such a secret.
+        pattern: The expression to mask; its group `keep` is kept in front of the mask.
+        masked: The function that masks, if an expression is not sufficient.
     """
 
     name: str
@@ -58,19 +59,19 @@ class Family:
         return tuple(one.replace("␣", " ") for one in shown)
 
     def may_be_in(self, lowered: str) -> bool:
-        """Whether a text may hold one, given in lower case."""
+        """Return whether a text, given in lower case, may contain a secret of the family."""
         return any(hint in lowered for hint in self._hints)
 
     def mask(self, text: str) -> str:
-        """`text` with `MASK` in place of each secret of the family."""
+        """Return `text` with each secret of the family replaced by `MASK`."""
         if self.masked is not None:
             return self.masked(text)
         return self._pattern.sub(self._replacement, text)
 
 
-# Credentials by where they stand.
+# Credentials in a known context.
 
-# The end of the name of something secret; of the second kind only values that look random.
+# Suffixes of names of secrets. For `_TOKENS` only values that look random are masked.
 _PASSWORDS = r"(?:passw(?:or)?d|passphrase|[_-]pwd|[_-]pass)"
 _TOKENS = (
     r"(?:secret|token|[_-]auth|credentials?|writekey|secret[_-]key[_-]base"
@@ -92,7 +93,7 @@ _HEADER = re.compile(
 _NAME = re.compile(rf"(?i)(?:(?P<password>{_PASSWORDS})|{_TOKENS})$")
 _SHORTEST_TOKEN = 8
 _LONG_TOKEN = 20
-# Variables, placeholders, files and keys of secret stores.
+# References to a secret: variables, placeholders, files and keys of secret stores.
 _REFERENCE = re.compile(
     r"\\?\$\$?(?:[\w{(]|$)|`|%\w+%$|\{\{|<[^>]{0,80}>$|\*+$|\[masked\]"
     r"|(?:env|file|vault|op|arn|ref\+\w+)[:/]|/(?:[\w.-]+/)+[\w.-]*$"
@@ -108,7 +109,7 @@ _WORDS = frozenset(
 
 
 def _is_harmless(name: str, value: str) -> bool:
-    """Whether what is assigned to a secret's name is none: a reference, a path, a word."""
+    """Return whether the value of a name of a secret is not one: a reference, a path, a word."""
     bare = value.strip("\\\"'").strip()
     if not bare or bare.lower() in _WORDS or _REFERENCE.match(bare):
         return True
@@ -146,7 +147,7 @@ def _masked_urls(text: str) -> str:
 
 
 def _masked_url(found: re.Match[str]) -> str:
-    """Several URLs without a space between them are parts of one `rest`."""
+    """Mask the credentials of a URL, and of URLs that follow it without a space."""
     first, *others = found["rest"].split("://")
     scheme = found["scheme"] or ""
     made = f"{scheme}://{_masked_userinfo(first, scheme)}"
@@ -156,14 +157,14 @@ def _masked_url(found: re.Match[str]) -> str:
 
 
 def _masked_userinfo(rest: str, scheme: str) -> str:
-    """`user:password@host…` without the first two; the password may hold `@`, `:` and `/`."""
+    """Mask `user:password` in front of a host; the password may contain `@`, `:` and `/`."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     end = authority.rfind("@")
     if end >= 0:
-        if ":" in authority[:end]:  # a password: it may go on behind a slash
+        if ":" in authority[:end]:  # a password, which may contain a slash
             end = max([end, *(one.start() for one in _HOST_AFTER.finditer(rest))])
         elif not scheme.endswith(("http", "https")):
-            return rest  # a user's name, like that of `ssh://git@`
+            return rest  # a user name without a password, as in `ssh://git@`
     elif ":" in authority and authority[0] != "[" and not _PORT.search(authority):
         end = rest.rfind("@")
     if end < 0 or _VARIABLES.fullmatch(rest[:end]):
@@ -222,7 +223,7 @@ _SHOWN = {
 }
 
 FAMILIES = (
-    # Whole documents and headers first, so that nothing of them is masked piecemeal.
+    # Whole documents and headers come first, so that they are not masked in parts.
     Family(
         "private keys (PEM, OpenSSH, PGP)", "private key",
         r"PRIVATE KEY",
@@ -261,7 +262,7 @@ FAMILIES = (
         r"(?<![\w-])(?P<keep>(?>[\w-]*?(?=eyJ)))eyJ[\w-]{8,}+={0,2}(?:\.[\w-]*+={0,2}){2,4}"
         r"|(?<![A-Za-z0-9+/])ZXlK[A-Za-z0-9+/=]{60,}",
     ),
-    # Tokens by their makers' prefixes. In the order of their names, but Buildkite's.
+    # Tokens with a prefix, in alphabetical order after Buildkite's.
     Family("Buildkite", "bk", r"bk[a-z]{2,4}_", _B + r"bk[a-z]{2,4}_(?:\[masked\]|[A-Za-z0-9]{20,})"),
     Family(
         "1Password", "ops_eyj a3-",
@@ -484,7 +485,7 @@ FAMILIES = (
         "Yandex", "aqvn t1. yc", r"t1\.|AQVN|YC[\w-]{9}",
         _B + r"(?:t1\.[\w-]{1,200}={0,2}\.[\w-]{86}={0,2}|AQVN[\w-]{35,}|(?<![\w-])YC(?=[A-Za-z_-]{0,37}\d)[\w-]{38}(?![\w-]))",
     ),
-    # What commands are told. Last, so that what has a maker is masked as that.
+    # Arguments and assignments come last, so that tokens with a prefix are masked as such.
     Family(
         "`curl -u user:password`", "curl",
         r"\bcurl\b",
@@ -507,7 +508,7 @@ SUSPICIOUS = "|".join(f"(?:{family.mark})" for family in FAMILIES)
 
 
 def mask_secrets(text: str) -> str:
-    """`text` with `MASK` in place of what looks like a secret."""
+    """Return `text` with everything that looks like a secret replaced by `MASK`."""
     lowered = text.lower()
     for family in FAMILIES:
         if family.may_be_in(lowered):
@@ -516,5 +517,5 @@ def mask_secrets(text: str) -> str:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether `name` says that `value`, all of it, is a secret: `deploy-password`, `NPM_TOKEN`."""
+    """Return whether `value` is a secret by its name: `deploy-password`, `NPM_TOKEN`."""
     return bool(_NAME.search(name)) and not _is_harmless(name, value)

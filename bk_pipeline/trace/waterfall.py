@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.emoji import Emoji
 
-from bk_pipeline.display import plain
+from bk_pipeline.display import printable
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.units import NS_PER_MS
 
@@ -33,7 +33,7 @@ def readable(label: str) -> str:
     if not bare.strip():
         bare = SHORTCODE.sub(lambda match: f" {match[1]} ", shown)
     lines = "".join(c if c.isprintable() or c == JOINER else " " for c in bare)
-    return " ".join(plain(lines).split())
+    return " ".join(printable(lines).split())
 
 
 def of_all_jobs(label: str) -> str:

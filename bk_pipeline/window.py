@@ -59,7 +59,7 @@ def halve(window: Window, *, floor_s: int = 1) -> tuple[Window, Window]:
     """
     if window.length_s < 2 * floor_s:
         raise ListingTooDeep(
-            f"The builds created {window} still exceed what Buildkite lists, and a window cannot "
+            f"The builds created from {window} still exceed what Buildkite lists; a window cannot "
             f"be shorter than {floor_s} s. Set BK_PIPELINE_PIPELINES to fewer pipelines."
         )
     middle = window.start + timedelta(seconds=int(window.length_s // 2))

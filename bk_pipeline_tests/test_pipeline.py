@@ -1,3 +1,5 @@
+"""Extract, transform and deliver against the sandbox: each step costs only what is new."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta

@@ -1,3 +1,5 @@
+"""New files and folders follow `BK_PIPELINE_UMASK`."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Half-open windows, and the days that partitions are named after."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta

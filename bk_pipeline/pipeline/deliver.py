@@ -67,7 +67,7 @@ def deliver_day(
         progress(f"{day}: {counted(so_far.accepted, 'event')} accepted by {destination.name}")
 
     with ledger.delivery_lock(destination.name, day, on_wait=on_wait):
-        found = _unsettled_parts(day, spans, destination, ledger)
+        found = _classify_parts(day, spans, destination, ledger)
         total.too_old += found.too_old
         total.age_limit = destination.max_age_sentence
         if not found.waiting:
@@ -112,18 +112,16 @@ class _Parts:
     too_old: int = 0
 
 
-def _unsettled_parts(
-    day: str, spans: SpanStore, destination: Destination, ledger: Ledger
-) -> _Parts:
+def _classify_parts(day: str, spans: SpanStore, destination: Destination, ledger: Ledger) -> _Parts:
     found = _Parts()
-    notes = ledger.delivered_parts(destination.name, day)
+    marked = ledger.delivered_parts(destination.name, day)
     for part in spans.parts(day):
-        if part.name in notes:
+        if part.name in marked:
             found.delivered.append(part.name)
             continue
         merged_from = {SpanPart(old, part.fingerprint).name for old in spans.merged_from(day, part)}
-        too_old = too_old_in(notes, part.name, destination.max_age)
-        if merged_from and merged_from <= notes:
+        too_old = too_old_in(marked, part.name, destination.max_age)
+        if merged_from and merged_from <= marked:
             ledger.mark_part_delivered(destination.name, day, part.name)
         elif too_old is not None:
             found.too_old += too_old

@@ -1,3 +1,5 @@
+"""PostgreSQL schemas and a server for ledger tests."""
+
 from __future__ import annotations
 
 import pytest

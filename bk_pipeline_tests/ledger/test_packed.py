@@ -1,3 +1,5 @@
+"""Packed sets of item ids behave like sets."""
+
 from __future__ import annotations
 
 from hypothesis import given

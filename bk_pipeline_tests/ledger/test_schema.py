@@ -1,3 +1,5 @@
+"""Creating and upgrading the tables of a ledger."""
+
 from __future__ import annotations
 
 import sqlite3

@@ -1,3 +1,5 @@
+"""Compaction merges small raw parts and loses no build."""
+
 from __future__ import annotations
 
 import random

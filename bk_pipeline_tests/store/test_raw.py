@@ -1,3 +1,5 @@
+"""The raw store: parts, revisions, watermarks, and errors of the storage."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.destination import Answer, Destination, Item, Verdict
+from bk_pipeline.deliver.destination import Destination, Item, SendResult, Verdict
 from bk_pipeline.deliver.honeycomb import Honeycomb
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
@@ -117,7 +117,7 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def send(self, items: Sequence[Item]) -> Answer:
+    def send(self, items: Sequence[Item]) -> SendResult:
         """What the destination says."""
         try:
             answer = self._inner.send(items)

@@ -172,7 +172,7 @@ class Outcome:
             f"{day}: {remark}"
             for loader in self.loaders
             for day, one in self.results.of(loader, Delivery).items()
-            for remark in one.remarks
+            for remark in one.warnings
         ]
 
     @property

@@ -200,9 +200,9 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
                 "sent again after a crash": done.in_doubt_resent,
                 "settled before": done.already_settled,
                 "too old": done.too_old,
-                "age limit": destination.max_age_sentence,
+                "age limit": destination.max_age_description,
                 "trimmed": done.trimmed,
-                "remarks": done.remarks,
+                "remarks": done.warnings,
                 "requests": done.batches,
                 "dagster/partition_row_count": done.accepted,
             }

@@ -1,1 +1,1 @@
-"""Loading spans into a destination: each sent once, as nearly as HTTP allows."""
+"""Deliver spans to destinations, each span once as far as HTTP allows."""

@@ -1,4 +1,4 @@
-"""Arrow arrays of bytes, built and read without a Python object for each value. Pure."""
+"""Arrow arrays of bytes, built and read without creating a Python object per value. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Offsets of 64 bits: what a column holds for some thousand rows may be more than 2 GB.
+# 64-bit offsets: a column of a few thousand rows may hold more than 2 GB.
 BYTES = pa.large_binary()
-# What a row consists of, in its order: an array has a value for each row (null is nothing),
+# The parts of a row in order: an array has one value per row (null adds nothing), and plain
 # bytes are the same in every row.
 Parts = Sequence[pa.Array | bytes]
 _REPLACE_NULL = pc.JoinOptions(null_handling="replace", null_replacement="")
 
 
 def from_matrix(rows: Any, present: Any = None) -> pa.Array:
-    """Each row of a matrix of bytes as a value; or the next one wherever `present` is true.
+    """Return each row of a byte matrix as a value of a BYTES array.
 
-    Elsewhere the value is empty.
+    Args:
+        rows: A matrix of bytes (uint8).
+        present: A boolean for each value of the result; where it is true, the value is the next
+            row, elsewhere it is empty. By default, every row is a value.
     """
     taken = np.ones(len(rows), np.int64) if present is None else present
     offsets = np.zeros(len(taken) + 1, np.int64)
@@ -31,12 +34,12 @@ def from_matrix(rows: Any, present: Any = None) -> pa.Array:
 
 
 def to_matrix(values: Sequence[bytes], width: int) -> Any:
-    """Values of `width` bytes as the rows of a matrix."""
+    """Return values of `width` bytes each as the rows of a matrix."""
     return np.frombuffer(b"".join(values), np.uint8).reshape(-1, width)
 
 
 def hstack(*contents: Any) -> Any:
-    """Matrices of bytes side by side; plain bytes are repeated in each row."""
+    """Concatenate byte matrices horizontally; plain bytes are repeated in every row."""
     count = next(len(one) for one in contents if not isinstance(one, bytes))
     each = [
         np.broadcast_to(np.frombuffer(one, np.uint8), (count, len(one)))
@@ -48,12 +51,12 @@ def hstack(*contents: Any) -> Any:
 
 
 def framed(before: Callable[[int], bytes], values: pa.Array, after: bytes = b"") -> Parts:
-    """Each value of an array of BYTES between two strings; nothing where it is null.
+    """Return each value between a prefix and a suffix, and nothing for null values.
 
     Args:
-        before: Makes what comes first, given the value's length.
-        values: The values.
-        after: What comes last.
+        before: Returns the prefix, given the length of the value in bytes.
+        values: An array of BYTES.
+        after: The suffix.
     """
     present = is_valid(values)
     rows = equal_length(values)
@@ -69,7 +72,11 @@ def framed(before: Callable[[int], bytes], values: pa.Array, after: bytes = b"")
 
 
 def equal_length(values: pa.Array) -> Any:
-    """The values of BYTES that are not null as a matrix; None if their lengths differ or are 0."""
+    """Return the non-null values of a BYTES array as a matrix.
+
+    Returns:
+        None if the values differ in length or are empty.
+    """
     offsets, count = _offsets(values), len(values) - values.null_count
     width = int(offsets[-1] - offsets[0]) // (count or 1)
     if not width or (np.diff(offsets) != is_valid(values) * width).any():
@@ -78,27 +85,27 @@ def equal_length(values: pa.Array) -> Any:
 
 
 def joined(parts: Parts) -> list[bytes]:
-    """Each row's parts as one."""
+    """Return the concatenated parts of each row."""
     scalars = [pa.scalar(one, BYTES) if isinstance(one, bytes) else one for one in parts]
-    # Not "skip": Arrow then leaves out rows in which all parts are null.
+    # Not "skip": with it, Arrow drops rows in which all parts are null.
     separator = pa.scalar(b"", BYTES)
     return as_list(pc.binary_join_element_wise(*scalars, separator, options=_REPLACE_NULL))
 
 
 def lengths(values: pa.Array | bytes) -> Any:
-    """The length of each string or value of BYTES; a null's is 0."""
+    """Return the length of each string or BYTES value, in bytes; 0 for null."""
     if isinstance(values, bytes):
         return len(values)
     return np.diff(_offsets(values)) * is_valid(values)
 
 
 def from_hex(texts: pa.Array, width: int) -> Any:
-    """Strings of hex digits, none of them null, as a matrix with `width` bytes a row."""
+    """Return non-null strings of hex digits as a matrix of `width` bytes per row."""
     return np.frombuffer(unhexlify(content_of(texts)), np.uint8).reshape(-1, width)
 
 
 def content_of(values: pa.Array) -> Any:
-    """The bytes of all strings, or values of BYTES, one after the other."""
+    """Return the bytes of all values of a string or BYTES array, concatenated."""
     offsets = _offsets(values)
     return memoryview(values.buffers()[2] or b"")[offsets[0] : offsets[-1]]
 
@@ -110,7 +117,7 @@ def _offsets(values: pa.Array) -> Any:
 
 
 def is_valid(values: pa.Array) -> Any:
-    """For each value whether it is not null."""
+    """Return a boolean for each value: whether it is not null."""
     bitmap = values.buffers()[0]
     if bitmap is None:
         return np.ones(len(values), bool)
@@ -119,18 +126,21 @@ def is_valid(values: pa.Array) -> Any:
 
 
 def codes_of(indices: pa.Array) -> Any:
-    """The numbers plus 1; a null, beneath which any number may stand, is 0."""
+    """Return dictionary indices plus 1, and 0 for null.
+
+    The buffer may hold any number at the position of a null.
+    """
     raw_values = np.frombuffer(indices.buffers()[1] or b"", indices.type.to_pandas_dtype())
     return (raw_values[indices.offset :][: len(indices)] + 1) * is_valid(indices)
 
 
 def as_list(values: pa.Array) -> list[Any]:
-    """Strings or bytes as a list; `to_pylist` takes several times as long."""
-    found: list[Any] = values.to_numpy(zero_copy_only=False).tolist()
-    return found
+    """Return strings or bytes as a list, several times faster than `to_pylist`."""
+    result: list[Any] = values.to_numpy(zero_copy_only=False).tolist()
+    return result
 
 
-def take(values: Sequence[Any], places: Any) -> list[Any]:
-    """The value at each of `places`; equal ones are one object."""
-    found: list[Any] = np.array(values, object)[places].tolist()
-    return found
+def take(values: Sequence[Any], indices: Any) -> list[Any]:
+    """Return the value at each of `indices`; equal values are the same object."""
+    result: list[Any] = np.array(values, object)[indices].tolist()
+    return result

@@ -1,4 +1,4 @@
-"""How to deliver, and what came of it."""
+"""Delivery policies and delivery results, and the notes on too-old spans in the ledger."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ REJECTIONS_SHOWN = 10
 
 
 class Guarantee(StrEnum):
-    """What happens to a batch whose answer never came."""
+    """What happens to a batch whose response never arrived."""
 
-    AT_LEAST_ONCE = "at_least_once"  # sent again: nothing is lost, some may be doubled
-    AT_MOST_ONCE = "at_most_once"  # taken for sent: nothing is doubled, some may be lost
+    AT_LEAST_ONCE = "at_least_once"  # resent: nothing is lost, some items may be duplicated
+    AT_MOST_ONCE = "at_most_once"  # presumed sent: nothing is duplicated, some items may be lost
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
-    """How to deliver.
+    """Guarantee and concurrency of a delivery.
 
     Attributes:
-        guarantee: What to do with what is in doubt.
-        in_flight: How many requests at once.
+        guarantee: What to do with items in doubt.
+        in_flight: The maximum number of concurrent requests.
     """
 
     guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
@@ -35,28 +35,28 @@ class DeliveryPolicy:
 
 @dataclass(slots=True)
 class Delivery:
-    """What came of a delivery, in items. Deliveries add up with `+`.
+    """The result of a delivery, counted in items. Results are added up with `+`.
 
     Attributes:
-        accepted: Taken by the destination.
-        rejected: Refused for good; the first few stand in `rejections`.
-        rejected_unnamed: Of the accepted ones: so many the destination rejected without
-            saying which; `remarks` has its words. They are settled: to send them again is to
-            double their neighbours.
-        already_settled: Not sent, because the ledger has them, or because they were
-            among the tables twice.
-        presumed_sent: Of earlier runs, in doubt and taken for sent ("at most once").
-        in_doubt_resent: Of earlier runs, in doubt and sent again ("at least once").
-        too_old: Not sent: older than the destination keeps.
-        future: Sent, but so far ahead that the destination does not keep their time.
+        accepted: Accepted by the destination.
+        rejected: Rejected permanently; `rejections` has the first few.
+        rejected_unnamed: The number of accepted items that the destination rejected without naming
+            them; `warnings` has its message. They are settled, because resending them would
+            duplicate the others of their batch.
+        already_settled: Not sent, because the ledger has them settled or because they were in the
+            tables twice.
+        presumed_sent: In doubt from earlier runs and presumed sent ("at most once").
+        in_doubt_resent: In doubt from earlier runs and sent again ("at least once").
+        too_old: Not sent, because they exceed the maximum age of the destination.
+        future: Sent, but too far in the future for the destination to keep their time.
         trimmed: Accepted with less than the whole span.
-        batches: Requests that were answered.
-        body_bytes: In those requests, before compression.
-        sent_bytes: In those requests, as sent.
-        seconds: How long it took.
-        rejections: The first few.
-        remarks: What the destination had to say besides; the first few.
-        age_limit: Which spans are too old for the destination, and why, for people.
+        batches: The number of requests that got a response.
+        body_bytes: The size of those requests before compression.
+        sent_bytes: The size of those requests as sent.
+        seconds: The duration of the delivery.
+        rejections: The first few rejected items.
+        warnings: The first few warnings of the destination.
+        age_limit: A sentence that says which spans are too old for the destination, and why.
     """
 
     accepted: int = 0
@@ -73,7 +73,7 @@ class Delivery:
     sent_bytes: int = 0
     seconds: float = 0.0
     rejections: list[Rejection] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     age_limit: str = ""
 
     def __add__(self, other: Delivery) -> Delivery:
@@ -87,23 +87,33 @@ class Delivery:
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
         del self.rejections[REJECTIONS_SHOWN:]
-        del self.remarks[REJECTIONS_SHOWN:]
+        del self.warnings[REJECTIONS_SHOWN:]
         self.age_limit = age_limit
         return self
 
 
-def aged_note(part: str, too_old: int, max_age: timedelta) -> str:
-    """What the ledger notes for `part`, of which so many spans were not sent."""
-    return f"{_begin(part, max_age)}{too_old}"
+def too_old_note(part: str, too_old: int, max_age: timedelta) -> str:
+    """Return the ledger's note that `part` is delivered except for its too-old spans.
+
+    Args:
+        part: The name of the part.
+        too_old: The number of its spans that were not sent.
+        max_age: The maximum age they exceeded.
+    """
+    return f"{_note_prefix(part, max_age)}{too_old}"
 
 
-def too_old_in(notes: Collection[str], part: str, max_age: timedelta | None) -> int | None:
-    """How many spans of `part` are too old and all others settled, if a note says so."""
+def too_old_count(notes: Collection[str], part: str, max_age: timedelta | None) -> int | None:
+    """Return the number of too-old spans of `part` if everything else in it is settled.
+
+    Returns:
+        None if no note says so, or if there is no maximum age.
+    """
     if max_age is None:
         return None
-    begin = _begin(part, max_age)
-    return next((int(note[len(begin) :]) for note in notes if note.startswith(begin)), None)
+    prefix = _note_prefix(part, max_age)
+    return next((int(note[len(prefix) :]) for note in notes if note.startswith(prefix)), None)
 
 
-def _begin(part: str, max_age: timedelta) -> str:
+def _note_prefix(part: str, max_age: timedelta) -> str:
     return f"{part} older than {int(max_age.total_seconds())} s: "

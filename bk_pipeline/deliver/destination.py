@@ -1,8 +1,8 @@
-"""What a destination is to the loop, and what passes between the two.
+"""The interface between the delivery loop and its destinations, and the types they exchange.
 
-A destination encodes and sends; it never waits, tries again, splits or remembers. All that
-is the loop's, once for all destinations. To add one, implement `Destination` and add it to
-the contract tests.
+A destination encodes and sends. It never waits, retries, splits batches or keeps state of what was
+sent: the loop does that, once for all destinations. To add a destination, implement `Destination`
+and add it to the contract tests.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from bk_pipeline.contracts import ItemIds, Rejection
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.http.retry import RetryPolicy
 
-# Trace id and item id.
+# A trace id and an item id.
 Key = tuple[bytes, bytes]
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """What a destination takes, answers and bills singly: a span, or a link of one.
+    """A span, or a link of a span: the unit a destination accepts, rejects and bills.
 
     Attributes:
-        trace_id: 16 bytes: the build's.
-        item_id: 8 bytes, unchanging: the span's own id, or one derived for a link.
-        time_ns: When it began, since 1970.
-        name: The span's name, for people.
-        pieces: Encoded, ready to be framed: these end to end. Apart, because what all spans
-            of a build have is most of each, and is the same bytes for all until they leave.
-        size: How long the pieces are, together.
-        trimmed: The pieces hold less than the span, because all of it is too much.
-        shared: Encoded, what a request says once for all of its items that have it in common.
+        trace_id: The trace id of the build (16 bytes).
+        item_id: A stable id (8 bytes): the span id, or one derived for a link.
+        time_ns: The start, in nanoseconds since 1970.
+        name: The span name, for messages.
+        pieces: The encoded item, ready to be framed, in pieces to be concatenated. Most of a span
+            is the same for all spans of its build, so its bytes are shared until the request is
+            built.
+        size: The total size of the pieces, in bytes.
+        trimmed: Whether the pieces hold less than the whole span, because that is too large.
+        shared: Encoded data that a request contains once for all items that have it in common.
     """
 
     trace_id: bytes
@@ -50,25 +51,27 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def body(self) -> bytes:
-        """The pieces as one. A copy: to send, join the pieces of all items at once."""
+        """Copy the pieces into one; to send, join the pieces of all items at once instead."""
         return b"".join(self.pieces)
 
     @property
     def key(self) -> Key:
+        """The trace id and the item id."""
         return self.trace_id, self.item_id
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may hold, before compression.
+    """The limits of one request, before compression.
 
     Attributes:
-        batch_bytes: The whole body, with what frames and separates the items.
-        batch_items: How many items.
-        framing_bytes: What a body has besides its items.
-        separator_bytes: What stands between two items.
-        shared_framing_bytes: What frames what items have in common, at most, each time.
-        requests_at_once: At most, whatever the policy allows; None: as many as it does.
+        batch_bytes: The maximum size of the body, including framing and separators.
+        batch_items: The maximum number of items.
+        framing_bytes: The size of a body without items.
+        separator_bytes: The size of the separator between two items.
+        shared_framing_bytes: The maximum framing around each distinct `Item.shared`.
+        max_concurrent_requests: The maximum number of concurrent requests, whatever the policy allows;
+            None leaves it to the policy.
     """
 
     batch_bytes: int
@@ -76,24 +79,24 @@ class Limits:
     framing_bytes: int = 0
     separator_bytes: int = 0
     shared_framing_bytes: int = 0
-    requests_at_once: int | None = None
+    max_concurrent_requests: int | None = None
 
 
 class Verdict(Enum):
-    """What a destination says to one item."""
+    """The destination's decision about one item."""
 
     ACCEPTED = "accepted"
-    REJECTED = "rejected"  # for good
-    THROTTLED = "throttled"  # not now
-    FAILED = "failed"  # not now, by the server's own fault
-    UNANSWERED = "unanswered"  # the answer passes over it: nobody knows
+    REJECTED = "rejected"  # permanently
+    THROTTLED = "throttled"  # for now; retry later
+    FAILED = "failed"  # for now, by a server error
+    UNANSWERED = "unanswered"  # the response does not mention it: unknown
 
 
 class Outcome(NamedTuple):
-    """A verdict, and the destination's own words if it gave any."""
+    """A verdict, with the destination's own message if it gave one."""
 
     verdict: Verdict
-    words: str = ""
+    message: str = ""
 
 
 # In the message of a success that is none: "Request dropped due to server side sampling".
@@ -102,127 +105,126 @@ ACCEPTED = Outcome(Verdict.ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One outcome for each item of a request, in its order, and the bytes that went out.
+class SendResult:
+    """The result of one request.
 
     Attributes:
-        outcomes: Each item's.
-        sent_bytes: The body's, compressed.
-        rejected_unnamed: Of the accepted ones: so many were rejected, and nobody knows which.
-        remark: What the destination has to say besides, as a sentence.
+        outcomes: An outcome for each item, in the order of the request.
+        sent_bytes: The size of the body as sent, compressed.
+        rejected_unnamed: The number of accepted items that were rejected without being named.
+        warning: A sentence with the destination's warning, or empty.
     """
 
     outcomes: Sequence[Outcome]
     sent_bytes: int
     rejected_unnamed: int = 0
-    remark: str = ""
+    warning: str = ""
 
 
 class Destination(Protocol):
-    """Somewhere that spans go to. For several threads at once."""
+    """A service that spans are sent to. Thread-safe."""
 
     @property
     def name(self) -> str:
-        """What the ledger knows it by: the same as long as it is the same place, and no secret.
+        """The destination's id in the ledger: stable for the same place, and not secret.
 
-        May ask the service who it is, and so raise what `send` raises.
+        May ask the service for the account of the key, and so may raise what `send` raises.
         """
         ...
 
     @property
-    def limits(self) -> Limits: ...
+    def limits(self) -> Limits:
+        """The limits of one request."""
+        ...
 
     @property
     def columns(self) -> Sequence[str] | None:
-        """Of the span table, what has to be read for `encode` and `selection`; None: all."""
+        """The span table columns that `encode` and selection need; None for all."""
         ...
 
     @property
     def max_age(self) -> timedelta | None:
-        """Spans that began longer ago are not sent; None: no span is too old."""
+        """Spans that started longer ago are not sent; None sends spans of any age."""
         ...
 
     @property
     def max_age_by_end(self) -> bool:
-        """Whether `max_age` is counted from a span's end instead of its start."""
+        """Whether `max_age` is measured from a span's end instead of its start."""
         ...
 
     @property
-    def max_age_sentence(self) -> str:
-        """Which spans are too old, why, and which setting changes that, for people."""
+    def max_age_description(self) -> str:
+        """A sentence: which spans are too old, why, and which setting changes that."""
         ...
 
     @property
     def future_limit(self) -> timedelta | None:
-        """Spans that begin further ahead do not keep their time there; None: all do."""
+        """Spans that start further in the future lose their time; None if none do."""
         ...
 
     @property
     def retry(self) -> RetryPolicy:
-        """How long to try sending one batch, and with what pauses."""
+        """How long to retry one batch, and with what pauses."""
         ...
 
     def encode(self, rows: SpanRows) -> Sequence[Item]:
-        """The items of `rows`.
+        """Return the items of `rows`, in the order in which they are to be sent. Pure.
 
-        In the order in which they are to leave. Where a service asks for no other, that is the
-        table's: a build's items then leave one after the other, from its root on, so that a
-        sampler on the way sees all of a trace at once, and a delivery that breaks off leaves
-        few traces in pieces.
-
-        Pure. None is larger than a request may be.
+        Unless the service needs another order, that is the order of the table: the items of a build
+        follow each other, root first. So a sampler on the way sees a trace at once, and an
+        interrupted delivery leaves few incomplete traces. No item is larger than a request may be.
         """
         ...
 
-    def send(self, items: Sequence[Item]) -> Answer:
-        """What the destination says to `items`, sent as one request.
+    def send(self, items: Sequence[Item]) -> SendResult:
+        """Send `items` as one request and return their outcomes.
 
         Raises:
-            RequestTooLarge: Fewer items may pass. Nothing was taken.
-            DeliveryThrottled: The whole request was refused for now. Nothing was taken.
-            ServiceUnavailable: No answer, or a failure; `maybe_processed` says whether
-                something may have been taken.
-            UnexpectedAnswer: Whether something was taken cannot be told.
-            FatalError: Any other: refused, and nothing was taken.
-            ConfigError: It cannot be sent at all.
+            RequestTooLarge: Nothing was accepted; fewer items may be.
+            DeliveryThrottled: Nothing was accepted; the whole request was refused for now.
+            ServiceUnavailable: No response, or a server error; `maybe_processed` says whether
+                something may have been accepted.
+            UnexpectedAnswer: It is unknown whether something was accepted.
+            FatalError: Any other refusal; nothing was accepted.
+            ConfigError: The request cannot be sent at all.
         """
         ...
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> str | None:
-        """The page where people see a trace; None if nobody knows where that is.
+        """Return the URL of the page that shows a trace, or None if it is unknown.
 
         Args:
             trace_id: 32 hex digits, as in the span table.
-            start_ns: The root span's start, since 1970.
-            end_ns: Its end.
+            start_ns: The start of the root span, in nanoseconds since 1970.
+            end_ns: The end of the root span, in nanoseconds since 1970.
 
         Raises:
-            PipelineError: The destination had to be asked who we are, as for `name`.
+            PipelineError: The service could not be asked for the account of the key, see `name`.
         """
         ...
 
 
-class Receipts(Protocol):
-    """The ledger, as the loop sees it. For several threads at once."""
+class DeliveryLedger(Protocol):
+    """The part of the ledger that the delivery loop needs. Thread-safe."""
 
     def settled(self, destination: str, trace_ids: Collection[bytes]) -> ItemIds:
-        """The items of these traces that must not be sent (again)."""
+        """Return the items of these traces that must not be sent (again)."""
         ...
 
     def in_doubt(self, destination: str, day: str) -> ItemIds:
-        """The items of `day` that left and whose answer is not known."""
+        """Return the items of `day` that were sent and whose outcome is unknown."""
         ...
 
     def begin(self, destination: str, day: str, items: ItemIds) -> int:
-        """The number of a new batch, in doubt from now on."""
+        """Record a new batch as in doubt and return its number."""
         ...
 
     def begin_again(self, destination: str, day: str, batch: int) -> None:
-        """Note that a batch in doubt is about to be sent once more."""
+        """Record that a batch in doubt is about to be sent again."""
         ...
 
     def accept(self, batch: int) -> None:
-        """Write down that all of a batch was accepted."""
+        """Record that a whole batch was accepted."""
         ...
 
     def settle(
@@ -233,13 +235,13 @@ class Receipts(Protocol):
         rejected: Iterable[Rejection] = (),
         in_doubt: ItemIds | None = None,
     ) -> None:
-        """Write down what became of a batch; what is not named is as if never sent."""
+        """Record the outcomes of a batch; items not named count as never sent."""
         ...
 
     def presume_sent(self, destination: str, day: str) -> int:
-        """Take for sent what is in doubt of `day`; how many items."""
+        """Record items of `day` in doubt as sent and return their number."""
         ...
 
     def drop_settled_doubts(self, destination: str, day: str) -> None:
-        """Forget that items of `day` were in doubt where they have been settled since."""
+        """Delete doubts about items of `day` that have been settled since."""
         ...

@@ -1,8 +1,10 @@
-"""How old a span may be for a destination to keep it; the known values by host. Pure.
+"""The maximum span age of each destination, with known values by host. Pure.
 
-A backend that takes an old span with a 2xx and never shows it loses it in silence, so such spans
-are counted and not sent. Sources: the vendors' documentation, 2026. Datadog states no limit, and
-what stands behind a collector of one's own its host does not tell: `BK_PIPELINE_OTLP_MAX_AGE`.
+A backend that accepts an old span with a 2xx but never shows it loses it silently, so such spans
+are counted and not sent. Datadog states no limit, and the host of a self-run collector does not
+reveal what is behind it: `BK_PIPELINE_OTLP_MAX_AGE` sets a limit for those.
+
+Sources: the vendors' documentation, 2026.
 """
 
 from __future__ import annotations
@@ -15,21 +17,21 @@ from bk_pipeline.settings import Settings
 
 TRACES, METRICS = "traces", "metrics"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-# Dynatrace's ActiveGate, whatever its host.
+# The path of Dynatrace's ActiveGate, which may run on any host.
 ACTIVE_GATE = "/api/v2/otlp"
 HONEYCOMB_AGE = "BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS"
-HONEYCOMB_REASON = "Honeycomb would bill them and never show them"
+HONEYCOMB_REASON = "Honeycomb would bill them but never show them"
 
 
 @dataclass(frozen=True, slots=True)
 class MaxAge:
-    """A destination's limit, and why it is in force.
+    """The maximum age of a destination and the reason for it.
 
     Attributes:
-        limit: Older spans are not sent; None: all are.
-        reason: What would happen to older ones, or why there is no limit.
-        setting: The variable that changes it.
-        by_end: A span's age is counted from its end, not from its start.
+        limit: Older spans are not sent; None sends spans of any age.
+        reason: What would happen to older spans, or why there is no limit.
+        setting: The variable that changes the limit.
+        by_end: Measure a span's age from its end instead of its start.
     """
 
     limit: timedelta | None
@@ -38,14 +40,14 @@ class MaxAge:
     by_end: bool = False
 
     @property
-    def sentence(self) -> str:
-        """The limit for people."""
+    def description(self) -> str:
+        """The limit, its reason and its setting, as a sentence."""
         if self.limit is None:
             return f"Spans of any age are sent: {self.reason}."
         since = " since their end" if self.by_end else ""
         return (
-            f"Spans older than {shown(self.limit)}{since} are not sent: {self.reason}. "
-            f"{self.setting}=0 sends them all the same."
+            f"Spans older than {age_text(self.limit)}{since} are not sent: {self.reason}. "
+            f"{self.setting}=0 sends them anyway."
         )
 
 
@@ -58,7 +60,7 @@ class _Backend:
     hosts: tuple[str, ...]
     limit: timedelta
     by_end: bool = False
-    # New Relic and others take old metrics differently from old spans, or do not say.
+    # New Relic and others treat old metrics differently from old spans, or do not document it.
     signals: tuple[str, ...] = (TRACES,)
 
 
@@ -74,7 +76,7 @@ BACKENDS = (
 
 
 def honeycomb_max_age(settings: Settings) -> MaxAge:
-    """The limit of Honeycomb, whichever way spans go there."""
+    """Return Honeycomb's limit, which applies to its own API and to OTLP."""
     days = settings.honeycomb_max_age_days
     if not days:
         return MaxAge(None, f"{HONEYCOMB_AGE} is 0", HONEYCOMB_AGE)
@@ -82,24 +84,24 @@ def honeycomb_max_age(settings: Settings) -> MaxAge:
 
 
 def otlp_max_age(url: str, settings: Settings, signal: str, *, shown_prefix: str) -> MaxAge:
-    """The limit of an OTLP endpoint: the setting's, else what is known of its host.
+    """Return the limit of an OTLP endpoint: the configured one, else the known one of its host.
 
     Args:
-        url: Where the signal goes.
-        settings: The destination's own.
-        signal: What goes there: `traces` or `metrics`.
-        shown_prefix: What the destination's variables begin with, for messages.
+        url: The URL of the endpoint.
+        settings: The settings of the destination.
+        signal: The name of the signal: `traces` or `metrics`.
+        shown_prefix: The prefix of the destination's variables, for messages.
     """
     backend = _backend(url)
     by_end = backend is not None and backend.by_end
     setting = f"{shown_prefix or 'BK_PIPELINE_'}OTLP_MAX_AGE"
-    given = settings.otlp_max_age
+    configured = settings.otlp_max_age
     if signal == METRICS and settings.otlp_metrics_max_age is not None:
         setting = f"{shown_prefix or 'BK_PIPELINE_'}OTLP_METRICS_MAX_AGE"
-        given = settings.otlp_metrics_max_age
-    if given is not None:
-        reason = f"{setting} is {shown(given) if given else '0'}"
-        return MaxAge(given or None, reason, setting, by_end)
+        configured = settings.otlp_metrics_max_age
+    if configured is not None:
+        reason = f"{setting} is {age_text(configured) if configured else '0'}"
+        return MaxAge(configured or None, reason, setting, by_end)
     if backend is HONEYCOMB:
         return honeycomb_max_age(settings)
     if backend is not None and signal in backend.signals:
@@ -107,16 +109,16 @@ def otlp_max_age(url: str, settings: Settings, signal: str, *, shown_prefix: str
     host = urlsplit(url).hostname
     return MaxAge(
         None,
-        f"no maximum age is known of {host}. If the backend drops old ones, set {setting}, "
-        "like 90m, 24h or 60d",
+        f"no maximum age is known for {host}. If the backend drops old spans, set {setting}, "
+        "for example to 90m, 24h or 60d",
         setting,
     )
 
 
-def shown(age: timedelta) -> str:
-    """`60 minutes`, `24 hours`, `60 days`."""
-    for unit, name, least in ((DAY, "days", 2), (HOUR, "hours", 2)):
-        if not age % unit and age // unit >= least:
+def age_text(age: timedelta) -> str:
+    """Return an age as text: `60 minutes`, `24 hours`, `60 days`."""
+    for unit, name, minimum in ((DAY, "days", 2), (HOUR, "hours", 2)):
+        if not age % unit and age // unit >= minimum:
             return f"{age // unit} {name}"
     return f"{age // timedelta(minutes=1)} minutes"
 

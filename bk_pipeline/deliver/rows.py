@@ -1,4 +1,4 @@
-"""Rows of the span table, prepared once for selecting and for encoding them."""
+"""Rows of the span table, prepared once for selection and encoding."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bk_pipeline.deliver.arrays import as_list, from_hex, from_matrix, take
 
 @dataclass(frozen=True, slots=True)
 class SpanRows:
-    """Rows of the span table; those of one build stand together.
+    """Rows of the span table; rows of one build are adjacent.
 
     Attributes:
-        table: Each column in one chunk.
-        trace_ids: 16 bytes for each build, in the order of the table.
-        first_rows: Each build's first row.
-        build_of_row: For each row its build's place in `trace_ids`.
-        span_ids: 8 bytes for each row.
-        start_ns: For each row when it began, in nanoseconds since 1970.
+        table: The rows, each column in one chunk.
+        trace_ids: The trace id of each build (16 bytes), in table order.
+        first_rows: The index of each build's first row.
+        build_of_row: For each row, the index of its build in `trace_ids`.
+        span_ids: The span id of each row (8 bytes).
+        start_ns: The start of each row, in nanoseconds since 1970.
     """
 
     table: pa.Table
@@ -35,31 +35,31 @@ class SpanRows:
     start_ns: Any
 
     @classmethod
-    def of(cls, table: pa.Table) -> Self:
-        """Prepare a table of the span table's schema. Pure."""
+    def from_table(cls, table: pa.Table) -> Self:
+        """Prepare a table that has the schema of the span table. Pure."""
         table = table.unify_dictionaries().combine_chunks()
         ids = from_matrix(from_hex(_column(table, "span_id"), 8))
         starts = _column(table, "start").cast(pa.int64())
         return cls(table, *_builds(table), as_list(ids), np.asarray(starts))
 
     def column(self, name: str) -> pa.Array:
-        """A column of the table."""
+        """Return a column of the table as one array."""
         return _column(self.table, name)
 
     def link_counts(self) -> Any:
-        """How many links each row has."""
+        """Return the number of links of each row."""
         return np.asarray(pc.fill_null(pc.list_value_length(self.column("links")), 0))
 
-    def filter(self, wanted: Any) -> Self:
-        """The rows for which `wanted` is true."""
-        if wanted.all():
+    def filter(self, mask: Any) -> Self:
+        """Return the rows for which `mask` is true."""
+        if mask.all():
             return self
-        table = self.table.filter(pa.array(wanted)).combine_chunks()
-        span_ids = list(compress(self.span_ids, wanted.tolist()))
-        return type(self)(table, *_builds(table), span_ids, self.start_ns[wanted])
+        table = self.table.filter(pa.array(mask)).combine_chunks()
+        span_ids = list(compress(self.span_ids, mask.tolist()))
+        return type(self)(table, *_builds(table), span_ids, self.start_ns[mask])
 
     def names(self) -> list[str]:
-        """The spans' names; equal ones are one object."""
+        """Return the span name of each row; equal names are the same object."""
         names = self.column("name")
         return take(names.dictionary.to_pylist(), names.indices)
 
@@ -73,7 +73,7 @@ def _column(table: pa.Table, name: str) -> pa.Array:
 
 
 def _builds(table: pa.Table) -> tuple[list[bytes], Any, Any]:
-    """The trace ids, the first rows, and for each row the build's place."""
+    """Return the trace ids, the first rows and, for each row, the index of its build."""
     ids = _column(table, "trace_id")
     codes = np.asarray(ids.indices)
     begins = np.ones(len(codes), bool)

@@ -14,15 +14,15 @@ from threading import Event
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import Rejection
-from bk_pipeline.deliver.batching import body_bytes, halves, ids_of
+from bk_pipeline.deliver.batching import body_bytes, halves, ids_by_trace
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import (
     ACCEPTED,
-    Answer,
+    DeliveryLedger,
     Destination,
     Item,
     Outcome,
-    Receipts,
+    SendResult,
     Verdict,
 )
 from bk_pipeline.errors import (
@@ -73,7 +73,7 @@ class Sender:
     def __init__(
         self,
         destination: Destination,
-        ledger: Receipts,
+        ledger: DeliveryLedger,
         *,
         day: str,
         clock: Clock,
@@ -157,7 +157,9 @@ class Sender:
         """
         with _not_retried():
             if waiting.batch is None:
-                waiting.batch = self._ledger.begin(self._name, self._day, ids_of(waiting.items))
+                waiting.batch = self._ledger.begin(
+                    self._name, self._day, ids_by_trace(waiting.items)
+                )
             else:
                 # Somebody else may have the turn by now, and send this very batch.
                 self._ledger.begin_again(self._name, self._day, waiting.batch)
@@ -214,7 +216,7 @@ class Sender:
         total += settled
         self._on_settled(settled)
 
-    def _settle_answered(self, waiting: _Waiting, answer: Answer, total: Delivery) -> None:
+    def _settle_answered(self, waiting: _Waiting, answer: SendResult, total: Delivery) -> None:
         """Settle what has an outcome; what is left goes on waiting."""
         accepted, rejected, left = _divided(waiting.items, answer.outcomes)
         if left and any(one.verdict is Verdict.UNANSWERED for one in answer.outcomes):
@@ -229,7 +231,7 @@ class Sender:
             body_bytes=body_bytes(waiting.items, self._destination.limits),
             sent_bytes=answer.sent_bytes,
             rejections=rejected,
-            remarks=[answer.remark] if answer.remark else [],
+            warnings=[answer.warning] if answer.warning else [],
         )
         # First: it is so, whether or not the ledger can be told.
         self._count(settled, total)
@@ -240,9 +242,9 @@ class Sender:
                 waiting,
                 lambda batch: self._ledger.settle(
                     batch,
-                    accepted=ids_of(accepted),
+                    accepted=ids_by_trace(accepted),
                     rejected=rejected,
-                    in_doubt=ids_of(doubtful),
+                    in_doubt=ids_by_trace(doubtful),
                 ),
             )
         waiting.items = left
@@ -282,7 +284,7 @@ def _divided(
     return (
         [item for item, outcome in pairs if outcome.verdict is Verdict.ACCEPTED],
         [
-            _rejection(item, outcome.words)
+            _rejection(item, outcome.message)
             for item, outcome in pairs
             if outcome.verdict is Verdict.REJECTED
         ],
@@ -290,10 +292,10 @@ def _divided(
     )
 
 
-def _leftover_error(name: str, left: Sequence[Item], answer: Answer) -> RetryableError:
+def _leftover_error(name: str, left: Sequence[Item], answer: SendResult) -> RetryableError:
     """What to raise because of the items that an answer left over."""
     over = [one for one in answer.outcomes if one.verdict not in SETTLED]
-    words = next((f" ({one.words})" for one in over if one.words), "")
+    words = next((f" ({one.message})" for one in over if one.message), "")
     what = (
         f"{name}: {len(left)} of {len(answer.outcomes)} spans of a batch were "
         f"{over[0].verdict.value}{words}, the first of them {left[0].item_id.hex()}; the "

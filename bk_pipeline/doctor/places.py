@@ -245,8 +245,8 @@ def destination(configured: Configured, it: Installation) -> Answer:
         case Otlp() | OtlpMetrics():
             # An export without anything in it is a valid request, and stores nothing.
             answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
-            words = f"{opened.name} takes exports. {opened.max_age_sentence}"
-            return remark(f"{words} {answer.remark}") if answer.remark else fine(words)
+            words = f"{opened.name} takes exports. {opened.max_age_description}"
+            return remark(f"{words} {answer.warning}") if answer.warning else fine(words)
         case _:
             return fine(f"{opened.name} answers.")
 
@@ -271,5 +271,5 @@ def _honeycomb(opened: Honeycomb) -> Answer:
             "unless it is there, or give the key the permission Create Datasets."
         )
     return fine(
-        f"{kind} of {name}; it may send events and create datasets. {opened.max_age_sentence}"
+        f"{kind} of {name}; it may send events and create datasets. {opened.max_age_description}"
     )

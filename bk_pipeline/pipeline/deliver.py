@@ -12,8 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.batching import ids_of
-from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee, aged_note, too_old_in
+from bk_pipeline.deliver.batching import ids_by_trace
+from bk_pipeline.deliver.delivery import (
+    Delivery,
+    DeliveryPolicy,
+    Guarantee,
+    too_old_count,
+    too_old_note,
+)
 from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.deliver.rows import SpanRows
@@ -69,7 +75,7 @@ def deliver_day(
     with ledger.delivery_lock(destination.name, day, on_wait=on_wait):
         found = _classify_parts(day, spans, destination, ledger)
         total.too_old += found.too_old
-        total.age_limit = destination.max_age_sentence
+        total.age_limit = destination.max_age_description
         if not found.waiting:
             return total
         waiting = sorted(found.waiting, key=lambda part: spans.summary(day, part).first_ns or 0)
@@ -91,7 +97,7 @@ def deliver_day(
                 note = part.name
                 too_old_here = total.too_old - too_old_before
                 if too_old_here and destination.max_age is not None:
-                    note = aged_note(part.name, too_old_here, destination.max_age)
+                    note = too_old_note(part.name, too_old_here, destination.max_age)
                 count = ledger.mark_part_delivered(destination.name, day, note)
                 records.record_part(count, part.name, after.name if after else None)
     return total
@@ -120,7 +126,7 @@ def _classify_parts(day: str, spans: SpanStore, destination: Destination, ledger
             found.delivered.append(part.name)
             continue
         merged_from = {SpanPart(old, part.fingerprint).name for old in spans.merged_from(day, part)}
-        too_old = too_old_in(marked, part.name, destination.max_age)
+        too_old = too_old_count(marked, part.name, destination.max_age)
         if merged_from and merged_from <= marked:
             ledger.mark_part_delivered(destination.name, day, part.name)
         elif too_old is not None:
@@ -233,13 +239,13 @@ def _settle(
     count, complete = 0, True
     is_delivered = delivered.in_part(part, spans)
     for table in spans.tables(delivered.day, part, columns=destination.columns):
-        rows = SpanRows.of(table)
+        rows = SpanRows.from_table(table)
         mask = is_delivered(rows.table)
         complete &= bool(mask.all())
         items = destination.encode(rows.filter(mask))
         settled = ledger.settled(destination.name, {item.trace_id for item in items})
         unsettled = unsent(items, settled, ())
         if unsettled:
-            ledger.accept(ledger.begin(destination.name, delivered.day, ids_of(unsettled)))
+            ledger.accept(ledger.begin(destination.name, delivered.day, ids_by_trace(unsettled)))
         count += len(unsettled)
     return count, complete

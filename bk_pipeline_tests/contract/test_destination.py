@@ -44,7 +44,7 @@ def destination(stand_in):
 
 @pytest.fixture
 def items(destination):
-    return destination.encode(SpanRows.of(table(payload(1), payload(2))))
+    return destination.encode(SpanRows.from_table(table(payload(1), payload(2))))
 
 
 def test_name_is_stable_and_holds_no_secret(stand_in):
@@ -68,7 +68,7 @@ def test_trace_link_contains_the_trace_id_or_is_none(stand_in, destination):
 def test_encoded_items_have_the_ids_and_start_of_their_spans(destination):
     one = table(payload(1), payload(2))
 
-    encoded = destination.encode(SpanRows.of(one))
+    encoded = destination.encode(SpanRows.from_table(one))
     by_id = {(item.trace_id.hex(), item.item_id.hex()): item for item in encoded}
 
     for row in one.select(["trace_id", "span_id", "name", "start"]).to_pylist():
@@ -83,7 +83,7 @@ def test_encoding_keeps_row_order_and_groups_items_by_build(destination):
     linked = {"id": uuid("build", 9), "number": 9}
     one = table(payload(2, rebuilt_from=linked), payload(1), payload(3, rebuilt_from=linked))
 
-    encoded = destination.encode(SpanRows.of(one))
+    encoded = destination.encode(SpanRows.from_table(one))
 
     by_build = [trace_id.hex() for trace_id, _ in groupby(encoded, key=attrgetter("trace_id"))]
     assert by_build == one["trace_id"].unique().to_pylist()
@@ -93,7 +93,7 @@ def test_encoding_keeps_row_order_and_groups_items_by_build(destination):
 
 
 def test_encoding_is_deterministic(destination):
-    rows = SpanRows.of(table(payload(1)))
+    rows = SpanRows.from_table(table(payload(1)))
 
     assert destination.encode(rows) == destination.encode(rows)
 
@@ -103,14 +103,14 @@ def test_item_size_is_that_of_its_body(destination):
     linked = {"id": uuid("build", 9), "number": 9}
     made = table(payload(1), payload(2, rebuilt_from=linked), payload(3, meta_data=large))
 
-    for item in destination.encode(SpanRows.of(made)):
+    for item in destination.encode(SpanRows.from_table(made)):
         assert item.size == len(item.body)
 
 
 def test_no_item_is_larger_than_a_request(destination):
     large = {f"key-{n}": "x" * 60_000 for n in range(120)}
 
-    for item in destination.encode(SpanRows.of(table(payload(1, meta_data=large)))):
+    for item in destination.encode(SpanRows.from_table(table(payload(1, meta_data=large)))):
         assert body_bytes([item], destination.limits) <= destination.limits.batch_bytes
 
 
@@ -125,7 +125,9 @@ def test_accepted_items_are_stored_once(stand_in, destination, items):
 
 
 def test_full_batch_is_accepted(stand_in, destination):
-    many = [item for one in tables(60, jobs=6) for item in destination.encode(SpanRows.of(one))]
+    many = [
+        item for one in tables(60, jobs=6) for item in destination.encode(SpanRows.from_table(one))
+    ]
     batch = many[: destination.limits.batch_items]
 
     answer = destination.send(batch)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.destination import ACCEPTED, Answer, Item, Limits, Outcome, Verdict
+from bk_pipeline.deliver.destination import ACCEPTED, Item, Limits, Outcome, SendResult, Verdict
 from bk_pipeline.errors import RequestTooLarge, ServiceUnavailable
 from bk_pipeline.http.retry import RetryPolicy
 
@@ -23,7 +23,7 @@ UNANSWERED = Outcome(Verdict.UNANSWERED)
 LOST = ServiceUnavailable("the connection broke")
 DOWN = ServiceUnavailable("no connection", maybe_processed=False)
 
-Reply = Callable[[Sequence[Item]], Answer]
+Reply = Callable[[Sequence[Item]], SendResult]
 
 
 class ScriptedDestination:
@@ -38,7 +38,7 @@ class ScriptedDestination:
         self.limits = Limits(size, items, framing_bytes=2, separator_bytes=1)
         self.max_age = None
         self.max_age_by_end = False
-        self.max_age_sentence = ""
+        self.max_age_description = ""
         self.future_limit = None
         self.columns = None
         self.retry = PATIENT
@@ -72,7 +72,7 @@ class ScriptedDestination:
 
     def accept(self, items):
         self.stored.extend(items)
-        return Answer([ACCEPTED] * len(items), 1)
+        return SendResult([ACCEPTED] * len(items), 1)
 
     def accept_and_raise(self, error: Exception) -> Reply:
         """Take all, and let nobody know."""
@@ -92,7 +92,7 @@ class ScriptedDestination:
             self.stored.extend(
                 item for item, outcome in zip(items, answered, strict=True) if outcome is ACCEPTED
             )
-            return Answer(answered, 1)
+            return SendResult(answered, 1)
 
         return reply
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.deliver.batching import Batching, body_bytes, halves, ids_of
+from bk_pipeline.deliver.batching import Batcher, body_bytes, halves, ids_by_trace
 from bk_pipeline.deliver.destination import Item, Limits
 
 LIMITS = Limits(batch_bytes=100, batch_items=5, framing_bytes=2, separator_bytes=1)
@@ -20,7 +20,7 @@ def items(sizes):
 
 
 def batches(given_items):
-    batching = Batching(LIMITS)
+    batching = Batcher(LIMITS)
     return [*batching.add(given_items), *batching.rest()]
 
 
@@ -57,7 +57,7 @@ def test_batches_are_made_as_items_come():
         yield from items([60, 60])
         pytest.fail("asked for more than it takes to fill the first batch")
 
-    assert len(next(Batching(LIMITS).add(endless()))) == 1
+    assert len(next(Batcher(LIMITS).add(endless()))) == 1
 
 
 @given(st.lists(st.integers(1, 150), max_size=60), st.integers(1, 20))
@@ -65,7 +65,7 @@ def test_what_comes_in_portions_makes_the_same_batches_and_is_pending_until_it_i
     sizes, portion
 ):
     given_items = items(sizes)
-    batching = Batching(LIMITS)
+    batching = Batcher(LIMITS)
     made = []
     for at in range(0, len(sizes), portion):
         made += batching.add(given_items[at : at + portion])
@@ -89,4 +89,4 @@ def test_halves_are_the_whole_in_order_and_the_first_is_not_empty(count):
 def test_ids_are_told_by_trace():
     one, two = items([1, 1])
 
-    assert ids_of([one, two]) == {b"t" * 16: [one.item_id, two.item_id]}
+    assert ids_by_trace([one, two]) == {b"t" * 16: [one.item_id, two.item_id]}

@@ -70,7 +70,7 @@ def test_items_leave_as_they_were_encoded_so_that_those_of_a_build_stand_togethe
     send([made], destination=destination, policy=ONE_BY_ONE)
 
     left = [item for request in destination.requests for item in request]
-    assert left == destination.encode(SpanRows.of(made))
+    assert left == destination.encode(SpanRows.from_table(made))
     assert len(list(groupby(left, key=attrgetter("trace_id")))) == 5
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.deliver.destination import Answer
+from bk_pipeline.deliver.destination import SendResult
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import (
     DeliveryThrottled,
@@ -27,7 +27,7 @@ from bk_pipeline_tests.deliver.tables import DAY, span_count, tables
 def test_at_least_once_sends_again_what_an_earlier_run_left_in_doubt(send, ledger):
     made = tables(3)
     destination = ScriptedDestination()
-    left = destination.encode(SpanRows.of(made[0]))[:5]
+    left = destination.encode(SpanRows.from_table(made[0]))[:5]
     ledger.begin(destination.name, DAY, {item.trace_id: [item.item_id] for item in left})
     doubtful = ledger.summary(destination.name).in_doubt
 
@@ -41,7 +41,7 @@ def test_at_least_once_sends_again_what_an_earlier_run_left_in_doubt(send, ledge
 def test_at_most_once_takes_for_sent_what_an_earlier_run_left_in_doubt(send, ledger):
     made = tables(3)
     destination = ScriptedDestination()
-    left = destination.encode(SpanRows.of(made[0]))[:1]
+    left = destination.encode(SpanRows.from_table(made[0]))[:1]
     ledger.begin(destination.name, DAY, {item.trace_id: [item.item_id] for item in left})
 
     delivery = send(made, destination=destination, policy=MOST_ONCE)
@@ -57,7 +57,7 @@ def test_at_most_once_never_sends_twice_what_may_have_arrived(send, ledger, kind
     destination = ScriptedDestination(items=10)
     lost = {
         "lost": destination.accept_and_raise(LOST),
-        "unanswered": lambda items: Answer(
+        "unanswered": lambda items: SendResult(
             [UNANSWERED, *destination.accept(items).outcomes[1:]], 1
         ),
     }

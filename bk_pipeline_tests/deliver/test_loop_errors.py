@@ -73,7 +73,7 @@ def test_what_is_rejected_is_settled_with_the_words_and_not_sent_again(send, led
     assert [one.item_id for one in delivery.rejections] == [rejected.item_id]
     (noted,) = ledger.rejections(destination.name)
     assert (noted.item_id, noted.span_name, noted.reason, noted.day) == (
-        rejected.item_id, rejected.name, REJECTED.words, DAY,
+        rejected.item_id, rejected.name, REJECTED.message, DAY,
     )  # fmt: skip
     assert again.already_settled == span_count(made)
     assert len(destination.requests) == 1
@@ -104,7 +104,7 @@ def test_a_batch_that_is_too_large_is_halved_until_its_pieces_pass(send):
     ]  # fmt: skip
     assert delivery.accepted == count
     left = [item for request in destination.requests[2:] for item in request]
-    assert left == [item for one in made for item in destination.encode(SpanRows.of(one))]
+    assert left == [item for one in made for item in destination.encode(SpanRows.from_table(one))]
 
 
 def test_a_span_that_is_too_large_by_itself_is_rejected_with_the_words(send, ledger):

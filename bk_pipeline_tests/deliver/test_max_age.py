@@ -65,7 +65,7 @@ def test_a_setting_takes_precedence_in_minutes_hours_or_days(given, limit):
     found = otlp("https://otlp.nr-data.net", BK_PIPELINE_OTLP_MAX_AGE=given)
 
     assert found["otlp_traces"].max_age == found["otlp_metrics"].max_age == limit
-    assert "BK_PIPELINE_OTLP_MAX_AGE" in found["otlp_traces"].max_age_sentence
+    assert "BK_PIPELINE_OTLP_MAX_AGE" in found["otlp_traces"].max_age_description
 
 
 @pytest.mark.parametrize("given", ["60", "h", "-1h", "1.5h", "10y", "99999999d"])
@@ -107,7 +107,7 @@ def test_a_named_destination_has_a_setting_of_its_own_and_no_other():
     assert found["otlp_traces"].max_age == DAYS
     assert found["otlp_traces_tempo"].max_age == 2 * HOUR
     assert found["otlp_traces_jaeger"].max_age is None
-    assert "BK_PIPELINE_TEMPO_OTLP_MAX_AGE" in found["otlp_traces_tempo"].max_age_sentence
+    assert "BK_PIPELINE_TEMPO_OTLP_MAX_AGE" in found["otlp_traces_tempo"].max_age_description
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_a_named_destination_has_a_setting_of_its_own_and_no_other():
         ("https://x.live.dynatrace.com/api/v2/otlp", "older than 60 minutes since their end"),
         ("https://otlp.nr-data.net", "older than 24 hours are not sent: New Relic"),
         ("https://api.honeycomb.io", "older than 60 days are not sent: Honeycomb would bill"),
-        ("https://otlp.datadoghq.com", "no maximum age is known of otlp.datadoghq.com"),
+        ("https://otlp.datadoghq.com", "no maximum age is known for otlp.datadoghq.com"),
     ],
 )
 def test_the_age_in_force_is_told_with_its_reason(url, says):
-    assert says in otlp(url)["otlp_traces"].max_age_sentence
+    assert says in otlp(url)["otlp_traces"].max_age_description
 
 
 def test_an_age_that_counts_from_the_end_keeps_long_spans_that_ended_lately(ledger, clock):

@@ -16,7 +16,7 @@ NOW = START + timedelta(hours=25)
 
 @pytest.fixture
 def two():
-    return SpanRows.of(table(payload(1), payload(2)))
+    return SpanRows.from_table(table(payload(1), payload(2)))
 
 
 def choose(one, settled=None, *, max_age=None, future_limit=None, now=NOW):
@@ -34,10 +34,10 @@ def test_builds_are_where_the_trace_id_changes(two):
 
 
 def test_builds_are_found_across_chunks_and_in_slices(two):
-    chunked = SpanRows.of(pa.concat_tables([table(payload(1)), table(payload(2))]))
+    chunked = SpanRows.from_table(pa.concat_tables([table(payload(1)), table(payload(2))]))
 
     assert chunked.trace_ids == two.trace_ids
-    assert SpanRows.of(two.table.slice(3)).first_rows.tolist() == [0, len(two) // 2 - 3]
+    assert SpanRows.from_table(two.table.slice(3)).first_rows.tolist() == [0, len(two) // 2 - 3]
 
 
 def test_all_rows_are_chosen_where_nothing_is_settled(two):
@@ -48,7 +48,7 @@ def test_all_rows_are_chosen_where_nothing_is_settled(two):
 def test_rows_that_are_left_are_prepared_as_if_they_had_been_alone(two, left):
     wanted = np.array([digit == "1" for digit in left * (len(two) // 8)])
 
-    found, alone = two.filter(wanted), SpanRows.of(two.table.filter(pa.array(wanted)))
+    found, alone = two.filter(wanted), SpanRows.from_table(two.table.filter(pa.array(wanted)))
 
     assert found.table.equals(alone.table)
     assert (found.trace_ids, found.span_ids) == (alone.trace_ids, alone.span_ids)
@@ -72,7 +72,7 @@ def test_a_span_settled_in_one_build_is_not_settled_in_another(two):
 
 
 def test_a_settled_span_with_links_stays_because_they_may_not_be_settled():
-    one = SpanRows.of(table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})))
+    one = SpanRows.from_table(table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})))
 
     found = choose(one, {one.trace_ids[0]: set(one.span_ids)})
 

@@ -156,7 +156,7 @@ class Json:
             case _:
                 return [start + _json(one) for one in values]
 
-    def bulk(self, field: Field, values: pa.Array) -> Parts | None:
+    def bulk_fragments(self, field: Field, values: pa.Array) -> Parts | None:
         """The same, if no value has a character that JSON escapes."""
         start = head(field.name)
         return between(start + b'"', values, b'"') if _needs_no_escape(values) else None
@@ -165,7 +165,7 @@ class Json:
         """In each event: behind the columns whose values never vary."""
         return self._always + attributes, b""
 
-    def frame(self, rows: SpanRows) -> Iterator[Parts]:
+    def header(self, rows: SpanRows) -> Iterator[Parts]:
         """Time, ids and duration."""
         starts = rows.column("start").cast(pa.timestamp("ns")).cast(pa.string())
         yield between(b'{"time":"', pc.binary_replace_slice(starts, 10, 11, "T"))
@@ -186,7 +186,7 @@ class Json:
         ending = Dictionary([ENDING], np.zeros(len(rows), np.int64))
         return [[name, status, links, *job], [*agent, ending]]
 
-    def opening(self, sizes: Any) -> Parts:  # noqa: ARG002
+    def prefix(self, sizes: Any) -> Parts:  # noqa: ARG002
         """Nothing."""
         return []
 

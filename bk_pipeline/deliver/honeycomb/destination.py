@@ -12,7 +12,7 @@ from urllib.parse import quote as percent_encoded
 import zstandard
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.destination import Answer, Item, Limits
+from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
@@ -83,7 +83,7 @@ class Honeycomb:
         clock: For what the service says about time.
         style: How trace ids are written.
         max_age: Older spans are not sent; None: all are.
-        max_age_sentence: The same for people.
+        max_age_description: The same for people.
         retry_policy: How long to try one batch.
         timeouts: Of each request.
         network: Proxies and CA bundle; by default those that are exported.
@@ -103,14 +103,14 @@ class Honeycomb:
         clock: Clock,
         style: TraceIdStyle = TraceIdStyle.OTEL,
         max_age: timedelta | None = MAX_AGE,
-        max_age_sentence: str = "",
+        max_age_description: str = "",
         retry_policy: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
         network: Network | None = None,
     ) -> None:
         endpoint = base_url(endpoint)
         self.max_age = max_age
-        self.max_age_sentence = max_age_sentence
+        self.max_age_description = max_age_description
         self.retry = retry_policy or RetryPolicy()
         self._dataset = dataset
         self._clock = clock
@@ -147,7 +147,7 @@ class Honeycomb:
             clock=clock,
             style=TraceIdStyle(settings.trace_id_style),
             max_age=age.limit,
-            max_age_sentence=age.sentence,
+            max_age_description=age.description,
             retry_policy=RetryPolicy(deadline_s=settings.http_deadline_s),
             network=Network.of(settings.environment),
         )
@@ -200,12 +200,12 @@ class Honeycomb:
         """The events of the rows' spans and of their links. Pure."""
         return codec.items(rows, self._shape)
 
-    def send(self, items: Sequence[Item]) -> Answer:
+    def send(self, items: Sequence[Item]) -> SendResult:
         """What Honeycomb says to `items`; errors as `Destination.send` has them."""
         body = self._compressed(codec.body_of(items))
         response = self._ask("POST", self._path, body=body, headers=HEADERS)
         answered = outcomes(response, len(items), place=self._place, quote=self._quote)
-        return Answer(answered, len(body))
+        return SendResult(answered, len(body))
 
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""

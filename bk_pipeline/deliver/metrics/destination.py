@@ -27,7 +27,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from bk_pipeline import __version__
-from bk_pipeline.deliver.destination import Answer, Item, Limits
+from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.measurements import Instrument
 from bk_pipeline.deliver.metrics.points import Histogram, Point, points_of
@@ -127,7 +127,7 @@ METRICS_LIMITS = Limits(
     shared_framing_bytes=1_000,
     # In time order: what adds deltas up to running totals drops a point that is older than the
     # last.
-    requests_at_once=1,
+    max_concurrent_requests=1,
 )
 
 _time_ns = attrgetter("time_ns")
@@ -143,7 +143,7 @@ class OtlpMetrics(Otlp):
         """The builds and jobs among the rows, in time order. Pure."""
         return sorted(measurements.items(rows), key=_time_ns)
 
-    def send(self, items: Sequence[Item]) -> Answer:
+    def send(self, items: Sequence[Item]) -> SendResult:
         """What the endpoint says to `items`; errors as `Destination.send` has them.
 
         It answers for data points. A build or job is rejected if all points were.

@@ -28,7 +28,7 @@ from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untype
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # as above
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from bk_pipeline.deliver.destination import ACCEPTED, DROPPED, Answer, Outcome, Verdict
+from bk_pipeline.deliver.destination import ACCEPTED, DROPPED, Outcome, SendResult, Verdict
 from bk_pipeline.deliver.otlp.variables import TRACES, Signal
 from bk_pipeline.errors import (
     AccessDenied,
@@ -105,7 +105,7 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 def answer(
     response: Response, count: int, *, sent_bytes: int, words: Words, things: int | None = None
-) -> Answer:
+) -> SendResult:
     """What a 2xx says to `count` items.
 
     A partial success says how many things were rejected, and not which; so unless that is
@@ -130,16 +130,16 @@ def answer(
     sent = count if things is None else things
     rejected = min(max(said.rejected, 0), sent)
     if rejected == sent:
-        return Answer([Outcome(Verdict.REJECTED, message)] * count, sent_bytes)
-    remark = ""
+        return SendResult([Outcome(Verdict.REJECTED, message)] * count, sent_bytes)
+    warning = ""
     what = words.signal.things
     if rejected:
-        remark = (
+        warning = (
             f"{words.place} rejected {rejected} of {sent} {what} and did not say which: {message}"
         )
     elif said.error_message:
-        remark = f"{words.place} accepted {sent} {what} with a warning: {message}"
-    return Answer([ACCEPTED] * count, sent_bytes, rejected_unnamed=rejected, remark=remark)
+        warning = f"{words.place} accepted {sent} {what} with a warning: {message}"
+    return SendResult([ACCEPTED] * count, sent_bytes, rejected_unnamed=rejected, warning=warning)
 
 
 def _partial_success(response: Response, words: Words) -> _PartialSuccess:

@@ -104,7 +104,7 @@ class Protobuf:
             case _:
                 return [attribute(tag, name, one) for one in values]
 
-    def bulk(self, field: Field, values: pa.Array) -> Parts:
+    def bulk_fragments(self, field: Field, values: pa.Array) -> Parts:
         """Attributes whose values are strings."""
         tag, name = _tag(field), field.name
         return framed(lambda size: head(tag, name, STRING, size), values.cast(BYTES))
@@ -113,7 +113,7 @@ class Protobuf:
         """Once a request: with the attributes that every resource has."""
         return b"", sized(RESOURCE, self._outer + attributes)
 
-    def frame(self, rows: SpanRows) -> Iterator[Parts]:
+    def header(self, rows: SpanRows) -> Iterator[Parts]:
         """Ids, name, kind and times."""
         trace_ids = to_matrix(rows.trace_ids, 16)[rows.build_of_row]
         yield [from_matrix(hstack(TRACE_ID, trace_ids, SPAN_ID, to_matrix(rows.span_ids, 8)))]
@@ -134,7 +134,7 @@ class Protobuf:
         ends = _fields(statuses, lambda one: Span(status=plain.status(one), flags=FLAGS_LOCAL))
         return [job, [*agent, _links(rows), ends]]
 
-    def opening(self, sizes: Any) -> Parts:
+    def prefix(self, sizes: Any) -> Parts:
         """The tag and the length of a field that is a message."""
         numbers = dictionary(pa.array(sizes), lambda some: list(map(varint, some)))
         return [SPAN, numbers.array()]

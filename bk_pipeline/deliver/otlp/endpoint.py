@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.destination import Answer, Item, Limits
+from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import PROTOBUF, Words, answer, refusal
@@ -138,7 +138,7 @@ class Otlp:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.max_age, self.max_age_by_end = age.limit, age.by_end
-        self.max_age_sentence = age.sentence
+        self.max_age_description = age.description
         self.retry = retry_policy or RetryPolicy()
         self._settings = settings
         self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)
@@ -152,7 +152,7 @@ class Otlp:
         """The rows' spans. Pure."""
         return codec.items(rows, self._settings.resource)
 
-    def send(self, items: Sequence[Item]) -> Answer:
+    def send(self, items: Sequence[Item]) -> SendResult:
         """What the endpoint says to `items`; errors as `Destination.send` has them."""
         taken = self._endpoint.post(body_of(items))
         return answer(

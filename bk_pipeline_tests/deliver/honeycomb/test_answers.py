@@ -67,7 +67,7 @@ def test_each_event_has_its_own_outcome(element, verdict):
     (outcome,) = read(200, [element])
 
     assert outcome.verdict is verdict
-    assert verdict is Verdict.ACCEPTED or element.get("error", "") in outcome.words
+    assert verdict is Verdict.ACCEPTED or element.get("error", "") in outcome.message
 
 
 def test_events_that_the_answer_passes_over_are_unanswered():

@@ -38,7 +38,7 @@ def fast(one: pa.Table, shape: Shape) -> list[dict]:
 
 
 def encoded(one: pa.Table, shape: Shape) -> list[Item]:
-    return codec.items(SpanRows.of(one), shape)
+    return codec.items(SpanRows.from_table(one), shape)
 
 
 def decoded(body: bytes) -> dict:

@@ -105,7 +105,7 @@ def test_no_declared_attribute_is_taken_for_a_key_of_a_map():
 def test_the_table_gives_an_event_that_fits_beside_its_whole_neighbours(meta_data):
     one = table(payload(1), payload(2, meta_data=meta_data), payload(3))
 
-    items = codec.items(SpanRows.of(one), SHAPE)
+    items = codec.items(SpanRows.from_table(one), SHAPE)
 
     assert len(items) == len(one)
     (trimmed,) = [item for item in items if item.trimmed]
@@ -120,7 +120,7 @@ def test_the_table_gives_an_event_that_fits_beside_its_whole_neighbours(meta_dat
 def test_many_keys_that_fit_are_all_kept():
     one = table(payload(1, meta_data={f"key-{n}": "v" for n in range(1_800)}))
 
-    root = codec.items(SpanRows.of(one), SHAPE)[0]
+    root = codec.items(SpanRows.from_table(one), SHAPE)[0]
 
     assert not root.trimmed
     assert sum(name.startswith(META) for name in msgspec.json.decode(root.body)["data"]) == 1_800

@@ -75,7 +75,7 @@ def test_builds_that_come_later_in_the_hour_add_points_and_repeat_none(sandbox, 
 
 
 def test_what_builds_at_the_same_time_did_is_encoded_in_time_order(metrics):
-    rows = SpanRows.of(table(payload(3), payload(1), payload(2)))
+    rows = SpanRows.from_table(table(payload(3), payload(1), payload(2)))
 
     times = [item.time_ns for item in metrics.encode(rows)]
     assert len(times) == 12
@@ -193,7 +193,7 @@ def test_a_few_rejected_points_are_told_and_not_sent_again(sandbox, metrics, sen
     done = send(tables(2), destination=metrics)
 
     assert (done.accepted, done.rejected_unnamed) == (8, 2)
-    assert "rejected 2 of 9 data points and did not say which: too old" in done.remarks[0]
+    assert "rejected 2 of 9 data points and did not say which: too old" in done.warnings[0]
     assert send(tables(2), destination=metrics).accepted == 0
 
 
@@ -253,4 +253,4 @@ def test_a_partial_success_is_read_in_both_encodings(connect, send, kind, body):
         done = send(tables(2), destination=connect(ENDPOINT=server.url))
 
     assert (done.accepted, done.rejected_unnamed) == (8, 2)
-    assert done.remarks[0].endswith("did not say which: old")
+    assert done.warnings[0].endswith("did not say which: old")

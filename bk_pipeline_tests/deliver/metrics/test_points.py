@@ -34,7 +34,7 @@ BUILDS, BUILD_TIMES, JOBS, JOB_TIMES, WAITS = (one.name for one in INSTRUMENTS)
 def points(*builds):
     """The points of a table of these builds, by metric."""
     found = {one.name: [] for one in INSTRUMENTS}
-    for point in points_of(measurements.items(SpanRows.of(table(*builds)))):
+    for point in points_of(measurements.items(SpanRows.from_table(table(*builds)))):
         found[point.instrument.name].append(point)
     return found
 
@@ -150,7 +150,7 @@ def test_what_ends_on_the_hour_is_measured_in_the_hour_that_begins():
 
 
 def test_the_same_measurements_make_the_same_points_in_whatever_order():
-    items = measurements.items(SpanRows.of(table(numbered(1), numbered(2), numbered(3))))
+    items = measurements.items(SpanRows.from_table(table(numbered(1), numbered(2), numbered(3))))
 
     assert list(points_of(items)) == list(points_of(items[::-1]))
 
@@ -174,7 +174,7 @@ def test_however_measurements_are_cut_into_requests_the_points_add_up_to_the_sam
         )
         for n in range(1, 30)
     ]
-    items = measurements.items(SpanRows.of(table(*builds)))
+    items = measurements.items(SpanRows.from_table(table(*builds)))
     whole = added_up(points_of(items))
 
     for _ in range(5):
@@ -217,7 +217,7 @@ def test_counts_and_distributions_agree():
 
 
 def test_an_empty_table_measures_nothing():
-    assert measurements.items(SpanRows.of(table(make_build()).slice(0, 0))) == []
+    assert measurements.items(SpanRows.from_table(table(make_build()).slice(0, 0))) == []
 
 
 @pytest.mark.parametrize("name", DIMENSIONS)

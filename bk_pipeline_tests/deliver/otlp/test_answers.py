@@ -77,7 +77,7 @@ def test_a_success_accepts_all(body, kind, status):
     found = read(body, kind, status=status)
 
     assert [one.verdict for one in found.outcomes] == [Verdict.ACCEPTED] * 3
-    assert (found.sent_bytes, found.rejected_unnamed, found.remark) == (7, 0, "")
+    assert (found.sent_bytes, found.rejected_unnamed, found.warning) == (7, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_a_partial_success_settles_all_and_tells_how_many_were_rejected(body, ki
 
     assert [one.verdict for one in found.outcomes] == [Verdict.ACCEPTED] * 3
     assert found.rejected_unnamed == 2
-    assert found.remark == f"{PLACE} rejected 2 of 3 spans and did not say which: too old"
+    assert found.warning == f"{PLACE} rejected 2 of 3 spans and did not say which: too old"
 
 
 @pytest.mark.parametrize("rejected", [3, 4, 2**63 - 1])
 def test_where_all_were_rejected_each_is(rejected):
     found = read(partial(rejected, "too old"))
 
-    assert [(one.verdict, one.words) for one in found.outcomes] == [
+    assert [(one.verdict, one.message) for one in found.outcomes] == [
         (Verdict.REJECTED, "too old")
     ] * 3
     assert found.rejected_unnamed == 0
@@ -117,7 +117,7 @@ def test_where_all_were_rejected_each_is(rejected):
 def test_a_single_span_that_was_rejected_is_known():
     found = read(partial(1), count=1)
 
-    assert [(one.verdict, one.words) for one in found.outcomes] == [
+    assert [(one.verdict, one.message) for one in found.outcomes] == [
         (Verdict.REJECTED, "no reason given")
     ]
 
@@ -127,7 +127,7 @@ def test_a_warning_is_passed_on(rejected):
     found = read(partial(rejected, "use gzip"))
 
     assert found.rejected_unnamed == 0
-    assert found.remark == f"{PLACE} accepted 3 spans with a warning: use gzip"
+    assert found.warning == f"{PLACE} accepted 3 spans with a warning: use gzip"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def busy_table() -> pa.Table:
 
 
 def encoded(one: pa.Table, common: dict) -> list[Item]:
-    return codec.items(SpanRows.of(one), common)
+    return codec.items(SpanRows.from_table(one), common)
 
 
 def fast(one: pa.Table, common: dict) -> ExportTraceServiceRequest:

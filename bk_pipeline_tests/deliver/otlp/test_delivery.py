@@ -130,9 +130,9 @@ def test_a_partial_success_is_settled_reported_and_never_sent_again(sandbox, otl
         0,
         2,
     )
-    (remark,) = delivery.remarks
-    assert f"rejected 2 of {span_count(made)} spans" in remark
-    assert remark.endswith("span is too old")
+    (warning,) = delivery.warnings
+    assert f"rejected 2 of {span_count(made)} spans" in warning
+    assert warning.endswith("span is too old")
     assert sandbox.otlp.span_count == span_count(made) - 2
     assert (sandbox.otlp.duplicate_count, sandbox.otlp.request_count) == (0, 1)
     assert again.already_settled == span_count(made)
@@ -157,8 +157,8 @@ def test_a_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
     delivery = send(made, destination=otlp)
 
     assert (delivery.accepted, delivery.rejected_unnamed) == (span_count(made), 0)
-    (remark,) = delivery.remarks
-    assert remark.endswith(f"accepted {span_count(made)} spans with a warning: use gzip")
+    (warning,) = delivery.warnings
+    assert warning.endswith(f"accepted {span_count(made)} spans with a warning: use gzip")
 
 
 def test_a_body_that_is_too_large_is_split_until_it_passes(sandbox, otlp, send):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bk_pipeline.deliver.batching import Batching, body_bytes
+from bk_pipeline.deliver.batching import Batcher, body_bytes
 from bk_pipeline.deliver.destination import Item, Limits
 from bk_pipeline.deliver.otlp.codec import attribute
 from bk_pipeline.deliver.otlp.shape import FRAMING_BYTES, RESOURCE, SPAN, body_of, sized
@@ -27,7 +27,7 @@ def items(drawn):
 
 
 def batches(made):
-    batching = Batching(LIMITS)
+    batching = Batcher(LIMITS)
     return [*batching.add(made), *batching.rest()]
 
 

@@ -33,12 +33,12 @@ SERVICE = "ci builds"
 
 
 def by_otlp(one: pa.Table) -> Counter:
-    body = body_of(otlp.items(SpanRows.of(one), {"service.name": SERVICE}))
+    body = body_of(otlp.items(SpanRows.from_table(one), {"service.name": SERVICE}))
     return counted(husky.events(ExportTraceServiceRequest.FromString(body)))
 
 
 def by_events(one: pa.Table) -> Counter:
-    made = honeycomb.items(SpanRows.of(one), Shape(SERVICE))
+    made = honeycomb.items(SpanRows.from_table(one), Shape(SERVICE))
     return counted(json.loads(item.body) for item in made)
 
 

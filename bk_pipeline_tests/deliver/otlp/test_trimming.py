@@ -90,7 +90,7 @@ def with_many_keys(count, **more):
 
 def columns_by_otlp(spans, **common):
     """The columns of each span as Honeycomb's translator makes them, by span id."""
-    body = body_of(codec.items(SpanRows.of(spans), {"service.name": "ci", **common}))
+    body = body_of(codec.items(SpanRows.from_table(spans), {"service.name": "ci", **common}))
     events = husky.events(ExportTraceServiceRequest.FromString(body))
     return {event["data"]["trace.span_id"]: set(event["data"]) for event in events}
 
@@ -100,14 +100,15 @@ def test_too_many_keys_are_trimmed_to_the_same_columns_as_in_honeycombs_own_even
     spans = with_many_keys(count)
 
     events = [
-        json.loads(item.body)["data"] for item in honeycomb.items(SpanRows.of(spans), Shape("ci"))
+        json.loads(item.body)["data"]
+        for item in honeycomb.items(SpanRows.from_table(spans), Shape("ci"))
     ]
     found = columns_by_otlp(spans)
 
     assert found == {data["trace.span_id"]: set(data) for data in events}
     assert max(map(len, found.values())) <= EVENT_COLUMNS
     assert any(TRIMMED in names for names in found.values()) == (count > 1_950)
-    trimmed = [item for item in codec.items(SpanRows.of(spans), {}) if item.trimmed]
+    trimmed = [item for item in codec.items(SpanRows.from_table(spans), {}) if item.trimmed]
     assert len(trimmed) == sum(TRIMMED in names for names in found.values())
 
 

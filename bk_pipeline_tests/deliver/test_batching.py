@@ -20,8 +20,8 @@ def items(sizes):
 
 
 def batches(given_items):
-    batching = Batcher(LIMITS)
-    return [*batching.add(given_items), *batching.rest()]
+    batcher = Batcher(LIMITS)
+    return [*batcher.add(given_items), *batcher.flush()]
 
 
 @given(st.lists(st.integers(1, 150), max_size=60))
@@ -65,15 +65,15 @@ def test_what_comes_in_portions_makes_the_same_batches_and_is_pending_until_it_i
     sizes, portion
 ):
     given_items = items(sizes)
-    batching = Batcher(LIMITS)
+    batcher = Batcher(LIMITS)
     made = []
     for at in range(0, len(sizes), portion):
-        made += batching.add(given_items[at : at + portion])
-        so_far = [item for batch in made for item in batch] + batching.pending
+        made += batcher.add(given_items[at : at + portion])
+        so_far = [item for batch in made for item in batch] + batcher.pending
         assert so_far == given_items[: at + portion]
 
-    assert made + list(batching.rest()) == batches(given_items)
-    assert batching.pending == []
+    assert made + list(batcher.flush()) == batches(given_items)
+    assert batcher.pending == []
 
 
 @given(st.integers(1, 40))

@@ -93,7 +93,7 @@ def test_two_that_only_their_keys_tell_apart_need_a_word_for_whose_they_are():
 def test_a_complaint_names_the_variable_as_it_has_to_be_set():
     wrong = {**TEMPO, "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}
     with pytest.raises(
-        ConfigError, match=r"^BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT is no whole number"
+        ConfigError, match=r"^BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT is not a whole number"
     ):
         assets(**wrong, BK_PIPELINE_DESTINATIONS="otlp:tempo")
 

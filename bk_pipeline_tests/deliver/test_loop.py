@@ -74,9 +74,9 @@ def test_items_leave_as_they_were_encoded_so_that_those_of_a_build_stand_togethe
     assert len(list(groupby(left, key=attrgetter("trace_id")))) == 5
 
 
-def test_several_requests_are_under_way_at_once_and_no_more_than_allowed(send):
+def test_several_requests_are_in_flight_at_once_and_no_more_than_allowed(send):
     together = threading.Barrier(3, timeout=30)
-    under_way: list[int] = []
+    in_flight: list[int] = []
     lock = threading.Lock()
     now = 0
 
@@ -85,7 +85,7 @@ def test_several_requests_are_under_way_at_once_and_no_more_than_allowed(send):
             nonlocal now
             with lock:
                 now += 1
-                under_way.append(now)
+                in_flight.append(now)
             together.wait()
             with lock:
                 now -= 1
@@ -97,7 +97,7 @@ def test_several_requests_are_under_way_at_once_and_no_more_than_allowed(send):
 
     send(made, destination=destination, policy=DeliveryPolicy(in_flight=3))
 
-    assert max(under_way) == 3
+    assert max(in_flight) == 3
     assert stored_once(destination, count)
 
 
@@ -119,7 +119,7 @@ def test_tables_are_taken_one_after_the_other_as_batches_leave(send):
 
 
 def test_a_table_of_any_size_is_encoded_a_piece_at_a_time(send, monkeypatch):
-    monkeypatch.setattr("bk_pipeline.deliver.loop.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("bk_pipeline.deliver.loop.MAX_ROWS_PER_ENCODE", 7)
     made = [table(*(payload(number) for number in range(1, 9)))]
     destination = ScriptedDestination(items=3)
 

@@ -1,4 +1,4 @@
-"""An OTLP/HTTP endpoint as a destination of metrics: each build and each job, counted once."""
+"""An OTLP/HTTP endpoint as a destination for metrics; each build and job is counted once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.measurements import Instrument
-from bk_pipeline.deliver.metrics.points import Histogram, Point, points_of
+from bk_pipeline.deliver.metrics.points import Histogram, Point, data_points
 from bk_pipeline.deliver.otlp.answers import answer
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
@@ -41,7 +41,7 @@ DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 
 
 def request_body(points: Iterable[Point], resource: Mapping[str, str]) -> bytes:
-    """The request that carries `points`, which stand by metric."""
+    """Return the encoded export request of `points`, which are grouped by metric."""
     metrics = [
         _metric(instrument, list(of_metric))
         for instrument, of_metric in groupby(points, key=attrgetter("instrument"))
@@ -60,7 +60,7 @@ def request_body(points: Iterable[Point], resource: Mapping[str, str]) -> bytes:
 
 
 def _metric(instrument: Instrument, points: list[Point]) -> Metric:
-    metric = Metric(name=instrument.name, description=instrument.meaning, unit=instrument.unit)
+    metric = Metric(name=instrument.name, description=instrument.description, unit=instrument.unit)
     if points[0].histogram is None:
         metric.sum.CopyFrom(
             Sum(
@@ -70,9 +70,9 @@ def _metric(instrument: Instrument, points: list[Point]) -> Metric:
             )
         )
     else:
-        found = [_distribution(one, one.histogram) for one in points if one.histogram]
+        histogram = [_distribution(one, one.histogram) for one in points if one.histogram]
         metric.exponential_histogram.CopyFrom(
-            ExponentialHistogram(data_points=found, aggregation_temporality=DELTA)
+            ExponentialHistogram(data_points=histogram, aggregation_temporality=DELTA)
         )
     return metric
 
@@ -86,20 +86,20 @@ def _number(point: Point) -> NumberDataPoint:
     )
 
 
-def _distribution(point: Point, found: Histogram) -> ExponentialHistogramDataPoint:
+def _distribution(point: Point, histogram: Histogram) -> ExponentialHistogramDataPoint:
     return ExponentialHistogramDataPoint(
         attributes=_pairs(point.attributes),
         start_time_unix_nano=point.start_ns,
         time_unix_nano=point.time_ns,
-        count=found.count,
-        sum=found.sum,
-        scale=found.scale,
-        zero_count=found.zero_count,
+        count=histogram.count,
+        sum=histogram.sum,
+        scale=histogram.scale,
+        zero_count=histogram.zero_count,
         positive=ExponentialHistogramDataPoint.Buckets(
-            offset=found.offset, bucket_counts=found.counts
+            offset=histogram.offset, bucket_counts=histogram.counts
         ),
-        min=found.min,
-        max=found.max,
+        min=histogram.min,
+        max=histogram.max,
     )
 
 
@@ -117,16 +117,16 @@ def _value(value: str | int | bool) -> AnyValue:  # noqa: FBT001  # the value it
             return AnyValue(string_value=truncate(value))
 
 
-# Many points stand for few bytes of items: a series makes two points, of which each has its
-# attributes' names and up to 160 buckets besides the values. Half of what a request of spans may
-# hold leaves room for the values' standing there twice. So what a delivery tells of bytes before
-# compression is a bound, and mostly far above.
+# A few bytes of items can become many bytes of data points: a series makes two points, each with
+# attribute names and up to 160 buckets in addition to its values. Half the size of a request of
+# spans leaves room for that. So `Delivery.body_bytes` is an upper bound for metrics, and usually
+# far too high.
 METRICS_LIMITS = Limits(
     batch_bytes=2 * 1024 * 1024,
     batch_items=20_000,
     shared_framing_bytes=1_000,
-    # In time order: what adds deltas up to running totals drops a point that is older than the
-    # last.
+    # In time order: a backend that adds deltas up to running totals drops a point that is older
+    # than its last one.
     max_concurrent_requests=1,
 )
 
@@ -134,26 +134,27 @@ _time_ns = attrgetter("time_ns")
 
 
 class OtlpMetrics(Otlp):
-    """Sends metrics of builds and jobs, with settings of the signal `METRICS`."""
+    """Sends metrics of builds and jobs, with settings of the signal `METRICS`. Thread-safe."""
 
     limits = METRICS_LIMITS
     columns = measurements.COLUMNS
 
     def encode(self, rows: SpanRows) -> list[Item]:
-        """The builds and jobs among the rows, in time order. Pure."""
+        """Return the builds and jobs among the rows, in time order. Pure."""
         return sorted(measurements.items(rows), key=_time_ns)
 
     def send(self, items: Sequence[Item]) -> SendResult:
-        """What the endpoint says to `items`; errors as `Destination.send` has them.
+        """Send the data points of `items` and return the outcomes of the items.
 
-        It answers for data points. A build or job is rejected if all points were.
+        The response counts data points, so items are rejected only if all data points were. Raises
+        the errors of `Destination.send`.
         """
-        points = list(points_of(items))
-        taken = self._endpoint.post(request_body(points, self._settings.resource))
+        points = list(data_points(items))
+        posted = self._endpoint.post(request_body(points, self._settings.resource))
         return answer(
-            taken.response,
+            posted.response,
             len(items),
-            sent_bytes=taken.sent_bytes,
+            sent_bytes=posted.sent_bytes,
             words=self._endpoint.words,
             things=len(points),
         )

@@ -1,6 +1,6 @@
-"""Rows of the span table to measurements: an item for each build and each job. Pure.
+"""Span rows to measurements: one item for each build and each job. Pure.
 
-A block step's job is none: it is a person's wait, and would be a day among minutes.
+Block steps are not measured: they wait for a person, and would put days among minutes.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ QUEUE = "buildkite.agent.queue"
 
 
 class Measure(IntEnum):
-    """What is measured of a build or job: its place among an item's numbers (`measurements.py`)."""
+    """A quantity measured of a build or job; its value is the index in an item's numbers."""
 
-    COUNT = 0  # that it ended; the number is when, and always there
-    DURATION_MS = 1  # from its span's start to its end, if it ran
-    WAIT_MS = 2  # for an agent, if it got one
+    COUNT = 0  # one per ended build or job; its number is the end time and never missing
+    DURATION_MS = 1  # from start to end of its span, if it ran
+    WAIT_MS = 2  # the wait for an agent, if it got one
 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One metric: a sum where it counts, a histogram where it measures."""
+    """One metric: a sum for counts, a histogram for durations."""
 
     name: str
     unit: str
-    meaning: str
+    description: str
     kind: SpanKind
     measure: Measure
     attributes: tuple[str, ...]
@@ -64,7 +64,7 @@ INSTRUMENTS: Sequence[Instrument] = (
 )
 # fmt: on
 
-# Of which columns a series is made.
+# The columns whose values identify a series.
 DIMENSIONS = tuple(dict.fromkeys(name for one in INSTRUMENTS for name in one.attributes))
 
 
@@ -73,23 +73,24 @@ JOB_TYPE, STARTED, WAIT_MS = (
     "buildkite.job.started",
     "buildkite.job.wait_time_ms",
 )
-# What is read of the span table.
+# The columns read from the span table.
 COLUMNS = (*selection.COLUMNS, "name", "end", JOB_TYPE, STARTED, WAIT_MS, *DIMENSIONS)
 MANUAL = "manual"
-# Stands for a measure that there is none of.
-NONE = -1
-# An item's one piece: end in nanoseconds, duration and wait in milliseconds.
-BODY = np.dtype("<i8")
+# The number of a measure that an item does not have.
+MISSING = -1
+# The type of the numbers in an item's only piece: its end in nanoseconds, then its duration and
+# wait in milliseconds.
+NUMBER_TYPE = np.dtype("<i8")
 NUMBERS = 3
 
 
 class Series(msgspec.Struct, array_like=True, frozen=True):
-    """What measurements have in common that are added up: an item's `shared`.
+    """The properties that aggregated measurements have in common: the `shared` of an item.
 
     Attributes:
-        hour: The hour in which they ended, since 1970.
-        kind: The span's.
-        values: Of `DIMENSIONS`, in their order.
+        hour: The hour in which they ended, in hours since 1970.
+        kind: The span kind.
+        values: The values of `DIMENSIONS`, in order.
     """
 
     hour: int
@@ -98,17 +99,17 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
 
 
 def items(rows: SpanRows) -> list[Item]:
-    """The builds and jobs among `rows`, each with its series and its numbers."""
-    chosen = rows.filter(_counted(rows.table))
-    if not len(chosen):
+    """Return the builds and jobs among `rows` as items, each with its series and numbers."""
+    measured = rows.filter(_is_measured(rows.table))
+    if not len(measured):
         return []
-    ends = np.asarray(chosen.column("end").cast(pa.int64()))
-    bodies = np.column_stack((ends, _durations_ms(chosen, ends), _waits_ms(chosen)))
-    content = bodies.astype(BODY).tobytes()
-    size = NUMBERS * BODY.itemsize
+    ends = np.asarray(measured.column("end").cast(pa.int64()))
+    numbers = np.column_stack((ends, _durations_ms(measured, ends), _waits_ms(measured)))
+    content = numbers.astype(NUMBER_TYPE).tobytes()
+    size = NUMBERS * NUMBER_TYPE.itemsize
     return [
         Item(
-            chosen.trace_ids[build],
+            measured.trace_ids[build],
             span_id,
             start_ns,
             name,
@@ -118,19 +119,19 @@ def items(rows: SpanRows) -> list[Item]:
         )
         for at, (build, span_id, start_ns, name, shared) in enumerate(
             zip(
-                chosen.build_of_row.tolist(),
-                chosen.span_ids,
-                chosen.start_ns.tolist(),
-                chosen.names(),
-                _series(chosen, ends),
+                measured.build_of_row.tolist(),
+                measured.span_ids,
+                measured.start_ns.tolist(),
+                measured.names(),
+                _series(measured, ends),
                 strict=True,
             )
         )
     ]
 
 
-def _counted(table: pa.Table) -> Any:
-    """Whether a row is a build, or a job that no person is."""
+def _is_measured(table: pa.Table) -> Any:
+    """Return a boolean for each row: whether it is a build, or a job other than a block step."""
     kinds = pa.array([SpanKind.BUILD, SpanKind.JOB], pa.string())
     manual = pc.fill_null(pc.equal(table[JOB_TYPE].cast(pa.string()), MANUAL), fill_value=False)
     counted = pc.and_(pc.is_in(table["name"].cast(pa.string()), kinds), pc.invert(manual))
@@ -138,25 +139,25 @@ def _counted(table: pa.Table) -> Any:
 
 
 def _durations_ms(rows: SpanRows, ends: Any) -> Any:
-    """A job that ended without having started has no duration: its span is its wait."""
+    """Return durations; a job that ended without starting has none, its span is its wait."""
     started = np.asarray(pc.fill_null(rows.column(STARTED), fill_value=True))
-    return np.where(started, (ends - rows.start_ns) // NS_PER_MS, NONE)
+    return np.where(started, (ends - rows.start_ns) // NS_PER_MS, MISSING)
 
 
 def _waits_ms(rows: SpanRows) -> Any:
-    return np.asarray(pc.fill_null(rows.column(WAIT_MS), NONE))
+    return np.asarray(pc.fill_null(rows.column(WAIT_MS), MISSING))
 
 
-def _series(chosen: SpanRows, ends: Any) -> list[bytes]:
-    """The encoded series of each row, the same object for equal ones."""
+def _series(measured: SpanRows, ends: Any) -> list[bytes]:
+    """Return the encoded series of each row; equal series are the same object."""
     keys = ["hour", "name", *DIMENSIONS]
-    rows = chosen.table.select(keys[1:]).append_column("hour", pa.array(ends // NS_PER_HOUR))
+    rows = measured.table.select(keys[1:]).append_column("hour", pa.array(ends // NS_PER_HOUR))
     rows = rows.append_column("row", pa.array(np.arange(len(rows))))
     grouped = rows.group_by(keys, use_threads=False).aggregate([("row", "list")])
-    found = [b""] * len(rows)
+    encoded_series = [b""] * len(rows)
     *columns, members = (grouped[name].to_pylist() for name in (*keys, "row_list"))
     for hour, kind, *values, of_series in zip(*columns, members, strict=True):
         encoded = msgspec.msgpack.encode(Series(hour, kind, tuple(values)))
         for row in of_series:
-            found[row] = encoded
-    return found
+            encoded_series[row] = encoded
+    return encoded_series

@@ -1,14 +1,14 @@
 """Measurements to data points: one for each metric, hour and set of attributes. Pure.
 
-A point is a delta: it says what came, and is never taken back. Its window begins with its
-hour and ends with the last of its measurements, to which a fraction of a millisecond is
-added that follows from which builds and jobs they are. So
+A point is a delta: it adds measurements and never withdraws any. Its window starts with its hour
+and ends with the last of its measurements, plus a fraction of a millisecond derived from the ids of
+its builds and jobs. Therefore:
 
-- points of one hour that are sent at different times (the hour's builds come in several
-  batches, or one of them came late) have different times, and no backend that keeps a value
-  for a series and a moment loses one to another;
-- the same measurements sent twice make the same points, and such a backend has them once;
-- none has its time at the full hour, where a backend would count it to the next.
+- Points of the same hour that are sent at different times (because the builds of the hour are in
+  several batches, or one of them was late) have different times. A backend that keeps one value per
+  series and time does not lose any of them.
+- The same measurements sent twice make the same points, which such a backend keeps once.
+- No point's time is a full hour, which a backend would count as the next hour.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.metrics.measurements import (
-    BODY,
     DIMENSIONS,
     INSTRUMENTS,
+    NUMBER_TYPE,
     NUMBERS,
     Instrument,
     Measure,
@@ -34,7 +34,7 @@ from bk_pipeline.deliver.metrics.measurements import (
 )
 from bk_pipeline.units import NS_PER_HOUR, NS_PER_MS
 
-# The SDK's defaults, which are the specification's.
+# The defaults of the specification and of the SDK.
 MAX_BUCKETS = 160
 MAX_SCALE = 20
 _FACTOR = math.ldexp(1 / math.log(2), MAX_SCALE)
@@ -42,9 +42,9 @@ _FACTOR = math.ldexp(1 / math.log(2), MAX_SCALE)
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Values by magnitude: bucket n of `counts` holds those in (b^(offset+n), b^(offset+n+1)].
+    """An exponential histogram: `counts[n]` has the values in (b^(offset+n), b^(offset+n+1)].
 
-    b is 2^(2^-scale). Zeros stand apart.
+    The base b is 2^(2^-scale). Zeros are counted separately.
     """
 
     scale: int
@@ -58,7 +58,11 @@ class Histogram:
 
 
 def histogram(values: Any) -> Histogram:
-    """The histogram of an array of whole numbers, at least one, none negative, below 2^53. Pure."""
+    """Return the histogram of an array of integers. Pure.
+
+    Args:
+        values: At least one integer; all are in the range 0 to 2^53 - 1.
+    """
     positive = values[values > 0]
     scale, offset, counts = _buckets(positive) if len(positive) else (0, 0, [])
     return Histogram(
@@ -74,23 +78,24 @@ def histogram(values: Any) -> Histogram:
 
 
 def _buckets(values: Any) -> tuple[int, int, list[int]]:
-    """Scale, offset and counts: the finest scale at which all fit into `MAX_BUCKETS`."""
+    """Return scale, offset and counts at the finest scale that needs at most `MAX_BUCKETS`."""
     indexes = _indexes(values)
     low, high = int(indexes.min()), int(indexes.max())
     shift = 0
     while (high >> shift) - (low >> shift) >= MAX_BUCKETS:
         shift += 1
     offset = low >> shift
-    # A bucket of one scale is two of the next.
+    # A bucket at one scale is two buckets at the next finer scale.
     counts = np.bincount((indexes >> shift) - offset)
     return MAX_SCALE - shift, offset, counts.tolist()
 
 
 def _indexes(values: Any) -> Any:
-    """The bucket of each value at the finest scale.
+    """Return the bucket index of each value at the finest scale.
 
-    By `math.log`, as in the SDK: numpy's differs in the last digit now and then, and with it
-    the bucket of a value at an edge. Powers of two are edges; no logarithm decides on them.
+    Uses `math.log`, like the SDK: numpy's logarithm sometimes differs in the last digit, which
+    changes the bucket of a value at an edge. Powers of two are edges, so they are computed without
+    a logarithm.
     """
     logs = np.fromiter(map(math.log, values.tolist()), np.float64, len(values))
     indexes = np.floor(logs * _FACTOR).astype(np.int64)
@@ -107,7 +112,7 @@ _series = msgspec.msgpack.Decoder(Series)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A data point. Without a `histogram` its value is its count."""
+    """A data point. If `histogram` is None, its value is `count`."""
 
     instrument: Instrument
     attributes: Attributes
@@ -117,15 +122,15 @@ class Point:
     histogram: Histogram | None
 
 
-def points_of(items: Sequence[Item]) -> Iterator[Point]:
-    """What `items`, made by `measurements.items`, come to: by metric, then by hour."""
+def data_points(items: Sequence[Item]) -> Iterator[Point]:
+    """Yield the data points of `items` made by `measurements.items`, by metric, then by hour."""
     if not items:
         return
     codes: dict[bytes, int] = {}
     of_item = [codes.setdefault(item.shared, len(codes)) for item in items]
     series = [_series.decode(one) for one in codes]
     numbers = np.frombuffer(
-        b"".join(piece for item in items for piece in item.pieces), BODY
+        b"".join(piece for item in items for piece in item.pieces), NUMBER_TYPE
     ).reshape(-1, NUMBERS)
     ids = np.frombuffer(b"".join(item.item_id for item in items), ">u8").astype(np.uint64)
     for instrument in INSTRUMENTS:
@@ -164,13 +169,18 @@ def _points(
 
 
 def _attributes(series: Series, instrument: Instrument) -> Attributes:
-    """Names and values, without those that have none."""
+    """Return the attribute names and values of a series, without null values."""
     values = dict(zip(DIMENSIONS, series.values, strict=True))
     found = ((name, values[name]) for name in instrument.attributes)
     return tuple((name, value) for name, value in found if value is not None)
 
 
-def _times(latest: Any, mixed: Any) -> Any:
-    """The ends of windows whose last measurement is `latest`; `mixed` stands for which they are."""
-    fractions = (mixed % np.uint64(NS_PER_MS - 1)).astype(np.int64) + 1
+def _times(latest: Any, id_sums: Any) -> Any:
+    """Return the end times of windows.
+
+    Args:
+        latest: The time of the last measurement of each window.
+        id_sums: A number for each window, derived from the ids of its measurements.
+    """
+    fractions = (id_sums % np.uint64(NS_PER_MS - 1)).astype(np.int64) + 1
     return latest // NS_PER_MS * NS_PER_MS + fractions

@@ -132,7 +132,7 @@ def answer(
     if rejected == sent:
         return SendResult([Outcome(Verdict.REJECTED, message)] * count, sent_bytes)
     warning = ""
-    what = words.signal.things
+    what = words.signal.noun
     if rejected:
         warning = (
             f"{words.place} rejected {rejected} of {sent} {what} and did not say which: {message}"
@@ -257,7 +257,7 @@ def _messages(status: int, said: str, words: Words) -> dict[type[PipelineError],
         advice = f"No receiver of OTLP/HTTP with protobuf seems to be there: check {words.endpoint}"
     return {
         DeliveryThrottled: (
-            f"{place} takes no more {signal.things} at the moment ({status}: {said}). "
+            f"{place} takes no more {signal.noun} at the moment ({status}: {said}). "
             "Run again later if that goes on: what was accepted is not sent again."
         ),
         ServiceUnavailable: (
@@ -269,15 +269,15 @@ def _messages(status: int, said: str, words: Words) -> dict[type[PipelineError],
             f"that it asks for into {words.headers}, like Authorization=Bearer%20..."
         ),
         AccessDenied: (
-            f"{place} does not let us send {signal.things} (403: {said}). Give the "
+            f"{place} does not let us send {signal.noun} (403: {said}). Give the "
             f"key in {words.headers} the permission to write {signal.name}, or put "
             "another there."
         ),
         NotFound: (
             f"{place} does not exist (404: {said}). Check the path in "
             f"{words.endpoint}: /{signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
-            f"and nothing to {signal.prefix}ENDPOINT. If it takes no "
-            f"{signal.name}, set {signal.switch}=none."
+            f"and nothing to {signal.variable_prefix}ENDPOINT. If it takes no "
+            f"{signal.name}, set {signal.exporter_variable}=none."
         ),
         RequestTooLarge: f"{place} refuses a batch as too large ({status}: {said}).",
         RequestRefused: (

@@ -1,9 +1,8 @@
-"""OTLP's protobuf as a codec: byte for byte what `plain.py` and the official exporter give.
+"""The OTLP protobuf codec: the same bytes as `plain.py` and the official exporter. Pure.
 
-(But for a time of 0, which they leave out.) What is most of a span is written here: ids,
-times, strings and whole numbers. For the rest the official classes are asked, once for each
-distinct value. Tags are one byte: the field's number, shifted by three, and how its value is
-written. Pure.
+The only exception is a time of 0, which those leave out. Most of a span is encoded here: ids,
+times, strings and integers. The official classes encode the rest, once per distinct value. Each tag
+is one byte: the field number shifted left by three bits, plus the wire type.
 
 Sources: Protocol Buffers, "Encoding"; OTLP's `common.proto` and `trace.proto`.
 """
@@ -40,7 +39,7 @@ from bk_pipeline.deliver.otlp.shape import (
     SPAN,
     SPAN_BYTES,
     UNSUSPICIOUS_KEYS,
-    outer_attributes,
+    common_attributes,
     sized,
     varint,
 )
@@ -51,22 +50,22 @@ from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64
 
-# So many beginnings of attributes are kept: some hundred keys, each with some lengths.
-HEADS = 8_192
-# Fields of Span, some with the length of what is always as long; and of Resource.
+# Size of the cache of attribute prefixes: a few hundred keys, each with several lengths.
+CACHED_PREFIXES = 8_192
+# Tags of Span, some with the length of fields of fixed size, and of Resource.
 TRACE_ID, SPAN_ID, PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
 START, END, ATTRIBUTES, RESOURCE_ATTRIBUTES = b"\x39", b"\x41", b"\x4a", b"\x0a"
-# Of KeyValue and AnyValue.
+# Tags of KeyValue and AnyValue.
 KEY, VALUE, STRING, INT = b"\x0a", b"\x12", b"\x0a", b"\x18"
 
 
 def items(rows: SpanRows, common: Mapping[str, str]) -> list[Item]:
-    """The spans of `rows`, each with its links, in their order. Pure.
+    """Return the spans of `rows` as items, each with its links, in order. Pure.
 
     Args:
-        rows: Of the span table.
-        common: Attributes that every resource has, the service's name among them; a build's
-            own values take precedence.
+        rows: Rows of the span table.
+        common: The attributes of every resource, including the service name; a build's own values
+            take precedence.
     """
     table = rows.table
     for field in RESOURCE_FIELDS:
@@ -81,17 +80,19 @@ class Protobuf:
     """`Codec` for OTLP spans.
 
     Args:
-        common: Attributes that every resource has.
+        common: The attributes of every resource.
     """
 
     def __init__(self, common: Mapping[str, str]) -> None:
         self._common = common
         self._unsuspicious_keys = UNSUSPICIOUS_KEYS - len(common)
-        outer = outer_attributes(common).items()
-        self._outer = b"".join(attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in outer)
+        common_fields = common_attributes(common).items()
+        self._common_fields = b"".join(
+            attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in common_fields
+        )
 
     def fragments(self, field: Field, values: list[Any]) -> list[bytes]:
-        """Attributes: KeyValues of the resource, or of the span."""
+        """Return attributes as KeyValues of the resource or of the span."""
         tag, name = _tag(field), field.name
         match field.type:
             case FieldType.MAP:
@@ -99,22 +100,22 @@ class Protobuf:
             case FieldType.STRINGS:
                 return [attribute(tag, name, msgspec.json.decode(one)) for one in values]
             case FieldType.STRING | FieldType.JSON:
-                each = [truncate(one).encode() for one in values]
-                return [head(tag, name, STRING, len(one)) + one for one in each]
+                encoded = [truncate(one).encode() for one in values]
+                return [attribute_prefix(tag, name, STRING, len(one)) + one for one in encoded]
             case _:
                 return [attribute(tag, name, one) for one in values]
 
     def bulk_fragments(self, field: Field, values: pa.Array) -> Parts:
-        """Attributes whose values are strings."""
+        """Return attributes with string values as KeyValues."""
         tag, name = _tag(field), field.name
-        return framed(lambda size: head(tag, name, STRING, size), values.cast(BYTES))
+        return framed(lambda size: attribute_prefix(tag, name, STRING, size), values.cast(BYTES))
 
     def resource(self, attributes: bytes) -> tuple[bytes, bytes]:
-        """Once a request: with the attributes that every resource has."""
-        return b"", sized(RESOURCE, self._outer + attributes)
+        """Return the resource, which a request contains once, with the common attributes."""
+        return b"", sized(RESOURCE, self._common_fields + attributes)
 
     def header(self, rows: SpanRows) -> Iterator[Parts]:
-        """Ids, name, kind and times."""
+        """Return ids, name, kind and times."""
         trace_ids = to_matrix(rows.trace_ids, 16)[rows.build_of_row]
         yield [from_matrix(hstack(TRACE_ID, trace_ids, SPAN_ID, to_matrix(rows.span_ids, 8)))]
         parents = rows.column("parent_span_id")
@@ -129,18 +130,18 @@ class Protobuf:
     def groups(
         self, rows: SpanRows, job: list[Dictionary], agent: list[Dictionary]
     ) -> list[list[Dictionary]]:
-        """After the attributes: links, status and flags."""
+        """Return the columns, followed by links, status and flags."""
         statuses = rows.column("status")
         ends = _fields(statuses, lambda one: Span(status=plain.status(one), flags=FLAGS_LOCAL))
         return [job, [*agent, _links(rows), ends]]
 
     def prefix(self, sizes: Any) -> Parts:
-        """The tag and the length of a field that is a message."""
+        """Return the tag and the length of each span message."""
         numbers = dictionary(pa.array(sizes), lambda some: list(map(varint, some)))
         return [SPAN, numbers.array()]
 
     def trimmed(self, rows: SpanRows, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
-        """The spans that are more, in bytes or columns, than any service is known to take."""
+        """Return the spans that exceed the limits of the strictest known service, trimmed."""
         suspicious = (sizes > SPAN_BYTES) | (keys_of_maps(rows) > self._unsuspicious_keys)
         for row in np.flatnonzero(suspicious).tolist():
             (one,) = plain.raw_rows(rows.table.slice(row, 1))
@@ -159,33 +160,33 @@ def _map(tag: bytes, prefix: str, text: str) -> bytes:
 
 
 def attribute(tag: bytes, key: str, value: Any) -> bytes:
-    """A KeyValue as the field `tag` of a message; strings are cut to what backends keep."""
+    """Return a KeyValue as field `tag` of a message; strings are truncated to 65,535 bytes."""
     if isinstance(value, str):
         content = truncate(value).encode()
-        return head(tag, key, STRING, len(content)) + content
+        return attribute_prefix(tag, key, STRING, len(content)) + content
     if type(value) is int and value in INT64:
         content = varint(value & 0xFFFF_FFFF_FFFF_FFFF)
-        return head(tag, key, INT, len(content)) + content
+        return attribute_prefix(tag, key, INT, len(content)) + content
     return sized(tag, plain.key_value(key, value).SerializeToString())
 
 
-@lru_cache(HEADS)
-def head(tag: bytes, key: str, kind: bytes, length: int) -> bytes:
-    """What stands before the `length` bytes of an attribute's string or varint (`kind`)."""
+@lru_cache(CACHED_PREFIXES)
+def attribute_prefix(tag: bytes, key: str, kind: bytes, length: int) -> bytes:
+    """Return what precedes the `length` bytes of an attribute's string or varint (`kind`)."""
     value = STRING + varint(length) if kind == STRING else kind
-    # An empty key is left out, as protobuf has it outside of a `oneof`.
+    # Protobuf omits empty strings outside of a `oneof`.
     before = sized(KEY, key.encode()) if key else b""
     before += VALUE + varint(len(value) + length) + value
     return tag + varint(len(before) + length) + before
 
 
 def _fixed64(numbers: Any) -> Any:
-    """Whole numbers as protobuf writes `fixed64`: a matrix of their bytes."""
+    """Return integers as protobuf `fixed64` values: a matrix of their bytes."""
     return numbers.astype("<i8").view(np.uint8).reshape(-1, 8)
 
 
 def _fields(values: pa.Array, span_of: Callable[[Any], Span]) -> Dictionary:
-    """The fields that `span_of` sets for each value, encoded by the official classes."""
+    """Return the fields that `span_of` sets for each value, encoded by the official classes."""
     return dictionary(values, lambda some: [span_of(one).SerializeToString() for one in some])
 
 

@@ -1,4 +1,4 @@
-"""Posting bodies to an OTLP/HTTP endpoint, whatever signal is in them."""
+"""OTLP over HTTP: posting bodies of any signal to an endpoint, and the destination for spans."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from bk_pipeline.http.answers import unreachable
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import HttpSession, Response, Timeouts
 
-# Makes a tenth of a body; level 6 would make a fourteenth, at half the speed.
+# Compresses to a tenth; level 6 compresses to a fourteenth at half the speed.
 GZIP_LEVEL = 1
-WORDS_LIMIT = 200
+MESSAGE_LIMIT = 200
 GRPC_PORT = ":4317"
 
 
-class Taken(NamedTuple):
-    """A 2xx, and how many bytes it cost."""
+class PostResult(NamedTuple):
+    """A 2xx response, and the number of bytes sent for it."""
 
     response: Response
     sent_bytes: int
 
 
 class Endpoint:
-    """One endpoint. For several threads at once.
+    """One OTLP endpoint. Thread-safe.
 
     Args:
-        settings: Where and how.
-        clock: For what the service says about time.
-        timeouts: Of each request, instead of the settings'.
+        settings: The settings of the endpoint.
+        clock: The clock for `Retry-After` dates.
+        timeouts: The timeouts of each request, instead of those in `settings`.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class Endpoint:
         if settings.compression is Compression.GZIP:
             self._headers["Content-Encoding"] = "gzip"
 
-    def post(self, body: bytes) -> Taken:
-        """The answer to `body`, if it was taken; errors as `Destination.send` has them."""
+    def post(self, body: bytes) -> PostResult:
+        """Post `body` and return the response if it is a 2xx. Raises like `Destination.send`."""
         if self._settings.compression is Compression.GZIP:
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
         response = self._ask(body)
         failed = refusal(response, words=self.words, now=self._clock.now())
         if failed is not None:
             raise failed
-        return Taken(response, len(body))
+        return PostResult(response, len(body))
 
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""
@@ -92,7 +92,7 @@ class Endpoint:
         except ServiceUnavailable as exc:
             hint = ""
             if GRPC_PORT in settings.place:
-                hint = " Port 4317 is gRPC's by custom, OTLP/HTTP's is 4318."
+                hint = " By convention port 4317 is for gRPC and 4318 for OTLP/HTTP."
             raise unreachable(
                 self._place, exc, setting=settings.endpoint_variable, hint=hint
             ) from exc
@@ -100,28 +100,28 @@ class Endpoint:
     def _quote(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
-        return self._session.quote(text, limit=WORDS_LIMIT)
+        return self._session.quote(text, limit=MESSAGE_LIMIT)
 
 
-# The specification recommends 20 MiB. But gRPC servers take messages of 4 MiB unless told
-# otherwise, and a collector passes on by gRPC, whole, what it took by HTTP; a little less
-# than that, because it may add attributes.
+# The specification recommends 20 MiB, but gRPC servers accept messages of up to 4 MiB by default,
+# and a collector may forward a body it received by HTTP as one gRPC message. A little less than
+# that, because the collector may add attributes.
 BATCH_BYTES = 4 * 1024 * 1024 - 256 * 1024
-# Fewer cost time (250: a quarter more CPU a span), more gain none, and what is in flight
-# when a process dies may be doubled.
+# Smaller batches take longer (250: 25% more CPU per span), larger ones are not faster, and a batch
+# in flight when a process dies may be duplicated.
 BATCH_SPANS = 1_000
 LIMITS = Limits(BATCH_BYTES, BATCH_SPANS, shared_framing_bytes=FRAMING_BYTES)
 
 
 class Otlp:
-    """Sends spans to an OTLP/HTTP endpoint. For several threads at once.
+    """Sends spans to an OTLP/HTTP endpoint. Thread-safe.
 
     Args:
-        settings: Where and how.
-        clock: For what the service says about time.
-        age: What is too old to be sent; OTLP itself does not tell.
-        retry_policy: How long to try one batch.
-        timeouts: Of each request, instead of the settings'.
+        settings: The settings of the endpoint.
+        clock: The clock for `Retry-After` dates.
+        age: The maximum age of spans; OTLP itself has none.
+        retry_policy: How long to retry one batch.
+        timeouts: The timeouts of each request, instead of those in `settings`.
     """
 
     limits = LIMITS
@@ -145,22 +145,22 @@ class Otlp:
 
     @property
     def name(self) -> str:
-        """What the ledger knows it by, as `otlp:<host>[:port]/<path>`; see `naming.py`."""
+        """The destination's id in the ledger, see `destination_name`."""
         return self._settings.name
 
     def encode(self, rows: SpanRows) -> list[Item]:
-        """The rows' spans. Pure."""
+        """Return the spans of the rows. Pure."""
         return codec.items(rows, self._settings.resource)
 
     def send(self, items: Sequence[Item]) -> SendResult:
-        """What the endpoint says to `items`; errors as `Destination.send` has them."""
-        taken = self._endpoint.post(body_of(items))
+        """Send `items` and return their outcomes. Raises like `Destination.send`."""
+        posted = self._endpoint.post(body_of(items))
         return answer(
-            taken.response, len(items), sent_bytes=taken.sent_bytes, words=self._endpoint.words
+            posted.response, len(items), sent_bytes=posted.sent_bytes, words=self._endpoint.words
         )
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:
-        """None: OTLP does not tell where its traces are looked at."""
+        """Return None: OTLP does not say where its traces can be viewed."""
 
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""

@@ -1,7 +1,7 @@
-"""Spans to OTLP one at a time, by OpenTelemetry's own protobuf classes.
+"""The reference OTLP encoder: one span at a time, with OpenTelemetry's own protobuf classes.
 
-The reference: tests hold the fast way (`codec.py`) to this one. It also takes over where
-a span has to be trimmed, which is rare.
+Tests compare the fast encoder (`codec.py`) with this one. It also encodes the rare spans that have
+to be trimmed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
     SCOPE_NAME,
     SPAN_FIELDS,
+    common_attributes,
     link_flags,
-    outer_attributes,
 )
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.table import add_attributes
@@ -39,7 +39,7 @@ Row = Mapping[str, Any]
 
 
 def raw_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The table's rows, times as nanoseconds."""
+    """Yield the rows of the table, with times as nanoseconds since 1970."""
     for name in ("start", "end"):
         at = table.schema.get_field_index(name)
         table = table.set_column(at, name, table[name].cast(pa.int64()))
@@ -48,14 +48,14 @@ def raw_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def request(rows: Iterator[Row], common: Mapping[str, str]) -> ExportTraceServiceRequest:
-    """What carries the spans of `rows`; those of one resource stand together."""
+    """Return the export request of the spans of `rows`, grouped by resource."""
     by_resource: dict[bytes, ResourceSpans] = {}
     for row in rows:
-        its = resource(row, common)
+        build_resource = resource(row, common)
         group = by_resource.setdefault(
-            its.SerializeToString(),
+            build_resource.SerializeToString(),
             ResourceSpans(
-                resource=its,
+                resource=build_resource,
                 scope_spans=[
                     ScopeSpans(scope=InstrumentationScope(name=SCOPE_NAME, version=__version__))
                 ],
@@ -66,7 +66,7 @@ def request(rows: Iterator[Row], common: Mapping[str, str]) -> ExportTraceServic
 
 
 def span(row: Row) -> Span:
-    """The span of a row, its links within it."""
+    """Return the span of a row, including its links."""
     return Span(
         trace_id=bytes.fromhex(row["trace_id"]),
         span_id=bytes.fromhex(row["span_id"]),
@@ -83,12 +83,12 @@ def span(row: Row) -> Span:
 
 
 def status(name: str) -> Status:
-    """The status that the span table calls `name`."""
+    """Return the OTLP status of a status name in the span table."""
     return Status(code=STATUS_CODES[name])  # type: ignore[arg-type]
 
 
 def links(row: Row) -> list[Span.Link]:
-    """The links of a row's span."""
+    """Return the links of a row's span."""
     return [
         Span.Link(
             trace_id=bytes.fromhex(link["trace_id"]),
@@ -100,20 +100,20 @@ def links(row: Row) -> list[Span.Link]:
 
 
 def resource(row: Row, common: Mapping[str, str]) -> Resource:
-    """The resource of a row's build: its own values before those of `common`."""
-    instead = {field.name: common.get(field.name) for field in RESOURCE_FIELDS}
-    own = {name: row[name] if row[name] is not None else value for name, value in instead.items()}
+    """Return the resource of a row's build; its own values take precedence over `common`."""
+    defaults = {field.name: common.get(field.name) for field in RESOURCE_FIELDS}
+    own = {name: row[name] if row[name] is not None else value for name, value in defaults.items()}
     return Resource(
-        attributes=_key_values(outer_attributes(common) | _attributes(own, RESOURCE_FIELDS))
+        attributes=_key_values(common_attributes(common) | _attributes(own, RESOURCE_FIELDS))
     )
 
 
 def _attributes(row: Row, fields: tuple[Field, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for field in fields:
         if row[field.name] is not None:
-            add_attributes(field, row[field.name], into=found)
-    return found
+            add_attributes(field, row[field.name], into=attributes)
+    return attributes
 
 
 def _key_values(attributes: Mapping[str, Any]) -> list[KeyValue]:
@@ -121,7 +121,7 @@ def _key_values(attributes: Mapping[str, Any]) -> list[KeyValue]:
 
 
 def key_value(key: str, value: Any) -> KeyValue:
-    """An attribute. Strings are cut; whole numbers beyond 64 bits become doubles."""
+    """Return an attribute; strings are truncated, integers over 64 bits become doubles."""
     return KeyValue(key=key, value=_any_value(value))
 
 

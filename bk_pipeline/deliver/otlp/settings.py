@@ -1,11 +1,11 @@
-"""`OTEL_EXPORTER_OTLP_*` and `OTEL_*` of the resource, as the specification has them.
+"""OTLP endpoint settings from `OTEL_EXPORTER_OTLP_*` and `OTEL_*` resource variables.
 
-Each variable has a form for one signal alone, which goes before the general one; an empty
-value counts as none. What the specification has ignored with a warning is refused here:
-nothing that was sent wrongly can be called back.
+They follow the specification: a variable of one signal takes precedence over the general one, and
+an empty value counts as unset. Malformed values that the specification ignores with a warning are
+errors here, because spans sent wrongly cannot be recalled.
 
-Sources: OpenTelemetry specification, "OpenTelemetry Protocol Exporter", "Environment
-Variable Specification" and "Resource SDK".
+Sources: OpenTelemetry specification, "OpenTelemetry Protocol Exporter", "Environment Variable
+Specification" and "Resource SDK".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.session import DEFAULT_PORTS, Timeouts
 
-# Whose spans they are, by name: Grafana's Tempo and Mimir, Honeycomb (classic), Axiom, OpenObserve.
+# Headers that select a tenant: Grafana Tempo and Mimir, Honeycomb (classic), Axiom, OpenObserve.
 TENANT_HEADERS = (
     "x-scope-orgid",
     "x-tenant-id",
@@ -47,30 +47,30 @@ TENANT_HEADERS = (
     "stream-name",
 )
 HASH_DIGITS = 8
-# A part of a path that may be a key, as Sumo Logic's is: long, the more so without digits.
+# A path segment that may be a key, like Sumo Logic's: long, or even longer without digits.
 OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z]).{16,}|.{24,}")
 
 
 def destination_name(
     url: str, headers: Mapping[str, str], account: str, *, kind: str = "otlp"
 ) -> str:
-    """`<kind>:<host>[:port]/<path>`, and `#` with what tells the tenants of it apart.
+    """Return `<kind>:<host>[:port]/<path>`, plus `#` and an id for each account or tenant.
 
-    Parts of the path that may be secrets stand there as short hashes; so does the tenant.
-    Scheme and query are no part of it: the same place answers to both schemes, and queries
-    hold keys. Nor are spellings of one place: upper case in the host, a dot behind it, a slash
-    at the end of the path, or two instead of one.
+    Parts of the path that may be secret are replaced by short hashes, and so is the tenant. The
+    name leaves out the scheme, because one endpoint may be reached by both, and the query, which
+    may hold keys. It does not depend on spelling: upper case or a trailing dot in the host, or
+    extra slashes in the path.
     """
     tenants = [f"{name}={headers[name]}" for name in TENANT_HEADERS if headers.get(name)]
-    tenants += _user(headers)
-    marks = [account] if account else []
+    tenants += _basic_auth_user(headers)
+    suffixes = [account] if account else []
     if tenants:
-        marks.append(_hash("\0".join(tenants)))
-    return f"{kind}:{place_shown(url)}" + "".join(f"#{mark}" for mark in marks)
+        suffixes.append(_hash("\0".join(tenants)))
+    return f"{kind}:{place_shown(url)}" + "".join(f"#{suffix}" for suffix in suffixes)
 
 
 def place_shown(url: str) -> str:
-    """`<host>[:port]/<path>` with short hashes for what may be secret."""
+    """Return `<host>[:port]/<path>` with short hashes for parts that may be secret."""
     parts = urlsplit(url)
     segments = [one for one in parts.path.split("/") if one]
     shown = [_hash(one) if OPAQUE.fullmatch(one) else one for one in segments]
@@ -78,7 +78,7 @@ def place_shown(url: str) -> str:
 
 
 def secrets_in(url: str) -> list[str]:
-    """What a URL's path and query hold that should not be shown."""
+    """Return the parts of a URL's path and query that must not be shown."""
     parts = urlsplit(url)
     values = [pair.partition("=")[2] for pair in parts.query.split("&")]
     opaque = [one for one in parts.path.split("/") if OPAQUE.fullmatch(one)]
@@ -88,12 +88,12 @@ def secrets_in(url: str) -> list[str]:
 def _netloc(parts: SplitResult) -> str:
     host = (parts.hostname or "").rstrip(".")
     shown = f"[{host}]" if ":" in host else host
-    ours = parts.port is not None and parts.port != DEFAULT_PORTS.get(parts.scheme)
-    return f"{shown}:{parts.port}" if ours else shown
+    show_port = parts.port is not None and parts.port != DEFAULT_PORTS.get(parts.scheme)
+    return f"{shown}:{parts.port}" if show_port else shown
 
 
-def _user(headers: Mapping[str, str]) -> Iterator[str]:
-    """The user of basic authentication. Without a password it is a secret itself."""
+def _basic_auth_user(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the user of basic authentication; one without a password is a secret itself."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return
@@ -115,23 +115,23 @@ DEFAULT_SERVICE_NAME = "buildkite"
 
 @dataclass(frozen=True, slots=True)
 class OtlpSettings:
-    """Where a signal goes and how. Its `repr` shows no secret.
+    """The settings of one signal's endpoint. Its `repr` shows no secret.
 
     Attributes:
-        url: Takes the requests, as it is; its path or query may hold a key.
-        headers: Sent with each request, by names in small letters; mostly secrets.
-        timeouts: Of each attempt.
-        compression: Of bodies.
-        ca_file: Path of a CA bundle instead of the network's.
-        client_cert: Paths of our certificate and its key.
+        url: The complete URL for requests; its path or query may hold a key.
+        headers: Headers of each request, by lowercase name; mostly secrets.
+        timeouts: The timeouts of each attempt.
+        compression: The compression of bodies.
+        ca_file: The path of a CA bundle, instead of the network's.
+        client_cert: The paths of the client certificate and its key.
         network: Proxies, and the CA bundle for all services.
-        resource: Attributes of every resource, the service's name first. A build's own
-            value of the same name goes before.
-        account: A word that tells us from others behind the same URL.
-        endpoint_variable: Where the URL comes from, for messages.
-        headers_variable: Where the headers come from or should, for messages.
-        certificate_variable: Where the CA bundle comes from or should, for messages.
-        signal: What goes there.
+        resource: The attributes of every resource, service name first. A build's own values take
+            precedence.
+        account: A word that distinguishes accounts behind the same URL.
+        endpoint_variable: The variable that has the URL, for messages.
+        headers_variable: The variable for the headers, for messages.
+        certificate_variable: The variable for the CA bundle, for messages.
+        signal: The signal to be sent.
     """
 
     url: str = field(repr=False)
@@ -154,32 +154,33 @@ class OtlpSettings:
     def from_environment(
         cls, environment: Mapping[str, str], *, signal: Signal = TRACES, shown_prefix: str = ""
     ) -> Self | None:
-        """What the variables say; None if no endpoint is set: then nothing goes anywhere.
+        """Read the settings of a signal.
 
-        None too if OTEL_TRACES_EXPORTER, or what it is for the signal, names others than otlp,
-        and if OTEL_SDK_DISABLED is true.
-
-        The specification's default, a collector on this host, would have every run fail
-        that was meant for another destination.
+        The specification's default endpoint, a collector on localhost, does not apply: it would
+        make every run fail that is meant for another destination.
 
         Args:
             environment: Variables and their values.
-            signal: What is to go there.
-            shown_prefix: What the exporter's variables begin with where people set them, for
-                messages; `environment` has them without it.
+            signal: The signal to be sent.
+            shown_prefix: The prefix of the variables as users set them, for messages; `environment`
+                has them without it.
+
+        Returns:
+            None if no endpoint is set, if OTEL_TRACES_EXPORTER (or that of the signal) does not
+                include otlp, or if OTEL_SDK_DISABLED is true.
 
         Raises:
-            ConfigError: A variable is malformed, or asks for what is not supported; names it.
+            ConfigError: A variable is malformed or not supported; the message names it.
         """
         environment = sound(environment, shown_prefix=shown_prefix)
         variables = Variables(environment, signal, shown_prefix=shown_prefix)
         endpoint_variable, endpoint = variables.get("ENDPOINT")
-        if not endpoint or variables.switched_off:
+        if not endpoint or variables.disabled:
             return None
-        variables.refuse_other_protocols()
-        variables.refuse_unsupported()
+        variables.check_protocol()
+        variables.check_unsupported()
         if signal is METRICS:
-            variables.refuse_other_metrics()
+            variables.check_metrics()
         headers_variable, header_pairs = variables.get("HEADERS")
         return cls(
             url=_url(endpoint_variable, endpoint, signal),
@@ -199,30 +200,32 @@ class OtlpSettings:
 
     @property
     def name(self) -> str:
-        """What the ledger knows the destination by; see `naming.py`."""
-        return destination_name(self.url, self.headers, self.account, kind=self.signal.ledger)
+        """The destination's id in the ledger, see `destination_name`."""
+        return destination_name(
+            self.url, self.headers, self.account, kind=self.signal.ledger_prefix
+        )
 
     @property
     def place(self) -> str:
-        """Host, port and path, for messages; no secret."""
+        """Host, port and path without secrets, for messages."""
         return place_shown(self.url)
 
 
 def _url(variable: str, endpoint: str, signal: Signal) -> str:
-    """The URL to send to: a general endpoint's path is only the beginning of it."""
-    wanted = f"{variable} is malformed: give a URL like https://collector.example.com:4318."
+    """Return the URL to send to; the path of a general endpoint is extended by the signal's."""
+    malformed = f"{variable} is malformed: expected a URL like https://collector.example.com:4318."
     try:
         parts = urlsplit(endpoint)
         _ = parts.port
     except ValueError:
-        raise ConfigError(wanted) from None
+        raise ConfigError(malformed) from None
     sendable = endpoint.isascii() and endpoint.isprintable() and " " not in endpoint
     if parts.scheme not in {"http", "https"} or not parts.hostname or not sendable:
-        raise ConfigError(wanted)
+        raise ConfigError(malformed)
     if "@" in parts.netloc:
         raise ConfigError(
-            f"{variable} holds a user name or password: give the URL without it, and the "
-            f"credentials as a header in {GENERAL}HEADERS, like Authorization=Basic%20..."
+            f"{variable} contains a user name or password. Remove it from the URL and put the "
+            f"credentials into a header in {GENERAL}HEADERS, like Authorization=Basic%20..."
         )
     path = parts.path
     if variable.endswith(GENERAL + "ENDPOINT"):
@@ -231,16 +234,16 @@ def _url(variable: str, endpoint: str, signal: Signal) -> str:
 
 
 def _resource(environment: Mapping[str, str]) -> dict[str, str]:
-    """OTEL_SERVICE_NAME goes before OTEL_RESOURCE_ATTRIBUTES, and that before our default."""
+    """Return the resource attributes; OTEL_SERVICE_NAME takes precedence over the others."""
     variable = "OTEL_RESOURCE_ATTRIBUTES"
-    given = attributes(variable, environment.get(variable, ""))
+    configured = attributes(variable, environment.get(variable, ""))
     named = environment.get("OTEL_SERVICE_NAME", "").strip()
-    service = named or given.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME
-    return {SERVICE_NAME: service} | {k: v for k, v in given.items() if k != SERVICE_NAME}
+    service = named or configured.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME
+    return {SERVICE_NAME: service} | {k: v for k, v in configured.items() if k != SERVICE_NAME}
 
 
 def _account(environment: Mapping[str, str]) -> str:
     word = environment.get(ACCOUNT, "").strip()
     if not word.isprintable() or " " in word or "#" in word:
-        raise ConfigError(f"{ACCOUNT} is no single word: give one like team-a.")
+        raise ConfigError(f"{ACCOUNT} is malformed: expected a single word like team-a.")
     return word

@@ -1,4 +1,4 @@
-"""The exporter's variables one by one: which of two decides, and what its value means."""
+"""The OTLP exporter's variables: which of two takes precedence, and how values are parsed."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from bk_pipeline.http.session import Timeouts
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One kind of telemetry.
+    """A telemetry signal.
 
     Attributes:
-        name: As it stands in variables, in small letters, and in messages.
-        things: What a request holds and an answer counts.
-        ledger: What a destination's name in the ledger begins with. An endpoint may take both
-            signals at one URL, and what was sent of one was not sent of the other.
+        name: Its name in lower case, as in messages and (in upper case) in variables.
+        noun: The plural noun for what requests contain and responses count.
+        ledger_prefix: The prefix of destination names in the ledger. An endpoint may accept both signals
+            at the same URL, and what was sent of one signal was not sent of the other.
     """
 
     name: str
-    things: str
-    ledger: str
+    noun: str
+    ledger_prefix: str
 
     @property
-    def prefix(self) -> str:
-        """What the variables for this signal alone begin with."""
+    def variable_prefix(self) -> str:
+        """The prefix of variables that apply to this signal only."""
         return f"OTEL_EXPORTER_OTLP_{self.name.upper()}_"
 
     @property
-    def switch(self) -> str:
-        """The variable that says which exporters there are for it."""
+    def exporter_variable(self) -> str:
+        """The variable that lists the signal's exporters."""
         return f"OTEL_{self.name.upper()}_EXPORTER"
 
     @property
     def path(self) -> str:
-        """What is added to a general endpoint."""
+        """The path that is added to a general endpoint."""
         return f"v1/{self.name}"
 
 
@@ -52,24 +52,24 @@ METRICS = Signal("metrics", "data points", "otlp_metrics")
 
 GENERAL = "OTEL_EXPORTER_OTLP_"
 PROTOCOL = "http/protobuf"
-# What metrics of builds that are over can be, and how their durations leave.
+# The temporalities possible for finished builds, and the aggregation of their durations.
 TEMPORALITIES = ("delta", "lowmemory")
 AGGREGATION = "base2_exponential_bucket_histogram"
 DEFAULT_TIMEOUT_MS = 10_000
-# The specification's 0, "indefinite".
-LONGEST_TIMEOUT_S = 3_600.0
-# Nobody means so few milliseconds: opentelemetry-python reads the variable as seconds.
-SHORTEST_TIMEOUT_MS = 100
-CONNECT_S = 10.0
-# What the specification has for programs that trace themselves, and would change what is sent:
-# refused, with why. Values in the second place are as good as none.
+# Used for 0, which means no timeout in the specification.
+MAX_TIMEOUT_S = 3_600.0
+# A smaller value is meant as seconds, which is how opentelemetry-python reads the variable.
+MIN_TIMEOUT_MS = 100
+CONNECT_TIMEOUT_S = 10.0
+# Variables of the specification that would change what is sent and are not supported: the reason
+# for the message, and the values that make no difference.
 # Source: OpenTelemetry specification, "Environment Variable Specification".
-_WHOLE = "a span keeps what BK_PIPELINE_SPANS_DROP leaves it"
+_NO_COUNT_LIMIT = "a span keeps what BK_PIPELINE_SPANS_DROP leaves it"
 UNSUPPORTED: Mapping[str, tuple[str, frozenset[str]]] = {
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are cut at 65,535 bytes", frozenset()),
     "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are cut at 65,535 bytes", frozenset()),
-    "OTEL_ATTRIBUTE_COUNT_LIMIT": (_WHOLE, frozenset()),
-    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (_WHOLE, frozenset()),
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": (_NO_COUNT_LIMIT, frozenset()),
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (_NO_COUNT_LIMIT, frozenset()),
     "OTEL_SPAN_LINK_COUNT_LIMIT": ("a span keeps its links", frozenset()),
     "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": ("a link keeps its attributes", frozenset()),
     "OTEL_TRACES_SAMPLER": (
@@ -84,14 +84,20 @@ UNSUPPORTED: Mapping[str, tuple[str, frozenset[str]]] = {
 
 
 class Compression(StrEnum):
-    """What becomes of a body before it leaves."""
+    """The compression of request bodies."""
 
     NONE = "none"
     GZIP = "gzip"
 
 
 class Variables:
-    """The exporter's variables, each by the end of its name."""
+    """The exporter's variables of one signal, by the end of their names.
+
+    Args:
+        environment: Variables and their values.
+        signal: The signal.
+        shown_prefix: The prefix of the variables as users set them, for messages.
+    """
 
     def __init__(
         self, environment: Mapping[str, str], signal: Signal, *, shown_prefix: str
@@ -101,70 +107,89 @@ class Variables:
         self._shown_prefix = shown_prefix
 
     def get(self, option: str) -> tuple[str, str]:
-        """The variable that decides, as messages name it, and its value, "" if there is none."""
-        for variable in (self._signal.prefix + option, GENERAL + option):
+        """Return the variable that takes precedence, as named in messages, and its value or ""."""
+        for variable in (self._signal.variable_prefix + option, GENERAL + option):
             value = self._environment.get(variable, "").strip()
             if value:
                 return self._shown_prefix + variable, value
         return self._shown_prefix + GENERAL + option, ""
 
     @property
-    def switched_off(self) -> bool:
-        """Whether the signal is to be exported otherwise, or not at all.
+    def disabled(self) -> bool:
+        """Whether the signal is not to be exported by OTLP.
 
         Raises:
             ConfigError: OTEL_SDK_DISABLED is neither true nor false.
         """
-        disabled = self._environment.get(SDK_DISABLED, "").strip().lower()
-        if disabled not in {"", "true", "false"}:
+        value = self._environment.get(SDK_DISABLED, "").strip().lower()
+        if value not in {"", "true", "false"}:
             raise ConfigError(
-                f"{self._shown_prefix}{SDK_DISABLED} is malformed: give true or false."
+                f"{self._shown_prefix}{SDK_DISABLED} is malformed: expected true or false."
             )
-        if disabled == "true":
+        if value == "true":
             return True
-        chosen = self._environment.get(self._signal.switch, "").strip().lower()
-        return bool(chosen) and "otlp" not in chosen.split(",")
+        exporters = self._environment.get(self._signal.exporter_variable, "").strip().lower()
+        return bool(exporters) and "otlp" not in exporters.split(",")
 
-    def refuse_other_protocols(self) -> None:
+    def check_protocol(self) -> None:
+        """Check that the protocol is http/protobuf.
+
+        Raises:
+            ConfigError: It is another one.
+        """
         variable, value = self.get("PROTOCOL")
         if value and value.lower() != PROTOCOL:
             raise ConfigError(
-                f"{variable} asks for a protocol that is not spoken here. Only {PROTOCOL} is: "
-                "put that there (its port is 4318 by custom, gRPC's 4317), or unset it."
+                f"{variable} asks for an unsupported protocol. Only {PROTOCOL} is supported: "
+                "set that (its usual port is 4318, gRPC's is 4317), or unset the variable."
             )
 
-    def refuse_unsupported(self) -> None:
-        for variable, (instead, harmless) in UNSUPPORTED.items():
+    def check_unsupported(self) -> None:
+        """Check that no unsupported variable is set.
+
+        Raises:
+            ConfigError: One is set to a value that would change what is sent.
+        """
+        for variable, (reason, harmless) in UNSUPPORTED.items():
             value = self._environment.get(variable, "").strip().lower()
             if value and value not in harmless:
                 raise ConfigError(
-                    f"{self._shown_prefix}{variable} is not supported: {instead}. Unset it for this "
+                    f"{self._shown_prefix}{variable} is not supported: {reason}. Unset it for this "
                     "program; a Collector on the way can do what it asks for."
                 )
 
-    def refuse_other_metrics(self) -> None:
-        """Metrics are deltas and exponential histograms, whatever a program's own would be."""
+    def check_metrics(self) -> None:
+        """Check that metrics may be deltas and exponential histograms.
+
+        Raises:
+            ConfigError: A variable asks for another temporality or aggregation.
+        """
         variable, value = self.get("TEMPORALITY_PREFERENCE")
         if value and value.lower() not in TEMPORALITIES:
             raise ConfigError(
-                f"{variable} asks for running totals, which nobody has of builds that are over. "
-                "Put delta there, or unset it; deltatocumulative in a Collector adds them up."
+                f"{variable} asks for running totals, which cannot be computed for finished builds. "
+                "Set it to delta or unset it; a Collector's deltatocumulative adds them up."
             )
         variable, value = self.get("DEFAULT_HISTOGRAM_AGGREGATION")
         if value and value.lower() != AGGREGATION:
             raise ConfigError(
-                f"{variable} asks for other histograms than durations leave as. Put {AGGREGATION} "
-                "there, or unset it."
+                f"{variable} asks for an unsupported histogram aggregation. Set it to "
+                f"{AGGREGATION}, or unset it."
             )
 
     def timeouts(self) -> Timeouts:
+        """Return the timeouts of each attempt.
+
+        Raises:
+            ConfigError: The variable is not a plausible number of milliseconds.
+        """
         variable, value = self.get("TIMEOUT")
         if value and not (value.isascii() and value.isdecimal()):
             raise ConfigError(
-                f"{variable} is no whole number. Give milliseconds: 10000 for ten seconds."
+                f"{variable} is not a whole number. Give milliseconds: 10000 for ten seconds."
             )
         timeout_ms = int(value) if value else DEFAULT_TIMEOUT_MS
-        if 0 < timeout_ms < SHORTEST_TIMEOUT_MS:
+        if 0 < timeout_ms < MIN_TIMEOUT_MS:
             raise ConfigError(
                 f"{variable} is {timeout_ms}, and its unit is the millisecond, as the "
                 "OpenTelemetry specification says (its Python SDK reads seconds). Give "
@@ -173,128 +198,143 @@ class Variables:
         return timeouts_of(timeout_ms)
 
     def compression(self) -> Compression:
+        """Return the compression of request bodies.
+
+        Raises:
+            ConfigError: It is neither gzip nor none.
+        """
         variable, value = self.get("COMPRESSION")
         try:
             return Compression(value.lower() or Compression.NONE)
         except ValueError:
             raise ConfigError(
-                f"{variable} asks for a compression that is not known here: give gzip or none."
+                f"{variable} asks for an unsupported compression: expected gzip or none."
             ) from None
 
     def ca_file(self) -> str | None:
+        """Return the path of the CA bundle, or None if none is set.
+
+        Raises:
+            ConfigError: It is not a file of PEM certificates.
+        """
         variable, path = self._file("CERTIFICATE")
         if not path:
             return None
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (ssl.SSLError, OSError):
-            raise ConfigError(f"{variable} is no file of certificates in PEM form.") from None
+            raise ConfigError(f"{variable} is not a file of PEM certificates.") from None
         return path
 
     def client_cert(self) -> tuple[str, str] | None:
-        """The paths of our certificate and of its key; one file may hold both."""
+        """Return the paths of the client certificate and its key; one file may hold both.
+
+        Returns:
+            None if no certificate is set.
+
+        Raises:
+            ConfigError: The files are not a certificate and its unencrypted key.
+        """
         variable, certificate = self._file("CLIENT_CERTIFICATE")
         key_variable, key = self._file("CLIENT_KEY")
         if key and not certificate:
             raise ConfigError(
-                f"{key_variable} is set without a certificate: put its path into {variable}."
+                f"{key_variable} is set without a certificate: put the certificate's path into {variable}."
             )
         if not certificate:
             return None
         pair = certificate, key or certificate
         try:
-            # Without a password at hand OpenSSL would ask for one on the terminal.
+            # Without a password argument, OpenSSL would prompt for one on the terminal.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(*pair, password="")
         except (ssl.SSLError, OSError):
             raise ConfigError(
-                f"{variable} and {key_variable} are no certificate and the unencrypted key "
-                "that belongs to it, in PEM form."
+                f"{variable} and {key_variable} are not a certificate and its "
+                "unencrypted key in PEM format."
             ) from None
         return pair
 
     def _file(self, option: str) -> tuple[str, str]:
         variable, path = self.get(option)
         if path and not Path(path).is_file():
-            raise ConfigError(f"{variable} is not the path of a file that can be seen from here.")
+            raise ConfigError(f"{variable} is not the path of an existing file.")
         return variable, path
 
 
 def timeouts_of(timeout_ms: int) -> Timeouts:
-    """What a timeout for the whole of an attempt allows to its parts."""
-    timeout_s = timeout_ms / 1_000 or LONGEST_TIMEOUT_S
-    return Timeouts(min(CONNECT_S, timeout_s), timeout_s, timeout_s)
+    """Return timeouts for the phases of a request, given the limit for the whole of it."""
+    timeout_s = timeout_ms / 1_000 or MAX_TIMEOUT_S
+    return Timeouts(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s, timeout_s)
 
 
-# RFC 9110, "token": what a header may be called.
+# A header name: "token" in RFC 9110.
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Unencoded, they mean something else in W3C Baggage.
+# Characters that have another meaning in W3C Baggage unless they are encoded.
 RESERVED = frozenset('";\\')
 
 
 def headers(variable: str, text: str) -> dict[str, str]:
-    """The headers in `text`, by their names in small letters; of equal ones the last.
+    """Parse a list of headers; names become lower case, and of equal names the last one wins.
 
-    A space in a value may stand there unencoded, as in `Authorization=Basic abc`: all
-    documentation of vendors has it so.
+    A space in a value may be unencoded, as in `Authorization=Basic abc`, because the documentation
+    of all vendors has it so.
 
     Raises:
-        ConfigError: A pair is none, or cannot be sent as a header.
+        ConfigError: A pair is malformed or cannot be sent as a header.
     """
     found = {}
-    for place, name, value in _pairs(variable, text):
+    for label, name, value in _pairs(variable, text):
         if not HEADER_NAME.fullmatch(name):
-            raise ConfigError(f"{variable}: the name of {place} is not that of a header.")
+            raise ConfigError(f"{variable}: the name of {label} is not a valid header name.")
         if not value:
-            raise ConfigError(
-                f"{variable}: {place} has no value. Put one there, or take the pair out."
-            )
-        decoded = _decoded(variable, place, value).strip()
+            raise ConfigError(f"{variable}: {label} has no value. Add one, or remove the pair.")
+        decoded = _decoded(variable, label, value).strip()
         if RESERVED & set(value) or not decoded.isascii() or not decoded.isprintable():
             raise ConfigError(
-                f"{variable}: the value of {place} cannot be sent as a header. Give it "
-                "on one line without letters beyond ASCII, and percent-encode what is no letter "
-                'or digit: %2C for a comma, %3B for a semicolon, %22 for a ".'
+                f"{variable}: the value of {label} cannot be sent as a header. Use one "
+                "line of ASCII, and percent-encode everything but letters and digits: "
+                '%2C for a comma, %3B for a semicolon, %22 for a ".'
             )
         found[name.lower()] = decoded
     return found
 
 
 def attributes(variable: str, text: str) -> dict[str, str]:
-    """The resource attributes in `text`, keys and values decoded; of equal ones the last.
+    """Parse a list of resource attributes; of equal keys the last one wins.
 
     Raises:
-        ConfigError: A pair is none. The specification has all of them discarded then, and an
-            error reported; but what was sent without them could not be mended.
+        ConfigError: A pair is malformed. The specification discards all attributes and reports an
+            error in this case, but spans sent without them cannot be corrected later.
     """
     return {
-        _decoded(variable, place, key): _decoded(variable, place, value)
-        for place, key, value in _pairs(variable, text)
+        _decoded(variable, label, key): _decoded(variable, label, value)
+        for label, key, value in _pairs(variable, text)
     }
 
 
 def _pairs(variable: str, text: str) -> Iterator[tuple[str, str, str]]:
-    """What to call it in a message, key and value of each pair; empty ones are passed over."""
+    """Yield a label for messages, the key and the value of each pair; empty pairs are skipped."""
     pairs = [pair for pair in text.split(",") if pair.strip()]
     for number, pair in enumerate(pairs, start=1):
-        place = f"pair {number} of {len(pairs)}"
+        label = f"pair {number} of {len(pairs)}"
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not key or not equals:
             raise ConfigError(
-                f"{variable}: {place} is not key=value. Give pairs like "
-                "key1=value1,key2=value2, and write a comma within a value as %2C."
+                f"{variable}: {label} is not key=value. Give pairs like "
+                "key1=value1,key2=value2, and write a comma in a value as %2C."
             )
         if quoted(key) or quoted(value):
             raise ConfigError(
-                f"{variable}: {place} has quotes, which would be part of the value. Take them "
-                "off; percent-encode what is no letter or digit, %22 for a quote that belongs there."
+                f"{variable}: {label} has quotes, which would be part of the value. Remove them, "
+                "and percent-encode special characters: %22 for a quote that belongs to the value."
             )
-        yield place, key, value
+        yield label, key, value
 
 
-def _decoded(variable: str, place: str, text: str) -> str:
+def _decoded(variable: str, label: str, text: str) -> str:
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
         raise ConfigError(
-            f"{variable}: {place} is no UTF-8 after percent-decoding. Write a percent sign as %25."
+            f"{variable}: {label} is not UTF-8 after percent-decoding. Write a percent sign as %25."
         ) from None

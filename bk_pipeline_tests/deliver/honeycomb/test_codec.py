@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from bk_pipeline.deliver.destination import Item
-from bk_pipeline.deliver.encoding import MANY
+from bk_pipeline.deliver.encoding import BULK_MIN_VALUES
 from bk_pipeline.deliver.honeycomb import codec, plain
 from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
 from bk_pipeline.deliver.rows import SpanRows
@@ -58,7 +58,7 @@ def test_the_fast_encoder_gives_what_the_plain_one_gives(shape, one):
 @pytest.mark.parametrize("words", [1, 30, 1_000])
 def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(shape, words, string):
     one = large_table(500, words=words, string=string)
-    assert len(one) > MANY
+    assert len(one) > BULK_MIN_VALUES
 
     assert fast(one, shape) == plainly(one, shape)
 

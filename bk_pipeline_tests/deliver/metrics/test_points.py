@@ -11,7 +11,7 @@ import pytest
 
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.measurements import DIMENSIONS, INSTRUMENTS
-from bk_pipeline.deliver.metrics.points import points_of
+from bk_pipeline.deliver.metrics.points import data_points
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.units import NS_PER_HOUR
@@ -34,7 +34,7 @@ BUILDS, BUILD_TIMES, JOBS, JOB_TIMES, WAITS = (one.name for one in INSTRUMENTS)
 def points(*builds):
     """The points of a table of these builds, by metric."""
     found = {one.name: [] for one in INSTRUMENTS}
-    for point in points_of(measurements.items(SpanRows.from_table(table(*builds)))):
+    for point in data_points(measurements.items(SpanRows.from_table(table(*builds)))):
         found[point.instrument.name].append(point)
     return found
 
@@ -152,7 +152,7 @@ def test_what_ends_on_the_hour_is_measured_in_the_hour_that_begins():
 def test_the_same_measurements_make_the_same_points_in_whatever_order():
     items = measurements.items(SpanRows.from_table(table(numbered(1), numbered(2), numbered(3))))
 
-    assert list(points_of(items)) == list(points_of(items[::-1]))
+    assert list(data_points(items)) == list(data_points(items[::-1]))
 
 
 def test_other_measurements_of_the_same_moment_make_a_point_of_another():
@@ -175,12 +175,12 @@ def test_however_measurements_are_cut_into_requests_the_points_add_up_to_the_sam
         for n in range(1, 30)
     ]
     items = measurements.items(SpanRows.from_table(table(*builds)))
-    whole = added_up(points_of(items))
+    whole = added_up(data_points(items))
 
     for _ in range(5):
         cuts = sorted(draw.sample(range(1, len(items)), 7))
         edges = [0, *cuts, len(items)]
-        parts = [points_of(items[first:end]) for first, end in pairwise(edges)]
+        parts = [data_points(items[first:end]) for first, end in pairwise(edges)]
         assert added_up(chain.from_iterable(parts)) == whole
 
 

@@ -56,13 +56,13 @@ def test_deltas_may_be_asked_for(value):
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("METRICS_TEMPORALITY_PREFERENCE", "cumulative", "running totals.*Put delta there"),
+        ("METRICS_TEMPORALITY_PREFERENCE", "cumulative", "running totals.*Set it to delta"),
         (
             "METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
             "explicit_bucket_histogram",
-            "Put base2_exponential_bucket_histogram there",
+            "Set it to base2_exponential_bucket_histogram",
         ),
-        ("METRICS_PROTOCOL", "grpc", "Only http/protobuf is"),
+        ("METRICS_PROTOCOL", "grpc", "Only http/protobuf is supported"),
         ("METRICS_TIMEOUT", "10", "Give 10000 for 10 seconds"),
     ],
 )

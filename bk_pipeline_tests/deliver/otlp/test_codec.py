@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bk_pipeline.deliver.destination import Item
-from bk_pipeline.deliver.encoding import MANY
+from bk_pipeline.deliver.encoding import BULK_MIN_VALUES
 from bk_pipeline.deliver.otlp import codec, plain
 from bk_pipeline.deliver.otlp.shape import SPAN, SPAN_BYTES, body_of, sized
 from bk_pipeline.deliver.rows import SpanRows
@@ -64,7 +64,7 @@ def test_the_fast_encoder_gives_what_the_plain_one_gives(common, one):
 @pytest.mark.parametrize("words", [1, 30, 1_000])
 def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(words, string):
     one = large_table(500, words=words, string=string)
-    assert len(one) > MANY
+    assert len(one) > BULK_MIN_VALUES
 
     assert fast(one, CROWDED) == plain.request(plain.raw_rows(one), CROWDED)
 

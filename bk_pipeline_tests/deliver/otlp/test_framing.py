@@ -27,8 +27,8 @@ def items(drawn):
 
 
 def batches(made):
-    batching = Batcher(LIMITS)
-    return [*batching.add(made), *batching.rest()]
+    batcher = Batcher(LIMITS)
+    return [*batcher.add(made), *batcher.flush()]
 
 
 many = st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 2)), max_size=80).map(items)

@@ -126,7 +126,7 @@ def test_a_timeout_that_was_meant_in_seconds_is_refused_with_what_to_write(value
 
 @pytest.mark.parametrize("value", ["2.5", "-1", "ten", "1e4", "\u0661"])
 def test_a_timeout_that_is_no_whole_number_is_refused(value):
-    with pytest.raises(ConfigError, match="OTLP_TRACES_TIMEOUT is no whole number"):
+    with pytest.raises(ConfigError, match="OTLP_TRACES_TIMEOUT is not a whole number"):
         read(TRACES_TIMEOUT=value)
 
 
@@ -161,7 +161,7 @@ def test_certificates_are_files(pair, tmp_path):
 def test_files_that_hold_no_certificate_are_refused(pair):
     certificate, key = pair
 
-    with pytest.raises(ConfigError, match=r"OTLP_CERTIFICATE is no file of cert"):
+    with pytest.raises(ConfigError, match=r"OTLP_CERTIFICATE is not a file of PEM cert"):
         read(CERTIFICATE=key)
     with pytest.raises(ConfigError, match=r"CLIENT_CERTIFICATE and .*CLIENT_KEY are no"):
         read(CLIENT_CERTIFICATE=certificate, CLIENT_KEY=certificate)
@@ -270,5 +270,5 @@ def test_a_disabled_sdk_sends_nothing_and_that_is_told(monkeypatch, value, off):
 
 
 def test_a_disabled_sdk_is_true_or_false():
-    with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED is malformed: give true or false"):
+    with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED is malformed: expected true or false"):
         read(OTEL_SDK_DISABLED="1")

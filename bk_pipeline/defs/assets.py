@@ -158,7 +158,7 @@ def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
     @daily_asset(
         settings,
         name=target.asset,
-        description=f"{target.meaning} What was accepted stands in the ledger: running this "
+        description=f"{target.description} What was accepted stands in the ledger: running this "
         "again sends only what is new.",
         kinds={target.kind},
         deps=["spans"],

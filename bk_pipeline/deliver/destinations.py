@@ -1,7 +1,7 @@
-"""Which destinations there are, and which of them are configured.
+"""The kinds of destinations, and those that the settings configure.
 
-To add a kind, add its line to `KINDS`. A kind can be there several times: `otlp` is the one
-of the plain variables, `otlp:tempo` one whose variables begin with `BK_PIPELINE_TEMPO_`.
+To add a kind, add a line to `KINDS`. There can be several destinations of a kind: `otlp` is the one
+of the plain variables, `otlp:tempo` one with variables that start with `BK_PIPELINE_TEMPO_`.
 """
 
 from __future__ import annotations
@@ -26,73 +26,78 @@ from bk_pipeline.settings import Settings
 ENTRY = re.compile(r"([a-z_]+)(?::([a-z][a-z0-9_]*))?")
 VARIABLE = "BK_PIPELINE_DESTINATIONS"
 
-Open = Callable[[Clock], Destination]
+OpenDestination = Callable[[Clock], Destination]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What settings say of a destination.
+class Resolved:
+    """A destination that the settings configure.
 
     Attributes:
-        open: Makes it.
-        name: The ledger's for it, where nobody has to be asked for that.
+        open: Creates it.
+        name: Its id in the ledger, or empty if the service has to be asked for it.
     """
 
-    open: Open
+    open: OpenDestination
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way of delivering.
+    """One kind of destination.
 
     Attributes:
-        asset: The Dagster asset of the plain one.
-        meaning: What the asset is, for people.
-        needs: The variable without which there is none.
-        configured: What the settings say of it, given what its variables begin with; None if
-            they name none.
+        asset: The Dagster asset of the one with plain variables.
+        description: A description of the asset.
+        required_variable: The variable that is required.
+        configured: Returns the destination, given the settings and the prefix of its variables;
+            None if they configure none.
     """
 
     asset: str
-    meaning: str
-    needs: str
-    configured: Callable[[Settings, str], Found | None]
+    description: str
+    required_variable: str
+    configured: Callable[[Settings, str], Resolved | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A destination that the settings name. `open` makes it, and connects to nothing."""
+    """A destination that the settings name. `open` creates it without connecting."""
 
     kind: str
     asset: str
-    meaning: str
-    open: Open
+    description: str
+    open: OpenDestination
 
 
-def _honeycomb(settings: Settings, _prefix: str) -> Found | None:
+def _honeycomb(settings: Settings, _prefix: str) -> Resolved | None:
     if settings.honeycomb_api_key is None:
         return None
-    return Found(lambda clock: Honeycomb.from_settings(settings, clock=clock))
+    return Resolved(lambda clock: Honeycomb.from_settings(settings, clock=clock))
 
 
-def _otlp(settings: Settings, prefix: str) -> Found | None:
-    given = OtlpSettings.from_environment(settings.environment, shown_prefix=prefix)
-    if given is None:
+def _otlp(settings: Settings, prefix: str) -> Resolved | None:
+    endpoint = OtlpSettings.from_environment(settings.environment, shown_prefix=prefix)
+    if endpoint is None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    age = otlp_max_age(given.url, settings, given.signal.name, shown_prefix=prefix)
-    return Found(lambda clock: Otlp(given, clock=clock, age=age, retry_policy=policy), given.name)
+    age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
+    return Resolved(
+        lambda clock: Otlp(endpoint, clock=clock, age=age, retry_policy=policy), endpoint.name
+    )
 
 
-def _otlp_metrics(settings: Settings, prefix: str) -> Found | None:
-    given = OtlpSettings.from_environment(settings.environment, signal=METRICS, shown_prefix=prefix)
-    if given is None:
+def _otlp_metrics(settings: Settings, prefix: str) -> Resolved | None:
+    endpoint = OtlpSettings.from_environment(
+        settings.environment, signal=METRICS, shown_prefix=prefix
+    )
+    if endpoint is None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    age = otlp_max_age(given.url, settings, given.signal.name, shown_prefix=prefix)
-    return Found(
-        lambda clock: OtlpMetrics(given, clock=clock, age=age, retry_policy=policy), given.name
+    age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
+    return Resolved(
+        lambda clock: OtlpMetrics(endpoint, clock=clock, age=age, retry_policy=policy),
+        endpoint.name,
     )
 
 
@@ -119,53 +124,54 @@ KINDS: Mapping[str, Kind] = {
 
 
 def destinations(settings: Settings) -> list[Configured]:
-    """The destinations of these settings, in the order named.
+    """Return the destinations of these settings, in the order named.
 
-    Those of `BK_PIPELINE_DESTINATIONS` if it is set, else every kind whose plain variables
-    are.
+    They are those of `BK_PIPELINE_DESTINATIONS` if it is set, else every kind whose plain variables
+    are set.
 
     Raises:
-        ConfigError: An entry is unknown, its variables are not set, or two are one place.
+        ConfigError: An entry is unknown, its variables are not set, or two are the same place.
     """
     if not settings.destinations:
         all_kinds = ((kind, KINDS[kind].configured(settings, "")) for kind in KINDS)
-        return [_configured(kind, "", found) for kind, found in all_kinds if found]
-    chosen: list[Configured] = []
+        return [_configured(kind, "", resolved) for kind, resolved in all_kinds if resolved]
+    result: list[Configured] = []
     entries: dict[str, str] = {}
     for entry in dict.fromkeys(settings.destinations):
         match = ENTRY.fullmatch(entry)
         if match is None or match[1] not in KINDS:
             raise ConfigError(
-                f"{VARIABLE} is malformed: give {' or '.join(KINDS)}, or several with names of "
+                f"{VARIABLE} is malformed: expected {' or '.join(KINDS)}, or several with names of "
                 "your own, like honeycomb,otlp:tempo."
             )
         kind, name = match[1], match[2] or ""
         prefix = f"BK_PIPELINE_{name.upper()}_" if name else ""
-        found = KINDS[kind].configured(settings.named(prefix) if name else settings, prefix)
-        if found is None:
+        resolved = KINDS[kind].configured(settings.named(prefix) if name else settings, prefix)
+        if resolved is None:
             raise ConfigError(
-                f"{VARIABLE} names {entry}, and {prefix}{KINDS[kind].needs} is not set"
+                f"{VARIABLE} names {entry}, but {prefix}{KINDS[kind].required_variable} is not set"
                 f"{_switched_off(settings, prefix)}."
             )
-        if found.name in entries:
+        if resolved.name in entries:
             raise ConfigError(
-                f"{VARIABLE} names {entries[found.name]} and {entry}, which are one place to the "
-                f"ledger ({found.name}): what one has sent the other never would. Set "
-                f"{prefix or 'BK_PIPELINE_'}OTLP_ACCOUNT to a word for whose it is, like team-a."
+                f"{VARIABLE} names {entries[resolved.name]} and {entry}, which are the same place to "
+                f"the ledger ({resolved.name}), so spans sent to one would never be sent to the "
+                f"other. Set {prefix or 'BK_PIPELINE_'}OTLP_ACCOUNT to a word that distinguishes "
+                "them, like team-a."
             )
-        if found.name:
-            entries[found.name] = entry
-        chosen.append(_configured(kind, name, found))
-    return chosen
+        if resolved.name:
+            entries[resolved.name] = entry
+        result.append(_configured(kind, name, resolved))
+    return result
 
 
 def _switched_off(settings: Settings, prefix: str) -> str:
     names = (f"{prefix}{SDK_DISABLED}", SDK_DISABLED)
-    off = next((name for name in names if settings.environment.get(name)), None)
-    return f", or {off} switches it off" if off else ""
+    variable = next((name for name in names if settings.environment.get(name)), None)
+    return f", or {variable} switches it off" if variable else ""
 
 
-def _configured(kind: str, name: str, found: Found) -> Configured:
-    chosen = KINDS[kind]
-    asset = f"{chosen.asset}_{name}" if name else chosen.asset
-    return Configured(kind, asset, chosen.meaning, found.open)
+def _configured(kind: str, name: str, resolved: Resolved) -> Configured:
+    declared = KINDS[kind]
+    asset = f"{declared.asset}_{name}" if name else declared.asset
+    return Configured(kind, asset, declared.description, resolved.open)

@@ -1,4 +1,4 @@
-"""What goes first where an item is too large, whatever its encoding. Pure."""
+"""Trimming of items that exceed the limits, common to all encodings. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS, FieldType
 
 Key = TypeVar("Key", str, int)
-# A string is not cut below this before all longer ones are: a few words say something.
+# Strings are not truncated below this, because a few words are still useful.
 SHORTEST_BYTES = 64
 
-# An attribute of ours: the item holds less than the span.
+# Our own attribute: the item has less than the span.
 TRIMMED = "bk_pipeline.trimmed"
 MAPS = tuple(field.name for field in FIELDS if field.type is FieldType.MAP)
-# What the keys of maps begin with; all other columns are declared ones.
+# The prefixes of map keys; all other columns are declared.
 MAP_PREFIXES = tuple(name.removesuffix("*") for name in MAPS)
 
 
-def keys_of_maps(rows: SpanRows) -> Any:
-    """How many keys the maps of each row have, at least as many as there are: their colons."""
+def map_key_bounds(rows: SpanRows) -> Any:
+    """Return an upper bound of the number of map keys in each row, by counting colons."""
     counts = np.zeros(len(rows), np.int64)
     for name in MAPS:
         values = rows.column(name)
@@ -33,20 +33,21 @@ def keys_of_maps(rows: SpanRows) -> Any:
     return counts
 
 
-def shorten(sizes: Mapping[Key, int], excess: int, cut_to: Callable[[Key, int], int]) -> None:
-    """Cut strings until they take `excess` bytes less, the longest first.
+def shorten(sizes: Mapping[Key, int], excess: int, truncate: Callable[[Key, int], int]) -> None:
+    """Truncate strings to save `excess` bytes, the longest first.
 
-    None to less than half of what is then the longest, so that they share the loss.
+    A string is truncated to no less than half of the longest one at that time, so that strings of
+    similar length are truncated alike.
 
     Args:
-        sizes: The bytes that each string takes.
-        excess: How many bytes are too many.
-        cut_to: Cuts a string to so many bytes, and returns how many it takes then.
+        sizes: The size of each string in bytes, by a key.
+        excess: The number of bytes to save.
+        truncate: Truncates the string of a key to at most this many bytes and returns its size.
     """
     heap: list[tuple[int, Any]] = [(-size, key) for key, size in sizes.items()]
     heapify(heap)
     while excess > 0 and heap and -heap[0][0] > SHORTEST_BYTES:
         size, key = -heap[0][0], heap[0][1]
-        left = cut_to(key, max(size - excess, size // 2, SHORTEST_BYTES))
+        left = truncate(key, max(size - excess, size // 2, SHORTEST_BYTES))
         excess -= size - left
         heapreplace(heap, (-left, key))

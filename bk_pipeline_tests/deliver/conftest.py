@@ -1,4 +1,4 @@
-"""A ledger in a file, a served sandbox whose clock is the test's, and Honeycomb there."""
+"""A ledger in a file, a running sandbox on the test's clock, and its Honeycomb as destination."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def url(sandbox):
 
 @pytest.fixture
 def honeycomb(sandbox, url, clock):
-    """Tries for a minute of the fake clock; waits five real seconds for an answer."""
+    """Retries for a minute of the fake clock; waits five real seconds for a response."""
     destination = Honeycomb(
         url,
         sandbox.honeycomb_key,
         "ci builds",
         clock=clock,
         retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
-        # How long an answer may take as a whole is measured with the fake clock.
+        # The limit for a whole response is measured with the fake clock.
         timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
     )
     yield destination
@@ -51,5 +51,5 @@ def honeycomb(sandbox, url, clock):
 
 @pytest.fixture
 def send(ledger, clock):
-    """`deliver` of the day, to a destination that is given, with this test's ledger and clock."""
+    """`deliver` of the test day, with this test's ledger and clock."""
     return partial(deliver, day=DAY, ledger=ledger, clock=clock)

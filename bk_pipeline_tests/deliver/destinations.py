@@ -1,4 +1,4 @@
-"""A destination that says what a test has written down for it, and what it may say."""
+"""A destination that responds as scripted by a test, and possible responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bk_pipeline.deliver.destination import ACCEPTED, Item, Limits, Outcome, Sen
 from bk_pipeline.errors import RequestTooLarge, ServiceUnavailable
 from bk_pipeline.http.retry import RetryPolicy
 
-PATIENT = RetryPolicy(deadline_s=300, draw=lambda: 1.0)
+RETRY = RetryPolicy(deadline_s=300, draw=lambda: 1.0)
 _names = count()
 
 ONE_BY_ONE = DeliveryPolicy(in_flight=1)
@@ -27,13 +27,13 @@ Reply = Callable[[Sequence[Item]], SendResult]
 
 
 class ScriptedDestination:
-    """Answers with `replies` in turn, an error being raised; then accepts all.
+    """Responds with `replies` in order, raising those that are errors, then accepts everything.
 
-    `stored` is what it has, in order of arrival; a reply may `store` before it raises.
+    `stored` has the accepted items in order of arrival. A reply may store items before it raises.
     """
 
     def __init__(self, *replies: Reply | Exception, items: int = 500, size: int = 5_000_000):
-        # A name of its own, because the pace is shared by name.
+        # A unique name, because rate limits are shared by name.
         self.name = f"scripted-{next(_names)}"
         self.limits = Limits(size, items, framing_bytes=2, separator_bytes=1)
         self.max_age = None
@@ -41,7 +41,7 @@ class ScriptedDestination:
         self.max_age_description = ""
         self.future_limit = None
         self.columns = None
-        self.retry = PATIENT
+        self.retry = RETRY
         self.replies = list(replies)
         self.requests: list[list[Item]] = []
         self.stored: list[Item] = []
@@ -75,7 +75,7 @@ class ScriptedDestination:
         return SendResult([ACCEPTED] * len(items), 1)
 
     def accept_and_raise(self, error: Exception) -> Reply:
-        """Take all, and let nobody know."""
+        """Store everything, then raise, as if the response got lost."""
 
         def reply(items):
             self.stored.extend(items)
@@ -83,16 +83,16 @@ class ScriptedDestination:
 
         return reply
 
-    def outcomes(self, **by_place) -> Reply:
-        """Accept all but those whose place is named: `outcomes(at_0=..., at_3=...)`."""
-        special = {int(name.removeprefix("at_")): outcome for name, outcome in by_place.items()}
+    def outcomes(self, **by_index) -> Reply:
+        """Accept all items except those at given indexes: `outcomes(at_0=..., at_3=...)`."""
+        special = {int(name.removeprefix("at_")): outcome for name, outcome in by_index.items()}
 
         def reply(items):
-            answered = [special.get(at, ACCEPTED) for at in range(len(items))]
+            results = [special.get(at, ACCEPTED) for at in range(len(items))]
             self.stored.extend(
-                item for item, outcome in zip(items, answered, strict=True) if outcome is ACCEPTED
+                item for item, outcome in zip(items, results, strict=True) if outcome is ACCEPTED
             )
-            return SendResult(answered, 1)
+            return SendResult(results, 1)
 
         return reply
 

@@ -1,4 +1,4 @@
-"""Small span tables made of builds, for whatever delivers them."""
+"""Small span tables built from build payloads, for delivery tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.tree import spans_for_build
 
-# An hour before the fake clock's noon of the day after.
+# 25 hours before the time of the fake clock, which is noon of the next day.
 START = datetime(2026, 11, 19, 11, tzinfo=UTC)
 DAY = "2026-11-19"
 
@@ -28,7 +28,7 @@ def moment(at: datetime) -> str:
 
 
 def payload(number: int = 1, *, jobs: int = 3, start: datetime | None = None, **fields) -> dict:
-    """A build that begins `number` seconds after START and has passed."""
+    """Return a passed build that starts `number` seconds after START."""
     begin = start or START + timedelta(seconds=number)
     end = begin + timedelta(seconds=60)
     return {
@@ -76,7 +76,7 @@ def table(*builds: dict) -> pa.Table:
 
 
 def tables(count: int, *, per_table: int = 10, jobs: int = 3, first: int = 1) -> list[pa.Table]:
-    """`count` builds, so many to a table."""
+    """Return tables of `count` builds, `per_table` in each."""
     numbers = list(range(first, first + count))
     return [
         table(*(payload(number, jobs=jobs) for number in numbers[at : at + per_table]))
@@ -99,5 +99,5 @@ def span_ids(made: list[pa.Table]) -> set[tuple[str, str]]:
 
 
 def joined(items: list[Item]) -> list[Item]:
-    """The items with their bytes in one piece: where pieces divide is the encoder's business."""
+    """Return the items with their bytes in one piece, because encoders may split them anywhere."""
     return [msgspec.structs.replace(item, pieces=(item.body,)) for item in items]

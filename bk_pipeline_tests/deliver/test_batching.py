@@ -25,7 +25,7 @@ def batches(given_items):
 
 
 @given(st.lists(st.integers(1, 150), max_size=60))
-def test_batching_loses_and_reorders_nothing(sizes):
+def test_batcher_keeps_all_items_in_order(sizes):
     given_items = items(sizes)
 
     made = batches(given_items)
@@ -34,7 +34,7 @@ def test_batching_loses_and_reorders_nothing(sizes):
 
 
 @given(st.lists(st.integers(1, 98), max_size=60))
-def test_no_batch_exceeds_a_limit_and_none_could_take_the_next_item(sizes):
+def test_batches_keep_the_limits_and_are_full(sizes):
     made = batches(items(sizes))
 
     for batch in made:
@@ -46,24 +46,22 @@ def test_no_batch_exceeds_a_limit_and_none_could_take_the_next_item(sizes):
         assert len(more) > LIMITS.batch_items or body_bytes(more, LIMITS) > LIMITS.batch_bytes
 
 
-def test_an_item_beyond_the_limit_is_a_batch_of_its_own():
+def test_oversized_item_is_a_batch_of_its_own():
     made = batches(items([10, 200, 10]))
 
     assert [len(batch) for batch in made] == [1, 1, 1]
 
 
-def test_batches_are_made_as_items_come():
+def test_full_batch_is_yielded_before_more_items_are_read():
     def endless():
         yield from items([60, 60])
-        pytest.fail("asked for more than it takes to fill the first batch")
+        pytest.fail("read more items than the first batch needs")
 
     assert len(next(Batcher(LIMITS).add(endless()))) == 1
 
 
 @given(st.lists(st.integers(1, 150), max_size=60), st.integers(1, 20))
-def test_what_comes_in_portions_makes_the_same_batches_and_is_pending_until_it_is_in_one(
-    sizes, portion
-):
+def test_batches_do_not_depend_on_how_items_arrive(sizes, portion):
     given_items = items(sizes)
     batcher = Batcher(LIMITS)
     made = []
@@ -77,7 +75,7 @@ def test_what_comes_in_portions_makes_the_same_batches_and_is_pending_until_it_i
 
 
 @given(st.integers(1, 40))
-def test_halves_are_the_whole_in_order_and_the_first_is_not_empty(count):
+def test_halves_keep_the_order_and_the_first_is_not_empty(count):
     given_items = items([1] * count)
 
     first, second = halves(given_items)
@@ -86,7 +84,7 @@ def test_halves_are_the_whole_in_order_and_the_first_is_not_empty(count):
     assert 0 <= len(first) - len(second) <= 1
 
 
-def test_ids_are_told_by_trace():
+def test_ids_are_grouped_by_trace():
     one, two = items([1, 1])
 
     assert ids_by_trace([one, two]) == {b"t" * 16: [one.item_id, two.item_id]}

@@ -20,14 +20,14 @@ def assets(**variables: str) -> list[str]:
     return [one.asset for one in destinations(Settings.of(**variables))]
 
 
-def test_whatever_is_configured_is_a_destination():
+def test_every_configured_kind_is_a_destination():
     assert assets() == []
     assert assets(**KEY) == ["honeycomb_events"]
     assert assets(**ENDPOINT) == ["otlp_traces", "otlp_metrics"]
     assert assets(**KEY, **ENDPOINT) == ["honeycomb_events", "otlp_traces", "otlp_metrics"]
 
 
-def test_a_signal_without_endpoint_or_exporter_is_none():
+def test_signal_without_endpoint_or_otlp_exporter_is_no_destination():
     traces = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}
     metrics = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:4318/v1/metrics"}
     assert assets(**traces) == ["otlp_traces"]
@@ -40,7 +40,7 @@ def test_a_signal_without_endpoint_or_exporter_is_none():
     ]
 
 
-def test_several_of_a_kind_have_variables_and_assets_of_their_own():
+def test_named_destinations_have_their_own_variables_and_assets():
     names = assets(
         **KEY, **EU, **TEMPO, BK_PIPELINE_DESTINATIONS="honeycomb,honeycomb:eu,otlp:tempo"
     )
@@ -48,24 +48,24 @@ def test_several_of_a_kind_have_variables_and_assets_of_their_own():
     assert assets(**TEMPO, BK_PIPELINE_DESTINATIONS="otlp_metrics:tempo") == ["otlp_metrics_tempo"]
 
 
-def test_what_is_not_named_is_none():
+def test_kind_that_is_not_listed_is_no_destination():
     assert assets(**KEY, **ENDPOINT, BK_PIPELINE_DESTINATIONS="otlp") == ["otlp_traces"]
 
 
-def test_a_named_one_inherits_neither_key_nor_endpoint():
+def test_named_destination_inherits_neither_key_nor_endpoint():
     with pytest.raises(
         ConfigError,
-        match="names honeycomb:eu, and BK_PIPELINE_EU_HONEYCOMB_API_KEY is not set",
+        match="names honeycomb:eu, but BK_PIPELINE_EU_HONEYCOMB_API_KEY is not set",
     ):
         assets(**KEY, BK_PIPELINE_DESTINATIONS="honeycomb:eu")
     with pytest.raises(
         ConfigError,
-        match="names otlp:x, and BK_PIPELINE_X_OTEL_EXPORTER_OTLP_ENDPOINT is not set",
+        match="names otlp:x, but BK_PIPELINE_X_OTEL_EXPORTER_OTLP_ENDPOINT is not set",
     ):
         assets(**ENDPOINT, BK_PIPELINE_DESTINATIONS="otlp:x")
 
 
-def test_each_has_a_name_of_its_own_in_the_ledger():
+def test_each_destination_has_its_own_ledger_name():
     chosen = destinations(
         Settings.of(**ENDPOINT, **TEMPO, BK_PIPELINE_DESTINATIONS="otlp otlp:tempo")
     )
@@ -73,7 +73,7 @@ def test_each_has_a_name_of_its_own_in_the_ledger():
     assert names == ["otlp:127.0.0.1:4318/v1/traces", "otlp:127.0.0.2:4318/v1/traces"]
 
 
-def test_two_that_only_their_keys_tell_apart_need_a_word_for_whose_they_are():
+def test_destinations_at_the_same_url_need_an_account():
     same = {
         **ENDPOINT,
         "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
@@ -90,7 +90,7 @@ def test_two_that_only_their_keys_tell_apart_need_a_word_for_whose_they_are():
     assert names == ["otlp:127.0.0.1:4318/v1/traces", "otlp:127.0.0.1:4318/v1/traces#team-b"]
 
 
-def test_a_complaint_names_the_variable_as_it_has_to_be_set():
+def test_error_names_the_prefixed_variable():
     wrong = {**TEMPO, "BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}
     with pytest.raises(
         ConfigError, match=r"^BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_TIMEOUT is not a whole number"
@@ -99,12 +99,14 @@ def test_a_complaint_names_the_variable_as_it_has_to_be_set():
 
 
 @pytest.mark.parametrize("entry", ["kafka", "otlp:", "otlp:Big", "otlp:a:b", "HONEYCOMB"])
-def test_an_unknown_entry_is_refused_with_what_to_put_there(entry):
-    with pytest.raises(ConfigError, match="BK_PIPELINE_DESTINATIONS is malformed: give honeycomb"):
+def test_unknown_entry_is_rejected_with_the_known_kinds(entry):
+    with pytest.raises(
+        ConfigError, match="BK_PIPELINE_DESTINATIONS is malformed: expected honeycomb"
+    ):
         assets(**KEY, BK_PIPELINE_DESTINATIONS=entry)
 
 
-def test_the_environment_and_its_file_count_alike(monkeypatch, tmp_path):
+def test_env_file_and_environment_are_both_read(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318\n")
     both = ["otlp_traces", "otlp_metrics"]
     assert [one.asset for one in destinations(Settings.load())] == both

@@ -1,4 +1,4 @@
-"""Each kind of trouble at Honeycomb, ordered from the sandbox: what it stored, what we know."""
+"""Each kind of fault at the sandbox's Honeycomb: what it stored, and what the ledger knows."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ SPANS = span_count(MADE)
 
 
 class Found(NamedTuple):
-    """What the sandbox has stored, against what it should have."""
+    """Spans missing from the sandbox, and duplicates."""
 
     lost: int
-    doubled: int
+    duplicated: int
 
 
 @dataclass
 class Scene:
-    """A Honeycomb that takes orders for trouble, and who delivers there."""
+    """A Honeycomb with ordered faults, and everything to deliver there."""
 
     sandbox: Sandbox
     honeycomb: Honeycomb
@@ -82,7 +82,7 @@ class Scene:
 
 @pytest.fixture
 def scene(sandbox, honeycomb, ledger, clock):
-    """Batches are small, so that there are several."""
+    """A scene with small batches, so that there are several."""
     honeycomb.limits = replace(honeycomb.limits, batch_items=BATCH)
     _ = honeycomb.name  # asked now, so that orders befall batches
     return Scene(sandbox, honeycomb, ledger, clock)
@@ -114,27 +114,27 @@ def scene(sandbox, honeycomb, ledger, clock):
         else str(value)
     ),
 )
-def test_trouble_that_passes_costs_no_span_and_doubles_at_most_what_was_in_flight(
-    scene, kind, details, doubled
+def test_temporary_fault_loses_nothing_and_duplicates_at_most_the_batch_in_flight(
+    scene, kind, details, duplicated
 ):
     scene.order(kind, after=1, **details)
 
     delivery = scene.send()
 
-    assert scene.found() == Found(lost=0, doubled=doubled)
+    assert scene.found() == Found(lost=0, duplicated=duplicated)
     assert delivery.accepted == scene.known().accepted == SPANS
     assert scene.known().in_doubt == 0
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "cut_body", "cut_json", "hang"])
-def test_at_most_once_doubles_nothing_and_lists_what_it_presumed(scene, kind):
+def test_at_most_once_duplicates_nothing_and_lists_presumed_items(scene, kind):
     scene.order(kind, after=1, **({"processed": True} if kind == "hang" else {}))
 
     with pytest.raises(ServiceUnavailable):
         scene.send(guarantee=Guarantee.AT_MOST_ONCE)
     delivery = scene.send(guarantee=Guarantee.AT_MOST_ONCE)
 
-    assert scene.found() == Found(lost=0, doubled=0)
+    assert scene.found() == Found(lost=0, duplicated=0)
     assert delivery.presumed_sent == scene.known().presumed == BATCH
 
 
@@ -152,18 +152,18 @@ def test_at_most_once_doubles_nothing_and_lists_what_it_presumed(scene, kind):
             "denylist.*support",
         ),
         ("html", {}, UnexpectedAnswer, "text/html.*HONEYCOMB_API_ENDPOINT"),
-        ("status", {"status": 429}, DeliveryThrottled, "takes no more events.*Gave up after"),
+        ("status", {"status": 429}, DeliveryThrottled, "accepts no more events.*Gave up after"),
         ("status", {"status": 503}, ServiceUnavailable, "503.*Gave up after"),
         ("reset", {}, ServiceUnavailable, "cannot be reached.*Gave up after"),
     ],
     ids=["401", "403", "404", "400", "denylist", "html", "429", "503", "reset"],
 )
-def test_trouble_that_lasts_ends_the_run_in_a_sentence_and_the_next_one_sends_the_rest(
-    scene, kind, details, error, words
+def test_permanent_fault_fails_the_run_and_the_next_run_sends_the_rest(
+    scene, kind, details, error, message
 ):
     scene.order(kind, after=2, count=1_000, **details)
 
-    with pytest.raises(error, match=rf"Honeycomb \(dataset ci builds at 127.*{words}"):
+    with pytest.raises(error, match=rf"Honeycomb \(dataset ci builds at 127.*{message}"):
         scene.send()
 
     stored, known = scene.sandbox.honeycomb.event_count, scene.known()
@@ -171,14 +171,14 @@ def test_trouble_that_lasts_ends_the_run_in_a_sentence_and_the_next_one_sends_th
     assert known.rejected == 0
     scene.sandbox.faults.clear()
     delivery = scene.send()
-    assert scene.found() == Found(lost=0, doubled=0)
+    assert scene.found() == Found(lost=0, duplicated=0)
     assert delivery.accepted == SPANS - stored
     assert delivery.in_doubt_resent == known.in_doubt
     assert scene.known().in_doubt == 0
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 503])
-def test_what_was_refused_whole_is_known_not_to_have_arrived(scene, status):
+def test_refused_request_leaves_nothing_in_doubt(scene, status):
     scene.order("status", status=status, count=1_000)
 
     with pytest.raises(PipelineError):
@@ -188,11 +188,11 @@ def test_what_was_refused_whole_is_known_not_to_have_arrived(scene, status):
     assert (known.accepted, known.rejected, known.in_doubt) == (0, 0, 0)
 
 
-def test_one_poisoned_event_in_500_costs_none_of_its_neighbours(scene):
+def test_rejected_event_does_not_affect_the_rest_of_its_batch(scene):
     scene.honeycomb.limits = replace(scene.honeycomb.limits, batch_items=500)
     made = tables(80)
-    words = "Event has too many columns."
-    scene.order("event_status", status=400, indexes=(137,), error=words)
+    message = "Event has too many columns."
+    scene.order("event_status", status=400, indexes=(137,), error=message)
 
     delivery = scene.send(made)
     again = scene.send(made)
@@ -201,11 +201,11 @@ def test_one_poisoned_event_in_500_costs_none_of_its_neighbours(scene):
     assert scene.sandbox.honeycomb.event_count == delivery.accepted == span_count(made) - 1
     assert scene.sandbox.honeycomb.duplicate_count == 0
     (rejection,) = scene.ledger.rejections(scene.honeycomb.name)
-    assert rejection.reason == f"400: {words}"
+    assert rejection.reason == f"400: {message}"
     assert (again.accepted, again.rejected, again.already_settled) == (0, 0, span_count(made))
 
 
-def test_a_poisoned_kind_of_span_is_rejected_and_sent_once_the_reason_is_gone(scene):
+def test_rejected_span_kind_can_be_requeued_and_sent(scene):
     scene.order("event_status", status=400, where="buildkite.step", error="no steps", count=1_000)
 
     first = scene.send()
@@ -217,18 +217,18 @@ def test_a_poisoned_kind_of_span_is_rejected_and_sent_once_the_reason_is_gone(sc
     scene.sandbox.faults.clear()
     assert scene.ledger.requeue(scene.honeycomb.name, reason_like="no steps") == BUILDS * 3
     assert scene.send().accepted == BUILDS * 3
-    assert scene.found() == Found(lost=0, doubled=0)
+    assert scene.found() == Found(lost=0, duplicated=0)
 
 
-def test_a_body_that_the_service_finds_too_large_is_sent_in_pieces(scene):
+def test_too_large_body_is_split(scene):
     scene.order("status", status=400, body={"error": "Request body is too large."}, count=2)
 
     scene.send(in_flight=1)
 
-    assert scene.found() == Found(lost=0, doubled=0)
+    assert scene.found() == Found(lost=0, duplicated=0)
 
 
-def test_an_event_beyond_the_limits_is_trimmed_counted_and_accepted(scene):
+def test_oversized_event_is_trimmed_counted_and_accepted(scene):
     large = payload(1, meta_data={f"key-{n}": "x" * 60_000 for n in range(30)})
     wide = payload(2, meta_data={f"key-{n}": "x" for n in range(2_500)})
 
@@ -241,7 +241,7 @@ def test_an_event_beyond_the_limits_is_trimmed_counted_and_accepted(scene):
     assert scene.sandbox.honeycomb.warnings == []
 
 
-def test_the_service_has_nothing_to_remark_on_what_it_gets(scene):
+def test_odd_values_cause_no_warnings(scene):
     odd = payload(
         1,
         message='"\\ \x00 🚀 \u2028',
@@ -261,7 +261,7 @@ def test_the_service_has_nothing_to_remark_on_what_it_gets(scene):
     assert link.time_ns == root.time_ns
 
 
-def test_a_link_is_sent_once_too(scene):
+def test_link_is_sent_once(scene):
     made = [table(payload(1, rebuilt_from={"id": payload(9)["id"], "number": 9}))]
     first = scene.send(made)
 
@@ -271,7 +271,7 @@ def test_a_link_is_sent_once_too(scene):
     assert (again.accepted, again.already_settled) == (0, span_count(made) + 1)
 
 
-def test_spans_older_than_honeycomb_keeps_are_not_sent(scene):
+def test_spans_older_than_the_retention_are_not_sent(scene):
     scene.clock.moment = scene.clock.moment.replace(year=2027, month=3)
 
     delivery = scene.send()
@@ -281,7 +281,7 @@ def test_spans_older_than_honeycomb_keeps_are_not_sent(scene):
     assert scene.known().accepted == 0
 
 
-def test_a_full_disk_stops_it_before_anything_leaves_that_cannot_be_noted(scene, tmp_path):
+def test_full_disk_stops_the_delivery_before_an_unrecorded_batch_is_sent(scene, tmp_path):
     with scene.ledger._database.read() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
 
@@ -303,7 +303,7 @@ def test_a_full_disk_stops_it_before_anything_leaves_that_cannot_be_noted(scene,
     assert scene.sandbox.honeycomb.duplicate_count <= known.in_doubt
 
 
-def test_a_ledger_that_another_writer_keeps_locked_stops_it_before_anything_leaves(scene, tmp_path):
+def test_locked_ledger_stops_the_delivery_before_anything_is_sent(scene, tmp_path):
     path = tmp_path / "ledger.sqlite"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -316,11 +316,11 @@ def test_a_ledger_that_another_writer_keeps_locked_stops_it_before_anything_leav
 
         scene.send(ledger=impatient)
 
-    assert scene.found() == Found(lost=0, doubled=0)
+    assert scene.found() == Found(lost=0, duplicated=0)
 
 
-class Turns:
-    """A clock for threads that wait for each other: each end of a turn wakes those asleep."""
+class WakingClock:
+    """A clock for threads that wait for each other: `end` wakes those that sleep."""
 
     def __init__(self) -> None:
         self.now = NoonClock().now
@@ -336,8 +336,8 @@ class Turns:
             self._ended.notify_all()
 
 
-def test_threads_that_deliver_the_same_day_do_not_double_it(scene, tmp_path):
-    scene.clock = clock = Turns()
+def test_threads_that_deliver_the_same_day_send_each_span_once(scene, tmp_path):
+    scene.clock = clock = WakingClock()
     honeycomb = Honeycomb(scene.honeycomb._endpoint, scene.sandbox.honeycomb_key, "ci", clock=clock)
 
     def run(_number):
@@ -352,10 +352,10 @@ def test_threads_that_deliver_the_same_day_do_not_double_it(scene, tmp_path):
 
     honeycomb.close()
     assert sorted(accepted) == [0, 0, SPANS]
-    assert scene.found() == Found(lost=0, doubled=0)
+    assert scene.found() == Found(lost=0, duplicated=0)
 
 
-def test_no_key_reaches_the_ledger_the_log_or_an_error(scene, tmp_path, caplog):
+def test_key_never_reaches_ledger_log_or_errors(scene, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     key = scene.sandbox.honeycomb_key
     scene.order("event_status", status=400, indexes=(0,), error=f"what is {key}?")
@@ -367,8 +367,8 @@ def test_no_key_reaches_the_ledger_the_log_or_an_error(scene, tmp_path, caplog):
     (rejection,) = scene.ledger.rejections(scene.honeycomb.name)
     assert rejection.reason == "400: what is [redacted]?"
     scene.ledger.close()
-    told = f"{caught.value} {scene.honeycomb!r} {scene.honeycomb.name} {caplog.text}"
+    shown = f"{caught.value} {scene.honeycomb!r} {scene.honeycomb.name} {caplog.text}"
     files = [one for one in tmp_path.rglob("*") if one.is_file()]
-    assert key not in told
+    assert key not in shown
     assert files
     assert not [one for one in files if key.encode() in one.read_bytes()]

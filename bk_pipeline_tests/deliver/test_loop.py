@@ -1,4 +1,4 @@
-"""Delivering, whatever the destination: against one that takes all it is given."""
+"""The delivery loop with a destination that accepts everything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bk_pipeline_tests.deliver.destinations import (
 from bk_pipeline_tests.deliver.tables import payload, span_count, table, tables
 
 
-def test_everything_is_sent_once_and_noted(send, ledger):
+def test_all_spans_are_sent_once_and_recorded(send, ledger):
     made = tables(20)
     destination = ScriptedDestination(items=7)
 
@@ -31,7 +31,7 @@ def test_everything_is_sent_once_and_noted(send, ledger):
     assert (summary.accepted, summary.in_doubt, summary.builds) == (count, 0, 20)
 
 
-def test_a_second_delivery_sends_nothing(send):
+def test_second_delivery_sends_nothing(send):
     made = tables(5)
     destination = ScriptedDestination()
     send(made, destination=destination)
@@ -43,7 +43,7 @@ def test_a_second_delivery_sends_nothing(send):
     assert (again.accepted, again.already_settled) == (0, span_count(made))
 
 
-def test_only_what_is_new_is_sent(send):
+def test_only_new_spans_are_sent(send):
     destination = ScriptedDestination()
     send(tables(3), destination=destination)
     before = len(destination.stored)
@@ -53,7 +53,7 @@ def test_only_what_is_new_is_sent(send):
     assert more.accepted == len(destination.stored) - before == span_count(tables(2, first=4))
 
 
-def test_a_build_that_stands_in_two_tables_is_sent_once(send):
+def test_build_in_two_tables_is_sent_once(send):
     made = [*tables(3), *tables(3), table(payload(1), payload(2), payload(1))]
     destination = ScriptedDestination(items=2)
 
@@ -63,7 +63,7 @@ def test_a_build_that_stands_in_two_tables_is_sent_once(send):
     assert delivery.accepted + delivery.already_settled == span_count(made)
 
 
-def test_items_leave_as_they_were_encoded_so_that_those_of_a_build_stand_together(send):
+def test_items_are_sent_in_encoded_order_build_by_build(send):
     destination = ScriptedDestination(items=10)
     made = table(*(payload(number) for number in (1, 2, 3, 4, 5)))
 
@@ -74,8 +74,8 @@ def test_items_leave_as_they_were_encoded_so_that_those_of_a_build_stand_togethe
     assert len(list(groupby(left, key=attrgetter("trace_id")))) == 5
 
 
-def test_several_requests_are_in_flight_at_once_and_no_more_than_allowed(send):
-    together = threading.Barrier(3, timeout=30)
+def test_concurrent_requests_reach_but_never_exceed_the_limit(send):
+    all_in_flight = threading.Barrier(3, timeout=30)
     in_flight: list[int] = []
     lock = threading.Lock()
     now = 0
@@ -86,7 +86,7 @@ def test_several_requests_are_in_flight_at_once_and_no_more_than_allowed(send):
             with lock:
                 now += 1
                 in_flight.append(now)
-            together.wait()
+            all_in_flight.wait()
             with lock:
                 now -= 1
             return super().send(items)
@@ -101,14 +101,14 @@ def test_several_requests_are_in_flight_at_once_and_no_more_than_allowed(send):
     assert stored_once(destination, count)
 
 
-def test_tables_are_taken_one_after_the_other_as_batches_leave(send):
+def test_tables_are_read_as_batches_are_sent(send):
     destination = ScriptedDestination(items=5)
     taken = 0
 
     def source():
         nonlocal taken
         for one in tables(30, per_table=1):
-            # Those under way and those that wait for them, and the one being filled.
+            # At most the batch in flight, the queued ones and the one being filled.
             assert taken - len(destination.stored) <= 5 * (1 + 2 + 2)
             taken += len(one)
             yield one
@@ -118,7 +118,7 @@ def test_tables_are_taken_one_after_the_other_as_batches_leave(send):
     assert taken == len(destination.stored)
 
 
-def test_a_table_of_any_size_is_encoded_a_piece_at_a_time(send, monkeypatch):
+def test_large_table_is_encoded_in_slices(send, monkeypatch):
     monkeypatch.setattr("bk_pipeline.deliver.loop.MAX_ROWS_PER_ENCODE", 7)
     made = [table(*(payload(number) for number in range(1, 9)))]
     destination = ScriptedDestination(items=3)
@@ -130,22 +130,22 @@ def test_a_table_of_any_size_is_encoded_a_piece_at_a_time(send, monkeypatch):
     assert again.already_settled == span_count(made)
 
 
-def test_progress_is_told_after_each_batch(send):
+def test_progress_is_reported_after_each_batch(send):
     destination = ScriptedDestination(items=10)
-    told: list[int] = []
+    reported: list[int] = []
 
     send(
         tables(10),
         destination=destination,
-        on_progress=lambda so_far: told.append(so_far.accepted),
+        on_progress=lambda so_far: reported.append(so_far.accepted),
     )
 
-    assert told == sorted(told)
-    assert len(told) == len(destination.requests)
-    assert told[-1] == span_count(tables(10))
+    assert reported == sorted(reported)
+    assert len(reported) == len(destination.requests)
+    assert reported[-1] == span_count(tables(10))
 
 
-def test_no_tables_are_no_requests(send):
+def test_no_tables_make_no_requests(send):
     destination = ScriptedDestination()
 
     assert send([], destination=destination).accepted == 0
@@ -153,7 +153,7 @@ def test_no_tables_are_no_requests(send):
     assert destination.requests == []
 
 
-def test_too_old_spans_are_counted_and_not_sent(send, ledger):
+def test_too_old_spans_are_counted_but_not_sent(send, ledger):
     destination = ScriptedDestination()
     destination.max_age = timedelta(hours=1)
 
@@ -164,7 +164,7 @@ def test_too_old_spans_are_counted_and_not_sent(send, ledger):
     assert ledger.summary(destination.name).accepted == 0
 
 
-def test_spans_far_ahead_are_sent_and_counted(send):
+def test_spans_in_the_future_are_counted_and_sent(send):
     destination = ScriptedDestination()
     destination.future_limit = timedelta(hours=-26)
 
@@ -173,7 +173,7 @@ def test_spans_far_ahead_are_sent_and_counted(send):
     assert delivery.future == delivery.accepted == span_count(tables(2))
 
 
-def test_deliveries_add_up():
+def test_delivery_results_add_up():
     one = Delivery(accepted=1, rejections=["a"] * 6, seconds=0.5)
     two = Delivery(accepted=2, rejections=["b"] * 6, too_old=3)
 

@@ -1,4 +1,4 @@
-"""Delivering when nobody knows what arrived: both guarantees, and a ledger that fails."""
+"""Items in doubt: both guarantees, and ledgers that fail."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from bk_pipeline_tests.deliver.destinations import (
 from bk_pipeline_tests.deliver.tables import DAY, span_count, tables
 
 
-def test_at_least_once_sends_again_what_an_earlier_run_left_in_doubt(send, ledger):
+def test_at_least_once_resends_items_in_doubt(send, ledger):
     made = tables(3)
     destination = ScriptedDestination()
     left = destination.encode(SpanRows.from_table(made[0]))[:5]
     ledger.begin(destination.name, DAY, {item.trace_id: [item.item_id] for item in left})
-    doubtful = ledger.summary(destination.name).in_doubt
+    in_doubt = ledger.summary(destination.name).in_doubt
 
     delivery = send(made, destination=destination)
 
-    assert delivery.in_doubt_resent == doubtful > 0
+    assert delivery.in_doubt_resent == in_doubt > 0
     assert delivery.accepted == span_count(made)
     assert ledger.summary(destination.name).in_doubt == 0
 
 
-def test_at_most_once_takes_for_sent_what_an_earlier_run_left_in_doubt(send, ledger):
+def test_at_most_once_presumes_items_in_doubt_sent(send, ledger):
     made = tables(3)
     destination = ScriptedDestination()
     left = destination.encode(SpanRows.from_table(made[0]))[:1]
@@ -53,7 +53,7 @@ def test_at_most_once_takes_for_sent_what_an_earlier_run_left_in_doubt(send, led
 
 
 @pytest.mark.parametrize("kind", ["lost", "unanswered"])
-def test_at_most_once_never_sends_twice_what_may_have_arrived(send, ledger, kind):
+def test_at_most_once_never_resends_items_that_may_have_arrived(send, ledger, kind):
     destination = ScriptedDestination(items=10)
     lost = {
         "lost": destination.accept_and_raise(LOST),
@@ -74,7 +74,7 @@ def test_at_most_once_never_sends_twice_what_may_have_arrived(send, ledger, kind
 
 
 @pytest.mark.parametrize("error", [DeliveryThrottled("slow down"), DOWN], ids=["429", "down"])
-def test_at_most_once_tries_again_what_is_known_not_to_have_arrived(send, error):
+def test_at_most_once_retries_items_that_did_not_arrive(send, error):
     destination = ScriptedDestination(error)
 
     delivery = send(tables(1), destination=destination, policy=MOST_ONCE)
@@ -83,7 +83,7 @@ def test_at_most_once_tries_again_what_is_known_not_to_have_arrived(send, error)
 
 
 class BrokenLedger:
-    """A ledger of which one method fails, from some call on."""
+    """A ledger with one method that fails `count` times, starting after `after` calls."""
 
     def __init__(self, ledger, method, error, *, after=0, count=10**6):
         self._ledger = ledger
@@ -103,7 +103,7 @@ class BrokenLedger:
         return getattr(self._ledger, self._method)(*args, **kwargs)
 
 
-def test_what_cannot_be_noted_is_not_sent(ledger, send):
+def test_batch_that_cannot_be_recorded_is_not_sent(ledger, send):
     destination = ScriptedDestination(items=10)
     full = BrokenLedger(ledger, "begin", StorageError("the disk is full"), after=1)
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_noted_is_not_sent(ledger, send):
     assert len(destination.requests) == 1
 
 
-def test_a_ledger_that_is_busy_for_a_while_does_not_have_a_batch_sent_twice(ledger, send):
+def test_busy_ledger_is_retried_without_resending_the_batch(ledger, send):
     destination = ScriptedDestination()
     busy = BrokenLedger(ledger, "accept", RetryableError("locked"), count=3)
     made = tables(1)
@@ -124,7 +124,7 @@ def test_a_ledger_that_is_busy_for_a_while_does_not_have_a_batch_sent_twice(ledg
     assert stored_once(destination, span_count(made))
 
 
-def test_a_ledger_that_fails_after_the_answer_leaves_a_doubt_and_no_second_request(ledger, send):
+def test_ledger_failure_after_the_response_leaves_items_in_doubt(ledger, send):
     destination = ScriptedDestination()
     broken = BrokenLedger(ledger, "accept", RetryableError("locked"))
 

@@ -1,4 +1,4 @@
-"""Delivering to one that refuses, throttles, breaks or is not there: what is sent again, what not."""
+"""Destinations that refuse, throttle or break: what is retried, settled and raised."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ from bk_pipeline_tests.deliver.tables import DAY, span_count, tables
 @pytest.mark.parametrize(
     "outcome", [THROTTLED, FAILED, UNANSWERED], ids=lambda one: one.verdict.value
 )
-def test_what_did_not_pass_is_tried_again_alone_after_its_neighbours_are_settled(
-    send, ledger, outcome
-):
+def test_failed_items_are_retried_alone_after_the_others_are_settled(send, ledger, outcome):
     destination = ScriptedDestination()
     destination.replies = [destination.outcomes(at_1=outcome, at_3=outcome)]
     settled_before_the_second: list[int] = []
@@ -60,7 +58,7 @@ def test_what_did_not_pass_is_tried_again_alone_after_its_neighbours_are_settled
     assert ledger.summary(destination.name).in_doubt == 0
 
 
-def test_what_is_rejected_is_settled_with_the_words_and_not_sent_again(send, ledger):
+def test_rejected_item_is_settled_with_its_message_and_not_resent(send, ledger):
     destination = ScriptedDestination()
     destination.replies = [destination.outcomes(at_2=REJECTED)]
     made = tables(1)
@@ -79,7 +77,7 @@ def test_what_is_rejected_is_settled_with_the_words_and_not_sent_again(send, led
     assert len(destination.requests) == 1
 
 
-def test_what_was_requeued_is_sent_again(send, ledger):
+def test_requeued_item_is_sent_again(send, ledger):
     destination = ScriptedDestination()
     destination.replies = [destination.outcomes(at_2=REJECTED)]
     made = tables(1)
@@ -92,7 +90,7 @@ def test_what_was_requeued_is_sent_again(send, ledger):
     assert stored_once(destination, span_count(made))
 
 
-def test_a_batch_that_is_too_large_is_halved_until_its_pieces_pass(send):
+def test_too_large_batch_is_halved_until_it_is_accepted(send):
     destination = ScriptedDestination(too_large(), too_large())
     made = tables(2)
     count = span_count(made)
@@ -107,7 +105,7 @@ def test_a_batch_that_is_too_large_is_halved_until_its_pieces_pass(send):
     assert left == [item for one in made for item in destination.encode(SpanRows.from_table(one))]
 
 
-def test_a_span_that_is_too_large_by_itself_is_rejected_with_the_words(send, ledger):
+def test_too_large_span_is_rejected_with_the_message(send, ledger):
     class Picky(ScriptedDestination):
         poison = None
 
@@ -128,7 +126,7 @@ def test_a_span_that_is_too_large_by_itself_is_rejected_with_the_words(send, led
     assert stored_once(destination, span_count(made) - 1)
 
 
-def test_what_was_accepted_before_a_batch_proved_too_large_is_not_sent_again(send):
+def test_accepted_items_are_not_resent_if_the_rest_is_too_large(send):
     destination = ScriptedDestination()
     destination.replies = [destination.outcomes(at_0=THROTTLED, at_1=THROTTLED), too_large()]
     made = tables(1)
@@ -141,7 +139,7 @@ def test_what_was_accepted_before_a_batch_proved_too_large_is_not_sent_again(sen
 @pytest.mark.parametrize(
     "error", [DeliveryThrottled("slow down"), DOWN, LOST], ids=["429", "down", "lost"]
 )
-def test_a_request_that_fails_is_tried_again_until_it_passes(send, ledger, clock, error):
+def test_failed_request_is_retried_until_it_succeeds(send, ledger, clock, error):
     destination = ScriptedDestination(error, error)
     made = tables(1)
 
@@ -153,7 +151,7 @@ def test_a_request_that_fails_is_tried_again_until_it_passes(send, ledger, clock
     assert ledger.summary(destination.name).in_doubt == 0
 
 
-def test_after_a_throttling_nobody_sends_until_the_pause_is_over(send, clock):
+def test_throttling_stops_all_senders_until_the_pause_is_over(send, clock):
     destination = ScriptedDestination(DeliveryThrottled("slow down", retry_in_s=30), items=5)
     started = clock.monotonic()
     when: list[float] = []
@@ -167,7 +165,7 @@ def test_after_a_throttling_nobody_sends_until_the_pause_is_over(send, clock):
 
     send(tables(10), destination=destination, policy=DeliveryPolicy(in_flight=2))
 
-    # One other request may have been under way when the answer came.
+    # One other request may have been in flight when the response arrived.
     assert sum(at < 30 for at in when) <= 1
 
 
@@ -176,9 +174,7 @@ def test_after_a_throttling_nobody_sends_until_the_pause_is_over(send, clock):
     [(DeliveryThrottled("slow down"), False), (DOWN, False), (LOST, True)],
     ids=["429", "down", "lost"],
 )
-def test_after_the_deadline_the_error_comes_out_and_the_ledger_knows_what_left(
-    send, ledger, error, in_doubt
-):
+def test_error_after_the_deadline_leaves_sent_items_in_doubt(send, ledger, error, in_doubt):
     destination = ScriptedDestination(*[error] * 100)
     destination.retry = RetryPolicy(deadline_s=20, draw=lambda: 1.0)
     made = tables(1)
@@ -196,7 +192,7 @@ def test_after_the_deadline_the_error_comes_out_and_the_ledger_knows_what_left(
     [TokenRefused("401"), AccessDenied("403"), FatalError("TLS")],
     ids=["401", "403", "TLS"],
 )
-def test_a_refusal_comes_out_at_once_and_nothing_is_marked(send, ledger, clock, error):
+def test_refusal_is_raised_at_once_and_nothing_is_recorded(send, ledger, clock, error):
     destination = ScriptedDestination(error)
 
     with pytest.raises(type(error)):
@@ -208,7 +204,7 @@ def test_a_refusal_comes_out_at_once_and_nothing_is_marked(send, ledger, clock, 
     assert clock.slept == []
 
 
-def test_what_an_answer_that_is_none_leaves_open_is_in_doubt(send, ledger):
+def test_unexpected_response_leaves_the_batch_in_doubt(send, ledger):
     destination = ScriptedDestination(UnexpectedAnswer("html"))
 
     with pytest.raises(UnexpectedAnswer):
@@ -217,7 +213,7 @@ def test_what_an_answer_that_is_none_leaves_open_is_in_doubt(send, ledger):
     assert ledger.summary(destination.name).in_doubt == span_count(tables(1))
 
 
-def test_a_refusal_after_a_broken_connection_leaves_the_doubt(send, ledger):
+def test_refusal_after_a_broken_connection_keeps_the_doubt(send, ledger):
     destination = ScriptedDestination()
     destination.replies = [destination.accept_and_raise(LOST), TokenRefused("401")]
 
@@ -227,7 +223,7 @@ def test_a_refusal_after_a_broken_connection_leaves_the_doubt(send, ledger):
     assert ledger.summary(destination.name).in_doubt == span_count(tables(1))
 
 
-def test_what_was_settled_before_a_failure_is_kept_and_the_rest_is_sent_next_time(send):
+def test_items_settled_before_a_failure_are_not_resent(send):
     destination = ScriptedDestination(items=10)
     destination.replies = [destination.accept, destination.accept, TokenRefused("401")]
     made = tables(10)
@@ -239,7 +235,7 @@ def test_what_was_settled_before_a_failure_is_kept_and_the_rest_is_sent_next_tim
     assert stored_once(destination, span_count(made))
 
 
-def test_when_one_thread_fails_the_others_neither_wait_nor_start_anew(send, ledger, clock):
+def test_failure_of_one_sender_stops_the_others(send, ledger, clock):
     failed = threading.Event()
     destination = ScriptedDestination(items=5)
 
@@ -254,12 +250,12 @@ def test_when_one_thread_fails_the_others_neither_wait_nor_start_anew(send, ledg
         send(tables(20), destination=destination, policy=DeliveryPolicy(in_flight=2))
 
     assert failed.is_set()
-    # Of dozens: the other thread may have been between two batches when this one failed.
+    # Of dozens: the other thread may have been between two batches at that time.
     assert len(destination.requests) <= 8
     assert ledger.summary(destination.name).in_doubt == 0
 
 
-def test_an_error_of_the_tables_comes_out_and_what_left_is_settled(send, ledger):
+def test_error_while_reading_tables_keeps_sent_items_settled(send, ledger):
     destination = ScriptedDestination(items=5)
 
     def source():
@@ -273,7 +269,7 @@ def test_an_error_of_the_tables_comes_out_and_what_left_is_settled(send, ledger)
     assert ledger.summary(destination.name).in_doubt == 0
 
 
-def test_an_interruption_ends_it_and_what_left_is_settled(send, ledger):
+def test_interruption_keeps_sent_items_settled(send, ledger):
     destination = ScriptedDestination(items=5)
 
     def interrupt(_so_far):

@@ -44,7 +44,7 @@ def otlp(url, **settings):
         ("https://nr-data.net.example.com", None, False),
     ],
 )
-def test_the_age_that_known_hosts_take_is_in_force(url, limit, by_end):
+def test_known_hosts_have_their_maximum_age(url, limit, by_end):
     found = otlp(url)["otlp_traces"]
 
     assert (found.max_age, found.max_age_by_end) == (limit, by_end)
@@ -61,7 +61,7 @@ def test_the_age_that_known_hosts_take_is_in_force(url, limit, by_end):
         ("0", None),
     ],
 )
-def test_a_setting_takes_precedence_in_minutes_hours_or_days(given, limit):
+def test_setting_takes_precedence_in_minutes_hours_or_days(given, limit):
     found = otlp("https://otlp.nr-data.net", BK_PIPELINE_OTLP_MAX_AGE=given)
 
     assert found["otlp_traces"].max_age == found["otlp_metrics"].max_age == limit
@@ -69,12 +69,12 @@ def test_a_setting_takes_precedence_in_minutes_hours_or_days(given, limit):
 
 
 @pytest.mark.parametrize("given", ["60", "h", "-1h", "1.5h", "10y", "99999999d"])
-def test_what_is_no_age_is_refused_with_an_example(given):
+def test_malformed_age_is_rejected_with_an_example(given):
     with pytest.raises(ConfigError, match=r"BK_PIPELINE_OTLP_MAX_AGE .*like 90m, 24h or 60d"):
         Settings.of(BK_PIPELINE_OTLP_MAX_AGE=given)
 
 
-def test_honeycomb_has_one_rule_whichever_way_spans_go_there():
+def test_honeycomb_has_the_same_limit_over_both_routes():
     found = opened(
         HONEYCOMB_API_KEY="hcaik_" + "0" * 58,
         OTEL_EXPORTER_OTLP_ENDPOINT="https://api.honeycomb.io",
@@ -86,7 +86,7 @@ def test_honeycomb_has_one_rule_whichever_way_spans_go_there():
     assert none["otlp_traces"].max_age is None
 
 
-def test_metrics_have_the_age_that_is_known_of_metrics_or_their_own_setting():
+def test_metrics_have_their_own_known_age_and_setting():
     assert otlp("https://x.live.dynatrace.com/api/v2/otlp")["otlp_metrics"].max_age == HOUR
     assert otlp("https://otlp.nr-data.net")["otlp_metrics"].max_age is None
     own = {"BK_PIPELINE_OTLP_MAX_AGE": "1h", "BK_PIPELINE_OTLP_METRICS_MAX_AGE": "48h"}
@@ -94,7 +94,7 @@ def test_metrics_have_the_age_that_is_known_of_metrics_or_their_own_setting():
     assert (found["otlp_traces"].max_age, found["otlp_metrics"].max_age) == (HOUR, 2 * DAYS)
 
 
-def test_a_named_destination_has_a_setting_of_its_own_and_no_other():
+def test_named_destination_has_its_own_setting():
     found = opened(
         BK_PIPELINE_DESTINATIONS="otlp,otlp:tempo,otlp:jaeger",
         BK_PIPELINE_JAEGER_OTEL_EXPORTER_OTLP_ENDPOINT="http://jaeger:4318",
@@ -111,7 +111,7 @@ def test_a_named_destination_has_a_setting_of_its_own_and_no_other():
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "description"),
     [
         ("https://x.live.dynatrace.com/api/v2/otlp", "older than 60 minutes since their end"),
         ("https://otlp.nr-data.net", "older than 24 hours are not sent: New Relic"),
@@ -119,11 +119,11 @@ def test_a_named_destination_has_a_setting_of_its_own_and_no_other():
         ("https://otlp.datadoghq.com", "no maximum age is known for otlp.datadoghq.com"),
     ],
 )
-def test_the_age_in_force_is_told_with_its_reason(url, says):
-    assert says in otlp(url)["otlp_traces"].max_age_description
+def test_description_gives_the_limit_and_its_reason(url, description):
+    assert description in otlp(url)["otlp_traces"].max_age_description
 
 
-def test_an_age_that_counts_from_the_end_keeps_long_spans_that_ended_lately(ledger, clock):
+def test_age_counted_from_the_end_keeps_long_spans_that_ended_recently(ledger, clock):
     spans = table(payload(1))
     ends = spans["end"].cast("int64").to_pylist()
     starts = spans["start"].cast("int64").to_pylist()

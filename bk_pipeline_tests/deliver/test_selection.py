@@ -23,7 +23,7 @@ def choose(one, settled=None, *, max_age=None, future_limit=None, now=NOW):
     return select(one, settled or {}, now=now, max_age=max_age, future_limit=future_limit)
 
 
-def test_builds_are_where_the_trace_id_changes(two):
+def test_builds_are_split_where_the_trace_id_changes(two):
     rows = len(two) // 2
     assert [trace.hex() for trace in two.trace_ids] == [
         uuid("build", 1).replace("-", ""),
@@ -40,12 +40,12 @@ def test_builds_are_found_across_chunks_and_in_slices(two):
     assert SpanRows.from_table(two.table.slice(3)).first_rows.tolist() == [0, len(two) // 2 - 3]
 
 
-def test_all_rows_are_chosen_where_nothing_is_settled(two):
+def test_all_rows_are_selected_if_nothing_is_settled(two):
     assert choose(two).rows is two
 
 
 @pytest.mark.parametrize("left", ["11000000", "00000001", "01001011", "00000000", "11111111"])
-def test_rows_that_are_left_are_prepared_as_if_they_had_been_alone(two, left):
+def test_filtered_rows_equal_rows_prepared_from_the_filtered_table(two, left):
     wanted = np.array([digit == "1" for digit in left * (len(two) // 8)])
 
     found, alone = two.filter(wanted), SpanRows.from_table(two.table.filter(pa.array(wanted)))
@@ -65,13 +65,13 @@ def test_settled_spans_are_left_out_and_counted(two):
     assert found.rows.span_ids == two.span_ids[2:]
 
 
-def test_a_span_settled_in_one_build_is_not_settled_in_another(two):
+def test_span_settled_in_one_build_is_not_settled_in_another(two):
     found = choose(two, {two.trace_ids[1]: set(two.span_ids[:2])})
 
     assert found.already_settled == 0
 
 
-def test_a_settled_span_with_links_stays_because_they_may_not_be_settled():
+def test_settled_span_with_links_stays_selected():
     one = SpanRows.from_table(table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})))
 
     found = choose(one, {one.trace_ids[0]: set(one.span_ids)})
@@ -79,7 +79,7 @@ def test_a_settled_span_with_links_stays_because_they_may_not_be_settled():
     assert found.rows.names() == ["buildkite.build"]
 
 
-def test_spans_that_began_too_long_ago_are_left_out_and_counted(two):
+def test_too_old_spans_are_left_out_and_counted(two):
     one, other = (START + timedelta(seconds=number) for number in (1, 2))
     jobs_begin = START + timedelta(seconds=2, milliseconds=250)
 
@@ -91,7 +91,7 @@ def test_spans_that_began_too_long_ago_are_left_out_and_counted(two):
     assert choose(two, max_age=NOW - jobs_begin).too_old > found.too_old
 
 
-def test_old_spans_that_are_settled_count_as_settled(two):
+def test_old_settled_spans_count_as_settled(two):
     settled = {trace: set(two.span_ids) for trace in two.trace_ids}
 
     found = choose(two, settled, max_age=timedelta(seconds=1))
@@ -99,7 +99,7 @@ def test_old_spans_that_are_settled_count_as_settled(two):
     assert (found.already_settled, found.too_old) == (len(two), 0)
 
 
-def test_spans_too_far_ahead_are_counted_and_chosen(two):
+def test_spans_in_the_future_are_selected_and_counted(two):
     found = choose(two, future_limit=timedelta(hours=1), now=START - timedelta(hours=2))
 
     assert found.future == len(found.rows) == len(two)
@@ -113,7 +113,7 @@ def item(trace_id, item_id, name="buildkite.job"):
     return Item(trace_id, item_id, 0, name, (b"{}",), 2)
 
 
-def test_what_is_settled_or_under_way_is_not_sent_and_the_rest_keeps_its_order():
+def test_settled_and_in_flight_items_are_left_out_in_order():
     made = [item(ONE, C), item(TWO, A), item(ONE, A), item(ONE, B), item(TWO, B)]
 
     left = unsent(made, {ONE: {A}}, {(TWO, B)})
@@ -121,14 +121,14 @@ def test_what_is_settled_or_under_way_is_not_sent_and_the_rest_keeps_its_order()
     assert [one.key for one in left] == [(ONE, C), (TWO, A), (ONE, B)]
 
 
-def test_an_item_that_is_there_twice_is_sent_once_the_first_one():
+def test_duplicate_item_is_sent_once():
     made = [item(ONE, A, "first"), item(TWO, A), item(ONE, A, "second")]
 
     assert unsent(made, {}, ()) == [made[0], made[1]]
     assert unsent(made, {ONE: {A}}, ()) == [made[1]]
 
 
-def test_where_all_is_new_all_is_sent():
+def test_all_items_are_sent_if_none_is_known():
     made = [item(ONE, A), item(ONE, B), item(TWO, A)]
 
     assert unsent(made, {}, ()) == made

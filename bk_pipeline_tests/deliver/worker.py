@@ -1,8 +1,8 @@
-"""Deliveries in processes of their own, to be killed.
+"""Runs deliveries in separate processes, to be killed.
 
-Reads an order (JSON) a line from standard input, and forks a child that delivers. Tells
-`began <pid>`, after each batch `batch <accepted so far>`, and `ended <exit status>`, -9 for
-a child that was killed. Forking saves each child the second that imports take.
+Reads one order (JSON) per line from standard input and forks a child for each delivery. Prints
+`began <pid>`, after each batch `batch <accepted so far>`, and `ended <exit status>` (-9 for a
+killed child). Forking saves each child the second that imports take.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 class NoonClock:
-    """It is always noon of the same day; waiting is real."""
+    """A clock that is always at noon of the same day; sleeping is real."""
 
     def now(self) -> datetime:
         return NOW
@@ -38,16 +38,16 @@ class NoonClock:
         time.sleep(seconds)
 
 
-def say(*words: object) -> None:
-    # One write, so that lines of several children do not mix.
+def report(*words: object) -> None:
+    # A single write, so that the lines of several children do not mix.
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-# Made before the fork, once for all children.
+# Built before the fork, once for all children.
 made = cache(tables)
 
 
-def carry_out(order: dict) -> None:
+def run_delivery(order: dict) -> None:
     clock = NoonClock()
     honeycomb = Honeycomb(order["url"], order["key"], "ci", clock=clock)
     honeycomb.limits = replace(honeycomb.limits, batch_items=order["batch_items"])
@@ -62,7 +62,7 @@ def carry_out(order: dict) -> None:
             ledger=ledger,
             clock=clock,
             policy=DeliveryPolicy(Guarantee(order["guarantee"]), order["in_flight"]),
-            on_progress=lambda so_far: say("batch", so_far.accepted),
+            on_progress=lambda so_far: report("batch", so_far.accepted),
         )
 
 
@@ -74,14 +74,14 @@ def main() -> None:
             made(order["builds"])
             pid = os.fork()
             if pid == 0:
-                carry_out(order)
+                run_delivery(order)
                 os._exit(0)
             children.add(pid)
-            say("began", pid)
+            report("began", pid)
         while children:
             pid, status = os.wait()
             children.discard(pid)
-            say("ended", os.waitstatus_to_exitcode(status))
+            report("ended", os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
         ("BK_PIPELINE_PIPELINES", "wbe", "backfill", "has no pipeline wbe", 0),
         ("BK_PIPELINE_TIMEZONE", "Mars", "settings", "like UTC or Europe/Berlin", 7),
         ("BK_PIPELINE_DESTINATIONS", "jaeger", "destinations", "honeycomb,otlp:tempo", 0),
-        ("HONEYCOMB_API_KEY", "wrong", "honeycomb_events", "does not know the key", 0),
+        ("HONEYCOMB_API_KEY", "wrong", "honeycomb_events", "rejects the key", 0),
         ("BK_PIPELINE_DATA_DIR", "file/data", "storage", "is no folder that", 1),
         ("BK_PIPELINE_LEDGER_URL", "sqlite:///file", "ledger", "it is not an SQLite database", 0),
         ("BK_PIPELINE_LEDGER_URL", "sqlite:///file/x", "ledger", "is no folder that", 0),

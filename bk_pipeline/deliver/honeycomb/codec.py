@@ -1,7 +1,6 @@
-"""Honeycomb's JSON events as a codec: value for value what `plain.py` gives. Pure.
+"""The Honeycomb JSON codec: the same events as `plain.py`. Pure.
 
-Many strings are copied by Arrow, without a look at each one, if none has a character that
-JSON escapes.
+Arrow copies large numbers of strings at once if none has a character that JSON escapes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     value_text,
 )
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, keys_of_maps, shorten
+from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, map_key_bounds, shorten
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.table import rows as plain_rows
 from bk_pipeline.text import TRUNCATION_MARK
@@ -51,10 +50,13 @@ def fitted(
     limit_bytes: int = EVENT_BYTES,
     limit_columns: int = EVENT_COLUMNS,
 ) -> tuple[Event, bool]:
-    """`event`, or as much of it as the limits allow, marked; and whether it is less.
+    """Trim an event to the limits.
 
-    The keys of maps go first, from the last on, if there are too many columns; then the
-    longest strings are cut.
+    If there are too many columns, keys of maps are dropped first, starting with the last one. Then
+    the longest strings are truncated.
+
+    Returns:
+        The event, or a trimmed one marked as such, and whether it was trimmed.
     """
     data: dict[str, Any] = event["data"]
     if len(data) <= limit_columns and _size(event) <= limit_bytes:
@@ -64,20 +66,20 @@ def fitted(
     while len(data) > limit_columns and surplus:
         del data[surplus.pop()]
 
-    def cut_to(name: str, limit: int) -> int:
-        data[name] = _cut(data[name], limit)
+    def truncate(name: str, limit: int) -> int:
+        data[name] = _truncated(data[name], limit)
         return _size(data[name])
 
     strings = {name: _size(value) for name, value in data.items() if isinstance(value, str)}
-    shorten(strings, _size(event | {"data": data}) - limit_bytes, cut_to)
-    # Long names and no long strings: nothing is left but to drop more of the surplus.
+    shorten(strings, _size(event | {"data": data}) - limit_bytes, truncate)
+    # Long names and no long strings: only dropping more map keys helps.
     while surplus and _size(event | {"data": data}) > limit_bytes:
         del data[surplus.pop()]
     return event | {"data": data}, True
 
 
-def _cut(text: str, encoded_bytes: int) -> str:
-    """As much of `text` as so many bytes of JSON hold, with a mark."""
+def _truncated(text: str, encoded_bytes: int) -> str:
+    """Truncate `text` so that it takes at most this many bytes of JSON, and mark it."""
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -92,37 +94,37 @@ def _size(value: Any) -> int:
     return len(msgspec.json.encode(value))
 
 
-# What a link's event has of its span, besides the resource.
-OF_LINKS = ["trace_id", "span_id", "name", "status", "links", "buildkite.build.id"]
-# With fewer keys than this no event has too many columns.
-UNSUSPICIOUS_KEYS = EVENT_COLUMNS - 2 * len(FIELDS)
-ENDING = b"}}"
-QUOTE, BACKSLASH, FIRST_PLAIN = 0x22, 0x5C, 0x20
+# The columns of a span that its link events need, besides the resource.
+LINK_COLUMNS = ["trace_id", "span_id", "name", "status", "links", "buildkite.build.id"]
+# An event with fewer map keys than this cannot have too many columns.
+MAX_SAFE_KEYS = EVENT_COLUMNS - 2 * len(FIELDS)
+SUFFIX = b"}}"
+QUOTE, BACKSLASH, FIRST_PRINTABLE = 0x22, 0x5C, 0x20
 _json = msgspec.json.Encoder().encode
 
 
 def items(rows: SpanRows, shape: Shape) -> list[Item]:
-    """The events of `rows`, each span's links before it. Pure."""
+    """Return the events of `rows` as items, each span's links before it. Pure."""
     codec = Json(shape)
     spans = encode(rows, codec)
     linked = np.flatnonzero(rows.link_counts())
     resources = rows_of_fields(codec, RESOURCE_FIELDS, rows, linked)
-    table = rows.table.select(OF_LINKS).take(linked)
-    made: list[Item] = []
+    table = rows.table.select(LINK_COLUMNS).take(linked)
+    result: list[Item] = []
     done = 0
     for row, one, resource in zip(linked.tolist(), table.to_pylist(), resources, strict=True):
-        made += spans[done:row]
+        result += spans[done:row]
         done, span = row, spans[row]
         one |= {"start_unix_nano": span.time_ns, "attributes": one, "resource": {}}
         for link, event in zip(one["links"], plain.link_events(one, shape), strict=True):
             link_id = plain.link_item_id(one["span_id"], link)
-            body = plain.encode(event).removesuffix(ENDING) + resource + ENDING
-            made.append(Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body)))
-    return made + spans[done:]
+            body = plain.encode(event).removesuffix(SUFFIX) + resource + SUFFIX
+            result.append(Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body)))
+    return result + spans[done:]
 
 
 def body_of(items: Iterable[Item]) -> bytes:
-    """The request that carries `items`: a list of them."""
+    """Return the request body of `items`: a JSON list."""
     parts: list[bytes] = []
     for item in items:
         parts.append(b",")
@@ -136,16 +138,16 @@ class Json:
     """`Codec` for Honeycomb events.
 
     Args:
-        shape: What differs from one destination to another.
+        shape: The properties of the destination's events.
     """
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._always = inside({**FIXED, "service.name": shape.service_name})
+        self._fixed_members = members({**FIXED, "service.name": shape.service_name})
 
     def fragments(self, field: Field, values: list[Any]) -> list[bytes]:
-        """Columns and their values, each behind a comma."""
-        start = head(field.name)
+        """Return columns and their values, each preceded by a comma."""
+        start = column_prefix(field.name)
         match field.type:
             case FieldType.MAP:
                 return [_map(field.name.removesuffix("*"), one) for one in values]
@@ -157,49 +159,49 @@ class Json:
                 return [start + _json(one) for one in values]
 
     def bulk_fragments(self, field: Field, values: pa.Array) -> Parts | None:
-        """The same, if no value has a character that JSON escapes."""
-        start = head(field.name)
-        return between(start + b'"', values, b'"') if _needs_no_escape(values) else None
+        """Return the same if no value has a character that JSON escapes, else None."""
+        start = column_prefix(field.name)
+        return wrapped(start + b'"', values, b'"') if _needs_no_escape(values) else None
 
     def resource(self, attributes: bytes) -> tuple[bytes, bytes]:
-        """In each event: behind the columns whose values never vary."""
-        return self._always + attributes, b""
+        """Return the fixed columns and the resource's, which every event contains."""
+        return self._fixed_members + attributes, b""
 
     def header(self, rows: SpanRows) -> Iterator[Parts]:
-        """Time, ids and duration."""
+        """Return time, ids and duration."""
         starts = rows.column("start").cast(pa.timestamp("ns")).cast(pa.string())
-        yield between(b'{"time":"', pc.binary_replace_slice(starts, 10, 11, "T"))
+        yield wrapped(b'{"time":"', pc.binary_replace_slice(starts, 10, 11, "T"))
         traces = [self._shape.trace_text(one.hex()) for one in rows.trace_ids]
-        begin = [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in traces]
-        yield [Dictionary(begin, rows.build_of_row).array()]
+        starts_of_data = [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in traces]
+        yield [Dictionary(starts_of_data, rows.build_of_row).array()]
         for column, name in (("trace.span_id", "span_id"), ("trace.parent_id", "parent_span_id")):
-            yield between(head(column) + b'"', self._span_texts(rows, name, traces), b'"')
+            yield wrapped(column_prefix(column) + b'"', self._span_texts(rows, name, traces), b'"')
         yield _durations(rows)
 
     def groups(
         self, rows: SpanRows, job: list[Dictionary], agent: list[Dictionary]
     ) -> list[list[Dictionary]]:
-        """Before the columns of the job: name, status and number of links."""
+        """Return the columns, preceded by name, status and number of links."""
         name = _column(rows.column("name"), lambda one: {"name": one})
         status = _column(rows.column("status"), _status)
         links = _column(pa.array(rows.link_counts()), lambda count: {"span.num_links": count})
-        ending = Dictionary([ENDING], np.zeros(len(rows), np.int64))
-        return [[name, status, links, *job], [*agent, ending]]
+        suffix = Dictionary([SUFFIX], np.zeros(len(rows), np.int64))
+        return [[name, status, links, *job], [*agent, suffix]]
 
     def prefix(self, sizes: Any) -> Parts:  # noqa: ARG002
-        """Nothing."""
+        """Return nothing: an event starts with its header."""
         return []
 
     def trimmed(self, rows: SpanRows, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
-        """The events that may be too large or have too many columns."""
-        keys = keys_of_maps(rows)
-        for row in np.flatnonzero((sizes > EVENT_BYTES) | (keys > UNSUSPICIOUS_KEYS)).tolist():
+        """Return the events that may be too large or have too many columns, trimmed."""
+        keys = map_key_bounds(rows)
+        for row in np.flatnonzero((sizes > EVENT_BYTES) | (keys > MAX_SAFE_KEYS)).tolist():
             (span,) = plain_rows(rows.table.slice(row, 1))
-            event, is_less = fitted(plain.span_event(span, self._shape))
-            yield row, plain.encode(event), is_less
+            event, trimmed = fitted(plain.span_event(span, self._shape))
+            yield row, plain.encode(event), trimmed
 
     def _span_texts(self, rows: SpanRows, name: str, traces: list[str]) -> pa.Array:
-        """The span ids as events have them."""
+        """Return the span ids as written in events."""
         values = rows.column(name)
         if self._shape.style is TraceIdStyle.OTEL:
             return values
@@ -211,28 +213,28 @@ class Json:
         return pc.if_else(is_root, pa.array(traces, pa.string()).take(builds), values)
 
 
-def head(column: str) -> bytes:
-    """What stands before a column's value."""
+def column_prefix(column: str) -> bytes:
+    """Return what precedes the value of a column."""
     return b"," + _json(column) + b":"
 
 
-def inside(columns: dict[str, Any]) -> bytes:
-    """The columns as JSON, each with a comma before it; nothing for none."""
+def members(columns: dict[str, Any]) -> bytes:
+    """Return columns as JSON, each preceded by a comma."""
     return b"," + _json(columns)[1:-1] if columns else b""
 
 
-def between(before: bytes, values: pa.Array, after: bytes = b"") -> Parts:
-    """Each of `values` (strings, or numbers) between two others; nothing where it is null."""
+def wrapped(before: bytes, values: pa.Array, after: bytes = b"") -> Parts:
+    """Return each of `values` (strings or numbers) between two strings; nothing for null."""
     return framed(lambda _: before, values.cast(pa.string()).cast(BYTES), after)
 
 
 def _map(prefix: str, text: str) -> bytes:
     values = msgspec.json.decode(text).items()
-    return inside({prefix + key: column_value(one) for key, one in values if one is not None})
+    return members({prefix + key: column_value(one) for key, one in values if one is not None})
 
 
 def _column(values: pa.Array, columns_of: Callable[[Any], dict[str, Any]]) -> Dictionary:
-    return dictionary(values, lambda some: [inside(columns_of(one)) for one in some])
+    return dictionary(values, lambda some: [members(columns_of(one)) for one in some])
 
 
 def _status(status: str) -> dict[str, Any]:
@@ -241,14 +243,16 @@ def _status(status: str) -> dict[str, Any]:
 
 def _durations(rows: SpanRows) -> Parts:
     lengths = np.asarray(rows.column("end").cast(pa.int64())) - rows.start_ns
-    whole, rest = np.divmod(lengths, NS_PER_MS)
-    start = head("duration_ms")
-    if not rest.any():
-        return between(start, pa.array(whole), b".0")
+    whole_ms, remainder = np.divmod(lengths, NS_PER_MS)
+    start = column_prefix("duration_ms")
+    if not remainder.any():
+        return wrapped(start, pa.array(whole_ms), b".0")
     return [pa.array([start + f"{length / 1e6!r}".encode() for length in lengths.tolist()], BYTES)]
 
 
 def _needs_no_escape(values: pa.Array) -> bool:
-    """Whether no value has a character that JSON escapes. May say no in error."""
-    letters = np.frombuffer(content_of(values), np.uint8)
-    return not ((letters < FIRST_PLAIN) | (letters == QUOTE) | (letters == BACKSLASH)).any()
+    """Return whether no value has a character that JSON escapes. False may be wrong."""
+    characters = np.frombuffer(content_of(values), np.uint8)
+    return not (
+        (characters < FIRST_PRINTABLE) | (characters == QUOTE) | (characters == BACKSLASH)
+    ).any()

@@ -27,22 +27,22 @@ from bk_pipeline.http.session import HttpSession, Response, Timeouts
 from bk_pipeline.settings import Settings
 from bk_pipeline.units import NS_PER_S
 
-# Around a trace in its link; without times a trace must be of the last two hours.
+# The margin around a trace in its link; without times, Honeycomb searches the last two hours.
 LINK_MARGIN_S = 60
 
 
 def trace_link(
     account: Account, *, endpoint: str, dataset: str, trace_text: str, start_ns: int, end_ns: int
 ) -> str:
-    """The page that shows a trace.
+    """Return the URL of the page that shows a trace.
 
     Args:
-        account: Whose it is.
-        endpoint: The API's URL, US or EU.
-        dataset: Its name.
-        trace_text: The trace's id as the events have it.
-        start_ns: The root's start.
-        end_ns: The root's end.
+        account: The account of the key.
+        endpoint: The URL of the API, US or EU.
+        dataset: The name of the dataset.
+        trace_text: The trace id as written in events.
+        start_ns: The start of the root span, in nanoseconds since 1970.
+        end_ns: The end of the root span, in nanoseconds since 1970.
     """
     parts = urlsplit(endpoint)
     host = parts.netloc.replace("api", "ui", 1)
@@ -60,33 +60,33 @@ def trace_link(
     return f"{parts.scheme}://{host}/{page}?{query}"
 
 
-# The retention of most plans; what is older is taken with a 202 and never shown.
+# The retention of most plans; Honeycomb accepts older events with a 202 but never shows them.
 MAX_AGE = timedelta(days=60)
-# Further ahead, and Honeycomb puts the time of receipt in the place of a span's own.
+# If a span is further in the future, Honeycomb replaces its time by the time of receipt.
 FUTURE_LIMIT = timedelta(hours=1)
-# Beyond level 1 it gets slower and hardly smaller.
+# Higher levels are slower and compress hardly better.
 ZSTD_LEVEL = 1
-WORDS_LIMIT = 200
-# Here there is a `/1/auth`, whatever a 404 says.
-OWN_HOSTS = ".honeycomb.io"
+MESSAGE_LIMIT = 200
+# These hosts have a `/1/auth`, even if they return a 404.
+HONEYCOMB_HOSTS = ".honeycomb.io"
 HEADERS = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
 LIMITS = Limits(BATCH_BYTES, BATCH_EVENTS, framing_bytes=2, separator_bytes=1)
 
 
 class Honeycomb:
-    """Sends events to a dataset. For several threads at once.
+    """Sends events to a dataset. Thread-safe.
 
     Args:
-        endpoint: The API's URL.
-        key: Ingest key, or a configuration key that may send events.
-        dataset: Its name; also the events' `service.name`.
-        clock: For what the service says about time.
+        endpoint: The URL of the API.
+        key: An ingest key, or a configuration key that may send events.
+        dataset: The name of the dataset, which is also the `service.name` of events.
+        clock: The clock for retries and `Retry-After` dates.
         style: How trace ids are written.
-        max_age: Older spans are not sent; None: all are.
-        max_age_description: The same for people.
-        retry_policy: How long to try one batch.
-        timeouts: Of each request.
-        network: Proxies and CA bundle; by default those that are exported.
+        max_age: Older spans are not sent; None sends spans of any age.
+        max_age_description: A sentence about that limit.
+        retry_policy: How long to retry one batch.
+        timeouts: The timeouts of each request.
+        network: Proxies and CA bundle; by default those of the environment.
     """
 
     limits = LIMITS
@@ -127,14 +127,14 @@ class Honeycomb:
         self._host = host_shown(endpoint)
         self._place = f"Honeycomb (dataset {dataset} at {self._host})"
         self._path = f"/1/batch/{quote(dataset, safe='')}"
-        self._own = local()
-        self._naming = Lock()
+        self._thread_local = local()
+        self._name_lock = Lock()
         self._account: Account | None = None
         self._name: str | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, *, clock: Clock) -> Self:
-        """The one that the settings describe.
+        """Return the destination that the settings describe.
 
         Raises:
             ConfigError: No key is set.
@@ -154,38 +154,38 @@ class Honeycomb:
 
     @property
     def name(self) -> str:
-        """`honeycomb:<host>/<team>/<environment>/<dataset>`; a classic key's has no environment.
+        """`honeycomb:<host>/<team>/<environment>/<dataset>`; no environment for a classic key.
 
-        Honeycomb is asked once whose the key is: with another key of the same environment it
-        is the same destination, and with one of another environment it is not. A proxy that
-        only takes events and has no `/1/auth` is `honeycomb:<host>/<dataset>`.
+        Honeycomb is asked once for the account of the key: another key of the same environment is
+        the same destination, a key of another environment is not. A proxy that only accepts events
+        and has no `/1/auth` is `honeycomb:<host>/<dataset>`.
 
         Raises:
-            PipelineError: As `describe`, after the retries.
+            PipelineError: Like `describe`, after retries.
         """
-        with self._naming:
+        with self._name_lock:
             if self._name is None:
-                self._name = f"honeycomb:{self._host}/{'/'.join(self._whereabouts())}"
+                self._name = f"honeycomb:{self._host}/{'/'.join(self._name_parts())}"
             return self._name
 
     def describe(self) -> Account:
-        """Whose the key is and what it may do; asked once.
+        """Return the account and permissions of the key; asks the API once.
 
         Raises:
             TokenRefused: The key is unknown.
-            NotFound: There is no `/1/auth` here.
-            RetryableError: No answer until the deadline.
-            UnexpectedAnswer: Something else answered.
+            NotFound: There is no `/1/auth` at this endpoint.
+            RetryableError: There was no response until the deadline.
+            UnexpectedAnswer: The response is not Honeycomb's.
         """
         if self._account is None:
-            self._account = retry(self._ask_account, policy=self.retry, clock=self._clock)
+            self._account = retry(self._fetch_account, policy=self.retry, clock=self._clock)
         return self._account
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> str:
-        """Honeycomb's page of a trace, given its 32 hex digits and its root's start and end.
+        """Return the URL of Honeycomb's page of a trace, see `Destination.trace_link`.
 
         Raises:
-            PipelineError: As `describe`.
+            PipelineError: Like `describe`.
         """
         return trace_link(
             self.describe(),
@@ -197,15 +197,15 @@ class Honeycomb:
         )
 
     def encode(self, rows: SpanRows) -> list[Item]:
-        """The events of the rows' spans and of their links. Pure."""
+        """Return the events of the rows' spans and links. Pure."""
         return codec.items(rows, self._shape)
 
     def send(self, items: Sequence[Item]) -> SendResult:
-        """What Honeycomb says to `items`; errors as `Destination.send` has them."""
+        """Send `items` and return their outcomes. Raises like `Destination.send`."""
         body = self._compressed(codec.body_of(items))
-        response = self._ask("POST", self._path, body=body, headers=HEADERS)
-        answered = outcomes(response, len(items), place=self._place, quote=self._quote)
-        return SendResult(answered, len(body))
+        response = self._request("POST", self._path, body=body, headers=HEADERS)
+        results = outcomes(response, len(items), place=self._place, quote=self._quote)
+        return SendResult(results, len(body))
 
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""
@@ -214,25 +214,25 @@ class Honeycomb:
     def __repr__(self) -> str:
         return f"Honeycomb({self._dataset!r} at {self._host!r})"
 
-    def _whereabouts(self) -> list[str]:
+    def _name_parts(self) -> list[str]:
         slug = dataset_slug(self._dataset)
         try:
             account = self.describe()
         except (NotFound, RequestRefused):
-            if self._host.endswith(OWN_HOSTS):
-                raise  # never another name for the same place: all would be sent again
+            if self._host.endswith(HONEYCOMB_HOSTS):
+                raise  # another name for the same place would send everything again
             return [slug]
         if not account.may_send_events:
             raise AccessDenied(
                 f"The key in HONEYCOMB_API_KEY may not send events to {self._place}. Give it the "
-                "permission Send Events, or put an ingest key there."
+                "permission Send Events, or set an ingest key."
             )
         return [part for part in (account.team, account.environment, slug) if part]
 
-    def _ask_account(self) -> Account:
-        return account_in(self._ask("GET", "/1/auth"), place=self._place, quote=self._quote)
+    def _fetch_account(self) -> Account:
+        return account_in(self._request("GET", "/1/auth"), place=self._place, quote=self._quote)
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -240,22 +240,22 @@ class Honeycomb:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """The answer, if it is a 2xx."""
+        """Send a request and return the response if it is a 2xx."""
         try:
             response = self._session.send(method, path, body=body, headers=headers)
         except ServiceUnavailable as exc:
             raise unreachable(self._place, exc, setting=self._session.setting) from exc
-        failed = refusal(response, place=self._place, quote=self._quote, now=self._clock.now())
-        if failed is not None:
-            raise failed
+        error = refusal(response, place=self._place, quote=self._quote, now=self._clock.now())
+        if error is not None:
+            raise error
         return response
 
     def _compressed(self, body: bytes) -> bytes:
-        compressor = getattr(self._own, "compressor", None)
+        compressor = getattr(self._thread_local, "compressor", None)
         if compressor is None:
-            compressor = self._own.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+            compressor = self._thread_local.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         compressed: bytes = compressor.compress(body)
         return compressed
 
     def _quote(self, text: str) -> str:
-        return self._session.quote(text, limit=WORDS_LIMIT)
+        return self._session.quote(text, limit=MESSAGE_LIMIT)

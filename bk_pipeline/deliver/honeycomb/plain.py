@@ -1,7 +1,7 @@
-"""Spans to Honeycomb events, one at a time and readable: what `codec.py` does in bulk.
+"""The reference encoder for Honeycomb: one readable span at a time.
 
-The reference: tests hold the fast way to this one. It also takes over where an event has to
-be trimmed, which is rare.
+Tests compare the fast encoder (`codec.py`) with this one. It also encodes the rare events that have
+to be trimmed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Event = dict[str, Any]
 
 
 def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
-    """The event of a span as `spans.table.rows` gives it: `time` and `data`."""
+    """Return the event (`time` and `data`) of a span as given by `spans.table.rows`."""
     trace_id = span["trace_id"]
     build_id = span["attributes"].get("buildkite.build.id")
     data: dict[str, Any] = {
@@ -49,7 +49,7 @@ def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
 
 
 def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
-    """The events of the span's links, in their order."""
+    """Yield the events of the span's links, in order."""
     trace_id = span["trace_id"]
     build_id = span["attributes"].get("buildkite.build.id")
     for link in span["links"]:
@@ -72,24 +72,24 @@ def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
 
 
 def link_item_id(span_id: str, link: Mapping[str, str]) -> bytes:
-    """What the ledger knows a span's link by. Never changes."""
+    """Return the ledger's item id of a span's link. It never changes."""
     parts = ("link", span_id, link["trace_id"], link["span_id"])
     return sha256("\0".join(parts).encode()).digest()[:8]
 
 
 def encode(event: Event) -> bytes:
-    """The event as an element of a batch."""
+    """Return the event as JSON, an element of a batch."""
     return msgspec.json.encode(event)
 
 
 def time_text(ns: int) -> str:
-    """RFC 3339 with nanoseconds, in UTC."""
-    seconds, rest = divmod(ns, NS_PER_S)
-    return f"{from_ns(seconds * NS_PER_S):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+    """Return a time in nanoseconds since 1970 as RFC 3339 with nanoseconds, in UTC."""
+    seconds, remainder_ns = divmod(ns, NS_PER_S)
+    return f"{from_ns(seconds * NS_PER_S):%Y-%m-%dT%H:%M:%S}.{remainder_ns:09}Z"
 
 
 def column_value(value: Any) -> Any:
-    """What a column holds for an attribute's value; None: the attribute gives no column."""
+    """Return the column value of an attribute; None if the attribute makes no column."""
     match value:
         case bool() | float() | None:
             return value

@@ -1,8 +1,8 @@
-"""What Honeycomb's events look like whatever span they are of, and how large they may be.
+"""The columns of Honeycomb's events and the limits of events and batches.
 
-The columns are those that Honeycomb itself makes of the same spans when they come by OTLP,
-so that queries do not care which way they came. Sources: husky, Honeycomb's translator;
-Honeycomb's API description; the limits that its own clients keep to.
+The columns are those that Honeycomb makes of the same spans when they arrive by OTLP, so that
+queries do not depend on the route. Sources: husky, Honeycomb's translator; Honeycomb's API
+description; the limits of Honeycomb's own clients.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH_EVENTS = 500
 EVENT_BYTES = 1_000_000
 EVENT_COLUMNS = 2_000
 
-# Columns of every span's event, in their order; those that vary are put around them.
+# The fixed columns of each span's event, in order; the variable ones precede and follow them.
 FIXED: dict[str, str | int] = {
     "type": "internal",
     "span.kind": "internal",
@@ -32,7 +32,7 @@ FIXED: dict[str, str | int] = {
     "library.name": LIBRARY,
     "library.version": __version__,
 }
-# The same for a link's.
+# The fixed columns of each link's event.
 LINK_FIXED: dict[str, str | int] = {
     "meta.annotation_type": "link",
     "meta.signal_type": "trace",
@@ -42,18 +42,18 @@ LINK_FIXED: dict[str, str | int] = {
 
 
 class TraceIdStyle(StrEnum):
-    """How Honeycomb is told a trace's id."""
+    """How trace ids are written in Honeycomb."""
 
-    OTEL = "otel"  # 32 hex digits, as by OTLP
+    OTEL = "otel"  # 32 hex digits, as with OTLP
     BUILDEVENTS = "buildevents"  # the build's UUID, which is the root's span id as well
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What differs from one Honeycomb destination to another.
+    """The properties that differ between Honeycomb destinations.
 
     Attributes:
-        service_name: The column `service.name`.
+        service_name: The value of the column `service.name`.
         style: How ids are written.
     """
 
@@ -61,7 +61,7 @@ class Shape:
     style: TraceIdStyle = TraceIdStyle.OTEL
 
     def trace_text(self, trace_id: str) -> str:
-        """`trace.trace_id`, and `trace.link.trace_id`, for 32 hex digits."""
+        """Return `trace.trace_id` or `trace.link.trace_id` for 32 hex digits."""
         if self.style is TraceIdStyle.BUILDEVENTS:
             parts = (trace_id[:8], trace_id[8:12], trace_id[12:16], trace_id[16:20], trace_id[20:])
             return "-".join(parts)
@@ -69,16 +69,16 @@ class Shape:
         return trace_id.removeprefix("0" * 16)
 
     def span_text(self, span_id: str, *, trace_id: str, build_id: str | None) -> str:
-        """`trace.span_id` or `trace.parent_id` of a span in the trace of a build."""
+        """Return `trace.span_id` or `trace.parent_id` of a span in a build's trace."""
         if self.style is TraceIdStyle.BUILDEVENTS and span_id == root_span_id(trace_id, build_id):
             return self.trace_text(trace_id)
         return span_id
 
     def linked_span_text(self, trace_id: str, span_id: str) -> str:
-        """`trace.link.span_id`: with `buildevents`, a root's is its trace's id.
+        """Return `trace.link.span_id`; with `buildevents`, a root's is its trace id.
 
-        Of another build only the ids are known; where its own id was no UUID, its root
-        cannot be told from its other spans.
+        Only the ids of the other build are known. If its own id is not a UUID, its root cannot be
+        distinguished from its other spans.
         """
         if self.style is TraceIdStyle.BUILDEVENTS and span_id == trace_id[16:]:
             return self.trace_text(trace_id)
@@ -86,9 +86,10 @@ class Shape:
 
 
 def root_span_id(trace_id: str, build_id: str | None) -> str:
-    """The span id of a build's root, whether the root is at hand or not.
+    """Return the span id of a build's root.
 
-    Without the build's own id (an attribute may be dropped or hashed) it is taken for a UUID.
+    Without the build's own id (an attribute may be dropped or hashed), the build is assumed to have
+    a UUID.
     """
     if build_id is None or ids.trace_id(build_id) != trace_id:
         return trace_id[16:]
@@ -96,7 +97,7 @@ def root_span_id(trace_id: str, build_id: str | None) -> str:
 
 
 def list_text(json_text: str) -> str:
-    """A list's column value: JSON and a newline, cut where Honeycomb cuts it."""
+    """Return the column value of a list: JSON and a newline, truncated like Honeycomb does."""
     text = json_text + "\n"
     encoded = text.encode()
     if len(encoded) <= VALUE_LIMIT_BYTES:
@@ -105,5 +106,5 @@ def list_text(json_text: str) -> str:
 
 
 def value_text(text: str) -> str:
-    """A string's column value: cut, with a mark, where Honeycomb stores no more."""
+    """Return the column value of a string, truncated with a mark at Honeycomb's limit."""
     return truncate(text)

@@ -35,17 +35,17 @@ from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, Dictionary, dictionary
 from bk_pipeline.deliver.otlp import plain
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
+    MAX_SAFE_KEYS,
     RESOURCE,
     SPAN,
     SPAN_BYTES,
-    UNSUSPICIOUS_KEYS,
     common_attributes,
     sized,
     varint,
 )
-from bk_pipeline.deliver.otlp.trimming import fitted, has_too_much
+from bk_pipeline.deliver.otlp.trimming import exceeds_limits, fitted
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.trimming import keys_of_maps
+from bk_pipeline.deliver.trimming import map_key_bounds
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64
@@ -85,7 +85,7 @@ class Protobuf:
 
     def __init__(self, common: Mapping[str, str]) -> None:
         self._common = common
-        self._unsuspicious_keys = UNSUSPICIOUS_KEYS - len(common)
+        self._max_safe_keys = MAX_SAFE_KEYS - len(common)
         common_fields = common_attributes(common).items()
         self._common_fields = b"".join(
             attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in common_fields
@@ -142,11 +142,11 @@ class Protobuf:
 
     def trimmed(self, rows: SpanRows, sizes: Any) -> Iterator[tuple[int, bytes, bool]]:
         """Return the spans that exceed the limits of the strictest known service, trimmed."""
-        suspicious = (sizes > SPAN_BYTES) | (keys_of_maps(rows) > self._unsuspicious_keys)
-        for row in np.flatnonzero(suspicious).tolist():
+        maybe_oversized = (sizes > SPAN_BYTES) | (map_key_bounds(rows) > self._max_safe_keys)
+        for row in np.flatnonzero(maybe_oversized).tolist():
             (one,) = plain.raw_rows(rows.table.slice(row, 1))
             span, resource = plain.span(one), plain.resource(one, self._common)
-            if has_too_much(span, resource):
+            if exceeds_limits(span, resource):
                 yield row, sized(SPAN, fitted(span, resource).SerializeToString()), True
 
 

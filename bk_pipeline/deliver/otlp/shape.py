@@ -41,7 +41,7 @@ BUILT_IN_COLUMNS = 12
 # The order of a span's attributes.
 SPAN_FIELDS = PLAIN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + JOB_FIELDS + AGENT_FIELDS
 # A span whose maps have fewer keys than this cannot have too many columns.
-UNSUSPICIOUS_KEYS = SPAN_COLUMNS // 2
+MAX_SAFE_KEYS = SPAN_COLUMNS // 2
 
 
 def common_attributes(common: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Making a span fit: fewer keys of maps, then shorter strings, the longest first. Pure.
+"""Trim a span to the limits: fewer map keys, then shorter strings, the longest first. Pure.
 
-The limits are Honeycomb's, the strictest known, and so is what goes first: the same that its own
-loader drops (`honeycomb/trimming.py`).
+The limits are Honeycomb's, the strictest known. The order of trimming is that of Honeycomb's own
+events (`honeycomb/codec.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from bk_pipeline.text import truncate
 TAG_BYTES = 1
 
 
-def has_too_much(span: Span, resource: Resource) -> bool:
-    """Whether a span is more than Honeycomb takes as one event, in bytes or in columns."""
+def exceeds_limits(span: Span, resource: Resource) -> bool:
+    """Return whether a span exceeds Honeycomb's limits of an event, in bytes or in columns."""
     return span.ByteSize() > SPAN_BYTES or column_count(span, resource) > SPAN_COLUMNS
 
 
 def column_count(span: Span, resource: Resource) -> int:
-    """How many columns Honeycomb's translator makes of a span, its resource's included."""
+    """Return the number of columns Honeycomb's translator makes of a span and its resource."""
     pairs = (*span.attributes, *resource.attributes)
     names = {name for pair in pairs for name in _columns(pair.key, pair.value)}
     of_parent, of_error = bool(span.parent_span_id), span.status.code == Status.STATUS_CODE_ERROR
@@ -44,11 +44,11 @@ def fitted(
     limit_bytes: int = SPAN_BYTES,
     limit_columns: int = SPAN_COLUMNS,
 ) -> Span:
-    """As much of `span` as the limits allow, marked; `span` itself is used up.
+    """Trim `span` to the limits and mark it. Changes `span` itself.
 
-    As Honeycomb's own events are trimmed: the keys of maps go first if there are too many columns,
-    from the last map's last on; then the longest strings are cut, those in lists too; if that is
-    not enough, more keys go.
+    Like in Honeycomb's own events: if there are too many columns, keys of maps are dropped first,
+    starting with the last key of the last map. Then the longest strings are truncated, including
+    those in lists. If that is not enough, more keys are dropped.
     """
     span.attributes.append(KeyValue(key=TRIMMED, value=AnyValue(bool_value=True)))
     _drop_keys(span, column_count(span, resource or Resource()) - limit_columns, _column_cost)
@@ -58,7 +58,7 @@ def fitted(
 
 
 def _drop_keys(span: Span, excess: int, cost: Callable[[KeyValue], int]) -> None:
-    """Drop keys of maps, from the last map's last on, until they cost `excess` less."""
+    """Drop map keys, starting with the last key of the last map, until they cost `excess` less."""
     if excess <= 0:
         return
     of_maps = [
@@ -67,13 +67,13 @@ def _drop_keys(span: Span, excess: int, cost: Callable[[KeyValue], int]) -> None
         for prefix in MAP_PREFIXES
         if pair.key.startswith(prefix)
     ]
-    gone: set[int] = set()
+    dropped: set[int] = set()
     for _, at in sorted(of_maps, reverse=True):
         if excess <= 0:
             break
         excess -= cost(span.attributes[at])
-        gone.add(at)
-    kept = [pair for at, pair in enumerate(span.attributes) if at not in gone]
+        dropped.add(at)
+    kept = [pair for at, pair in enumerate(span.attributes) if at not in dropped]
     del span.attributes[:]
     span.attributes.extend(kept)
 
@@ -88,7 +88,7 @@ def _byte_cost(pair: KeyValue) -> int:
 
 
 def _columns(name: str, value: AnyValue) -> Iterator[str]:
-    """The columns of an attribute: a map's keys are columns of their own."""
+    """Yield the columns of an attribute; each key of a map is a column."""
     if value.HasField("kvlist_value"):
         for pair in value.kvlist_value.values:
             yield from _columns(f"{name}.{pair.key}", pair.value)
@@ -97,19 +97,19 @@ def _columns(name: str, value: AnyValue) -> Iterator[str]:
 
 
 def _shorten(span: Span, excess: int) -> None:
-    """Cut strings until they take `excess` bytes less, those in lists too."""
-    found = [text for one in span.attributes for text in _texts(one.value)]
+    """Truncate strings, including those in lists, to save `excess` bytes."""
+    strings = [text for one in span.attributes for text in _texts(one.value)]
 
-    def cut_to(place: int, limit: int) -> int:
-        found[place].string_value = truncate(found[place].string_value, limit)
-        return len(found[place].string_value.encode())
+    def truncate_to(index: int, limit: int) -> int:
+        strings[index].string_value = truncate(strings[index].string_value, limit)
+        return len(strings[index].string_value.encode())
 
-    sizes = {place: len(text.string_value.encode()) for place, text in enumerate(found)}
-    shorten(sizes, excess, cut_to)
+    sizes = {index: len(text.string_value.encode()) for index, text in enumerate(strings)}
+    shorten(sizes, excess, truncate_to)
 
 
 def _texts(value: AnyValue) -> list[AnyValue]:
-    """The strings in a value, so that they can be changed."""
+    """Return the strings in a value, so that they can be changed."""
     if value.HasField("array_value"):
         return [text for one in value.array_value.values for text in _texts(one)]
     return [value] if value.HasField("string_value") else []

@@ -49,20 +49,20 @@ def tables(draw: Any) -> pa.Table:
         FieldType.MAP: [text(one) for one in draw(st.lists(maps, min_size=1, max_size=3))],
     }
     times = draw(st.lists(moments, min_size=1, max_size=4))
-    # Which row gets which is a matter of chance, not worth shrinking.
-    chance = random.Random(draw(st.integers(0, 2**16)))
+    # Values are assigned to rows at random; that is not worth shrinking.
+    rng = random.Random(draw(st.integers(0, 2**16)))
     rows: list[dict[str, Any]] = []
     for number in range(draw(st.integers(1, 3))):
-        rows += _build(number, draw(st.integers(0, 3)), pools, times, chance)
+        rows += _build(number, draw(st.integers(0, 3)), pools, times, rng)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def odd_string(number: int) -> str:
-    """A string that has something odd in it."""
+    """Return a string that contains something odd."""
     return f"{ODD[number % len(ODD)]}{number // len(ODD)}"
 
 
-# Of a kind each: as `large_table` takes them.
+# Functions from a number to a string, for `large_table`.
 STRINGS: dict[str, Callable[[int], str]] = {
     "odd": odd_string,
     "of one length": lambda number: f"{number:06}",
@@ -71,31 +71,33 @@ STRINGS: dict[str, Callable[[int], str]] = {
 }
 
 
-def large_table(builds: int, *, words: int, string: Callable[[int], str] = odd_string) -> pa.Table:
-    """So many builds of up to four spans, whose columns have up to so many distinct values each."""
-    chance = random.Random(words)
-    strings = [string(n) for n in range(words)]
+def large_table(
+    builds: int, *, distinct: int, string: Callable[[int], str] = odd_string
+) -> pa.Table:
+    """Return builds of up to four spans, with up to `distinct` values per column."""
+    rng = random.Random(distinct)
+    strings = [string(n) for n in range(distinct)]
     pools = {
         FieldType.STRING: strings,
         FieldType.JSON: strings,
-        FieldType.INT: [(-3) ** (n % 39) for n in range(words)],
+        FieldType.INT: [(-3) ** (n % 39) for n in range(distinct)],
         FieldType.BOOL: [True, False],
-        FieldType.STRINGS: [text(strings[n : n + n % 3]) for n in range(words)],
-        FieldType.MAP: [text({"a": n, strings[n]: strings[n], "b": None}) for n in range(words)],
+        FieldType.STRINGS: [text(strings[n : n + n % 3]) for n in range(distinct)],
+        FieldType.MAP: [text({"a": n, strings[n]: strings[n], "b": None}) for n in range(distinct)],
     }
-    times = [1_760_000_000_000_000_000 + n * 1_000_000 for n in range(words)]
-    made = [_build(n, chance.randrange(4), pools, times, chance) for n in range(builds)]
-    return pa.Table.from_pylist([row for rows in made for row in rows], schema=SCHEMA)
+    times = [1_760_000_000_000_000_000 + n * 1_000_000 for n in range(distinct)]
+    builds_rows = [_build(n, rng.randrange(4), pools, times, rng) for n in range(builds)]
+    return pa.Table.from_pylist([row for rows in builds_rows for row in rows], schema=SCHEMA)
 
 
 def _build(
-    number: int, children: int, pools: dict, times: list[int], chance: random.Random
+    number: int, children: int, pools: dict, times: list[int], rng: random.Random
 ) -> list[dict[str, Any]]:
-    trace_id = chance.choice(["0" * 16, f"{chance.getrandbits(64):016x}"]) + f"{number + 1:016x}"
+    trace_id = rng.choice(["0" * 16, f"{rng.getrandbits(64):016x}"]) + f"{number + 1:016x}"
     root_id = trace_id[16:]
 
     def value(field: Field) -> Any:
-        return chance.choice([None, *pools[field.type]])
+        return rng.choice([None, *pools[field.type]])
 
     shared = {field.name: value(field) for field in FIELDS if field.per_build}
     rows = []
@@ -103,23 +105,23 @@ def _build(
         kind = (
             SpanKind.BUILD
             if at == 0
-            else chance.choice([k for k in SpanKind if k != "buildkite.build"])
+            else rng.choice([k for k in SpanKind if k != "buildkite.build"])
         )
-        start, end = sorted([chance.choice(times), chance.choice(times)])
+        start, end = sorted([rng.choice(times), rng.choice(times)])
         row = {
             "trace_id": trace_id,
-            "span_id": root_id if at == 0 else f"{chance.getrandbits(63) + 2**63:016x}",
-            "parent_span_id": None if at == 0 else chance.choice([root_id, "f" * 16]),
+            "span_id": root_id if at == 0 else f"{rng.getrandbits(63) + 2**63:016x}",
+            "parent_span_id": None if at == 0 else rng.choice([root_id, "f" * 16]),
             "name": str(kind),
             "start": start,
             "end": end,
-            "status": chance.choice(["unset", "ok", "error"]),
+            "status": rng.choice(["unset", "ok", "error"]),
             "links": [
                 {
-                    "trace_id": chance.choice([trace_id, "ab" * 16]),
-                    "span_id": chance.choice([root_id, "ab" * 8]),
+                    "trace_id": rng.choice([trace_id, "ab" * 16]),
+                    "span_id": rng.choice([root_id, "ab" * 8]),
                 }
-                for _ in range(chance.choice([0, 0, 1, 2]))
+                for _ in range(rng.choice([0, 0, 1, 2]))
             ],
         }
         for field in FIELDS:
@@ -133,12 +135,12 @@ def _build(
 
 
 def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """`table` with other values in a column."""
+    """Return `table` with other values in a column."""
     return table.set_column(table.schema.get_field_index(name), name, values)
 
 
 def with_peculiar_columns(table: pa.Table) -> pa.Table:
-    """A string longer than any backend keeps among many, and a null among a dictionary's values."""
+    """Add a string longer than any backend's limit and a null in a dictionary."""
     urls = [f"https://example.org/{row}" for row in range(len(table))]
     urls[5] = "é" * 40_000
     states = pa.DictionaryArray.from_arrays(

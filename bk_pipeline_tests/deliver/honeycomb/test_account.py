@@ -36,14 +36,14 @@ def honeycomb_with(url, clock):
 @pytest.mark.parametrize(
     "path", ["", "/", "/1", "/1/", "/1/batch", "/1/events/", "/1/batch/ci", "/1/auth"]
 )
-def test_an_endpoint_may_hold_the_version_and_more(honeycomb_with, sandbox, url, path):
-    bare, spelt = (
+def test_endpoint_may_contain_the_version_and_more(honeycomb_with, sandbox, url, path):
+    bare, spelled_out = (
         honeycomb_with(sandbox.honeycomb_key, endpoint=one) for one in (url, f"{url}{path}")
     )
-    assert spelt.name == bare.name
+    assert spelled_out.name == bare.name
 
 
-def test_other_parts_of_an_endpoint_stay():
+def test_other_parts_of_an_endpoint_are_kept():
     assert base_url("https://proxy.test/hny/1/batch/ci") == "https://proxy.test/hny"
     assert base_url("https://proxy.test/v/11") == "https://proxy.test/v/11"
     assert base_url("https://proxy.test/1/tenant") == "https://proxy.test/1/tenant"
@@ -70,7 +70,7 @@ def test_other_parts_of_an_endpoint_stay():
     ],
     ids=["US", "EU", "classic"],
 )
-def test_a_traces_link_names_region_team_environment_and_dataset(account, endpoint, page):
+def test_trace_link_has_region_team_environment_and_dataset(account, endpoint, page):
     link = trace_link(
         account,
         endpoint=endpoint,
@@ -80,23 +80,23 @@ def test_a_traces_link_names_region_team_environment_and_dataset(account, endpoi
         end_ns=1_760_000_042_500_000_000,
     )
 
-    # A minute around: without times, only traces of the last two hours are found.
+    # With a margin of a minute; without times, only traces of the last two hours are found.
     assert link == (
         f"{page}?trace_id={'ab' * 16}&trace_start_ts=1759999940&trace_end_ts=1760000103"
     )
 
 
-def test_a_datasets_slug_is_the_one_that_honeycomb_makes():
+def test_dataset_slug_is_honeycombs():
     assert dataset_slug(" My Dataset! ") == "my-dataset-"
 
 
-def test_the_key_tells_team_environment_and_permissions(sandbox, honeycomb_with):
+def test_key_identifies_team_environment_and_permissions(sandbox, honeycomb_with):
     account = honeycomb_with(sandbox.add_honeycomb_key(create_datasets=False)).describe()
 
     assert account == Account("sandbox", "sandbox", "ingest", True, False, False)
 
 
-def test_the_service_is_asked_once(sandbox, honeycomb_with):
+def test_account_is_requested_once(sandbox, honeycomb_with):
     honeycomb = honeycomb_with(sandbox.honeycomb_key)
 
     assert [honeycomb.name for _ in range(3)] == [honeycomb.name] * 3
@@ -104,7 +104,7 @@ def test_the_service_is_asked_once(sandbox, honeycomb_with):
     assert sandbox.honeycomb.request_count == 1
 
 
-def test_the_name_is_the_place_and_not_the_key(sandbox, honeycomb_with):
+def test_name_depends_on_the_place_and_not_on_the_key(sandbox, honeycomb_with):
     one, two = sandbox.honeycomb_key, sandbox.add_honeycomb_key()
 
     name = honeycomb_with(one, "CI builds").name
@@ -115,14 +115,14 @@ def test_the_name_is_the_place_and_not_the_key(sandbox, honeycomb_with):
     assert honeycomb_with(one, "other").name != name
 
 
-def test_a_classic_key_leads_to_another_place(sandbox, honeycomb_with):
+def test_classic_key_leads_to_another_name(sandbox, honeycomb_with):
     classic = sandbox.add_honeycomb_key("classic_ingest")
 
     assert honeycomb_with(classic).name.endswith("/sandbox/ci")
     assert honeycomb_with(classic).name != honeycomb_with(sandbox.honeycomb_key).name
 
 
-def test_a_service_that_only_takes_events_is_known_by_its_host(sandbox, honeycomb_with):
+def test_proxy_without_auth_is_named_by_its_host(sandbox, honeycomb_with):
     sandbox.faults.inject("honeycomb", "status", status=404, path="/1/auth")
 
     name = honeycomb_with(sandbox.honeycomb_key).name
@@ -139,23 +139,23 @@ def test_a_service_that_only_takes_events_is_known_by_its_host(sandbox, honeycom
         ("http://127.0.0.1:8080", "127.0.0.1:8080"),
     ],
 )
-def test_one_host_has_one_name_however_its_url_is_written(endpoint, host, clock):
+def test_spelling_of_the_url_does_not_change_the_host(endpoint, host, clock):
     assert repr(Honeycomb(endpoint, "k" * 22, "ci", clock=clock)) == f"Honeycomb('ci' at '{host}')"
 
 
-def test_an_unknown_key_is_told_before_anything_is_sent(honeycomb_with):
+def test_unknown_key_is_reported_before_anything_is_sent(honeycomb_with):
     with pytest.raises(TokenRefused, match=r"HONEYCOMB_API_KEY.*\(401: unknown API key"):
         _ = honeycomb_with("k" * 22).name
 
 
-def test_a_key_that_may_not_send_events_is_told_before_anything_is_sent(sandbox, honeycomb_with):
+def test_key_without_send_permission_is_reported_before_anything_is_sent(sandbox, honeycomb_with):
     key = sandbox.add_honeycomb_key("configuration", events=False)
 
     with pytest.raises(AccessDenied, match="Send Events"):
         _ = honeycomb_with(key).name
 
 
-def test_a_page_instead_of_an_account_is_told(sandbox, honeycomb_with):
+def test_html_page_instead_of_an_account_is_reported(sandbox, honeycomb_with):
     sandbox.faults.inject("honeycomb", "html")
 
     with pytest.raises(
@@ -164,14 +164,14 @@ def test_a_page_instead_of_an_account_is_told(sandbox, honeycomb_with):
         _ = honeycomb_with(sandbox.honeycomb_key).name
 
 
-def test_an_outage_never_gives_another_name(sandbox, honeycomb_with):
+def test_outage_never_changes_the_name(sandbox, honeycomb_with):
     sandbox.faults.inject("honeycomb", "status", status=503, count=100)
 
     with pytest.raises(RetryableError, match="Gave up"):
         _ = honeycomb_with(sandbox.honeycomb_key).name
 
 
-def test_an_endpoint_that_nobody_answers_at_is_told(honeycomb_with):
+def test_unreachable_endpoint_is_reported(honeycomb_with):
     honeycomb = honeycomb_with("k" * 22, endpoint="http://127.0.0.1:1")
 
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_an_endpoint_that_nobody_answers_at_is_told(honeycomb_with):
         _ = honeycomb.name
 
 
-def test_the_settings_make_it(clock):
+def test_destination_is_created_from_settings(clock):
     settings = Settings.of(HONEYCOMB_API_KEY="k" * 22, HONEYCOMB_DATASET="ci")
 
     assert (

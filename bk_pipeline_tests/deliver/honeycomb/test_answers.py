@@ -22,18 +22,18 @@ from bk_pipeline.http.session import Response
 PLACE = "Honeycomb (dataset ci at api.honeycomb.io)"
 
 
-def answer(status, body=b"", **headers):
+def response(status, body=b"", **headers):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Response(status, headers, content, "POST host/1/batch/ci", "https://host/1/batch/ci")
 
 
 def read(status, body, count=1):
-    return outcomes(answer(status, body), count, place=PLACE, quote=str)
+    return outcomes(response(status, body), count, place=PLACE, quote=str)
 
 
 def refused(status, body=b"", **headers):
     now = datetime(2026, 11, 20, 12, tzinfo=UTC)
-    return refusal(answer(status, body, **headers), place=PLACE, quote=str, now=now)
+    return refusal(response(status, body, **headers), place=PLACE, quote=str, now=now)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_each_event_has_its_own_outcome(element, verdict):
     assert verdict is Verdict.ACCEPTED or element.get("error", "") in outcome.message
 
 
-def test_events_that_the_answer_passes_over_are_unanswered():
+def test_events_missing_from_the_response_are_unanswered():
     found = read(200, [{"status": 202}], count=3)
 
     assert [one.verdict for one in found] == [Verdict.ACCEPTED, *[Verdict.UNANSWERED] * 2]
@@ -90,15 +90,15 @@ def test_an_empty_202_accepts_all():
         b'[{"error":"x"}]',
         b'{"error":"no such thing"}',
     ],
-    ids=["html", "empty", "object", "numbers", "no status", "other words"],
+    ids=["html", "empty", "object", "numbers", "no status", "other message"],
 )
-def test_a_200_that_holds_no_outcomes_is_no_success(body):
+def test_a_200_without_outcomes_is_unexpected(body):
     with pytest.raises(UnexpectedAnswer, match="HONEYCOMB_API_ENDPOINT"):
         read(200, body)
 
 
 @pytest.mark.parametrize("body", [b'[{"status":202},{"sta', b"[", b"[{\xff}]", b'[{"status":2'])
-def test_a_200_that_was_cut_is_asked_again_for_what_is_in_doubt(body):
+def test_truncated_200_is_retryable_and_may_have_been_processed(body):
     with pytest.raises(ServiceUnavailable, match="cut short") as caught:
         read(200, body, count=2)
     assert caught.value.maybe_processed
@@ -106,24 +106,24 @@ def test_a_200_that_was_cut_is_asked_again_for_what_is_in_doubt(body):
 
 @pytest.mark.parametrize("status", [200, 202])
 @pytest.mark.parametrize(
-    ("words", "verdict"),
+    ("message", "verdict"),
     [
         ("request dropped due to server side sampling", Verdict.REJECTED),
         ("Request dropped due to rate limiting.", Verdict.THROTTLED),
         ("Event dropped due to administrative throttling", Verdict.THROTTLED),
     ],
 )
-def test_a_success_whose_words_say_dropped_accepts_nothing(status, words, verdict):
-    assert read(status, {"error": words}, count=2) == [(verdict, f"{status}: {words}")] * 2
+def test_success_that_reports_dropped_events_accepts_nothing(status, message, verdict):
+    assert read(status, {"error": message}, count=2) == [(verdict, f"{status}: {message}")] * 2
 
 
-def test_a_success_whose_words_speak_of_a_denylist_settles_nothing():
+def test_success_that_reports_a_denylist_raises():
     with pytest.raises(AccessDenied, match=r"denylist \(200: event dropped.*support"):
         read(200, {"error": "event dropped due to administrative blacklist"})
 
 
-def test_more_outcomes_than_events_are_no_answer_to_them():
-    with pytest.raises(UnexpectedAnswer, match="2 outcomes to 1 events"):
+def test_more_outcomes_than_events_are_unexpected():
+    with pytest.raises(UnexpectedAnswer, match="2 outcomes for 1 events"):
         read(200, [{"status": 202}] * 2)
 
 
@@ -144,7 +144,7 @@ def test_more_outcomes_than_events_are_no_answer_to_them():
         (503, "oops", ServiceUnavailable, "status.honeycomb.io"),
     ],
 )
-def test_each_refusal_says_where_what_came_back_and_what_to_do(status, error, kind, remedy):
+def test_refusal_names_place_response_and_remedy(status, error, kind, remedy):
     found = refused(status, {"error": error})
 
     assert type(found) is kind
@@ -154,7 +154,7 @@ def test_each_refusal_says_where_what_came_back_and_what_to_do(status, error, ki
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
-def test_a_success_is_no_refusal(status):
+def test_success_is_no_refusal(status):
     assert refused(status) is None
 
 
@@ -164,13 +164,13 @@ def test_only_a_503_is_known_not_to_have_been_processed(status, maybe):
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_a_retry_after_is_honoured_if_there_is_one(status):
+def test_retry_after_is_honoured(status):
     assert refused(status, {"error": "x"}).retry_in_s is None
     assert refused(status, {"error": "x"}, **{"Retry-After": "7"}).retry_in_s == 7
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ({"error": "plain"}, "plain"),
         ({"type": "t", "title": "a title", "detail": "a detail"}, "a detail"),
@@ -180,5 +180,5 @@ def test_a_retry_after_is_honoured_if_there_is_one(status):
     ],
     ids=["error", "RFC 7807", "JSON:API", "html", "empty"],
 )
-def test_the_words_are_found_in_each_shape_of_error(body, words):
-    assert words in str(refused(401, body))
+def test_message_is_found_in_each_error_format(body, message):
+    assert message in str(refused(401, body))

@@ -1,4 +1,4 @@
-"""The fast encoder against the plain one."""
+"""The fast Honeycomb encoder compared with the reference encoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPES = {style.value: Shape("ci “builds”", style) for style in TraceIdStyle
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
-def plainly(one: pa.Table, shape: Shape) -> list[dict]:
+def reference(one: pa.Table, shape: Shape) -> list[dict]:
     made = []
     for span in rows(one):
         made += [*plain.link_events(span, shape), plain.span_event(span, shape)]
@@ -42,35 +42,35 @@ def encoded(one: pa.Table, shape: Shape) -> list[Item]:
 
 
 def decoded(body: bytes) -> dict:
-    """The event, in which 1 and 1.0 are not equal: the first fixes a column's type."""
+    """Decode an event so that 1 and 1.0 differ, because the first value fixes a column's type."""
     return json.loads(body, parse_float=lambda text: ("float", float(text)))
 
 
 @every_shape
 @settings(max_examples=60, deadline=None)
 @given(one=tables())
-def test_the_fast_encoder_gives_what_the_plain_one_gives(shape, one):
-    assert fast(one, shape) == plainly(one, shape)
+def test_fast_encoder_equals_the_reference(shape, one):
+    assert fast(one, shape) == reference(one, shape)
 
 
 @every_shape
 @pytest.mark.parametrize("string", STRINGS.values(), ids=STRINGS)
-@pytest.mark.parametrize("words", [1, 30, 1_000])
-def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(shape, words, string):
-    one = large_table(500, words=words, string=string)
+@pytest.mark.parametrize("distinct", [1, 30, 1_000])
+def test_large_tables_are_encoded_like_the_reference(shape, distinct, string):
+    one = large_table(500, distinct=distinct, string=string)
     assert len(one) > BULK_MIN_VALUES
 
-    assert fast(one, shape) == plainly(one, shape)
+    assert fast(one, shape) == reference(one, shape)
 
 
 @every_shape
-def test_too_long_strings_and_nulls_are_encoded_alike_wherever_they_stand(shape):
-    one = with_peculiar_columns(large_table(500, words=30))
+def test_long_strings_and_nulls_are_encoded_like_the_reference(shape):
+    one = with_peculiar_columns(large_table(500, distinct=30))
 
-    assert fast(one, shape) == plainly(one, shape)
+    assert fast(one, shape) == reference(one, shape)
 
 
-def test_what_spans_have_in_common_is_the_same_bytes_for_all_of_them():
+def test_spans_of_a_build_share_bytes():
     items = encoded(table(*(payload(number, jobs=20) for number in range(20))), SHAPES["otel"])
 
     assert {len(item.pieces) for item in items} <= set(range(2, 6))
@@ -79,7 +79,7 @@ def test_what_spans_have_in_common_is_the_same_bytes_for_all_of_them():
 
 
 @every_shape
-def test_no_column_stands_twice_in_an_event(shape):
+def test_no_column_is_duplicated_in_an_event(shape):
     def pairs(found):
         assert len({name for name, _ in found}) == len(found)
         return dict(found)
@@ -90,7 +90,7 @@ def test_no_column_stands_twice_in_an_event(shape):
 
 @settings(max_examples=20, deadline=None)
 @given(one=tables())
-def test_a_slice_of_a_table_gives_a_slice_of_its_events(one):
+def test_slices_of_a_table_give_the_same_events(one):
     shape = SHAPES["otel"]
     whole = encoded(one, shape)
 
@@ -99,16 +99,16 @@ def test_a_slice_of_a_table_gives_a_slice_of_its_events(one):
     assert joined(parts) == joined(whole)
 
 
-def test_chunks_with_dictionaries_of_their_own_make_no_difference():
+def test_chunks_with_different_dictionaries_give_the_same_events():
     shape = SHAPES["otel"]
     one, two = table(payload(1)), table(payload(2))
 
-    together = encoded(pa.concat_tables([one, two]), shape)
+    combined = encoded(pa.concat_tables([one, two]), shape)
 
-    assert joined(together) == joined(encoded(one, shape) + encoded(two, shape))
+    assert joined(combined) == joined(encoded(one, shape) + encoded(two, shape))
 
 
-def test_an_item_is_known_by_its_span_and_its_links_by_ids_of_their_own():
+def test_items_have_span_ids_and_links_have_their_own():
     one = table(
         payload(1, rebuilt_from={"id": "01900000-0000-7000-8000-00000000000f", "number": 7})
     )
@@ -119,18 +119,18 @@ def test_an_item_is_known_by_its_span_and_its_links_by_ids_of_their_own():
     assert root.trace_id.hex() == one["trace_id"][0].as_py()
     assert link.item_id not in {item.item_id for item in (root, *others)}
     assert link.time_ns == root.time_ns
-    # A promise: another id would send all links again.
+    # If the id changed, all links would be sent again.
     assert link.item_id == plain.link_item_id(
         root.item_id.hex(),
         {"trace_id": "0190000000007000800000000000000f", "span_id": "800000000000000f"},
     )
 
 
-def test_the_id_of_a_link_never_changes():
+def test_link_item_id_never_changes():
     link = {"trace_id": "ab" * 16, "span_id": "cd" * 8}
 
     assert plain.link_item_id("ef" * 8, link).hex() == "1181ffe88e6b4eba"
 
 
-def test_an_empty_table_has_no_events():
+def test_empty_table_has_no_events():
     assert encoded(table(payload(1)).slice(0, 0), SHAPES["otel"]) == []

@@ -1,4 +1,4 @@
-"""The columns, as Honeycomb itself makes them of the same spans sent by OTLP."""
+"""The columns of the reference encoder, as Honeycomb makes them of spans sent by OTLP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def job_span():
     return spans(FAILED)["buildkite.job"]
 
 
-def test_a_root_has_the_columns_of_an_otlp_root(root):
+def test_root_has_the_columns_of_an_otlp_root(root):
     event = span_event(root, OTEL)
 
     assert event["time"] == "2026-11-19T11:00:01.000000000Z"
@@ -62,18 +62,18 @@ def test_a_root_has_the_columns_of_an_otlp_root(root):
     assert isinstance(event["data"]["duration_ms"], float)
 
 
-def test_a_root_has_no_parent_column_and_no_column_is_null(root):
+def test_root_has_no_parent_column_and_no_nulls(root):
     data = span_event(root, OTEL)["data"]
 
     assert "trace.parent_id" not in data
     assert None not in data.values()
 
 
-def test_only_a_failed_span_has_an_error_column(job_span):
+def test_only_failed_spans_have_an_error_column(job_span):
     assert "error" not in span_event(job_span, OTEL)["data"]
 
 
-def test_a_job_has_its_parent_and_lists_as_json_with_a_newline(job_span):
+def test_job_has_its_parent_and_lists_are_json_with_a_newline(job_span):
     data = span_event(job_span, OTEL)["data"]
 
     assert len(data["trace.parent_id"]) == 16
@@ -81,12 +81,14 @@ def test_a_job_has_its_parent_and_lists_as_json_with_a_newline(job_span):
     assert data["buildkite.agent.meta_data.queue"] == "default"
 
 
-def test_a_link_has_the_columns_of_an_otlp_link_and_no_others(root):
+def test_link_has_exactly_the_columns_of_an_otlp_link(root):
     (event,) = link_events(root, OTEL)
 
     linked = uuid("build", 9).replace("-", "")
-    own = {name: value for name, value in event["data"].items() if "buildkite." not in name}
-    assert own == {
+    link_columns = {
+        name: value for name, value in event["data"].items() if "buildkite." not in name
+    }
+    assert link_columns == {
         "trace.trace_id": TRACE_ID,
         "trace.parent_id": TRACE_ID[16:],
         "parent_name": "buildkite.build",
@@ -103,18 +105,18 @@ def test_a_link_has_the_columns_of_an_otlp_link_and_no_others(root):
     assert event["time"] == span_event(root, OTEL)["time"]
 
 
-def test_a_trace_id_that_begins_with_zeros_is_written_as_otlp_would_have_it():
+def test_trace_id_with_leading_zeros_is_written_as_by_otlp():
     assert OTEL.trace_text("0" * 16 + "ab" * 8) == "ab" * 8
     assert OTEL.trace_text("0" * 15 + "1" + "ab" * 8) == "0" * 15 + "1" + "ab" * 8
 
 
-def test_in_the_style_of_buildevents_the_trace_and_its_root_are_the_builds_uuid(root):
+def test_buildevents_style_uses_the_build_uuid_for_trace_and_root(root):
     data = span_event(root, BUILDEVENTS)["data"]
 
     assert data["trace.trace_id"] == data["trace.span_id"] == BUILD_ID
 
 
-def test_in_the_style_of_buildevents_children_of_the_root_point_to_it():
+def test_buildevents_style_children_point_to_the_root():
     made = [span_event(span, BUILDEVENTS)["data"] for span in rows(table(FAILED))]
 
     ids = {data["trace.span_id"] for data in made}
@@ -123,7 +125,7 @@ def test_in_the_style_of_buildevents_children_of_the_root_point_to_it():
     assert parents <= ids
 
 
-def test_in_the_style_of_buildevents_links_to_builds_are_uuids_and_to_jobs_are_not():
+def test_buildevents_style_uses_uuids_for_links_to_builds_only():
     retried = job(
         1, 9, table(payload(1))["start"][0].as_py(), retry_source={"job_id": uuid("job", 1, 0)}
     )
@@ -141,7 +143,7 @@ def test_in_the_style_of_buildevents_links_to_builds_are_uuids_and_to_jobs_are_n
     assert to_job["trace.link.span_id"] == uuid("job", 1, 0).replace("-", "")[16:]
 
 
-def test_an_id_that_is_no_uuid_keeps_its_tree_in_the_style_of_buildevents():
+def test_buildevents_style_keeps_the_tree_of_a_build_without_uuid():
     made = [span_event(span, BUILDEVENTS)["data"] for span in rows(table(payload(1, id="build-1")))]
 
     (root,) = [data for data in made if "trace.parent_id" not in data]
@@ -164,12 +166,12 @@ def test_an_id_that_is_no_uuid_keeps_its_tree_in_the_style_of_buildevents():
     ],
     ids=str,
 )
-def test_a_value_becomes_what_a_column_can_hold(value, column):
+def test_values_become_column_values(value, column):
     assert column_value(value) == column
     assert type(column_value(value)) is type(column)
 
 
-def test_a_long_string_is_cut_by_bytes_with_a_mark_and_a_long_list_without():
+def test_long_string_is_truncated_with_a_mark_and_long_list_without():
     text, listed = column_value("é" * 40_000), column_value(["é" * 40_000])
 
     assert text.endswith(TRUNCATION_MARK)
@@ -186,5 +188,5 @@ def test_a_long_string_is_cut_by_bytes_with_a_mark_and_a_long_list_without():
         (2**63 - 1, "2262-04-11T23:47:16.854775807Z"),
     ],
 )
-def test_times_are_rfc_3339_to_the_nanosecond(ns, text):
+def test_times_are_rfc_3339_with_nanoseconds(ns, text):
     assert time_text(ns) == text

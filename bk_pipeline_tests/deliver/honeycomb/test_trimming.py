@@ -30,48 +30,48 @@ def size(one):
     return len(msgspec.json.encode(one))
 
 
-def test_what_fits_is_left_as_it_is():
+def test_event_within_the_limits_is_unchanged():
     one = event(name="a")
 
     assert fitted(one) == (one, False)
 
 
-def test_the_longest_strings_are_cut_first_and_the_event_is_marked():
-    one, is_less = fitted(event(short="a" * 50, long="b" * 5_000, count=1), limit_bytes=1_000)
+def test_longest_strings_are_truncated_first_and_the_event_is_marked():
+    one, trimmed = fitted(event(short="a" * 50, long="b" * 5_000, count=1), limit_bytes=1_000)
 
-    assert is_less
+    assert trimmed
     assert size(one) <= 1_000
     assert one["data"]["short"] == "a" * 50
     assert one["data"]["long"].endswith(TRUNCATION_MARK)
     assert one["data"][TRIMMED] is True
 
 
-def test_no_more_is_cut_than_must_be():
+def test_truncation_removes_no_more_than_necessary():
     one, _ = fitted(event(long="b" * 5_000), limit_bytes=4_000)
 
     assert 3_990 <= size(one) <= 4_000
 
 
-def test_equally_long_strings_share_the_loss():
+def test_equally_long_strings_are_truncated_alike():
     one, _ = fitted(event(**{f"s{n}": "x" * 1_000 for n in range(10)}), limit_bytes=5_000)
 
     lengths = sorted(len(one["data"][f"s{n}"]) for n in range(10))
     assert lengths[0] >= lengths[-1] // 2 - len(TRUNCATION_MARK)
 
 
-def test_too_many_columns_cost_the_last_keys_of_maps_only():
+def test_too_many_columns_drop_the_last_map_keys_only():
     surplus = {f"{META}{n}": n for n in range(10)}
 
-    one, is_less = fitted(event(name="a", **surplus, kind="b"), limit_columns=6)
+    one, trimmed = fitted(event(name="a", **surplus, kind="b"), limit_columns=6)
 
-    assert is_less
+    assert trimmed
     assert list(one["data"]) == ["name", f"{META}0", f"{META}1", f"{META}2", "kind", TRIMMED]
 
 
-def test_long_names_without_long_strings_cost_columns_too():
-    one, is_less = fitted(event(name="a", **{META + "k" * 3_000: 1}), limit_bytes=2_000)
+def test_long_names_without_long_strings_drop_columns():
+    one, trimmed = fitted(event(name="a", **{META + "k" * 3_000: 1}), limit_bytes=2_000)
 
-    assert is_less
+    assert trimmed
     assert list(one["data"]) == ["name", TRIMMED]
 
 
@@ -81,14 +81,14 @@ def test_long_names_without_long_strings_cost_columns_too():
         st.text(max_size=5), st.one_of(st.text(max_size=400), st.integers()), max_size=8
     )
 )
-def test_whatever_it_holds_it_fits_in_the_end(found):
-    # Enough for the names and for as much of each string as is never cut.
+def test_trimmed_event_always_fits(found):
+    # Enough for the names and for the minimum length of each string.
     one, _ = fitted(event(**{META + key: value for key, value in found.items()}), limit_bytes=1_200)
 
     assert size(one) <= 1_200
 
 
-def test_no_declared_attribute_is_taken_for_a_key_of_a_map():
+def test_no_declared_attribute_looks_like_a_map_key():
     declared = [field.name for field in FIELDS if field.type is not FieldType.MAP]
 
     assert not [name for name in declared if name.startswith(MAP_PREFIXES)]
@@ -102,7 +102,7 @@ def test_no_declared_attribute_is_taken_for_a_key_of_a_map():
     ],
     ids=["too large", "too many columns"],
 )
-def test_the_table_gives_an_event_that_fits_beside_its_whole_neighbours(meta_data):
+def test_oversized_span_is_trimmed_and_its_neighbours_are_whole(meta_data):
     one = table(payload(1), payload(2, meta_data=meta_data), payload(3))
 
     items = codec.items(SpanRows.from_table(one), SHAPE)
@@ -117,7 +117,7 @@ def test_the_table_gives_an_event_that_fits_beside_its_whole_neighbours(meta_dat
     assert sum(name.startswith(META) for name in data) >= 30
 
 
-def test_many_keys_that_fit_are_all_kept():
+def test_many_keys_within_the_limit_are_kept():
     one = table(payload(1, meta_data={f"key-{n}": "v" for n in range(1_800)}))
 
     root = codec.items(SpanRows.from_table(one), SHAPE)[0]

@@ -1,4 +1,4 @@
-"""An endpoint for metrics at the sandbox, tried for a minute of the fake clock."""
+"""A metrics endpoint at the sandbox, retried for a minute of the fake clock."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ numbers = count()
 
 @pytest.fixture
 def connect(clock):
-    """Makes the destination that variables describe."""
+    """Creates the destination that variables describe."""
     made = []
 
     def connect(**variables):
         environment = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
-        # Lest tests that speak to one server share the pace at which it wants to be spoken to.
+        # A unique name, because rate limits are shared by name.
         environment["BK_PIPELINE_OTLP_ACCOUNT"] = f"test-{next(numbers)}"
         settings = OtlpSettings.from_environment(environment, signal=METRICS)
         made.append(

@@ -1,4 +1,4 @@
-"""Delivering metrics to the sandbox's OTLP endpoint, asserting on what it stored."""
+"""Delivery of metrics to the sandbox's OTLP endpoint, with assertions on what it stored."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
 
 @pytest.fixture
 def fails(metrics, send, ledger):
-    """A delivery ends in this error, and nothing counts as delivered."""
+    """Asserts that a delivery fails with this error and nothing is recorded as accepted."""
 
-    def fails(error, said):
-        with pytest.raises(error, match=said):
+    def fails(error, message):
+        with pytest.raises(error, match=message):
             send(tables(1), destination=metrics)
         assert ledger.summary(metrics.name).accepted == 0
 
     return fails
 
 
-def moments(sandbox):
-    """What a backend has that keeps one value for each series and moment."""
+def values_by_time(sandbox):
+    """Return the state of a backend that keeps one value per series and time."""
     return {(one.series, one.time_ns): one.count for one in sandbox.otlp.metrics.points}
 
 
-def test_each_build_and_job_is_counted_once_however_often_it_is_delivered(sandbox, metrics, send):
+def test_build_and_job_are_counted_once_across_deliveries(sandbox, metrics, send):
     made = tables(20, jobs=3)
 
     first, second = send(made, destination=metrics), send(made, destination=metrics)
@@ -48,13 +48,13 @@ def test_each_build_and_job_is_counted_once_however_often_it_is_delivered(sandbo
     assert sandbox.otlp.request_count == first.batches == 1
 
 
-def test_the_columns_it_asks_for_are_all_it_needs(sandbox, metrics, send):
+def test_declared_columns_are_sufficient(sandbox, metrics, send):
     send([one.select(COLUMNS) for one in tables(3)], destination=metrics)
 
     assert sandbox.otlp.metrics.totals[BUILDS] == 3
 
 
-def test_points_are_monotonic_deltas_with_the_services_resource(sandbox, metrics, send):
+def test_points_are_monotonic_deltas_with_the_resource(sandbox, metrics, send):
     send(tables(3), destination=metrics)
 
     for point in sandbox.otlp.metrics.points:
@@ -63,7 +63,7 @@ def test_points_are_monotonic_deltas_with_the_services_resource(sandbox, metrics
         assert point.unit == {BUILDS: "{build}", JOBS: "{job}"}.get(point.metric, "ms")
 
 
-def test_builds_that_come_later_in_the_hour_add_points_and_repeat_none(sandbox, metrics, send):
+def test_late_builds_of_an_hour_add_points(sandbox, metrics, send):
     for number in range(1, 6):
         send(tables(number), destination=metrics)
 
@@ -74,7 +74,7 @@ def test_builds_that_come_later_in_the_hour_add_points_and_repeat_none(sandbox, 
     assert sorted(one.time_ns for one in found) == [one.time_ns for one in found]
 
 
-def test_what_builds_at_the_same_time_did_is_encoded_in_time_order(metrics):
+def test_items_are_encoded_in_time_order(metrics):
     rows = SpanRows.from_table(table(payload(3), payload(1), payload(2)))
 
     times = [item.time_ns for item in metrics.encode(rows)]
@@ -82,7 +82,7 @@ def test_what_builds_at_the_same_time_did_is_encoded_in_time_order(metrics):
     assert times == sorted(times)
 
 
-def test_a_build_that_goes_on_is_still_one_build_and_its_new_jobs_are_added(sandbox, metrics, send):
+def test_resumed_build_is_counted_once_and_its_new_jobs_are_added(sandbox, metrics, send):
     first, block = make_job("test"), make_block()
     blocked = make_build([first, block], blocked=True, blocked_state="passed")
     deploy = make_job("deploy", id=uid("deploy"), runnable_s=7_200)
@@ -103,7 +103,7 @@ def test_a_build_that_goes_on_is_still_one_build_and_its_new_jobs_are_added(sand
     assert sandbox.otlp.metrics.totals[JOBS] == 2
 
 
-def test_spans_at_the_same_url_are_other_items(clock, url, connect):
+def test_spans_at_the_same_url_are_different_items(clock, url, connect):
     same = f"{url}/v1/metrics"
     settings = OtlpSettings.from_environment({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": same})
     metrics = connect(METRICS_ENDPOINT=same)
@@ -113,7 +113,7 @@ def test_spans_at_the_same_url_are_other_items(clock, url, connect):
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "cut_body", "hang"])
-def test_points_whose_answer_is_lost_are_sent_again_the_same(sandbox, metrics, send, kind):
+def test_points_without_a_response_are_resent_unchanged(sandbox, metrics, send, kind):
     details = {"processed": True} if kind == "hang" else {}
     sandbox.faults.inject("otlp", kind, path="/v1/metrics", **details)
 
@@ -121,10 +121,13 @@ def test_points_whose_answer_is_lost_are_sent_again_the_same(sandbox, metrics, s
 
     assert done.accepted == 20
     assert sandbox.otlp.metrics.totals[BUILDS] == 10
-    assert sum(count for (series, _), count in moments(sandbox).items() if series[0] == BUILDS) == 5
+    assert (
+        sum(count for (series, _), count in values_by_time(sandbox).items() if series[0] == BUILDS)
+        == 5
+    )
 
 
-def test_a_run_that_dies_in_doubt_is_made_good_by_the_next(sandbox, metrics, send, ledger):
+def test_run_after_one_in_doubt_completes_the_count(sandbox, metrics, send, ledger):
     sandbox.faults.inject("otlp", "reset_after", count=10, path="/v1/metrics")
     with pytest.raises(RetryableError):
         send(tables(5), destination=metrics)
@@ -135,10 +138,13 @@ def test_a_run_that_dies_in_doubt_is_made_good_by_the_next(sandbox, metrics, sen
 
     assert (done.accepted, done.in_doubt_resent) == (20, 20)
     assert ledger.summary(metrics.name).in_doubt == 0
-    assert sum(count for (series, _), count in moments(sandbox).items() if series[0] == BUILDS) == 5
+    assert (
+        sum(count for (series, _), count in values_by_time(sandbox).items() if series[0] == BUILDS)
+        == 5
+    )
 
 
-def test_at_most_once_takes_what_is_in_doubt_for_sent(sandbox, metrics, send):
+def test_at_most_once_presumes_items_in_doubt_sent(sandbox, metrics, send):
     policy = DeliveryPolicy(guarantee=Guarantee.AT_MOST_ONCE)
     sandbox.faults.inject("otlp", "reset_after", path="/v1/metrics")
     with pytest.raises(RetryableError):
@@ -151,7 +157,7 @@ def test_at_most_once_takes_what_is_in_doubt_for_sent(sandbox, metrics, send):
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_may_pass_is_tried_again_and_counted_once(sandbox, metrics, send, clock, status):
+def test_temporary_error_is_retried_and_counted_once(sandbox, metrics, send, clock, status):
     sandbox.faults.inject("otlp", "status", status=status, count=2, headers={"Retry-After": "2"})
 
     send(tables(5), destination=metrics)
@@ -160,7 +166,7 @@ def test_what_may_pass_is_tried_again_and_counted_once(sandbox, metrics, send, c
     assert sum(clock.slept) >= 4
 
 
-def test_a_request_that_is_too_large_is_sent_in_halves(sandbox, metrics, send):
+def test_too_large_request_is_halved(sandbox, metrics, send):
     sandbox.faults.inject("otlp", "status", status=413)
 
     done = send(tables(6), destination=metrics)
@@ -169,25 +175,25 @@ def test_a_request_that_is_too_large_is_sent_in_halves(sandbox, metrics, send):
     assert sandbox.otlp.metrics.totals[BUILDS] == 6
 
 
-def test_an_unknown_key_is_told_with_the_variable(sandbox, fails):
+def test_unknown_key_is_reported_with_the_variable(sandbox, fails):
     sandbox.otlp.require_header("x-key", "wanted")
 
     fails(TokenRefused, r"401: missing or invalid header.*OTEL_EXPORTER_OTLP_HEADERS")
 
 
-def test_a_key_that_may_not_write_metrics_is_told_so(sandbox, fails):
+def test_key_without_metrics_permission_is_reported(sandbox, fails):
     sandbox.faults.inject("otlp", "status", status=403)
 
     fails(AccessDenied, r"does not let us send data points.*permission to write metrics")
 
 
-def test_a_backend_without_metrics_is_told_how_to_go_without(sandbox, fails):
+def test_backend_without_metrics_is_reported_with_the_switch(sandbox, fails):
     sandbox.faults.inject("otlp", "status", status=404)
 
     fails(NotFound, r"/v1/metrics is added to .*OTEL_METRICS_EXPORTER=none")
 
 
-def test_a_few_rejected_points_are_told_and_not_sent_again(sandbox, metrics, send):
+def test_few_rejected_points_are_reported_and_not_resent(sandbox, metrics, send):
     sandbox.faults.inject("otlp", "partial", rejected_spans=2, message="too old")
 
     done = send(tables(2), destination=metrics)
@@ -197,7 +203,7 @@ def test_a_few_rejected_points_are_told_and_not_sent_again(sandbox, metrics, sen
     assert send(tables(2), destination=metrics).accepted == 0
 
 
-def test_if_all_points_are_rejected_so_are_their_builds_and_jobs(sandbox, metrics, send, ledger):
+def test_builds_and_jobs_are_rejected_if_all_points_are(sandbox, metrics, send, ledger):
     sandbox.faults.inject("otlp", "partial", rejected_spans=11, message="too old")
 
     done = send(tables(2), destination=metrics)
@@ -208,8 +214,8 @@ def test_if_all_points_are_rejected_so_are_their_builds_and_jobs(sandbox, metric
     assert send(tables(2), destination=metrics).accepted == 8
 
 
-def test_no_request_is_larger_than_a_collector_takes(sandbox, metrics, send):
-    """Each job under attributes of its own: as many points as there can be."""
+def test_requests_fit_a_collectors_limit(sandbox, metrics, send):
+    """Each job has attributes of its own, so there are as many points as possible."""
     made = [
         table(
             make_build(
@@ -247,7 +253,7 @@ def test_no_request_is_larger_than_a_collector_takes(sandbox, metrics, send):
     ],
     ids=["json", "protobuf"],
 )
-def test_a_partial_success_is_read_in_both_encodings(connect, send, kind, body):
+def test_partial_success_is_read_in_both_encodings(connect, send, kind, body):
     with scripted_server() as server:
         server.otherwise = Answer(200, body, {"Content-Type": kind})
         done = send(tables(2), destination=connect(ENDPOINT=server.url))

@@ -1,4 +1,4 @@
-"""The page about metrics has a row for each."""
+"""The documentation page on metrics has a row for each metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROWS = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text().splitline
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda one: one.name)
-def test_the_page_names_each_metric_with_its_unit_and_attributes(instrument):
+def test_docs_page_lists_each_metric_with_unit_and_attributes(instrument):
     at = next(n for n, row in enumerate(ROWS) if row.startswith(f"| `{instrument.name}`"))
     row = ROWS[at] if not ROWS[at].endswith("| the same |") else ROWS[at - 1]
 

@@ -1,4 +1,4 @@
-"""Ours against the SDK's own, by its public way: a view, a reader, and one value after the other."""
+"""Our histograms compared with the SDK's, through its public API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAW = random.Random(20261121)
 HOUR_MS = 3_600_000
 
 
-def of_the_sdk(values: list[int]):
+def sdk_histogram(values: list[int]):
     reader = InMemoryMetricReader(
         preferred_temporality={SdkHistogram: AggregationTemporality.DELTA}
     )
@@ -33,7 +33,7 @@ def of_the_sdk(values: list[int]):
 
 
 def without_trailing_zeros(counts) -> list[int]:
-    """The SDK's lists grow in powers of two."""
+    """Strip trailing zeros, because the SDK's lists grow in powers of two."""
     found = list(counts)
     while found and not found[-1]:
         found.pop()
@@ -68,8 +68,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)
-def test_it_is_the_sdks(values):
-    theirs = of_the_sdk(values)
+def test_histogram_equals_the_sdks(values):
+    theirs = sdk_histogram(values)
 
     ours = histogram(np.array(values))
 
@@ -85,14 +85,14 @@ def test_it_is_the_sdks(values):
 
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)
-def test_every_value_is_in_a_bucket_and_there_are_not_too_many(values):
+def test_every_value_is_in_one_of_at_most_160_buckets(values):
     found = histogram(np.array(values))
 
     assert len(found.counts) <= MAX_BUCKETS
     assert sum(found.counts) + found.zero_count == found.count == len(values)
 
 
-def test_the_order_of_the_values_does_not_matter():
+def test_histogram_does_not_depend_on_the_order_of_values():
     values = CASES["log_uniform_2000"]
 
     assert histogram(np.array(values)) == histogram(np.array(sorted(values)))

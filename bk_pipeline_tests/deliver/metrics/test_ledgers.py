@@ -1,4 +1,4 @@
-"""Two runs of a day at once, on either database."""
+"""Two concurrent runs of a day, with each kind of ledger database."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from bk_pipeline_tests.ledger.cluster import fresh_schema
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def where(request, tmp_path):
+def location(request, tmp_path):
     database = fresh_schema() if request.param == "postgresql" else nullcontext(tmp_path / "l.db")
-    with database as where:
-        yield where
+    with database as location:
+        yield location
 
 
-def test_two_runs_at_once_count_each_build_once(sandbox, metrics, where):
+def test_concurrent_runs_count_each_build_once(sandbox, metrics, location):
     made = tables(20)
 
     def run(_: int) -> int:
         with (
-            Ledger.open(where, clock=SystemClock()) as ledger,
+            Ledger.open(location, clock=SystemClock()) as ledger,
             ledger.delivery_lock(metrics.name, DAY),
         ):
             done = deliver(made, day=DAY, destination=metrics, ledger=ledger, clock=SystemClock())

@@ -1,4 +1,4 @@
-"""What is measured of builds and jobs, and what that comes to."""
+"""Measurements of builds and jobs, and the data points aggregated from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUILDS, BUILD_TIMES, JOBS, JOB_TIMES, WAITS = (one.name for one in INSTRUMENTS)
 
 
 def points(*builds):
-    """The points of a table of these builds, by metric."""
+    """Return the data points of a table of these builds, by metric."""
     found = {one.name: [] for one in INSTRUMENTS}
     for point in data_points(measurements.items(SpanRows.from_table(table(*builds)))):
         found[point.instrument.name].append(point)
@@ -49,7 +49,7 @@ def numbered(n: int, jobs=None, **fields):
     return make_build(jobs, id=uid(f"build {n}"), number=n, **fields)
 
 
-def test_a_build_is_counted_under_the_attributes_of_buildkites_example():
+def test_build_has_the_attributes_of_buildkites_example():
     point = only(make_build(source="schedule"), metric=BUILDS)
 
     assert point.count == 1
@@ -61,7 +61,7 @@ def test_a_build_is_counted_under_the_attributes_of_buildkites_example():
     }
 
 
-def test_a_job_is_counted_under_the_attributes_of_buildkites_example():
+def test_job_has_the_attributes_of_buildkites_example():
     point = only(make_build([make_job("lint", state="failed")], state="failed"), metric=JOBS)
 
     assert dict(point.attributes) == {
@@ -84,7 +84,7 @@ def test_durations_are_those_of_the_spans_in_milliseconds():
     assert found[WAITS][0].histogram.sum == 2_500
 
 
-def test_waits_are_told_apart_by_queue_alone():
+def test_waits_are_split_by_queue_only():
     agent = make_agent("mac-1", meta_data=["queue=mac"])
     jobs = [
         make_job("a", wait_s=1),
@@ -101,13 +101,13 @@ def test_waits_are_told_apart_by_queue_alone():
     assert len(found[0].attributes) == 2
 
 
-def test_a_block_step_is_no_job():
+def test_block_step_is_not_counted_as_a_job():
     build = make_build([make_job(), make_block(unblocked_s=9_000), make_trigger(runnable_s=9_001)])
 
     assert sum(one.count for one in points(build)[JOBS]) == 2
 
 
-def test_a_job_that_never_started_counts_and_has_neither_duration_nor_wait():
+def test_job_that_never_started_is_counted_without_duration_or_wait():
     waited = make_job(
         "deploy", run_s=None, state="canceled", finished_at="2026-03-02T09:05:00.000Z"
     )
@@ -119,7 +119,7 @@ def test_a_job_that_never_started_counts_and_has_neither_duration_nor_wait():
     assert "buildkite.job.exit_status" not in dict(found[JOBS][0].attributes)
 
 
-def test_an_hours_builds_make_one_point_and_another_hours_another():
+def test_builds_of_an_hour_make_one_point():
     later = [make_job("test", id=uid("late"), runnable_s=3_600)]
 
     first, second = points(numbered(1), numbered(2), numbered(3, later))[BUILDS]
@@ -129,7 +129,7 @@ def test_an_hours_builds_make_one_point_and_another_hours_another():
     assert second.start_ns == first.start_ns + NS_PER_HOUR
 
 
-def test_a_build_belongs_to_the_hour_in_which_it_ended():
+def test_build_belongs_to_the_hour_in_which_it_ended():
     overnight = [make_job("test", runnable_s=1, run_s=15 * 3_600)]
 
     point = only(make_build(overnight), metric=BUILDS)
@@ -137,25 +137,25 @@ def test_a_build_belongs_to_the_hour_in_which_it_ended():
     assert datetime.fromtimestamp(point.start_ns / 1e9, BEGAN.tzinfo) == BEGAN + timedelta(hours=15)
 
 
-def test_a_window_ends_less_than_a_millisecond_after_its_last_measurement():
+def test_window_ends_less_than_a_millisecond_after_its_last_measurement():
     for point in points(numbered(1), numbered(2))[BUILDS]:
         assert 0 < point.time_ns - ns_at(13.2) < 10**6
 
 
-def test_what_ends_on_the_hour_is_measured_in_the_hour_that_begins():
+def test_end_on_the_hour_belongs_to_the_hour_that_begins():
     point = only(make_build([make_job(runnable_s=1, wait_s=1, run_s=3_598)]), metric=JOBS)
 
     assert point.start_ns == ns_at(3_600)
     assert point.start_ns < point.time_ns < point.start_ns + 10**6
 
 
-def test_the_same_measurements_make_the_same_points_in_whatever_order():
+def test_points_do_not_depend_on_the_order_of_measurements():
     items = measurements.items(SpanRows.from_table(table(numbered(1), numbered(2), numbered(3))))
 
     assert list(data_points(items)) == list(data_points(items[::-1]))
 
 
-def test_other_measurements_of_the_same_moment_make_a_point_of_another():
+def test_different_measurements_at_the_same_time_make_different_points():
     one, other = only(numbered(1), metric=BUILDS), only(numbered(2), metric=BUILDS)
 
     assert (one.attributes, one.start_ns, one.count) == (
@@ -166,7 +166,7 @@ def test_other_measurements_of_the_same_moment_make_a_point_of_another():
     assert one.time_ns != other.time_ns
 
 
-def test_however_measurements_are_cut_into_requests_the_points_add_up_to_the_same():
+def test_points_of_any_split_into_requests_add_up_to_the_same():
     draw = random.Random(7)
     builds = [
         numbered(
@@ -185,7 +185,7 @@ def test_however_measurements_are_cut_into_requests_the_points_add_up_to_the_sam
 
 
 def added_up(found):
-    """What a backend makes of deltas, by metric, attributes and hour: counts and sums."""
+    """Add up deltas like a backend does: counts and sums by metric, attributes and hour."""
     total = Counter()
     moments = set()
     for one in found:
@@ -197,7 +197,7 @@ def added_up(found):
     return total
 
 
-def test_points_of_pipelines_stay_apart():
+def test_pipelines_have_separate_points():
     tools = make_pipeline("tools")
 
     found = points(numbered(1), numbered(2, pipeline=tools))
@@ -207,7 +207,7 @@ def test_points_of_pipelines_stay_apart():
         assert sorted(slugs) == ["shop", "tools"]
 
 
-def test_counts_and_distributions_agree():
+def test_counts_and_histograms_agree():
     build = make_build([make_job(f"job-{n}", run_s=n * 7) for n in range(1, 20)])
 
     found = points(build)
@@ -216,10 +216,10 @@ def test_counts_and_distributions_agree():
     assert counted == {one.attributes: one.histogram.count for one in found[JOB_TIMES]}
 
 
-def test_an_empty_table_measures_nothing():
+def test_empty_table_has_no_measurements():
     assert measurements.items(SpanRows.from_table(table(make_build()).slice(0, 0))) == []
 
 
 @pytest.mark.parametrize("name", DIMENSIONS)
-def test_every_attribute_is_a_field_of_the_span_table(name):
+def test_every_dimension_is_a_field_of_the_span_table(name):
     assert name in {field.name for field in FIELDS}

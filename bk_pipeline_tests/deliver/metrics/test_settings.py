@@ -1,4 +1,4 @@
-"""The exporter's variables where metrics are concerned."""
+"""The exporter's variables for metrics."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def read(**variables):
         ({"ENDPOINT": "http://a", "METRICS_ENDPOINT": "http://b/c"}, "http://b/c"),
     ],
 )
-def test_metrics_go_to_their_own_endpoint_or_to_the_general_one(variables, url):
+def test_metrics_use_their_own_or_the_general_endpoint(variables, url):
     assert read(**variables).url == url
 
 
-def test_an_endpoint_of_traces_is_none_of_metrics():
+def test_traces_endpoint_is_not_used_for_metrics():
     assert read(TRACES_ENDPOINT="http://h:4318/v1/traces") is None
 
 
-def test_what_is_said_of_metrics_goes_before_what_is_said_in_general():
+def test_metrics_variables_take_precedence_over_general_ones():
     found = read(
         ENDPOINT="http://h",
         HEADERS="a=1",
@@ -49,12 +49,12 @@ def test_what_is_said_of_metrics_goes_before_what_is_said_in_general():
 
 
 @pytest.mark.parametrize("value", ["", "delta", "Delta", "lowmemory"])
-def test_deltas_may_be_asked_for(value):
+def test_delta_temporality_is_accepted(value):
     assert read(ENDPOINT="http://h", METRICS_TEMPORALITY_PREFERENCE=value) is not None
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("METRICS_TEMPORALITY_PREFERENCE", "cumulative", "running totals.*Set it to delta"),
         (
@@ -66,12 +66,12 @@ def test_deltas_may_be_asked_for(value):
         ("METRICS_TIMEOUT", "10", "Give 10000 for 10 seconds"),
     ],
 )
-def test_what_metrics_cannot_be_is_refused_with_the_variable(variable, value, said):
-    with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{variable}.*{said}"):
+def test_unsupported_metrics_setting_is_rejected_with_the_variable(variable, value, message):
+    with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{variable}.*{message}"):
         read(ENDPOINT="http://h", **{variable: value})
 
 
-def test_of_traces_nothing_is_asked_that_concerns_metrics():
+def test_metrics_variables_do_not_affect_traces():
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h",
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",

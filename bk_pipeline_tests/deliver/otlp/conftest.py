@@ -1,4 +1,4 @@
-"""One served sandbox for a module's tests."""
+"""One running sandbox per module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same spans through OpenTelemetry's SDK: what its OTLP exporter would send."""
+"""The same spans through OpenTelemetry's SDK: the bytes of its OTLP exporter."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bk_pipeline.deliver.otlp.shape import SPAN_FIELDS
 from bk_pipeline.spans.table import rows
 
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-ORDER = {field.name: place for place, field in enumerate(SPAN_FIELDS)}
+ORDER = {field.name: position for position, field in enumerate(SPAN_FIELDS)}
 
 
 def exported(table: pa.Table, service_name: str) -> bytes:
-    """The body that the exporter would send for the rows of `table`."""
+    """Return the body that the exporter would send for the rows of `table`."""
     return encode_spans(
         [readable(span, service_name) for span in rows(table)]
     ).SerializePartialToString()
@@ -35,7 +35,7 @@ def readable(span: Mapping[str, Any], service_name: str) -> ReadableSpan:
         context=SpanContext(trace_id, int(span["span_id"], 16), False, SAMPLED),
         parent=parent and SpanContext(trace_id, int(parent, 16), False, SAMPLED),
         resource=Resource(span["resource"] | {"service.name": service_name}),
-        attributes=dict(sorted(span["attributes"].items(), key=place)),
+        attributes=dict(sorted(span["attributes"].items(), key=position)),
         links=[linked(link, trace_id) for link in span["links"]],
         kind=SpanKind.INTERNAL,
         instrumentation_scope=InstrumentationScope("bk_pipeline", __version__),
@@ -46,13 +46,13 @@ def readable(span: Mapping[str, Any], service_name: str) -> ReadableSpan:
 
 
 def linked(link: Mapping[str, str], trace_id: int) -> Link:
-    """A link as a program would make it that got the other span's context from elsewhere."""
+    """Return a link as created by a program that received the other span's context."""
     other = int(link["trace_id"], 16)
     return Link(SpanContext(other, int(link["span_id"], 16), other != trace_id, SAMPLED))
 
 
-def place(attribute: tuple[str, Any]) -> int:
-    """Where an attribute stands among ours; the keys of a map keep their order."""
+def position(attribute: tuple[str, Any]) -> int:
+    """Return the position of an attribute in our order; keys of a map keep theirs."""
     name = attribute[0]
     if name in ORDER:
         return ORDER[name]

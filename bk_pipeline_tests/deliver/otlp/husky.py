@@ -1,8 +1,7 @@
-"""What Honeycomb makes of spans that come by OTLP: the events of its translator, husky.
+"""Events that Honeycomb's translator, husky, makes of spans received by OTLP.
 
-Written for the tests from husky's documented behaviour, on its own: it shares no code with
-the loaders that it compares. Only what our spans can have: no span events, no schema URLs,
-no sample rates.
+Written for the tests from husky's documented behaviour; shares no code with the encoders that it
+compares. Covers only what our spans can have: no span events, schema URLs or sample rates.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FIELD_BYTES = 65_535
 
 
 def events(request: ExportTraceServiceRequest) -> Iterator[dict[str, Any]]:
-    """`time` and `data` of each event: a span's links, then the span."""
+    """Yield `time` and `data` of each event: a span's links, then the span."""
     for group in request.resource_spans:
         of_resource = columns(group.resource.attributes)
         for part in group.scope_spans:
@@ -55,7 +54,7 @@ def span_event(span: Span, outer: dict[str, Any]) -> dict[str, Any]:
         data["status_message"] = span.status.message
     if span.status.code == ERROR:
         data["error"] = True
-    return {"time": moment(span), "data": data | columns(span.attributes)}
+    return {"time": time_text(span), "data": data | columns(span.attributes)}
 
 
 def link_event(span: Span, link: Span.Link, outer: dict[str, Any]) -> dict[str, Any]:
@@ -70,27 +69,27 @@ def link_event(span: Span, link: Span.Link, outer: dict[str, Any]) -> dict[str, 
     }
     if span.status.code == ERROR:
         data["error"] = True
-    return {"time": moment(span), "data": data | columns(link.attributes)}
+    return {"time": time_text(span), "data": data | columns(link.attributes)}
 
 
 def trace_text(trace_id: bytes) -> str:
     return trace_id[8:].hex() if trace_id[:8] == bytes(8) else trace_id.hex()
 
 
-def moment(span: Span) -> str:
-    """The start, as RFC 3339 with nanoseconds."""
+def time_text(span: Span) -> str:
+    """Return the start as RFC 3339 with nanoseconds."""
     seconds, ns = divmod(span.start_time_unix_nano, 10**9)
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     return f"{at.strftime('%Y-%m-%dT%H:%M:%S')}.{ns:09d}Z"
 
 
 def columns(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    """What attributes become; of equal keys the first."""
-    made: dict[str, Any] = {}
+    """Return the columns of attributes; of equal keys, the first one wins."""
+    found: dict[str, Any] = {}
     for pair in pairs:
         for name, value in flattened(pair.key, pair.value):
-            made.setdefault(name, value)
-    return made
+            found.setdefault(name, value)
+    return found
 
 
 def flattened(key: str, value: AnyValue) -> Iterator[tuple[str, Any]]:

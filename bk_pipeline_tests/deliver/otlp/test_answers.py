@@ -73,7 +73,7 @@ def status_message(text):
         (b"\x7a\x02hi", PROTOBUF, 200),
     ],
 )
-def test_a_success_accepts_all(body, kind, status):
+def test_success_accepts_all(body, kind, status):
     found = read(body, kind, status=status)
 
     assert [one.verdict for one in found.outcomes] == [Verdict.ACCEPTED] * 3
@@ -96,7 +96,7 @@ def test_a_success_accepts_all(body, kind, status):
     ],
     ids=["protobuf", "JSON", "JSON number", "JSON with the fields' own names"],
 )
-def test_a_partial_success_settles_all_and_tells_how_many_were_rejected(body, kind):
+def test_partial_success_settles_all_and_counts_rejected_spans(body, kind):
     found = read(body, kind)
 
     assert [one.verdict for one in found.outcomes] == [Verdict.ACCEPTED] * 3
@@ -105,7 +105,7 @@ def test_a_partial_success_settles_all_and_tells_how_many_were_rejected(body, ki
 
 
 @pytest.mark.parametrize("rejected", [3, 4, 2**63 - 1])
-def test_where_all_were_rejected_each_is(rejected):
+def test_each_span_is_rejected_if_all_were(rejected):
     found = read(partial(rejected, "too old"))
 
     assert [(one.verdict, one.message) for one in found.outcomes] == [
@@ -114,7 +114,7 @@ def test_where_all_were_rejected_each_is(rejected):
     assert found.rejected_unnamed == 0
 
 
-def test_a_single_span_that_was_rejected_is_known():
+def test_single_rejected_span_is_identified():
     found = read(partial(1), count=1)
 
     assert [(one.verdict, one.message) for one in found.outcomes] == [
@@ -123,7 +123,7 @@ def test_a_single_span_that_was_rejected_is_known():
 
 
 @pytest.mark.parametrize("rejected", [0, -1])
-def test_a_warning_is_passed_on(rejected):
+def test_warning_is_passed_on(rejected):
     found = read(partial(rejected, "use gzip"))
 
     assert found.rejected_unnamed == 0
@@ -143,7 +143,7 @@ def test_a_warning_is_passed_on(rejected):
         (b'{"partialSuccess":[]}', "application/json"),
     ],
 )
-def test_a_200_that_is_no_otlp_is_no_success(body, kind):
+def test_a_200_that_is_not_otlp_is_unexpected(body, kind):
     with pytest.raises(UnexpectedAnswer, match=f"{PLACE}.*X_ENDPOINT"):
         read(body, kind)
 
@@ -183,7 +183,7 @@ def test_a_200_whose_body_reports_a_failure_accepts_nothing(body, kind, error):
         (b"\x0a\x05\x08", "application/protobuf"),
     ],
 )
-def test_a_200_that_was_cut_may_have_taken_everything(body, kind):
+def test_truncated_200_may_have_been_processed(body, kind):
     with pytest.raises(ServiceUnavailable, match="cut short") as caught:
         read(body, kind)
     assert caught.value.maybe_processed
@@ -210,7 +210,7 @@ def test_a_200_that_was_cut_may_have_taken_everything(body, kind):
         (520, ServiceUnavailable, "X_ENDPOINT"),
     ],
 )
-def test_each_refusal_says_where_what_came_back_and_what_to_do(status, kind, remedy):
+def test_refusal_names_place_response_and_remedy(status, kind, remedy):
     found = refused(status, status_message("no such thing"))
 
     assert type(found) is kind
@@ -220,7 +220,7 @@ def test_each_refusal_says_where_what_came_back_and_what_to_do(status, kind, rem
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
-def test_a_success_is_no_refusal(status):
+def test_success_is_no_refusal(status):
     assert refused(status) is None
 
 
@@ -229,7 +229,7 @@ def test_only_a_503_is_known_not_to_have_been_processed(status, maybe):
     assert refused(status).maybe_processed is maybe
 
 
-def test_a_503_that_says_when_to_come_back_slows_everybody_down():
+def test_a_503_with_retry_after_throttles_all_senders():
     found = refused(503, **{"Retry-After": "7"})
 
     assert type(found) is DeliveryThrottled
@@ -241,7 +241,7 @@ def test_a_503_that_says_when_to_come_back_slows_everybody_down():
     [("7", 7.0), ("Fri, 20 Nov 2026 12:00:30 GMT", 30.0), ("soon", None)],
 )
 @pytest.mark.parametrize("status", [429, 500, 502, 504])
-def test_a_retry_after_is_honoured_in_both_forms(status, value, seconds):
+def test_retry_after_is_honoured_in_both_forms(status, value, seconds):
     assert refused(status, **{"Retry-After": value}).retry_in_s == seconds
 
 
@@ -270,14 +270,14 @@ DETAILS = '{"code":8,"details":[{"@type":"t/google.rpc.RetryInfo","retryDelay":"
         (b"<html>", "text/html", None),
     ],
 )
-def test_the_wait_in_a_grpc_status_is_read_and_bounded(body, kind, seconds):
+def test_retry_delay_in_a_grpc_status_is_read_and_bounded(body, kind, seconds):
     found = refused(503, body, kind)
     assert found.retry_in_s == seconds
     assert (type(found) is DeliveryThrottled) == (seconds is not None)
 
 
 @pytest.mark.parametrize("words", ["http: request body too large", "Request Body is Too Large."])
-def test_a_400_that_speaks_of_size_asks_for_less_at_a_time(words):
+def test_a_400_about_size_splits_the_batch(words):
     found = refused(400, words.encode(), "text/plain")
 
     assert type(found) is RequestTooLarge
@@ -303,5 +303,5 @@ def test_a_400_that_speaks_of_size_asks_for_less_at_a_time(words):
         (b"", PROTOBUF, "an empty body"),
     ],
 )
-def test_the_words_are_found_in_each_shape_of_error(body, kind, words):
+def test_message_is_found_in_each_error_format(body, kind, words):
     assert words in str(refused(401, body, kind))

@@ -1,4 +1,4 @@
-"""The wire format that is written by hand, against the official classes."""
+"""The hand-written wire format compared with the official classes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def decoded(encoded: bytes) -> KeyValue:
 
 
 @given(texts, st.one_of(values, lengths, st.sampled_from([2**63 - 1, -(2**63), 127, 128, 16_384])))
-def test_an_attribute_is_the_bytes_that_the_official_classes_make_of_it(key, value):
-    wanted = Span(attributes=[key_value(key, value)]).SerializeToString()
+def test_attribute_has_the_bytes_of_the_official_classes(key, value):
+    expected = Span(attributes=[key_value(key, value)]).SerializeToString()
 
-    assert attribute(b"\x4a", key, value) == wanted
+    assert attribute(b"\x4a", key, value) == expected
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
-def test_a_number_beyond_64_bits_becomes_a_double(number):
+def test_integer_over_64_bits_becomes_a_double(number):
     assert decoded(attribute(b"\x4a", "key", number)).value == AnyValue(double_value=float(number))
 
 
-def test_a_boolean_is_no_number():
+def test_boolean_is_not_encoded_as_a_number():
     found = [decoded(attribute(b"\x4a", "key", one)).value for one in (True, 1, False, 0)]
 
     assert [one.WhichOneof("value") for one in found] == ["bool_value", "int_value"] * 2
@@ -58,11 +58,11 @@ def test_a_boolean_is_no_number():
         (16_384, b"\x80\x80\x01"),
     ],
 )
-def test_a_varint_has_seven_bits_a_byte_lowest_first(number, encoded):
+def test_varint_has_seven_bits_per_byte_lowest_first(number, encoded):
     assert varint(number) == encoded
 
 
-def test_a_string_is_cut_to_what_backends_keep_with_a_mark():
+def test_string_is_truncated_with_a_mark():
     kept = decoded(attribute(b"\x4a", "key", "é" * 40_000)).value.string_value
 
     assert kept.endswith(TRUNCATION_MARK)

@@ -1,4 +1,4 @@
-"""The fast encoder against the plain one, and both against the official exporter."""
+"""The fast OTLP encoder compared with the reference encoder and the official exporter."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp.exporter import exported
 from bk_pipeline_tests.deliver.tables import job, joined, payload, table, uuid
 
-PLAIN = {"service.name": "buildkite"}
-# One name that builds have a value of their own for, and one that they have not.
-CROWDED = {
+MINIMAL = {"service.name": "buildkite"}
+# One name for which builds have their own value, and one for which they do not.
+RICH = {
     "service.name": "ci “builds”",
     "deployment.environment": "",
     "buildkite.cluster.id": "ours",
 }
-every_resource = pytest.mark.parametrize("common", [PLAIN, CROWDED], ids=["plain", "crowded"])
+every_resource = pytest.mark.parametrize("common", [MINIMAL, RICH], ids=["plain", "crowded"])
 
 
 def busy_table() -> pa.Table:
@@ -56,27 +56,27 @@ def fast(one: pa.Table, common: dict) -> ExportTraceServiceRequest:
 @every_resource
 @settings(max_examples=40, deadline=None)
 @given(one=odd_tables())
-def test_the_fast_encoder_gives_what_the_plain_one_gives(common, one):
+def test_fast_encoder_equals_the_reference(common, one):
     assert fast(one, common) == plain.request(plain.raw_rows(one), common)
 
 
 @pytest.mark.parametrize("string", STRINGS.values(), ids=STRINGS)
-@pytest.mark.parametrize("words", [1, 30, 1_000])
-def test_a_large_table_is_encoded_alike_whether_values_repeat_or_not(words, string):
-    one = large_table(500, words=words, string=string)
+@pytest.mark.parametrize("distinct", [1, 30, 1_000])
+def test_large_tables_are_encoded_like_the_reference(distinct, string):
+    one = large_table(500, distinct=distinct, string=string)
     assert len(one) > BULK_MIN_VALUES
 
-    assert fast(one, CROWDED) == plain.request(plain.raw_rows(one), CROWDED)
+    assert fast(one, RICH) == plain.request(plain.raw_rows(one), RICH)
 
 
-def test_too_long_strings_and_nulls_are_encoded_alike_wherever_they_stand():
-    one = with_peculiar_columns(large_table(500, words=30))
+def test_long_strings_and_nulls_are_encoded_like_the_reference():
+    one = with_peculiar_columns(large_table(500, distinct=30))
 
-    assert fast(one, PLAIN) == plain.request(plain.raw_rows(one), PLAIN)
+    assert fast(one, MINIMAL) == plain.request(plain.raw_rows(one), MINIMAL)
 
 
-def test_what_spans_have_in_common_is_the_same_bytes_for_all_of_them():
-    items = encoded(table(*(payload(number, jobs=20) for number in range(20))), PLAIN)
+def test_spans_of_a_build_share_bytes():
+    items = encoded(table(*(payload(number, jobs=20) for number in range(20))), MINIMAL)
 
     assert {len(item.pieces) for item in items} <= set(range(2, 6))
     shared = {id(piece) for item in items for piece in item.pieces[1:]}
@@ -84,64 +84,64 @@ def test_what_spans_have_in_common_is_the_same_bytes_for_all_of_them():
     assert len({id(item.shared) for item in items}) == 1
 
 
-def test_a_span_is_the_same_bytes_as_from_the_official_classes():
-    one = large_table(60, words=100)
+def test_span_has_the_bytes_of_the_official_classes():
+    one = large_table(60, distinct=100)
     spans = [plain.span(row).SerializeToString() for row in plain.raw_rows(one)]
 
-    items = encoded(one, PLAIN)
+    items = encoded(one, MINIMAL)
 
     assert [item.body for item in items] == [sized(SPAN, span) for span in spans]
 
 
-def test_the_plain_encoder_and_the_official_exporter_give_the_same_bytes():
+def test_reference_encoder_and_official_exporter_give_the_same_bytes():
     one = busy_table()
-    body = body_of(encoded(one, PLAIN))
+    body = body_of(encoded(one, MINIMAL))
 
-    assert body == plain.request(plain.raw_rows(one), PLAIN).SerializeToString()
+    assert body == plain.request(plain.raw_rows(one), MINIMAL).SerializeToString()
     assert body == exported(one, "buildkite")
 
 
 @settings(max_examples=12, deadline=None)
 @given(one=odd_tables())
-def test_a_slice_of_a_table_gives_a_slice_of_its_spans(one):
-    whole = encoded(one, PLAIN)
+def test_slices_of_a_table_give_the_same_spans(one):
+    whole = encoded(one, MINIMAL)
 
-    parts = [item for at in range(len(one)) for item in encoded(one.slice(at, 1), PLAIN)]
+    parts = [item for at in range(len(one)) for item in encoded(one.slice(at, 1), MINIMAL)]
 
     assert joined(parts) == joined(whole)
 
 
-def test_chunks_with_dictionaries_of_their_own_make_no_difference():
+def test_chunks_with_different_dictionaries_give_the_same_spans():
     one, two = table(payload(1)), table(payload(2))
 
-    together = encoded(pa.concat_tables([one, two]), PLAIN)
+    together = encoded(pa.concat_tables([one, two]), MINIMAL)
 
-    assert joined(together) == joined(encoded(one, PLAIN) + encoded(two, PLAIN))
-
-
-def test_an_empty_table_has_no_spans():
-    assert encoded(table(payload(1)).slice(0, 0), PLAIN) == []
+    assert joined(together) == joined(encoded(one, MINIMAL) + encoded(two, MINIMAL))
 
 
-def test_a_table_of_nothing_but_other_spans_than_roots_can_be_encoded():
+def test_empty_table_has_no_spans():
+    assert encoded(table(payload(1)).slice(0, 0), MINIMAL) == []
+
+
+def test_table_without_roots_can_be_encoded():
     one = busy_table()
     others = one.filter(one["parent_span_id"].is_valid())
 
-    assert fast(others, PLAIN) == plain.request(plain.raw_rows(others), PLAIN)
+    assert fast(others, MINIMAL) == plain.request(plain.raw_rows(others), MINIMAL)
 
 
-def test_an_item_is_a_whole_span_known_by_its_own_ids():
+def test_item_is_a_whole_span_with_its_ids():
     one = busy_table()
 
-    items = encoded(one, PLAIN)
+    items = encoded(one, MINIMAL)
 
     assert [item.item_id.hex() for item in items] == one["span_id"].to_pylist()
     assert [item.trace_id.hex() for item in items] == one["trace_id"].to_pylist()
     assert [item.name for item in items] == one["name"].to_pylist()
 
 
-def test_a_root_has_no_parent_and_ids_are_bytes():
-    (group, *_) = fast(table(payload(1)), PLAIN).resource_spans
+def test_root_has_no_parent_and_ids_are_bytes():
+    (group, *_) = fast(table(payload(1)), MINIMAL).resource_spans
     root, *others = group.scope_spans[0].spans
 
     assert root.parent_span_id == b""
@@ -151,8 +151,8 @@ def test_a_root_has_no_parent_and_ids_are_bytes():
     assert {span.kind for span in (root, *others)} == {Span.SPAN_KIND_INTERNAL}
 
 
-def test_spans_of_one_pipeline_share_a_resource_and_those_of_another_have_their_own():
-    groups = fast(busy_table(), PLAIN).resource_spans
+def test_resource_is_shared_by_the_spans_of_one_pipeline_only():
+    groups = fast(busy_table(), MINIMAL).resource_spans
 
     slugs = [
         {pair.key: pair.value.string_value for pair in group.resource.attributes}[
@@ -164,9 +164,9 @@ def test_spans_of_one_pipeline_share_a_resource_and_those_of_another_have_their_
     assert {group.scope_spans[0].scope.name for group in groups} == {"bk_pipeline"}
 
 
-def test_a_build_goes_before_the_environment_where_both_name_an_attribute():
+def test_build_attributes_take_precedence_over_the_environment():
     with_cluster = payload(1, cluster_id="theirs")
-    groups = fast(table(with_cluster, payload(2)), CROWDED).resource_spans
+    groups = fast(table(with_cluster, payload(2)), RICH).resource_spans
 
     clusters = [
         pair.value.string_value
@@ -177,28 +177,28 @@ def test_a_build_goes_before_the_environment_where_both_name_an_attribute():
     assert clusters == ["theirs", "ours"]
 
 
-def test_every_type_of_value_is_the_one_that_otlp_has_for_it():
-    (group, *_) = fast(busy_table(), PLAIN).resource_spans
+def test_each_field_type_has_its_otlp_type():
+    (group, *_) = fast(busy_table(), MINIMAL).resource_spans
     found = {
         pair.key: pair.value.WhichOneof("value")
         for span in group.scope_spans[0].spans
         for pair in span.attributes
     }
 
-    wanted = {"int": "int_value", "bool": "bool_value", "string list": "array_value"}
+    expected = {"int": "int_value", "bool": "bool_value", "string list": "array_value"}
     for field in FIELDS:
         if field.name in found:
-            assert found[field.name] == wanted.get(field.type, "string_value"), field.name
+            assert found[field.name] == expected.get(field.type, "string_value"), field.name
     assert found["buildkite.build.jobs.passed"] == "int_value"
     assert found["buildkite.agent.meta_data.queue"] == "string_value"
     assert "array_value" in found.values()
 
 
-def test_a_span_that_is_too_large_is_trimmed_marked_and_still_itself():
+def test_oversized_span_is_trimmed_and_marked():
     large = {f"key-{n}": "x" * 60_000 for n in range(120)}
     one = table(payload(1, meta_data=large), payload(2))
 
-    root, *others = encoded(one, PLAIN)
+    root, *others = encoded(one, MINIMAL)
 
     assert root.trimmed
     assert not any(item.trimmed for item in others)

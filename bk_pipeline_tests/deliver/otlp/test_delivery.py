@@ -1,4 +1,4 @@
-"""Delivering to the sandbox's OTLP endpoint, asserting on what it stored."""
+"""Delivery to the sandbox's OTLP endpoint, with assertions on what it stored."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TOKEN = "ZaVnC4dhaV1ABCDEFGhijk0123"
 
 @pytest.fixture
 def connect(clock):
-    """Makes the destination that variables describe, and tries for a minute of the fake clock."""
+    """Creates the destination of these variables; it retries for a minute of the fake clock."""
     made = []
 
     def connect(**variables):
         environment = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
-        # Lest tests that speak to one server share the pace at which it wants to be spoken to.
+        # A unique name, because rate limits are shared by name.
         environment["BK_PIPELINE_OTLP_ACCOUNT"] = f"test-{next(numbers)}"
         settings = OtlpSettings.from_environment(environment)
         made.append(
@@ -54,10 +54,10 @@ def otlp(connect, url):
 
 @pytest.fixture
 def fails(otlp, send, ledger):
-    """A delivery ends in this error, and nothing counts as delivered."""
+    """Asserts that a delivery fails with this error and nothing is recorded as accepted."""
 
-    def fails(error, said):
-        with pytest.raises(error, match=said):
+    def fails(error, message):
+        with pytest.raises(error, match=message):
             send(tables(1), destination=otlp)
         assert ledger.summary(otlp.name).accepted == 0
 
@@ -90,7 +90,7 @@ def test_links_are_part_of_their_span(sandbox, otlp, send):
     assert link.trace_id == uuid("build", 9).replace("-", "")
 
 
-def test_the_endpoint_is_told_who_made_the_spans_and_of_what(sandbox, otlp, send):
+def test_request_has_the_resource_and_scope(sandbox, otlp, send):
     send(tables(1), destination=otlp)
 
     span = sandbox.otlp.spans[0]
@@ -99,9 +99,9 @@ def test_the_endpoint_is_told_who_made_the_spans_and_of_what(sandbox, otlp, send
     assert span.resource["buildkite.pipeline.slug"] == "web"
 
 
-def test_headers_and_compression_are_those_of_the_environment(sandbox, url, connect, send):
-    wanted = {"authorization": "Basic dXNlcjpwYXNz", "content-encoding": "gzip"}
-    for header, value in wanted.items():
+def test_headers_and_compression_come_from_the_environment(sandbox, url, connect, send):
+    expected_headers = {"authorization": "Basic dXNlcjpwYXNz", "content-encoding": "gzip"}
+    for header, value in expected_headers.items():
         sandbox.otlp.require_header(header, value)
     made = tables(3)
 
@@ -112,13 +112,13 @@ def test_headers_and_compression_are_those_of_the_environment(sandbox, url, conn
         ),
     )
 
-    for header in wanted:
+    for header in expected_headers:
         sandbox.otlp.require_header(header, None)
     assert stored_once(sandbox, made)
     assert delivery.sent_bytes < delivery.body_bytes / 2
 
 
-def test_a_partial_success_is_settled_reported_and_never_sent_again(sandbox, otlp, send, ledger):
+def test_partial_success_is_settled_reported_and_not_resent(sandbox, otlp, send, ledger):
     made = tables(4)
     sandbox.faults.inject("otlp", "partial", rejected_spans=2, message="span is too old")
 
@@ -139,7 +139,7 @@ def test_a_partial_success_is_settled_reported_and_never_sent_again(sandbox, otl
     assert ledger.summary(otlp.name).in_doubt == 0
 
 
-def test_where_all_of_a_batch_is_rejected_the_ledger_has_each_span(sandbox, otlp, send, ledger):
+def test_fully_rejected_batch_is_recorded_span_by_span(sandbox, otlp, send, ledger):
     made = tables(1)
     sandbox.faults.inject("otlp", "partial", rejected_spans=99, message="tenant is over its limit")
 
@@ -150,7 +150,7 @@ def test_where_all_of_a_batch_is_rejected_the_ledger_has_each_span(sandbox, otlp
     assert sandbox.otlp.span_count == 0
 
 
-def test_a_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
+def test_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
     made = tables(1)
     sandbox.faults.inject("otlp", "partial", rejected_spans=0, message="use gzip")
 
@@ -161,7 +161,7 @@ def test_a_warning_is_reported_and_nothing_is_missing(sandbox, otlp, send):
     assert warning.endswith(f"accepted {span_count(made)} spans with a warning: use gzip")
 
 
-def test_a_body_that_is_too_large_is_split_until_it_passes(sandbox, otlp, send):
+def test_too_large_body_is_split_until_it_is_accepted(sandbox, otlp, send):
     made = tables(10)
     sandbox.faults.inject("otlp", "status", status=413, count=3)
 
@@ -171,7 +171,7 @@ def test_a_body_that_is_too_large_is_split_until_it_passes(sandbox, otlp, send):
     assert delivery.batches > 1
 
 
-def test_a_throttling_is_waited_out_as_long_as_it_says(sandbox, otlp, send, clock):
+def test_throttling_is_waited_out(sandbox, otlp, send, clock):
     made = tables(2)
     sandbox.faults.inject("otlp", "status", status=429, headers={"Retry-After": "17"})
 
@@ -182,7 +182,7 @@ def test_a_throttling_is_waited_out_as_long_as_it_says(sandbox, otlp, send, cloc
 
 
 @pytest.mark.parametrize("kind", ["reset", "hang", "status"])
-def test_what_was_not_taken_is_sent_again(sandbox, otlp, send, kind):
+def test_spans_that_were_not_accepted_are_sent_again(sandbox, otlp, send, kind):
     made = tables(2)
     sandbox.faults.inject("otlp", kind)
 
@@ -192,7 +192,7 @@ def test_what_was_not_taken_is_sent_again(sandbox, otlp, send, kind):
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "cut_body"])
-def test_an_answer_that_is_lost_doubles_no_more_than_was_under_way(sandbox, otlp, send, kind):
+def test_lost_response_duplicates_at_most_the_batch_in_flight(sandbox, otlp, send, kind):
     made = tables(2)
     sandbox.faults.inject("otlp", kind)
 
@@ -203,7 +203,7 @@ def test_an_answer_that_is_lost_doubles_no_more_than_was_under_way(sandbox, otlp
 
 
 @pytest.mark.parametrize(
-    ("order", "error", "said"),
+    ("order", "error", "message"),
     [
         ({"kind": "status", "status": 401}, TokenRefused, r"OTEL_EXPORTER_OTLP_HEADERS"),
         ({"kind": "status", "status": 404}, NotFound, r"OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -212,17 +212,15 @@ def test_an_answer_that_is_lost_doubles_no_more_than_was_under_way(sandbox, otlp
     ],
     ids=["401", "404", "html", "503"],
 )
-def test_a_run_that_fails_says_where_what_came_back_and_what_to_do(
-    sandbox, fails, order, error, said
-):
+def test_failed_run_names_place_response_and_remedy(sandbox, fails, order, error, message):
     sandbox.faults.inject("otlp", **order)
 
-    fails(error, rf"The OTLP endpoint 127.0.0.1:\d+/v1/traces .*{said}")
+    fails(error, rf"The OTLP endpoint 127.0.0.1:\d+/v1/traces .*{message}")
 
     assert sandbox.otlp.span_count == 0
 
 
-def test_where_nobody_listens_the_run_fails_after_the_retries(connect, send, clock):
+def test_run_without_a_listener_fails_after_the_retries(connect, send, clock):
     with pytest.raises(
         RetryableError, match=r"127.0.0.1:1/v1/traces cannot be reached.*_TRACES_ENDPOINT.*Gave up"
     ):
@@ -231,12 +229,12 @@ def test_where_nobody_listens_the_run_fails_after_the_retries(connect, send, clo
     assert sum(clock.slept) > 20
 
 
-def test_the_port_of_grpc_is_pointed_out(connect, send):
-    with pytest.raises(RetryableError, match=r"4317 is gRPC's"):
+def test_grpc_port_is_pointed_out(connect, send):
+    with pytest.raises(RetryableError, match=r"port 4317 is for gRPC"):
         send(tables(1), destination=connect(ENDPOINT="http://127.0.0.1:4317"))
 
 
-def test_a_key_in_the_path_is_sent_and_never_told(connect, send):
+def test_key_in_the_path_is_sent_and_never_shown(connect, send):
     with scripted_server() as server:
         server.otherwise = lambda request: Answer(
             404, f"no route for {request.path}".encode(), {"Content-Type": "text/plain"}
@@ -247,13 +245,13 @@ def test_a_key_in_the_path_is_sent_and_never_told(connect, send):
             send(tables(1), destination=destination)
 
     assert server.requests[0].path == f"/receiver/{TOKEN}/v1/traces?key=s3cret"
-    told = str(caught.value) + repr(destination) + destination.name
-    assert "no route for" in told
-    assert TOKEN not in told
-    assert "s3cret" not in told
+    shown = str(caught.value) + repr(destination) + destination.name
+    assert "no route for" in shown
+    assert TOKEN not in shown
+    assert "s3cret" not in shown
 
 
-def test_a_request_is_declared_as_protobuf_and_by_whom(connect, send):
+def test_request_has_content_type_and_user_agent(connect, send):
     with scripted_server() as server:
         server.otherwise = Answer(200, b"", {"Content-Type": "application/x-protobuf"})
         send(tables(1), destination=connect(TRACES_ENDPOINT=server.url))
@@ -265,7 +263,7 @@ def test_a_request_is_declared_as_protobuf_and_by_whom(connect, send):
     assert "Content-Encoding" not in request.headers
 
 
-def test_an_answer_in_json_is_understood(connect, send):
+def test_json_response_is_understood(connect, send):
     with scripted_server() as server:
         server.otherwise = Answer(200, b'{"partialSuccess":{}}')
         delivery = send(tables(1), destination=connect(ENDPOINT=server.url))

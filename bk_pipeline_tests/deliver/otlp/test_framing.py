@@ -16,7 +16,7 @@ RESOURCES = [
 
 
 def items(drawn):
-    """A span with a name of so many letters and one of three resources, each."""
+    """Spans with names of the drawn lengths, each with one of three resources."""
     made = []
     for at, (size, which) in enumerate(drawn):
         span = sized(SPAN, sized(b"\x2a", b"n" * size))
@@ -35,7 +35,7 @@ many = st.lists(st.tuples(st.integers(0, 1_500), st.integers(0, 2)), max_size=80
 
 
 @given(many)
-def test_no_body_is_longer_than_was_counted_on_and_hardly_shorter(made):
+def test_body_size_is_at_most_the_estimate_and_hardly_less(made):
     for batch in batches(made):
         actual, counted = len(body_of(batch)), body_bytes(batch, LIMITS)
 
@@ -45,7 +45,7 @@ def test_no_body_is_longer_than_was_counted_on_and_hardly_shorter(made):
 
 
 @given(many)
-def test_all_spans_are_in_the_bodies_once_and_in_order_within_their_resource(made):
+def test_bodies_have_all_spans_once_in_order_within_their_resource(made):
     named: dict[str, list[int]] = {}
     for batch in batches(made):
         groups = ExportTraceServiceRequest.FromString(body_of(batch)).resource_spans
@@ -55,16 +55,16 @@ def test_all_spans_are_in_the_bodies_once_and_in_order_within_their_resource(mad
             (part,) = group.scope_spans
             named.setdefault(key, []).extend(len(span.name) for span in part.spans)
 
-    wanted: dict[str, list[int]] = {}
+    expected: dict[str, list[int]] = {}
     for item in made:
         (group,) = ExportTraceServiceRequest.FromString(body_of([item])).resource_spans
-        wanted.setdefault(group.resource.SerializeToString(), []).append(
+        expected.setdefault(group.resource.SerializeToString(), []).append(
             len(group.scope_spans[0].spans[0].name)
         )
-    assert named == wanted
+    assert named == expected
 
 
-def test_what_items_share_counts_once_a_batch():
+def test_shared_data_is_counted_once_per_batch():
     one, two, other = items([(10, 2), (10, 2), (10, 1)])
 
     together = body_bytes([one, two], LIMITS)

@@ -30,11 +30,11 @@ def name(url=URL, headers=None, account=""):
         ("https://h/otlp/v1/traces?api_key=secret", "otlp:h/otlp/v1/traces"),
     ],
 )
-def test_the_name_is_host_port_and_path(url, shown):
+def test_name_is_host_port_and_path(url, shown):
     assert name(url) == shown
 
 
-def test_what_may_be_a_key_in_the_path_is_a_short_hash():
+def test_possible_key_in_the_path_is_hashed():
     url = f"https://collectors.example.com/receiver/v1/otlp/{TOKEN}/v1/traces"
 
     assert TOKEN not in place_shown(url)
@@ -52,7 +52,7 @@ def test_another_tenant_is_another_destination():
     assert len({one, two, name()}) == 3
 
 
-def test_a_user_is_told_apart_and_their_new_password_is_not():
+def test_name_depends_on_the_user_and_not_on_the_password():
     one, rotated, other = (
         name(headers=basic(*each)) for each in (("12", "a"), ("12", "b"), ("13", "a"))
     )
@@ -60,20 +60,20 @@ def test_a_user_is_told_apart_and_their_new_password_is_not():
     assert one == rotated != other
 
 
-def test_a_user_without_a_password_is_taken_for_a_key():
+def test_user_without_a_password_is_treated_as_a_key():
     assert name(headers=basic(TOKEN, "")) == name()
 
 
 @pytest.mark.parametrize("value", ["Basic ?", "Basic /w==", "Bearer abc", ""])
-def test_other_credentials_leave_the_name_alone(value):
+def test_other_credentials_do_not_change_the_name(value):
     assert name(headers={"authorization": value}) == name()
 
 
-def test_a_word_of_ones_own_tells_apart_what_only_keys_do():
+def test_account_distinguishes_destinations_that_differ_in_keys_only():
     assert name(account="team-a") == "otlp:collector.example.com/v1/traces#team-a"
 
 
-def test_what_is_secret_in_a_url_is_known():
+def test_secrets_in_a_url_are_found():
     found = secrets_in(f"https://h/receiver/{TOKEN}/v1?key=abc&flag")
 
     assert {TOKEN, "abc", "key=abc&flag"} <= set(found)

@@ -9,7 +9,7 @@ from bk_pipeline.deliver.otlp.variables import attributes, headers
 from bk_pipeline.errors import ConfigError
 
 names = st.text("abcXYZ019-_.", min_size=1)
-# What the official parser reads without being liberal.
+# Names that the official parser accepts in strict mode.
 encoded = st.text("abcXYZ019-_.~!*+/=:%", min_size=1).filter(
     lambda text: text.isascii() and "%" not in text
 )
@@ -32,19 +32,19 @@ encoded = st.text("abcXYZ019-_.~!*+/=:%", min_size=1).filter(
     ],
     ids=lambda value: repr(value) if isinstance(value, str) else "",
 )
-def test_headers_are_read_as_the_specification_has_them(text, found):
+def test_headers_are_parsed_as_specified(text, found):
     assert headers("X_HEADERS", text) == found
 
 
 @given(st.dictionaries(names, encoded, max_size=4))
-def test_headers_are_what_the_official_parser_reads(pairs):
+def test_headers_equal_those_of_the_official_parser(pairs):
     text = ",".join(f"{name}={value}" for name, value in pairs.items())
 
     assert headers("X_HEADERS", text) == parse_env_headers(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a", "pair 1 of 1 is not key=value"),
         ("a=1,secret", "pair 2 of 2 is not key=value"),
@@ -59,23 +59,23 @@ def test_headers_are_what_the_official_parser_reads(pairs):
         ('a="secret"', "percent-encode"),
         ("a=secret%0Ax", "percent-encode"),
         ("a=secret-é", "percent-encode"),
-        ("a=secret%FF", "no UTF-8"),
+        ("a=secret%FF", "not UTF-8"),
     ],
 )
-def test_a_bad_pair_is_named_by_its_place_and_its_value_is_not_told(text, said):
-    with pytest.raises(ConfigError, match=f"^X_HEADERS: .*{said}") as caught:
+def test_malformed_pair_is_named_by_position_without_its_value(text, message):
+    with pytest.raises(ConfigError, match=f"^X_HEADERS: .*{message}") as caught:
         headers("X_HEADERS", text)
 
     assert "secret" not in str(caught.value)
 
 
-def test_resource_attributes_may_be_any_text_keys_too():
+def test_resource_attributes_may_be_any_text_including_keys():
     found = attributes("X_ATTRIBUTES", "k%3D1=a%2Cb,empty=,plain=x y=z,emoji=%F0%9F%9A%80")
 
     assert found == {"k=1": "a,b", "empty": "", "plain": "x y=z", "emoji": "🚀"}
 
 
 @pytest.mark.parametrize("text", ["a", "=b", "a=%FF", 'a="b"', "a='b"])
-def test_malformed_resource_attributes_are_refused(text):
+def test_malformed_resource_attributes_are_rejected(text):
     with pytest.raises(ConfigError, match="X_ATTRIBUTES: pair 1 of 1"):
         attributes("X_ATTRIBUTES", text)

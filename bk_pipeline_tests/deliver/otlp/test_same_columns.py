@@ -1,4 +1,4 @@
-"""The same columns by both ways: by OTLP through Honeycomb's translator, and as its events."""
+"""Both routes give the same columns: OTLP through Honeycomb's translator, and Honeycomb events."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_events(one: pa.Table) -> Counter:
 
 
 def counted(events: Any) -> Counter:
-    """Each event as its time and its columns, with the type of each."""
+    """Count events, each as its time and its columns with the type of each."""
     return Counter(
         (
             event["time"],
@@ -59,7 +59,7 @@ def counted(events: Any) -> Counter:
 
 
 def comparable(value: Any) -> Any:
-    """A list's text by what it means: JSON may be written in several ways."""
+    """Parse the text of a list, because JSON may be written in several ways."""
     if isinstance(value, str) and value.startswith("[") and value.endswith("]\n"):
         return f"list: {json.loads(value)!r}"
     return value
@@ -67,16 +67,16 @@ def comparable(value: Any) -> Any:
 
 def assert_same(one: pa.Table) -> None:
     ours, theirs = by_events(one), by_otlp(one)
-    for (at, mine), (_, wanted) in zip(
+    for (at, mine), (_, other) in zip(
         sorted((ours - theirs).keys()), sorted((theirs - ours).keys()), strict=True
     ):
-        assert mine == wanted, at
+        assert mine == other, at
     assert ours == theirs
 
 
 @pytest.fixture(scope="module")
 def world() -> pa.Table:
-    """A day of the sandbox's builds: retries, blocks, triggers, emoji, nulls and all."""
+    """A day of the sandbox's builds, with retries, blocks, triggers, emoji and nulls."""
     made = World(seed=3, days=1, builds_per_day=150, today=PRESENT.date())
     day, _ = made.first_and_last_day()
     payloads = [build_as_of(life, life.created_ms + 30 * 86_400_000) for life in made.builds(day)]
@@ -87,12 +87,12 @@ def trace(build: dict) -> Any:
     return spans_for_build(decode_build(msgspec.json.encode(build)))
 
 
-def test_the_sandboxs_builds_have_the_same_columns_of_the_same_types_by_both_ways(world):
+def test_sandbox_builds_have_the_same_columns_by_both_routes(world):
     assert len(world) > 1_000
     assert_same(world)
 
 
-def test_there_is_something_of_everything_in_that_comparison(world):
+def test_sandbox_builds_cover_all_kinds_of_data(world):
     found = {name for _, columns in by_otlp(world) for name, _, _ in columns}
 
     assert {
@@ -110,17 +110,17 @@ def test_there_is_something_of_everything_in_that_comparison(world):
 
 @settings(max_examples=30, deadline=None)
 @given(one=odd_tables())
-def test_odd_values_have_the_same_columns_of_the_same_types_by_both_ways(one):
+def test_odd_values_have_the_same_columns_by_both_routes(one):
     assert_same(one)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(timelines())
-def test_generated_lives_of_builds_have_the_same_columns_by_both_ways(timeline):
+def test_generated_builds_have_the_same_columns_by_both_routes(timeline):
     assert_same(table_of([make_trace(timeline.payload())]))
 
 
-def test_long_strings_and_lists_are_cut_alike():
+def test_long_strings_and_lists_are_truncated_alike():
     rules = [f"tag-{n}={'é' * 500}" for n in range(100)]
     build = payload(1, message="é" * 40_000, meta_data={"long": "🚀" * 20_000})
     build["jobs"][0]["agent"]["meta_data"] = rules
@@ -131,5 +131,5 @@ def test_long_strings_and_lists_are_cut_alike():
     assert_same(one)
 
 
-def test_an_id_that_begins_with_zeros_is_written_alike():
+def test_id_with_leading_zeros_is_written_alike():
     assert_same(table(payload(1, id="00000000-0000-0000-8000-000000000001")))

@@ -17,7 +17,7 @@ ENDPOINT = "http://collector:4318"
 
 
 def read(**variables):
-    """The settings; `TRACES_X` and `X` stand for the exporter's variables, `OTEL_X` for itself."""
+    """Read settings; `TRACES_X` and `X` are exporter variables, `OTEL_X` is used as it is."""
     environment = {
         name if name.startswith(("OTEL_", "BK_")) else f"OTEL_EXPORTER_OTLP_{name}": value
         for name, value in variables.items()
@@ -30,7 +30,7 @@ def read(**variables):
     [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, {"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}],
     ids=str,
 )
-def test_without_an_endpoint_there_is_no_destination(environment):
+def test_no_destination_without_an_endpoint(environment):
     assert OtlpSettings.from_environment(environment) is None
 
 
@@ -44,7 +44,7 @@ def test_without_an_endpoint_there_is_no_destination(environment):
         ("https://h/otlp?key=k", "https://h/otlp/v1/traces?key=k"),
     ],
 )
-def test_the_path_of_traces_is_joined_to_a_general_endpoint(endpoint, url):
+def test_traces_path_is_appended_to_a_general_endpoint(endpoint, url):
     assert read(ENDPOINT=endpoint).url == url
 
 
@@ -56,7 +56,7 @@ def test_the_path_of_traces_is_joined_to_a_general_endpoint(endpoint, url):
         ("http://collector:4318", "http://collector:4318/"),
     ],
 )
-def test_an_endpoint_for_traces_is_used_as_it_is(endpoint, url):
+def test_traces_endpoint_is_used_unchanged(endpoint, url):
     found = read(TRACES_ENDPOINT=endpoint)
 
     assert found.url == url
@@ -75,12 +75,12 @@ def test_an_endpoint_for_traces_is_used_as_it_is(endpoint, url):
         "http://h /",
     ],
 )
-def test_what_is_no_url_is_refused(endpoint):
+def test_malformed_url_is_rejected(endpoint):
     with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_ENDPOINT is malformed"):
         read(ENDPOINT=endpoint)
 
 
-def test_a_password_in_the_url_is_refused_and_not_told():
+def test_password_in_the_url_is_rejected_and_not_shown():
     with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS") as caught:
         read(ENDPOINT="https://me:s3cret@h")
 
@@ -88,24 +88,24 @@ def test_a_password_in_the_url_is_refused_and_not_told():
 
 
 @pytest.mark.parametrize(
-    ("option", "attribute", "general", "special", "wanted"),
+    ("option", "attribute", "general", "special", "expected"),
     [
         ("HEADERS", "headers", "a=1,b=2", "c=3", {"c": "3"}),
         ("TIMEOUT", "timeouts", "20000", "5000", Timeouts(5.0, 5.0, 5.0)),
         ("COMPRESSION", "compression", "none", "gzip", Compression.GZIP),
     ],
 )
-def test_what_is_said_of_traces_goes_before_what_is_said_in_general(
-    option, attribute, general, special, wanted
+def test_traces_variables_take_precedence_over_general_ones(
+    option, attribute, general, special, expected
 ):
     both = {option: general, f"TRACES_{option}": special}
     empty = {option: special, f"TRACES_{option}": ""}
 
-    assert getattr(read(**both), attribute) == wanted
-    assert getattr(read(**empty), attribute) == wanted
+    assert getattr(read(**both), attribute) == expected
+    assert getattr(read(**empty), attribute) == expected
 
 
-def test_by_default_it_waits_ten_seconds_and_compresses_nothing():
+def test_defaults_are_ten_seconds_and_no_compression():
     found = read()
 
     assert found.timeouts == Timeouts(10.0, 10.0, 10.0)
@@ -113,36 +113,36 @@ def test_by_default_it_waits_ten_seconds_and_compresses_nothing():
     assert found == OtlpSettings(url=f"{ENDPOINT}/v1/traces")
 
 
-def test_a_timeout_is_in_milliseconds_and_none_at_all_is_very_long():
+def test_timeout_is_in_milliseconds_and_zero_is_very_long():
     assert read(TIMEOUT="30000").timeouts == Timeouts(10.0, 30.0, 30.0)
     assert read(TIMEOUT="0").timeouts.answer_s >= 3_600
 
 
 @pytest.mark.parametrize("value", ["10", "1", "99"])
-def test_a_timeout_that_was_meant_in_seconds_is_refused_with_what_to_write(value):
+def test_timeout_meant_in_seconds_is_rejected_with_the_right_value(value):
     with pytest.raises(ConfigError, match=f"OTLP_TIMEOUT is {value}.*millisecond.*{value}000 for"):
         read(TIMEOUT=value)
 
 
 @pytest.mark.parametrize("value", ["2.5", "-1", "ten", "1e4", "\u0661"])
-def test_a_timeout_that_is_no_whole_number_is_refused(value):
+def test_timeout_that_is_not_a_whole_number_is_rejected(value):
     with pytest.raises(ConfigError, match="OTLP_TRACES_TIMEOUT is not a whole number"):
         read(TRACES_TIMEOUT=value)
 
 
 @pytest.mark.parametrize("value", ["deflate", "zstd", "true"])
-def test_a_compression_other_than_gzip_is_refused(value):
+def test_compression_other_than_gzip_is_rejected(value):
     with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_COMPRESSION.*gzip or none"):
         read(COMPRESSION=value)
 
 
 @pytest.mark.parametrize("value", ["grpc", "http/json", "HTTP"])
-def test_a_protocol_other_than_protobuf_over_http_is_refused(value):
+def test_protocol_other_than_http_protobuf_is_rejected(value):
     with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL.*http/protobuf"):
         read(TRACES_PROTOCOL=value, PROTOCOL="http/protobuf")
 
 
-def test_letters_large_or_small_make_no_difference():
+def test_values_are_case_insensitive():
     assert read(COMPRESSION="GZIP", PROTOCOL="HTTP/protobuf").compression is Compression.GZIP
 
 
@@ -158,7 +158,7 @@ def test_certificates_are_files(pair, tmp_path):
     assert read(CLIENT_CERTIFICATE=str(both)).client_cert == (str(both), str(both))
 
 
-def test_files_that_hold_no_certificate_are_refused(pair):
+def test_files_without_a_certificate_are_rejected(pair):
     certificate, key = pair
 
     with pytest.raises(ConfigError, match=r"OTLP_CERTIFICATE is not a file of PEM cert"):
@@ -168,12 +168,12 @@ def test_files_that_hold_no_certificate_are_refused(pair):
 
 
 @pytest.mark.parametrize("option", ["CERTIFICATE", "TRACES_CLIENT_KEY", "CLIENT_CERTIFICATE"])
-def test_a_certificate_that_is_not_there_is_named(option, tmp_path):
+def test_missing_certificate_file_is_named(option, tmp_path):
     with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{option} is not the path of a file"):
         read(**{option: str(tmp_path / "none.pem")})
 
 
-def test_a_key_without_a_certificate_is_refused(tmp_path):
+def test_key_without_a_certificate_is_rejected(tmp_path):
     (tmp_path / "key.pem").touch()
 
     with pytest.raises(ConfigError, match="CLIENT_KEY is set without a certificate"):
@@ -190,9 +190,7 @@ def test_a_key_without_a_certificate_is_refused(tmp_path):
         ("", "service.name=", {"service.name": "buildkite"}),
     ],
 )
-def test_the_services_name_goes_before_the_attributes_and_they_before_our_default(
-    service, attributes, resource
-):
+def test_service_name_takes_precedence_over_attributes_and_default(service, attributes, resource):
     found = read(OTEL_SERVICE_NAME=service, OTEL_RESOURCE_ATTRIBUTES=attributes).resource
 
     assert found == resource
@@ -200,13 +198,13 @@ def test_the_services_name_goes_before_the_attributes_and_they_before_our_defaul
 
 
 @pytest.mark.parametrize("word", ["two words", "a#b", "line\nbreak"])
-def test_an_account_is_one_word(word):
+def test_account_is_a_single_word(word):
     assert read(BK_PIPELINE_OTLP_ACCOUNT="team-a").name.endswith("#team-a")
     with pytest.raises(ConfigError, match="BK_PIPELINE_OTLP_ACCOUNT"):
         read(BK_PIPELINE_OTLP_ACCOUNT=word)
 
 
-def test_variables_are_told_as_people_have_set_them():
+def test_error_names_the_variable_as_users_set_it():
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}
     prefix = "BK_PIPELINE_TEMPO_"
 
@@ -221,7 +219,7 @@ def test_variables_are_told_as_people_have_set_them():
         )
 
 
-def test_no_secret_is_shown():
+def test_repr_shows_no_secret():
     found = read(HEADERS="x-key=s3cret", ENDPOINT="https://h/otlp?key=s3cret2")
 
     destination = Otlp(found, clock=SystemClock())
@@ -229,13 +227,13 @@ def test_no_secret_is_shown():
     assert not [one for one in shown if "s3cret" in one]
 
 
-def test_settings_do_not_change():
+def test_settings_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         read().url = "http://elsewhere"
 
 
 @pytest.mark.parametrize("variable", UNSUPPORTED)
-def test_what_the_specification_has_and_we_have_not_is_refused_by_name(variable):
+def test_unsupported_variable_is_rejected_by_name(variable):
     with pytest.raises(ConfigError, match=f"^X_{variable} is not supported: ") as caught:
         OtlpSettings.from_environment(
             {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, variable: "97"}, shown_prefix="X_"
@@ -246,12 +244,12 @@ def test_what_the_specification_has_and_we_have_not_is_refused_by_name(variable)
 
 
 @pytest.mark.parametrize("sampler", ["always_on", "parentbased_always_on", "Always_On"])
-def test_a_sampler_that_takes_all_is_no_other(sampler):
+def test_sampler_that_keeps_everything_is_accepted(sampler):
     assert read(OTEL_TRACES_SAMPLER=sampler) == read()
 
 
 @pytest.mark.parametrize(("value", "off"), [("true", True), ("TRUE", True), ("false", False)])
-def test_a_disabled_sdk_sends_nothing_and_that_is_told(monkeypatch, value, off):
+def test_disabled_sdk_sends_nothing_and_is_reported(monkeypatch, value, off):
     assert (read(OTEL_SDK_DISABLED=value) is None) is off
     monkeypatch.setenv("OTEL_SDK_DISABLED", value)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT)
@@ -269,6 +267,6 @@ def test_a_disabled_sdk_sends_nothing_and_that_is_told(monkeypatch, value, off):
         assert len(destinations(Settings.load())) == 1
 
 
-def test_a_disabled_sdk_is_true_or_false():
+def test_disabled_sdk_must_be_true_or_false():
     with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED is malformed: expected true or false"):
         read(OTEL_SDK_DISABLED="1")

@@ -1,4 +1,4 @@
-"""Certificates: theirs is checked against our bundle, and they are shown ours."""
+"""TLS: the server's certificate is verified with our bundle, and the client sends its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bk_pipeline_tests.http.scripted import Answer, scripted_server
 
 @contextmanager
 def tls_server(certificate, key):
-    """A server that wants the same certificate from its clients."""
+    """A server that requires the same certificate from its clients."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.load_verify_locations(certificate)
@@ -35,7 +35,7 @@ def environment(server, **variables):
     }
 
 
-def test_both_sides_show_and_check_certificates(pair, send, clock):
+def test_server_and_client_certificates_are_verified(pair, send, clock):
     certificate, key = pair
     with tls_server(certificate, key) as server:
         settings = OtlpSettings.from_environment(
@@ -51,7 +51,7 @@ def test_both_sides_show_and_check_certificates(pair, send, clock):
     assert delivery.accepted == span_count(tables(1))
 
 
-def test_a_certificate_that_no_bundle_vouches_for_is_refused(pair, send, clock):
+def test_untrusted_server_certificate_is_rejected(pair, send, clock):
     certificate, key = pair
     with tls_server(certificate, key) as server:
         destination = Otlp(OtlpSettings.from_environment(environment(server)), clock=clock)

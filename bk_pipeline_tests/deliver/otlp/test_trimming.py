@@ -36,7 +36,7 @@ def strings(trimmed):
     return {pair.key: pair.value.string_value for pair in trimmed.attributes}
 
 
-def test_the_longest_strings_are_cut_and_the_others_are_not():
+def test_longest_strings_are_truncated_and_others_are_not():
     trimmed = fitted(span(long="x" * 5_000, longer="y" * 6_000, short="z" * 50), limit_bytes=3_000)
 
     found = strings(trimmed)
@@ -46,13 +46,13 @@ def test_the_longest_strings_are_cut_and_the_others_are_not():
     assert 2_000 < trimmed.ByteSize() <= 3_000
 
 
-def test_what_was_trimmed_says_so():
+def test_trimmed_span_is_marked():
     trimmed = fitted(span(long="x" * 5_000), limit_bytes=3_000)
 
     assert {pair.key: pair.value.bool_value for pair in trimmed.attributes}[TRIMMED]
 
 
-def test_strings_within_lists_are_cut_too():
+def test_strings_in_lists_are_truncated():
     trimmed = fitted(span(listed=["x" * 5_000, "y"]), limit_bytes=1_000)
 
     first, second = trimmed.attributes[0].value.array_value.values
@@ -60,7 +60,7 @@ def test_strings_within_lists_are_cut_too():
     assert second.string_value == "y"
 
 
-def test_where_no_string_is_left_to_cut_keys_of_maps_go_from_the_last_on():
+def test_map_keys_are_dropped_last_first_if_no_string_can_be_truncated():
     many = {f"buildkite.build.meta_data.{n}": n for n in range(1_000)}
 
     trimmed = fitted(span(**{"buildkite.build.number": 7}, **many), limit_bytes=5_000)
@@ -73,7 +73,7 @@ def test_where_no_string_is_left_to_cut_keys_of_maps_go_from_the_last_on():
 
 
 @pytest.mark.parametrize("limit_bytes", [500, 1_000, 4_000])
-def test_it_fits_whatever_the_strings_are_made_of(limit_bytes):
+def test_trimmed_span_fits_with_any_characters(limit_bytes):
     trimmed = fitted(
         span(a="é🚀" * 2_000, b='"\\\n' * 2_000, c="\x00" * 2_000), limit_bytes=limit_bytes
     )
@@ -96,7 +96,7 @@ def columns_by_otlp(spans, **common):
 
 
 @pytest.mark.parametrize("count", [1_900, 1_950, 2_300, 5_000])
-def test_too_many_keys_are_trimmed_to_the_same_columns_as_in_honeycombs_own_events(count):
+def test_too_many_keys_are_trimmed_like_honeycomb_events(count):
     spans = with_many_keys(count)
 
     events = [
@@ -112,7 +112,7 @@ def test_too_many_keys_are_trimmed_to_the_same_columns_as_in_honeycombs_own_even
     assert len(trimmed) == sum(TRIMMED in names for names in found.values())
 
 
-def test_resource_attributes_count_as_columns_too():
+def test_resource_attributes_count_as_columns():
     common = {f"team.attribute.{n}": "v" for n in range(300)}
 
     found = columns_by_otlp(with_many_keys(1_800), **common)
@@ -121,7 +121,7 @@ def test_resource_attributes_count_as_columns_too():
     assert all(set(common) <= names for names in found.values())
 
 
-def test_the_last_maps_keys_go_before_those_of_earlier_ones():
+def test_keys_of_the_last_map_are_dropped_first():
     many = {f"buildkite.agent.meta_data.{n}": n for n in range(10)}
     one = span(**many, **{f"{META}{n}": n for n in range(10)})
 

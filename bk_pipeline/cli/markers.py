@@ -15,7 +15,7 @@ from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
 from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
 from bk_pipeline.honeycomb.marker import Marker
-from bk_pipeline.honeycomb.placing import paint, unlike
+from bk_pipeline.honeycomb.placing import color_changes, set_colors
 from bk_pipeline.honeycomb.planning import Plan
 from bk_pipeline.http.retry import pauses_told_to
 from bk_pipeline.lines import Lines
@@ -54,7 +54,7 @@ def listed(everyones: bool) -> None:
         if everyones:
             datasets |= it.rules.datasets
         for dataset in sorted(datasets):
-            present = {one.id: one for one in it.client.listed(dataset)}
+            present = {one.id: one for one in it.client.list_markers(dataset)}
             for marker_id, known in ours.items():
                 if known.dataset == dataset and marker_id not in present:
                     _line(dataset, known.rule, marker_id, "deleted in Honeycomb")
@@ -79,7 +79,7 @@ def plan(first: date | None, last: date | None, restore: bool) -> None:
     total: Counter[str] = Counter()
     with _opened() as (services, it, _):
         days = {*services.raw().days(), *_placed_days(it)}
-        listed = cache(it.client.listed)
+        listed = cache(it.client.list_markers)
         for day in _chosen(days, first, last):
             planned = plan_markers(day, it, listed=listed, restore=restore).plan
             _show(day, planned)
@@ -123,7 +123,7 @@ def prune(yes: bool) -> None:
     touches what others made.
     """
     with _opened() as (_, it, lines):
-        listed = cache(it.client.listed)
+        listed = cache(it.client.list_markers)
         plans = {day: plan_markers(day, it, listed=listed).plan for day in sorted(_placed_days(it))}
         doomed = {day: one for day, one in plans.items() if one.delete}
         if not doomed:
@@ -169,7 +169,7 @@ def _placed_days(it: MarkerContext) -> set[str]:
 def _show(day: str, planned: Plan) -> None:
     for subject, marker in planned.create:
         _action("create", day, subject.dataset, subject.rule, marker)
-    for one in planned.found:
+    for one in planned.recovered:
         _action("find", day, one.subject.dataset, one.subject.rule, one.marker)
     for one in planned.change:
         _action("change", day, one.subject.dataset, one.subject.rule, one.marker)
@@ -185,7 +185,7 @@ def _counts(planned: Plan) -> Counter[str]:
     return Counter(
         {
             "to create": len(planned.create),
-            "to find again": len(planned.found),
+            "to find again": len(planned.recovered),
             "to change": len(planned.change),
             "to delete (prune)": len(planned.delete),
             "as they should be": planned.unchanged,
@@ -198,7 +198,7 @@ def _counts(planned: Plan) -> Counter[str]:
 def _unlike(dataset: str, it: MarkerContext) -> list[str]:
     """The types whose colour would be set; none in a dataset that is not there yet."""
     try:
-        found = unlike(dataset, it.rules.colors_in(dataset), client=it.client)
+        found = color_changes(dataset, it.rules.colors_in(dataset), client=it.client)
     except NotFound:
         return []
     return [f"{one.type} {one.color}" for one in found.values()]
@@ -206,7 +206,7 @@ def _unlike(dataset: str, it: MarkerContext) -> list[str]:
 
 def _paint(dataset: str, it: MarkerContext) -> int:
     try:
-        return paint(dataset, it.rules.colors_in(dataset), client=it.client)
+        return set_colors(dataset, it.rules.colors_in(dataset), client=it.client)
     except NotFound:
         return 0
 

@@ -49,7 +49,7 @@ def markers_of(settings: Settings) -> list[dg.AssetsDefinition]:
             )
             return {
                 "created": placed.created,
-                "found again": placed.found_again,
+                "found again": placed.recovered,
                 "changed": placed.changed,
                 "as they should be": placed.unchanged,
                 "deleted in Honeycomb": placed.missing,

@@ -1,6 +1,6 @@
-"""What the loader and the markers both know of Honeycomb: whose a key is, and where its API is.
+"""The account of a Honeycomb key and the API's endpoint, for both the loader and the markers.
 
-Sources: Honeycomb's API description, `/1/auth`.
+Source: Honeycomb's API description, `/1/auth`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Auth(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What `/1/auth` tells of a key. `environment` is empty for a classic key."""
+    """The account and permissions of a key. `environment` is empty for a classic key."""
 
     team: str
     environment: str
@@ -48,12 +48,12 @@ class Account:
     may_place_markers: bool
 
 
-def account_in(response: Response, *, place: str, quote: Quote) -> Account:
-    """The account in a 200 of `/1/auth`.
+def parse_account(response: Response, *, place: str, quote: Quote) -> Account:
+    """Return the account in a 200 response of `/1/auth`.
 
     Raises:
-        ServiceUnavailable: It was cut on its way.
-        UnexpectedAnswer: It is something else, or names no team.
+        ServiceUnavailable: The response is truncated.
+        UnexpectedAnswer: The body is something else, or names no team.
     """
     auth = decoded(
         response, _Auth, place=place, unexpected=lambda: _unexpected(response, place, quote)
@@ -72,20 +72,20 @@ def account_in(response: Response, *, place: str, quote: Quote) -> Account:
 
 
 def dataset_slug(name: str) -> str:
-    """The slug that Honeycomb gives to a dataset of this name."""
+    """Return the slug that Honeycomb gives to a dataset of this name."""
     return re.sub(r"[^a-z0-9_~.-]", "-", name.strip().lower())
 
 
 def base_url(endpoint: str) -> str:
-    """`endpoint` as the API's paths are added to it.
+    """Return `endpoint` without the version and path, as API paths are appended to it.
 
-    Some copy the documentation's, which has the version and more: https://host/1/batch.
+    Users may copy the URL with version and more from the documentation: https://host/1/batch.
     """
     return re.sub(r"/1(/(auth|batch|events|markers)(/[^/]*)?)?/*$", "", endpoint).rstrip("/")
 
 
-def host_shown(endpoint: str) -> str:
-    """Host and, unless it is the usual one, port: the same for all spellings of a URL."""
+def host_and_port(endpoint: str) -> str:
+    """Return host and, unless it is the default, port; the same for all spellings of a URL."""
     parts = urlsplit(endpoint)
     port = parts.port if parts.port != DEFAULT_PORTS.get(parts.scheme) else None
     host = (parts.hostname or "").rstrip(".")
@@ -94,6 +94,6 @@ def host_shown(endpoint: str) -> str:
 
 def _unexpected(response: Response, place: str, quote: Quote) -> UnexpectedAnswer:
     return UnexpectedAnswer(
-        f"{place} did not say whose the key is, but {body_shown(response, quote)}. Check "
-        "HONEYCOMB_API_ENDPOINT and what stands between us and it; nothing was sent."
+        f"{place} did not return the account of the key, but {body_shown(response, quote)}. Check "
+        "HONEYCOMB_API_ENDPOINT and any proxy in between; nothing was sent."
     )

@@ -14,9 +14,9 @@ import msgspec
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, UnexpectedAnswer
-from bk_pipeline.honeycomb.account import INGEST, Account, account_in, base_url, host_shown
+from bk_pipeline.honeycomb.account import INGEST, Account, base_url, host_and_port, parse_account
 from bk_pipeline.honeycomb.answers import KEY, refusal
-from bk_pipeline.honeycomb.marker import Listed, Marker
+from bk_pipeline.honeycomb.marker import ListedMarker, Marker
 from bk_pipeline.http.answers import body_shown, decoded, unreachable
 from bk_pipeline.http.limiter import RateLimiter
 from bk_pipeline.http.network import Network
@@ -27,7 +27,7 @@ from bk_pipeline.settings import Settings
 T = TypeVar("T")
 HEADERS = {"Content-Type": "application/json"}
 MARKERS = "/1/markers"
-COLORS = "/1/marker_settings"
+MARKER_SETTINGS = "/1/marker_settings"
 
 
 class Color(msgspec.Struct, frozen=True):
@@ -39,24 +39,23 @@ class Color(msgspec.Struct, frozen=True):
 
 
 def _silent(_: str) -> None:
-    """Nobody wants to know."""
+    """Ignore a message."""
 
 
 class MarkerClient:
-    """Speaks for one configuration key, and so for one environment. For one thread.
+    """A client for markers, with one configuration key of one environment. Not thread-safe.
 
-    Datasets are slugs, or `__all__`. Every method may raise a PipelineError: RetryableError
-    when the deadline has come, TokenRefused and AccessDenied for the key, NotFound for the
-    dataset.
+    Datasets are slugs, or `__all__`. Every method may raise a PipelineError: RetryableError after
+    the deadline, TokenRefused or AccessDenied for the key, NotFound for the dataset.
 
     Args:
-        endpoint: The API's URL.
+        endpoint: The URL of the API.
         key: A configuration key with Manage Markers.
-        clock: Tells time and waits.
-        retry_policy: How long to try one call.
-        timeouts: Of each request.
-        network: Proxies and CA bundle; by default those that are exported.
-        on_wait: Told of waits for the rate limit.
+        clock: The clock for retries and rate limits.
+        retry_policy: How long to retry one call.
+        timeouts: The timeouts of each request.
+        network: Proxies and CA bundle; by default those of the environment.
+        on_wait: Called with a sentence before each wait for the rate limit.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class MarkerClient:
             network=network,
             clock=clock,
         )
-        self._host = host_shown(endpoint)
+        self._host = host_and_port(endpoint)
         self._place = f"Honeycomb ({self._host})"
         self._name: str | None = None
         self.request_count = 0
@@ -91,7 +90,7 @@ class MarkerClient:
     def from_settings(
         cls, settings: Settings, *, clock: Clock, on_wait: Callable[[str], None] = _silent
     ) -> Self:
-        """The one that the settings describe.
+        """Return the client that the settings describe.
 
         Raises:
             ConfigError: No configuration key is set.
@@ -107,64 +106,66 @@ class MarkerClient:
 
     @property
     def name(self) -> str:
-        """`markers:<host>/<team>/<environment>`: what the ledger knows the place by. Asked once.
+        """`markers:<host>/<team>/<environment>`, the place's id in the ledger. Requested once.
 
         Raises:
             AccessDenied: The key is an ingest key, or may not manage markers.
         """
         if self._name is None:
             account = retry(self._account, policy=self._retry, clock=self._clock)
-            _refuse_powerless(account)
-            where = [part for part in (account.team, account.environment) if part]
-            self._name = f"markers:{self._host}/{'/'.join(where)}"
+            _require_marker_permission(account)
+            parts = [part for part in (account.team, account.environment) if part]
+            self._name = f"markers:{self._host}/{'/'.join(parts)}"
         return self._name
 
-    def listed(self, dataset: str) -> list[Listed]:
-        """All markers of the dataset, whoever made them; none if there is no such dataset."""
+    def list_markers(self, dataset: str) -> list[ListedMarker]:
+        """Return all markers of the dataset, by anyone; none if the dataset does not exist."""
         try:
-            return self._call("GET", MARKERS, dataset, answer=list[Listed])
+            return self._call("GET", MARKERS, dataset, answer=list[ListedMarker])
         except NotFound:
             return []
 
     def create(self, dataset: str, marker: Marker, *, others: Collection[str]) -> tuple[str, bool]:
-        """The id of the new marker, and whether it had to be found again.
+        """Create a marker, without duplicating it if a response is lost.
 
-        Where an answer does not come, the marker may have been made nevertheless: then the list
-        is searched before another one is made.
+        If there is no response, the marker may have been created. Before another attempt, the list
+        is therefore searched for it.
 
         Args:
-            dataset: Where.
-            marker: What.
-            others: Ids of markers that were there before.
+            dataset: The dataset of the marker.
+            marker: The marker.
+            others: The ids of markers that existed before.
+
+        Returns:
+            The id of the marker, and whether it was found in the list.
         """
-        lost = False
+        maybe_created = False
 
         def attempt() -> tuple[str, bool]:
-            nonlocal lost
-            if lost:
-                listed = self._once("GET", MARKERS, dataset, answer=list[Listed])
-                for one in listed:
-                    if one.id not in others and one.says(marker):
+            nonlocal maybe_created
+            if maybe_created:
+                for one in self._once("GET", MARKERS, dataset, answer=list[ListedMarker]):
+                    if one.id not in others and one.equals(marker):
                         return one.id, True
             try:
-                made = self._once("POST", MARKERS, dataset, body=marker, answer=Listed)
+                created = self._once("POST", MARKERS, dataset, body=marker, answer=ListedMarker)
             except ServiceUnavailable as exc:
-                lost = lost or exc.maybe_processed
+                maybe_created = maybe_created or exc.maybe_processed
                 raise
-            return made.id, False
+            return created.id, False
 
         return retry(attempt, policy=self._retry, clock=self._clock)
 
     def update(self, dataset: str, marker_id: str, marker: Marker) -> bool:
-        """Have a marker say what `marker` says and nothing else; False if it is gone."""
+        """Replace all of a marker by `marker`; return False if it does not exist."""
         try:
-            self._call("PUT", MARKERS, dataset, marker_id, body=marker, answer=Listed)
+            self._call("PUT", MARKERS, dataset, marker_id, body=marker, answer=ListedMarker)
         except NotFound:
             return False
         return True
 
     def delete(self, dataset: str, marker_id: str) -> bool:
-        """Delete a marker; False if it was gone already."""
+        """Delete a marker; return False if it does not exist."""
         try:
             self._call("DELETE", MARKERS, dataset, marker_id, answer=msgspec.Raw)
         except NotFound:
@@ -172,24 +173,26 @@ class MarkerClient:
         return True
 
     def colors(self, dataset: str) -> list[Color]:
-        """The colours that types have in the dataset."""
-        return self._call("GET", COLORS, dataset, answer=list[Color])
+        """Return the colours of types in the dataset."""
+        return self._call("GET", MARKER_SETTINGS, dataset, answer=list[Color])
 
     def set_color(self, dataset: str, setting: Color) -> None:
-        """Give the markers of a type a colour: another one than that of `id`, or (empty) a first."""
+        """Set a type's colour: change the setting with `id`, or create one if that is empty."""
         body = {"type": setting.type, "color": setting.color}
         method = "PUT" if setting.id else "POST"
-        self._call(method, COLORS, dataset, setting.id or None, body=body, answer=msgspec.Raw)
+        self._call(
+            method, MARKER_SETTINGS, dataset, setting.id or None, body=body, answer=msgspec.Raw
+        )
 
     def close(self) -> None:
-        """Close the idle connections. Using it again opens new ones."""
+        """Close the idle connections. Further calls open new ones."""
         self._session.close()
 
     def __repr__(self) -> str:
         return f"MarkerClient({self._host!r})"
 
     def _account(self) -> Account:
-        return account_in(self._ask("GET", "/1/auth"), place=self._place, quote=self._quote)
+        return parse_account(self._request("GET", "/1/auth"), place=self._place, quote=self._quote)
 
     def _call(
         self,
@@ -201,7 +204,7 @@ class MarkerClient:
         answer: type[T],
         body: Any = None,
     ) -> T:
-        """`_once`, tried again as long as that may help: the call must bear being repeated."""
+        """Make a call with retries; the call must be idempotent."""
         return retry(
             lambda: self._once(method, api, dataset, item, answer=answer, body=body),
             policy=self._retry,
@@ -219,20 +222,20 @@ class MarkerClient:
         body: Any = None,
     ) -> T:
         path = "/".join([api, percent_encoded(dataset, safe=""), *([item] if item else [])])
-        response = self._ask(method, path, dataset=dataset, body=body)
+        response = self._request(method, path, dataset=dataset, body=body)
 
         def unexpected() -> UnexpectedAnswer:
             shown = body_shown(response, self._quote)
             return UnexpectedAnswer(
                 f"{self._place} answered {response.request} with {shown}. "
-                "Check HONEYCOMB_API_ENDPOINT and what stands between us and it; run again, and "
-                "what was placed is found."
+                "Check HONEYCOMB_API_ENDPOINT and any proxy in between, then run again; markers "
+                "placed so far are found."
             )
 
         return decoded(response, answer, place=self._place, unexpected=unexpected)
 
-    def _ask(self, method: str, path: str, *, dataset: str = "", body: Any = None) -> Response:
-        """The answer, if it is a 2xx."""
+    def _request(self, method: str, path: str, *, dataset: str = "", body: Any = None) -> Response:
+        """Send a request and return the response if it is a 2xx."""
         self._limiter.enter(self._clock, on_wait=self._announce)
         self.request_count += 1
         content = None if body is None else msgspec.json.encode(body)
@@ -242,11 +245,11 @@ class MarkerClient:
         except ServiceUnavailable as exc:
             raise unreachable(self._place, exc, setting=self._session.setting) from exc
         self._limiter.learn(response.headers, clock=self._clock)
-        failed = refusal(
+        error = refusal(
             response, place=self._place, dataset=dataset, quote=self._quote, now=self._clock.now()
         )
-        if failed is not None:
-            raise failed
+        if error is not None:
+            raise error
         return response
 
     def _announce(self, seconds: float) -> None:
@@ -256,7 +259,7 @@ class MarkerClient:
         return self._session.quote(text)
 
 
-def _refuse_powerless(account: Account) -> None:
+def _require_marker_permission(account: Account) -> None:
     if account.key_kind == INGEST:
         raise AccessDenied(f"The key in HONEYCOMB_CONFIGURATION_KEY is an ingest key. {KEY}")
     if not account.may_place_markers:

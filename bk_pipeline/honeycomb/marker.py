@@ -1,4 +1,4 @@
-"""A marker: what we want of one, what Honeycomb says of one, and what it is about."""
+"""Markers as we want them, as Honeycomb lists them, and what they are about."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bk_pipeline.contracts import PlacedMarker
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All of a marker that can be set, as the API takes it. Times are whole Unix seconds.
+    """All settable fields of a marker, as in the API. Times are Unix seconds.
 
-    An update sends all of it: what it leaves out, Honeycomb erases.
+    An update sends all of them, because Honeycomb erases those that are left out.
     """
 
     start_time: int
@@ -24,12 +24,12 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def digest(self) -> bytes:
-        """8 bytes that change with any of it."""
+        """8 bytes that change with any field."""
         return sha256(msgspec.json.encode(self)).digest()[:8]
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A marker as Honeycomb lists it; whoever made it may have left out anything."""
+class ListedMarker(msgspec.Struct, frozen=True, kw_only=True):
+    """A marker as listed by Honeycomb; others may have created it without some fields."""
 
     id: str
     start_time: int | None = None
@@ -38,25 +38,25 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None = None
     url: str | None = None
 
-    def says(self, marker: Marker) -> bool:
-        """Whether it is `marker`, field for field."""
-        return self.resembles(marker) and (self.end_time or None, self.message or "") == (
+    def equals(self, marker: Marker) -> bool:
+        """Return whether all fields equal those of `marker`."""
+        return self.marks_the_same(marker) and (self.end_time or None, self.message or "") == (
             marker.end_time,
             marker.message,
         )
 
-    def resembles(self, marker: Marker) -> bool:
-        """Whether it marks the same thing: type, URL and start are those of `marker`.
+    def marks_the_same(self, marker: Marker) -> bool:
+        """Return whether type, URL and start equal those of `marker`.
 
-        A build's message and end may have changed since it was placed; what its URL leads to
-        and when it began have not.
+        A build's message and end may have changed since the marker was placed, but not its URL and
+        start.
         """
-        mine = (self.type, self.url or None, self.start_time)
-        return mine == (marker.type, marker.url, marker.start_time)
+        fields = (self.type, self.url or None, self.start_time)
+        return fields == (marker.type, marker.url, marker.start_time)
 
 
 class Subject(NamedTuple):
-    """What a marker is about: a rule, in a dataset, and a build's or job's span."""
+    """What a marker is about: a rule, in a dataset, and the span of a build or job."""
 
     rule: str
     dataset: str
@@ -65,5 +65,5 @@ class Subject(NamedTuple):
 
 
 def subject_of(placed: PlacedMarker) -> Subject:
-    """What a remembered marker is about."""
+    """Return the subject of a recorded marker."""
     return Subject(placed.rule, placed.dataset, placed.trace_id, placed.span_id)

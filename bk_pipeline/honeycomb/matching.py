@@ -1,7 +1,7 @@
-"""Which spans a rule takes, and the marker that it makes of each. Pure.
+"""Match spans with rules and create their markers. Pure.
 
-Works on the span table's columns, so that a day's hundred thousands of spans cost little;
-only what is taken becomes Python objects.
+Works on the columns of the span table, so that a day's hundreds of thousands of spans cost little;
+only matching spans become Python objects.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.honeycomb.marker import Marker, Subject
-from bk_pipeline.honeycomb.rules import CONDITIONS, Rule, field_called
+from bk_pipeline.honeycomb.rules import CONDITIONS, Rule, field_named
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import add_attributes
@@ -31,7 +31,7 @@ SpanKey = tuple[bytes, bytes]
 
 
 def columns_for(rules: Iterable[Rule]) -> list[str]:
-    """The columns of the span table that `rules` look at."""
+    """Return the columns of the span table that `rules` need."""
     found = dict.fromkeys([*IDENTITY, RUN_MS, QUEUE_MS, WAIT_MS, STARTED])
     for rule in rules:
         found.update((CONDITIONS[name][rule.kind], None) for name in rule.conditions)
@@ -42,38 +42,41 @@ def columns_for(rules: Iterable[Rule]) -> list[str]:
 def markers_in(
     tables: Iterable[pa.Table], rules: Sequence[Rule], *, held: Collection[SpanKey] = ()
 ) -> tuple[dict[Subject, Marker], set[SpanKey]]:
-    """The markers that `rules` ask for of a day's spans; and which spans of `held` are there.
+    """Return the markers that `rules` define for a day's spans.
 
     Args:
-        tables: With the columns of `columns_for`; of several spans of one build or job the last
-            counts, which may no longer be what a rule asks for.
-        rules: Each with its dataset.
-        held: Spans of interest.
+        tables: Tables with the columns of `columns_for`. If a build or job has several spans, the
+            last one wins, and it may no longer match.
+        rules: The rules, each with its dataset.
+        held: Spans to look for.
+
+    Returns:
+        The markers, and the spans of `held` that are in the tables.
     """
-    wanted: dict[Subject, Marker] = {}
+    markers: dict[Subject, Marker] = {}
     seen: set[SpanKey] = set()
     for table in tables:
         for kind in dict.fromkeys(rule.kind for rule in rules):
             spans = table.filter(pc.equal(table["name"], str(kind)))
             of_kind = [rule for rule in rules if rule.kind is kind]
-            _drop_outdated(wanted, spans, {rule.id for rule in of_kind})
+            _remove_outdated(markers, spans, {rule.id for rule in of_kind})
             for rule in of_kind:
-                wanted.update(_markers(spans.filter(_taken(spans, rule)), rule))
-        seen |= _among(table, held)
-    return wanted, seen
+                markers.update(_markers(spans.filter(_matches(spans, rule)), rule))
+        seen |= _present(table, held)
+    return markers, seen
 
 
-def _drop_outdated(wanted: dict[Subject, Marker], spans: pa.Table, rules: set[str]) -> None:
-    """Take out of `wanted` what earlier tables said of spans that come again."""
-    again = _among(spans, {(one.trace_id, one.span_id) for one in wanted})
+def _remove_outdated(markers: dict[Subject, Marker], spans: pa.Table, rules: set[str]) -> None:
+    """Remove the markers of spans that appear again from `markers`."""
+    again = _present(spans, {(one.trace_id, one.span_id) for one in markers})
     for subject in [
-        one for one in wanted if one.rule in rules and (one.trace_id, one.span_id) in again
+        one for one in markers if one.rule in rules and (one.trace_id, one.span_id) in again
     ]:
-        del wanted[subject]
+        del markers[subject]
 
 
-def _among(spans: pa.Table, keys: Collection[SpanKey]) -> set[SpanKey]:
-    """Those of `keys` that are in the table."""
+def _present(spans: pa.Table, keys: Collection[SpanKey]) -> set[SpanKey]:
+    """Return the keys that are in the table."""
     if not keys or not spans.num_rows:
         return set()
     ids = pa.array([span_id.hex() for _, span_id in keys], pa.string())
@@ -81,19 +84,19 @@ def _among(spans: pa.Table, keys: Collection[SpanKey]) -> set[SpanKey]:
     return {_key(row) for row in found.to_pylist()} & set(keys)
 
 
-def _taken(spans: pa.Table, rule: Rule) -> pa.Array:
-    """A boolean for each span: whether the rule takes it."""
-    taken = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
+def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
+    """Return a boolean for each span: whether it matches the rule."""
+    matches = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
     for name, globs in rule.conditions.items():
         texts = spans[CONDITIONS[name][rule.kind]].cast(pa.string())
         wanted = Globs(globs)
-        fitting = [one for one in pc.unique(texts.drop_null()).to_pylist() if one in wanted]
-        taken = pc.and_(taken, pc.is_in(texts, value_set=pa.array(fitting, pa.string())))
+        matching_texts = [one for one in pc.unique(texts.drop_null()).to_pylist() if one in wanted]
+        matches = pc.and_(matches, pc.is_in(texts, value_set=pa.array(matching_texts, pa.string())))
     if rule.min_duration_s is not None:
-        taken = pc.and_(taken, _at_least(_run_ms(spans, rule.kind), rule.min_duration_s))
+        matches = pc.and_(matches, _at_least(_run_ms(spans, rule.kind), rule.min_duration_s))
     if rule.min_wait_s is not None or rule.at == "wait":
-        taken = pc.and_(taken, _at_least(_wait_ms(spans, rule.kind), rule.min_wait_s or 0.0))
-    return taken
+        matches = pc.and_(matches, _at_least(_wait_ms(spans, rule.kind), rule.min_wait_s or 0.0))
+    return matches
 
 
 def _at_least(column: Any, seconds: float) -> Any:
@@ -101,14 +104,14 @@ def _at_least(column: Any, seconds: float) -> Any:
 
 
 def _run_ms(spans: pa.Table, kind: SpanKind) -> Any:
-    """How long each ran: of a build its stages, without pauses; null for what never started."""
+    """Return run times; for a build those of its stages without pauses, null if never started."""
     if kind is SpanKind.BUILD:
         return spans[RUN_MS]
     return pc.if_else(_never_started(spans), None, _length_ms(spans))
 
 
 def _wait_ms(spans: pa.Table, kind: SpanKind) -> Any:
-    """How long each waited for an agent: a job that never got one, as long as it was there."""
+    """Return waits for an agent; for a job that never got one, the whole of its span."""
     if kind is SpanKind.BUILD:
         return spans[QUEUE_MS]
     never = pc.if_else(_never_started(spans), _length_ms(spans), None)
@@ -133,14 +136,14 @@ def _markers(spans: pa.Table, rule: Rule) -> Iterator[tuple[Subject, Marker]]:
     times = times.set_column(
         times.schema.get_field_index("end"), "end", times["end"].cast(pa.int64())
     )
-    for number, row in enumerate(times.to_pylist()):
+    for index, row in enumerate(times.to_pylist()):
         attributes: dict[str, Any] = {}
         for field in fields:
             if row[field.name] is not None:
                 add_attributes(field, row[field.name], into=attributes)
-        if rule.kind is SpanKind.JOB and waits[number] is not None:
-            attributes[WAIT_MS] = waits[number]  # also of a job that never got an agent
-        start, end = _place(rule, row, waits[number] or 0)
+        if rule.kind is SpanKind.JOB and waits[index] is not None:
+            attributes[WAIT_MS] = waits[index]  # also of a job that never got an agent
+        start, end = _time_range(rule, row, waits[index] or 0)
         trace_id, span_id = _key(row)
         yield (
             Subject(rule.id, rule.dataset, trace_id, span_id),
@@ -154,8 +157,8 @@ def _markers(spans: pa.Table, rule: Rule) -> Iterator[tuple[Subject, Marker]]:
         )
 
 
-def _place(rule: Rule, row: Mapping[str, Any], wait_ms: int) -> tuple[int, int | None]:
-    """The marker's start and, if it is a range, its end, in whole seconds."""
+def _time_range(rule: Rule, row: Mapping[str, Any], wait_ms: int) -> tuple[int, int | None]:
+    """Return the marker's start and, if it is a range, its end, in whole seconds."""
     start, end = row["start"] // NS_PER_S, row["end"] // NS_PER_S
     match rule.at:
         case "start":
@@ -166,15 +169,15 @@ def _place(rule: Rule, row: Mapping[str, Any], wait_ms: int) -> tuple[int, int |
             return start, end
         case "wait":
             # A build waits from its creation on, and so does a job that never started.
-            waited_first = rule.kind is SpanKind.BUILD or row[STARTED] is False
-            began = row["start"] if waited_first else row["start"] - wait_ms * NS_PER_MS
-            return began // NS_PER_S, (began + wait_ms * NS_PER_MS) // NS_PER_S
+            starts_with_wait = rule.kind is SpanKind.BUILD or row[STARTED] is False
+            start_ns = row["start"] if starts_with_wait else row["start"] - wait_ms * NS_PER_MS
+            return start_ns // NS_PER_S, (start_ns + wait_ms * NS_PER_MS) // NS_PER_S
 
 
 def _fields(rule: Rule) -> list[Field]:
-    """The declared fields that the rule's templates refer to."""
+    """Return the declared fields in the rule's templates."""
     names = [name for one in (rule.message, *rule.pages) for name in one.names]
-    return [field for name in names if (field := field_called(name)) is not None]
+    return [field for name in names if (field := field_named(name)) is not None]
 
 
 def _key(row: Mapping[str, Any]) -> SpanKey:

@@ -1,4 +1,4 @@
-"""The colours of markers, by type: what the rules file says is what Honeycomb shall have."""
+"""Place the markers and colours of a day: plan, create, change and delete them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import pyarrow as pa
 from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.honeycomb.client import Color, MarkerClient
-from bk_pipeline.honeycomb.marker import Listed, Subject, subject_of
+from bk_pipeline.honeycomb.marker import ListedMarker, Subject, subject_of
 from bk_pipeline.honeycomb.matching import markers_in
-from bk_pipeline.honeycomb.planning import Plan, open_questions, plan
+from bk_pipeline.honeycomb.planning import Plan, datasets_to_list, plan
 from bk_pipeline.honeycomb.rules import Rules
 
 
-def unlike(dataset: str, colors: Mapping[str, str], *, client: MarkerClient) -> dict[str, Color]:
-    """What is to be set: each type whose colour in `dataset` is another one, or none.
+def color_changes(
+    dataset: str, colors: Mapping[str, str], *, client: MarkerClient
+) -> dict[str, Color]:
+    """Return the colour settings to change: types with another colour in `dataset`, or none.
 
-    A type that has none yet has an empty `id`.
+    For a type without a colour, `id` is empty.
     """
     present = {one.type: one for one in client.colors(dataset)} if colors else {}
     return {
@@ -30,48 +32,51 @@ def unlike(dataset: str, colors: Mapping[str, str], *, client: MarkerClient) -> 
     }
 
 
-def paint(dataset: str, colors: Mapping[str, str], *, client: MarkerClient) -> int:
-    """Give the types in `dataset` their colours; how many had another one or none.
+def set_colors(dataset: str, colors: Mapping[str, str], *, client: MarkerClient) -> int:
+    """Set the colours of types in `dataset` and return how many were changed.
 
-    Types that `colors` does not name keep theirs. Two runs may do this at once: whoever comes
-    second is refused, and content if the colour is there.
+    Types not in `colors` keep theirs. If two runs do this concurrently, the second one is rejected;
+    that is fine if the colour is set.
     """
-    todo = unlike(dataset, colors, client=client)
-    for kind, setting in todo.items():
+    changes = color_changes(dataset, colors, client=client)
+    for kind, setting in changes.items():
         try:
             client.set_color(dataset, setting)
         except RequestRefused:
-            if unlike(dataset, {kind: setting.color}, client=client):
+            if color_changes(dataset, {kind: setting.color}, client=client):
                 raise
-    return len(todo)
+    return len(changes)
 
 
 # A dataset's markers, as Honeycomb has them.
-Listing = Callable[[str], Sequence[Listed]]
+ListMarkers = Callable[[str], Sequence[ListedMarker]]
 
 
-class Memory(Protocol):
-    """The ledger's part for markers. `bk_pipeline.ledger` has the real one."""
+class MarkerLedger(Protocol):
+    """The part of the ledger for markers, see `bk_pipeline.ledger`."""
 
     def placed(self, place: str, *, day: str | None = None) -> Sequence[PlacedMarker]:
-        """The markers that we made, of one day or all."""
+        """Return the markers that we placed, of one day or all days."""
         ...
 
     def remember(self, place: str, marker: PlacedMarker) -> None:
-        """Know a marker from now on, in the place of another of the same subject."""
+        """Record a marker, replacing any other one of the same subject."""
         ...
 
     def forget(self, place: str, marker: PlacedMarker) -> None:
-        """Know a marker no longer."""
+        """Delete the record of a marker."""
         ...
 
 
 @dataclass(slots=True)
 class Placement:
-    """What was done. `found_again` are markers that Honeycomb had and the ledger did not know."""
+    """The result of placing markers, as counts.
+
+    `recovered` counts markers that Honeycomb had and the ledger did not know.
+    """
 
     created: int = 0
-    found_again: int = 0
+    recovered: int = 0
     changed: int = 0
     deleted: int = 0
     unchanged: int = 0
@@ -82,7 +87,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class DayPlan:
-    """A day's plan, and the ids of all markers there are, by dataset, when it was made."""
+    """A day's plan, with the ids of all existing markers by dataset at that time."""
 
     day: str
     plan: Plan
@@ -95,44 +100,45 @@ def plan_day(
     rules: Rules,
     *,
     client: MarkerClient,
-    memory: Memory,
+    ledger: MarkerLedger,
     oldest: int,
-    listed: Listing | None = None,
+    list_markers: ListMarkers | None = None,
     restore: bool = False,
 ) -> DayPlan:
-    """What to do about the markers of `day`. Changes nothing.
+    """Plan the markers of `day`. Changes nothing.
 
     Args:
-        day: Its key.
-        tables: Its spans, those that may have changed at least; oldest fetch first.
-        rules: All there are.
-        client: Asked for the markers of datasets in which something may have to be done.
-        memory: What we made.
-        oldest: Nothing that begins before this Unix second is placed.
-        listed: Asked for those of all datasets instead: only so is it known what somebody
-            deleted.
-        restore: Place that again.
+        day: The key of the day.
+        tables: The day's spans, at least those that may have changed, oldest fetch first.
+        rules: All rules.
+        client: Lists the markers of datasets that may need changes.
+        ledger: The markers that we placed.
+        oldest: Markers that start before this Unix second are not placed.
+        list_markers: Lists the markers of a dataset, for all datasets. Only with it, markers
+            deleted by others are noticed.
+        restore: Place markers deleted by others again.
     """
-    known = list(memory.placed(client.name, day=day))
+    known = list(ledger.placed(client.name, day=day))
     spans = {(one.trace_id, one.span_id) for one in known}
-    wanted, seen = markers_in(tables, rules.rules, held=spans)
+    markers, seen = markers_in(tables, rules.rules, held=spans)
     placed = {subject_of(one): one for one in known}
-    if listed is None:
-        asked, listed = open_questions(wanted, placed, oldest=oldest), client.listed
+    if list_markers is None:
+        list_markers = client.list_markers
+        datasets = datasets_to_list(markers, placed, oldest=oldest)
     else:
-        asked = {subject.dataset for subject in wanted}
-    listings = {dataset: listed(dataset) for dataset in sorted(asked)}
-    ours = {one.marker_id for one in memory.placed(client.name)} if listings else set()
-    made = plan(wanted, placed, listings, ours=ours, oldest=oldest, restore=restore)
+        datasets = {subject.dataset for subject in markers}
+    listings = {dataset: list_markers(dataset) for dataset in sorted(datasets)}
+    ours = {one.marker_id for one in ledger.placed(client.name)} if listings else set()
+    planned = plan(markers, placed, listings, ours=ours, oldest=oldest, restore=restore)
     present = {(rule.id, rule.dataset) for rule in rules.rules}
-    made.delete = [
+    planned.delete = [
         one
         for one in known
         if (one.rule, one.dataset) not in present
-        or ((one.trace_id, one.span_id) in seen and subject_of(one) not in wanted)
+        or ((one.trace_id, one.span_id) in seen and subject_of(one) not in markers)
     ]
     ids = {dataset: {one.id for one in listed} for dataset, listed in listings.items()}
-    return DayPlan(day, made, ids)
+    return DayPlan(day, planned, ids)
 
 
 def place(
@@ -140,53 +146,53 @@ def place(
     rules: Rules,
     *,
     client: MarkerClient,
-    memory: Memory,
+    ledger: MarkerLedger,
     progress: Callable[[str], None],
     result: Placement | None = None,
 ) -> Placement:
-    """Create, change and remember what the plan says; delete nothing.
+    """Create, change and record markers as planned; delete nothing.
 
-    Each marker is remembered, and counted in `result`, as soon as it is made.
+    Each marker is recorded, and counted in `result`, as soon as it is created.
     """
-    todo = planned.plan
+    changes = planned.plan
     done = Placement() if result is None else result
-    done.unchanged += todo.unchanged
-    done.missing += len(todo.missing)
-    done.too_old += todo.too_old
-    done.found_again += len(todo.found)
+    done.unchanged += changes.unchanged
+    done.missing += len(changes.missing)
+    done.too_old += changes.too_old
+    done.recovered += len(changes.recovered)
 
     def remember(subject: Subject, marker_id: str, digest: bytes) -> None:
-        made = PlacedMarker(*subject, day=planned.day, marker_id=marker_id, digest=digest)
-        memory.remember(client.name, made)
+        placed = PlacedMarker(*subject, day=planned.day, marker_id=marker_id, digest=digest)
+        ledger.remember(client.name, placed)
 
-    for one in todo.found:
+    for one in changes.recovered:
         remember(one.subject, one.marker_id, one.marker.digest)
-    for one in todo.change:
+    for one in changes.change:
         if client.update(one.subject.dataset, one.marker_id, one.marker):
             done.changed += 1
         else:
             done.missing += 1
         remember(one.subject, one.marker_id, one.marker.digest)
-    for subject, marker in todo.create:
+    for subject, marker in changes.create:
         others = planned.present[subject.dataset]
-        marker_id, found = client.create(subject.dataset, marker, others=others)
+        marker_id, was_recovered = client.create(subject.dataset, marker, others=others)
         others.add(marker_id)
         remember(subject, marker_id, marker.digest)
         done.created += 1
-        done.found_again += found
-        progress(f"{planned.day}: {done.created:,} of {len(todo.create):,} markers placed")
-    for dataset in sorted({subject.dataset for subject, _ in todo.create}):
-        done.colors_set += paint(dataset, rules.colors_in(dataset), client=client)
+        done.recovered += was_recovered
+        progress(f"{planned.day}: {done.created:,} of {len(changes.create):,} markers placed")
+    for dataset in sorted({subject.dataset for subject, _ in changes.create}):
+        done.colors_set += set_colors(dataset, rules.colors_in(dataset), client=client)
     return done
 
 
-def prune(planned: DayPlan, *, client: MarkerClient, memory: Memory) -> Placement:
-    """Delete the markers that we made and that no rule asks for any more."""
+def prune(planned: DayPlan, *, client: MarkerClient, ledger: MarkerLedger) -> Placement:
+    """Delete the markers that we placed and that no rule defines any more."""
     done = Placement()
     for one in planned.plan.delete:
         if client.delete(one.dataset, one.marker_id):
             done.deleted += 1
         else:
             done.missing += 1
-        memory.forget(client.name, one)
+        ledger.forget(client.name, one)
     return done

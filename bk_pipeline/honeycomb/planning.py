@@ -1,8 +1,8 @@
-"""What is to be done so that Honeycomb has the markers that the rules ask for. Pure.
+"""Plan the changes that give Honeycomb the markers that the rules define. Pure.
 
-A marker carries no id of ours. It is ours if the ledger says so. If the ledger does not know
-one (an answer was lost, or the ledger itself), it is found again in Honeycomb's list: first one
-that says exactly the same, else one of the same type, URL and start.
+A marker has no id of ours; it is ours if the ledger says so. If the ledger does not know a marker
+(because a response or the ledger itself was lost), it is recovered from Honeycomb's list: first one
+with the same fields, else one of the same type, URL and start.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bk_pipeline.contracts import PlacedMarker
-from bk_pipeline.honeycomb.marker import Listed, Marker, Subject
+from bk_pipeline.honeycomb.marker import ListedMarker, Marker, Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A marker that Honeycomb has and that is to say something else from now on."""
+    """A marker that exists in Honeycomb, with the fields it is to have."""
 
     subject: Subject
     marker: Marker
@@ -25,20 +25,20 @@ class Change:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do about one day's markers.
+    """The changes for one day's markers.
 
     Attributes:
-        create: To be placed.
-        found: Honeycomb has them and says what they should; the ledger shall know them again.
-        change: To be updated: the build resumed, or the rule was edited.
-        delete: Placed once, and no rule asks for them any more.
-        unchanged: How many are as they should be.
-        missing: Deleted in Honeycomb by somebody else, and left so.
-        too_old: How many are not placed because their data are no longer shown.
+        create: Markers to create.
+        recovered: Markers that exist as they should be but are not in the ledger.
+        change: Markers to update, because the build resumed or the rule was edited.
+        delete: Markers that we placed and that no rule defines any more.
+        unchanged: The number of markers that are as they should be.
+        missing: Markers deleted in Honeycomb by others and not placed again.
+        too_old: The number of markers not placed because their data is no longer shown.
     """
 
     create: list[tuple[Subject, Marker]] = field(default_factory=list)
-    found: list[Change] = field(default_factory=list)
+    recovered: list[Change] = field(default_factory=list)
     change: list[Change] = field(default_factory=list)
     delete: list[PlacedMarker] = field(default_factory=list)
     unchanged: int = 0
@@ -46,87 +46,92 @@ class Plan:
     too_old: int = 0
 
 
-def open_questions(
-    wanted: Mapping[Subject, Marker], placed: Mapping[Subject, PlacedMarker], *, oldest: int
+def datasets_to_list(
+    markers: Mapping[Subject, Marker], placed: Mapping[Subject, PlacedMarker], *, oldest: int
 ) -> set[str]:
-    """The datasets whose markers must be listed before anything can be said of `wanted`."""
+    """Return the datasets whose markers have to be listed to plan `markers`."""
     return {
         subject.dataset
-        for subject, marker in wanted.items()
+        for subject, marker in markers.items()
         if (subject in placed and placed[subject].digest != marker.digest)
         or (subject not in placed and marker.start_time >= oldest)
     }
 
 
 def plan(
-    wanted: Mapping[Subject, Marker],
+    markers: Mapping[Subject, Marker],
     placed: Mapping[Subject, PlacedMarker],
-    listings: Mapping[str, Iterable[Listed]],
+    listings: Mapping[str, Iterable[ListedMarker]],
     *,
     ours: Collection[str] = (),
     oldest: int = 0,
     restore: bool = False,
 ) -> Plan:
-    """What to do about `wanted`, `delete` excepted.
+    """Plan the changes for `markers`, except for `delete`.
 
     Args:
-        wanted: What the rules ask for.
-        placed: What the ledger knows of it.
-        listings: What Honeycomb has, by dataset; without that of a dataset, nothing of it is
-            missing.
-        ours: Ids of markers that the ledger knows; none is found again as another.
-        oldest: Nothing that begins before this Unix second is placed.
-        restore: Place again what somebody deleted in Honeycomb.
+        markers: The markers that the rules define.
+        placed: Their records in the ledger.
+        listings: Honeycomb's markers by dataset; without a dataset's list, none of its markers is
+            considered missing.
+        ours: The ids of markers in the ledger, which are not recovered as others.
+        oldest: Markers that start before this Unix second are not placed.
+        restore: Place markers deleted by others again.
     """
-    made = Plan()
+    result = Plan()
     ids = {dataset: {one.id for one in listed} for dataset, listed in listings.items()}
-    unknown = dict(wanted)
-    for subject in wanted.keys() & placed.keys():
+    unknown = dict(markers)
+    for subject in markers.keys() & placed.keys():
         marker, known = unknown.pop(subject), placed[subject]
         if known.marker_id not in ids.get(subject.dataset, {known.marker_id}):
             if restore and marker.start_time >= oldest:
-                made.create.append((subject, marker))
+                result.create.append((subject, marker))
             else:
-                made.missing.append(subject)
+                result.missing.append(subject)
         elif known.digest != marker.digest:
-            made.change.append(Change(subject, marker, known.marker_id))
+            result.change.append(Change(subject, marker, known.marker_id))
         else:
-            made.unchanged += 1
-    _find(unknown, _Strangers(listings, ours), made)
+            result.unchanged += 1
+    _recover(unknown, _UnrecordedMarkers(listings, ours), result)
     for subject, marker in unknown.items():
         if marker.start_time < oldest:
-            made.too_old += 1
+            result.too_old += 1
         else:
-            made.create.append((subject, marker))
-    return made
+            result.create.append((subject, marker))
+    return result
 
 
-def _find(unknown: dict[Subject, Marker], strangers: _Strangers, made: Plan) -> None:
-    """Move out of `unknown` into `made` what Honeycomb has already; exact likenesses go first."""
-    for fits, into in ((Listed.says, made.found), (Listed.resembles, made.change)):
+def _recover(unknown: dict[Subject, Marker], unrecorded: _UnrecordedMarkers, result: Plan) -> None:
+    """Move markers that exist in Honeycomb from `unknown` to `result`, exact matches first."""
+    for matches, target in (
+        (ListedMarker.equals, result.recovered),
+        (ListedMarker.marks_the_same, result.change),
+    ):
         for subject in list(unknown):
-            marker_id = strangers.claim(subject.dataset, unknown[subject], fits)
+            marker_id = unrecorded.claim(subject.dataset, unknown[subject], matches)
             if marker_id is not None:
-                into.append(Change(subject, unknown.pop(subject), marker_id))
+                target.append(Change(subject, unknown.pop(subject), marker_id))
 
 
-class _Strangers:
+class _UnrecordedMarkers:
     """Listed markers that the ledger does not know; each can be claimed once."""
 
-    def __init__(self, listings: Mapping[str, Iterable[Listed]], ours: Collection[str]) -> None:
-        self._alike: dict[tuple[str, str | None, int | None], list[Listed]] = {}
+    def __init__(
+        self, listings: Mapping[str, Iterable[ListedMarker]], ours: Collection[str]
+    ) -> None:
+        self._candidates: dict[tuple[str, str | None, int | None], list[ListedMarker]] = {}
         for dataset, listed in listings.items():
             for one in listed:
                 if one.id not in ours:
-                    self._alike.setdefault((dataset, one.type, one.start_time), []).append(one)
+                    self._candidates.setdefault((dataset, one.type, one.start_time), []).append(one)
 
     def claim(
-        self, dataset: str, marker: Marker, fits: Callable[[Listed, Marker], bool]
+        self, dataset: str, marker: Marker, matches: Callable[[ListedMarker, Marker], bool]
     ) -> str | None:
-        """The id of one that fits, not to be claimed again; None if there is none."""
-        alike = self._alike.get((dataset, marker.type, marker.start_time), [])
-        found = next((one for one in alike if fits(one, marker)), None)
-        if found is None:
+        """Return the id of a matching marker and claim it; None if there is none."""
+        candidates = self._candidates.get((dataset, marker.type, marker.start_time), [])
+        recovered = next((one for one in candidates if matches(one, marker)), None)
+        if recovered is None:
             return None
-        alike.remove(found)
-        return found.id
+        candidates.remove(recovered)
+        return recovered.id

@@ -1,6 +1,7 @@
-"""Templates: text with the names of span fields in braces, and nothing that could run.
+"""Rules for markers, and their templates: text with names of span fields in braces.
 
-`{buildkite.build.number}` is the field's value, `{{` and `}}` are braces.
+`{buildkite.build.number}` is the field's value; `{{` and `}}` are braces. Templates execute
+nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import duration, shortened
 
 MISSING = "-"
-# A commit message may be a page; a marker's text is one line above a graph.
+# A commit message may be long; a marker's text is one line above a graph.
 VALUE_LIMIT = 200
 
 _PARTS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -32,10 +33,10 @@ _MAPS = tuple(field for field in FIELDS if field.type is FieldType.MAP)
 
 
 class Template:
-    """A parsed template. `names` are the fields that it refers to.
+    """A parsed template. `names` are the fields in it.
 
     Raises:
-        ValueError: It has a lone brace.
+        ValueError: There is an unbalanced brace.
     """
 
     def __init__(self, text: str) -> None:
@@ -44,27 +45,25 @@ class Template:
         self.names = tuple(name for _, name in self._parts if name is not None)
 
     def message(self, attributes: Mapping[str, Any]) -> str:
-        """The text with values put in: first lines, times with their unit, `-` for none."""
+        """Return the text with values: first lines, durations with units, `-` for missing ones."""
         return "".join(
             literal if name is None else _shown(name, attributes.get(name))
             for literal, name in self._parts
         )
 
     def url(self, attributes: Mapping[str, Any]) -> str | None:
-        """The address with values put in; None if one is missing, or if that is no web page's.
+        """Return the URL with values; None if one is missing or it is not an http(s) URL.
 
-        A value that begins the address is one itself; others are percent-encoded.
+        A value at the start is a URL itself; others are percent-encoded.
         """
-        made = ""
+        url = ""
         for literal, name in self._parts:
             value = literal if name is None else attributes.get(name)
             if value is None:
                 return None
-            made += literal if name is None else quote(_text(value), safe="") if made else value
-        # A value that is the address may be anything: `javascript:…` is no page.
-        return (
-            made if made.startswith(("https://", "http://")) and printable(made) == made else None
-        )
+            url += literal if name is None else quote(_text(value), safe="") if url else value
+        # A value at the start may be anything, such as `javascript:…`.
+        return url if url.startswith(("https://", "http://")) and printable(url) == url else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and other.text == self.text
@@ -76,29 +75,29 @@ class Template:
         return f"Template({self.text!r})"
 
 
-def field_called(name: str) -> SpanField | None:
-    """The field of this name; of a name like `buildkite.build.meta_data.release`, the map."""
+def field_named(name: str) -> SpanField | None:
+    """Return the field of this name; for `buildkite.build.meta_data.release`, the map."""
     exact = _BY_NAME.get(name)
     if exact is not None:
         return None if exact.type is FieldType.MAP else exact
     return next((one for one in _MAPS if name.startswith(one.name.removesuffix("*"))), None)
 
 
-def complaint(name: str, kind: SpanKind) -> str | None:
-    """What is wrong with a template that names this field in a rule on `kind`; None if nothing."""
-    field = field_called(name)
+def field_error(name: str, kind: SpanKind) -> str | None:
+    """Return what is wrong with this field name in a template of a rule on `kind`, or None."""
+    field = field_named(name)
     if field is None:
-        near = get_close_matches(name, [one.name for one in FIELDS if kind in one.kinds], n=1)
-        hint = f"; did you mean {{{near[0]}}}?" if near else "; docs/spans.md lists them."
+        similar = get_close_matches(name, [one.name for one in FIELDS if kind in one.kinds], n=1)
+        hint = f"; did you mean {{{similar[0]}}}?" if similar else "; docs/spans.md lists them."
         return f"there is no field {{{name}}}{hint}"
     if kind not in field.kinds:
         places = ", ".join(f"{one.name.lower()} spans" for one in SpanKind if one in field.kinds)
-        return f"{{{name}}} stands on {places} only, and this rule is about {kind.name.lower()}s."
+        return f"{{{name}}} exists on {places} only, but this rule is about {kind.name.lower()}s."
     return None
 
 
 def _parsed(text: str) -> list[tuple[str, str | None]]:
-    """Literals, each with None, and fields, each with "" before its name."""
+    """Return literals as (text, None) and fields as ("", name)."""
     parts: list[tuple[str, str | None]] = []
     end = 0
     for found in _PARTS.finditer(text):
@@ -109,8 +108,8 @@ def _parsed(text: str) -> list[tuple[str, str | None]]:
                 parts.append((found[0][0], None))
             case "{" | "}":
                 raise ValueError(
-                    f"the brace at character {found.start() + 1} has no partner; write {{{{ or }}}} "
-                    "for a brace"
+                    f"the brace at character {found.start() + 1} is unbalanced; write {{{{ or }}}} "
+                    "for a literal brace"
                 )
             case _:
                 parts.append(("", found[1].strip()))
@@ -121,7 +120,7 @@ def _parsed(text: str) -> list[tuple[str, str | None]]:
 def _shown(name: str, value: Any) -> str:
     if value is None or value == "":
         return MISSING
-    field = field_called(name)
+    field = field_named(name)
     if field is not None and field.unit == "ms":
         return duration(value)
     lines = printable(_text(value)).strip().splitlines()
@@ -136,15 +135,15 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-# In the place of a dataset: the whole environment.
-EVERYWHERE = "__all__"
+# Stands for the whole environment instead of a dataset.
+ALL_DATASETS = "__all__"
 BUILD_PAGE = Template("{buildkite.build.web_url}")
-# What a marker leads to, the first that there is: a block step's job has no page of its own.
+# The URLs of a marker, the first one available: a block step's job has no page of its own.
 PAGES = {
     SpanKind.BUILD: (BUILD_PAGE,),
     SpanKind.JOB: (Template("{buildkite.job.web_url}"), BUILD_PAGE),
 }
-# Condition: by kind, the column that its globs are held against. What a kind lacks it cannot ask.
+# For each condition, the column that its globs match, by kind; other kinds do not have it.
 CONDITIONS: Mapping[str, Mapping[SpanKind, str]] = {
     "pipeline": dict.fromkeys(PAGES, "buildkite.pipeline.slug"),
     "branch": dict.fromkeys(PAGES, "buildkite.build.branch"),
@@ -162,7 +161,7 @@ def _globs(value: Any) -> Any:
 
 def _template(value: Any) -> Template:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("give a text")
+        raise ValueError("expected a non-empty text")
     return Template(value)
 
 
@@ -178,10 +177,10 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 class Rule(BaseModel):
-    """One `[[rule]]` of the file. Its `id` is what its markers are remembered by.
+    """One `[[rule]]` of the file; the ledger knows its markers by `id`.
 
-    Globs are matched with case; `!` in front leaves out. `at` is the marker's place: a point at
-    the start or the finish, or a range, of the run or of the wait for an agent.
+    Globs are case-sensitive; a leading `!` excludes. `at` is the time of the marker: a point at the
+    start or finish, or a range of the run or of the wait for an agent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -205,38 +204,38 @@ class Rule(BaseModel):
 
     @property
     def kind(self) -> SpanKind:
-        """Which rows of the span table it is about."""
+        """The kind of span that the rule is about."""
         return SpanKind.BUILD if self.on == "build" else SpanKind.JOB
 
     @property
     def pages(self) -> tuple[Template, ...]:
-        """What its markers lead to: the first of these that has all its values."""
+        """The templates of the marker's URL; the first one with all values is used."""
         return (self.url,) if self.url else PAGES[self.kind]
 
     @property
     def conditions(self) -> dict[str, tuple[str, ...]]:
-        """The globs of the conditions that it has."""
+        """The globs of each condition that is set."""
         return {name: globs for name in CONDITIONS if (globs := getattr(self, name))}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules, and the colours of their types. Every rule has its dataset's slug."""
+    """All rules with their datasets' slugs, and the colours of their types."""
 
     rules: tuple[Rule, ...]
     colors: Mapping[str, str]
 
     @property
     def digest(self) -> str:
-        """16 hex digits that change with the rules: what was looked at by others is not settled."""
+        """16 hex digits that change with the rules, but not with colours."""
         return sha256(repr(self.rules).encode()).hexdigest()[:16]
 
     @property
     def datasets(self) -> set[str]:
-        """All that a rule places markers in."""
+        """The datasets of all rules."""
         return {rule.dataset for rule in self.rules}
 
     def colors_in(self, dataset: str) -> dict[str, str]:
-        """The colours that are given for the types of the dataset's markers."""
+        """Return the colours of the types of markers in the dataset."""
         types = {rule.type for rule in self.rules if rule.dataset == dataset}
         return {kind: color for kind, color in self.colors.items() if kind in types}

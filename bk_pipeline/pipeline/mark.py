@@ -7,7 +7,7 @@ from datetime import datetime
 
 from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.matching import columns_for
-from bk_pipeline.honeycomb.placing import DayPlan, Listing, Placement, place, plan_day, prune
+from bk_pipeline.honeycomb.placing import DayPlan, ListMarkers, Placement, place, plan_day, prune
 from bk_pipeline.honeycomb.rules import Rules
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, no_progress
@@ -33,7 +33,7 @@ class MarkerContext:
     oldest: datetime | None = None
 
     def plan(
-        self, day: str, parts: list[SpanPart], *, listed: Listing | None, restore: bool
+        self, day: str, parts: list[SpanPart], *, listed: ListMarkers | None, restore: bool
     ) -> DayPlan:
         """Plan the changes to the day's markers for the spans of `parts`."""
         columns = columns_for(self.rules.rules)
@@ -42,15 +42,15 @@ class MarkerContext:
             (table for part in parts for table in self.spans.tables(day, part, columns=columns)),
             self.rules,
             client=self.client,
-            memory=self.ledger.markers,
+            ledger=self.ledger.markers,
             oldest=int(self.oldest.timestamp()) if self.oldest else 0,
-            listed=listed,
+            list_markers=listed,
             restore=restore,
         )
 
 
 def plan_markers(
-    day: str, context: MarkerContext, *, listed: Listing | None = None, restore: bool = False
+    day: str, context: MarkerContext, *, listed: ListMarkers | None = None, restore: bool = False
 ) -> DayPlan:
     """Plan the changes to the markers of `day`, from all its spans. Changes nothing.
 
@@ -62,7 +62,7 @@ def plan_markers(
         restore: Also restore markers that were deleted in Honeycomb.
     """
     parts = context.spans.parts(day)
-    return context.plan(day, parts, listed=listed or context.client.listed, restore=restore)
+    return context.plan(day, parts, listed=listed or context.client.list_markers, restore=restore)
 
 
 def place_markers(
@@ -95,10 +95,10 @@ def place_markers(
     with context.ledger.delivery_lock(client.name, day, on_wait=on_wait):
         checked = set() if whole else markers.checked_parts(client.name, day, rules.digest)
         parts = [part for part in context.spans.parts(day) if part.name not in checked]
-        listed = client.listed if restore else None
+        listed = client.list_markers if restore else None
         planned = context.plan(day, parts, listed=listed, restore=restore)
         placed = place(
-            planned, rules, client=client, memory=markers, progress=progress, result=result
+            planned, rules, client=client, ledger=markers, progress=progress, result=result
         )
         markers.mark_parts_checked(client.name, day, [part.name for part in parts], rules.digest)
     return placed
@@ -110,4 +110,4 @@ def prune_markers(
     """Delete the markers of `day` that this program placed and no rule asks for any more."""
     with context.ledger.delivery_lock(context.client.name, day, on_wait=on_wait):
         planned = plan_markers(day, context)
-        return prune(planned, client=context.client, memory=context.ledger.markers)
+        return prune(planned, client=context.client, ledger=context.ledger.markers)

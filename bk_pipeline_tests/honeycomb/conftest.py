@@ -1,4 +1,4 @@
-"""Rules from a line or two, tables from payloads, and a client at a served sandbox."""
+"""Rules from short texts, tables from payloads, and a client of a running sandbox."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DATASET = "ci"
 
 @pytest.fixture
 def rules_of(tmp_path):
-    """The rules of these lines; each `[[rule]]` gets the id, type and message that it lacks."""
+    """Returns rules from texts; each `[[rule]]` gets defaults for id, type and message."""
 
     def rules_of(*rules: str, colors: str = ""):
         texts = []
         for number, rule in enumerate(rules, 1):
             names = {line.partition("=")[0].strip() for line in rule.splitlines()}
-            given = {"id": f"r{number}", "type": "t", "message": "#{buildkite.build.number}"}
-            lines = [f'{name} = "{value}"' for name, value in given.items() if name not in names]
+            defaults = {"id": f"r{number}", "type": "t", "message": "#{buildkite.build.number}"}
+            lines = [f'{name} = "{value}"' for name, value in defaults.items() if name not in names]
             texts.append("\n".join(["[[rule]]", *lines, rule]))
         path = tmp_path / "markers.toml"
         path.write_text("\n".join([f"[colors]\n{colors}", *texts]))
@@ -39,7 +39,7 @@ def rules_of(tmp_path):
 
 @pytest.fixture
 def spans():
-    """The span table of these payloads."""
+    """Returns the span table of payloads."""
     return lambda *payloads: table_of([make_trace(payload) for payload in payloads])
 
 
@@ -49,28 +49,28 @@ def sandbox(clock):
 
 
 @pytest.fixture
-def held(sandbox):
-    """What the sandbox has in the way of markers."""
+def stored(sandbox):
+    """The sandbox's markers."""
     return sandbox.honeycomb.markers
 
 
 @pytest.fixture
 def url(sandbox):
-    """With the dataset, as its first event makes it."""
+    """The sandbox's URL, with the dataset created by a first event."""
     with running(sandbox) as url:
-        answer = requests.post(
+        response = requests.post(
             f"{url}/1/batch/{DATASET}",
             json=[{"time": "2026-11-19T00:00:00Z", "data": {"a": 1}}],
             headers={"X-Honeycomb-Team": sandbox.honeycomb_key},
             timeout=60,
         )
-        assert answer.json() == [{"status": 202}]
+        assert response.json() == [{"status": 202}]
         yield url
 
 
 @pytest.fixture
 def connect(sandbox, url, clock):
-    """Makes a client with another key or endpoint than the right ones."""
+    """Creates a client, by default with the sandbox's key and endpoint."""
     made = []
 
     def connect(key=None, endpoint=None):
@@ -79,7 +79,7 @@ def connect(sandbox, url, clock):
             key or sandbox.honeycomb_key,
             clock=clock,
             retry_policy=RetryPolicy(deadline_s=300, draw=lambda: 0.5),
-            # How long an answer may take as a whole is measured with the fake clock.
+            # The limit for a whole response is measured with the fake clock.
             timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
         )
         made.append(client)
@@ -103,7 +103,7 @@ def ledger(tmp_path, clock):
 
 @pytest.fixture
 def marker():
-    """A marker that says what is given, and the rest of it."""
+    """Returns a marker with the given fields and defaults for the others."""
 
     def marker(**fields):
         return Marker(

@@ -1,7 +1,7 @@
-"""What the client sends and the sandbox answers, held against Honeycomb's own API description.
+"""Requests of the client and responses of the sandbox, checked with Honeycomb's API description.
 
-`BK_PIPELINE_TEST_HONEYCOMB_SPEC` names the OpenAPI file (the whole one, or a part with the paths
-of auth and markers); without it this is skipped. Marker settings are checked if it has them.
+`BK_PIPELINE_TEST_HONEYCOMB_SPEC` names the OpenAPI file (complete, or with the paths of auth and
+markers); without it this test is skipped. Marker settings are checked if the file has them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import pytest
 import yaml
 
 from bk_pipeline.errors import DeliveryThrottled, NotFound, TokenRefused
-from bk_pipeline.honeycomb.placing import paint
+from bk_pipeline.honeycomb.placing import set_colors
 from bk_pipeline_tests.honeycomb.conftest import DATASET
 
-# Read now: the fixtures of a test hide the developer's own environment.
-GIVEN = os.environ.get("BK_PIPELINE_TEST_HONEYCOMB_SPEC")
+# Read at import, because test fixtures hide the developer's environment.
+SPEC_FILE = os.environ.get("BK_PIPELINE_TEST_HONEYCOMB_SPEC")
 TYPES = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float),
     "boolean": bool, "null": type(None),
 }  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
-    not GIVEN, reason="BK_PIPELINE_TEST_HONEYCOMB_SPEC names no API description"
+    not SPEC_FILE, reason="BK_PIPELINE_TEST_HONEYCOMB_SPEC names no API description"
 )
 
 
 class Recorder:
-    """An ASGI application that notes what passes through another one."""
+    """An ASGI application that records the exchanges of another one."""
 
     def __init__(self, app) -> None:
         self._app = app
@@ -42,57 +42,62 @@ class Recorder:
         return getattr(self._app, name)
 
     async def __call__(self, scope, receive, send):
-        seen: dict[str, Any] = {"sent": b"", "got": b"", "status": None}
+        exchange: dict[str, Any] = {"sent": b"", "received": b"", "status": None}
 
         async def receiving():
             message = await receive()
-            seen["sent"] += message.get("body", b"")
+            exchange["sent"] += message.get("body", b"")
             return message
 
         async def sending(message):
             if message["type"] == "http.response.start":
-                seen["status"] = message["status"]
-                seen["headers"] = {name.decode().lower() for name, _ in message["headers"]}
-            seen["got"] += message.get("body", b"")
+                exchange["status"] = message["status"]
+                exchange["headers"] = {name.decode().lower() for name, _ in message["headers"]}
+            exchange["received"] += message.get("body", b"")
             await send(message)
 
         await self._app(scope, receiving, sending)
-        asked = {name.decode().lower() for name, _ in scope["headers"]}
+        request_headers = {name.decode().lower() for name, _ in scope["headers"]}
         self.exchanges.append(
-            seen | {"method": scope["method"].lower(), "path": scope["path"], "asked": asked}
+            exchange
+            | {
+                "method": scope["method"].lower(),
+                "path": scope["path"],
+                "request_headers": request_headers,
+            }
         )
 
 
 class Description:
-    """The API description, and whether an exchange is as it says."""
+    """The API description; checks whether exchanges conform to it."""
 
     def __init__(self, document) -> None:
         self._document = document
 
     def path_of(self, path):
-        """The description's path that a request's path is an instance of; None if it has none."""
+        """Return the path template of a request's path, or None."""
         for template in self._document["paths"]:
             if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), path):
                 return template
         return None
 
     def check(self, exchange):
-        """The path and method, if the request and the answer are as they should be."""
+        """Check the request and response; return path template, method and status."""
         template = self.path_of(exchange["path"])
         operation = self._document["paths"][template][exchange["method"]]
         [key] = {name for one in operation["security"] for name in one if "configuration" in name}
         scheme = self._document["components"]["securitySchemes"][key]
-        assert scheme["name"].lower() in exchange["asked"]
+        assert scheme["name"].lower() in exchange["request_headers"]
         if "requestBody" in operation:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             self._conforms(json.loads(exchange["sent"]), schema, sending=True)
         else:
             assert exchange["sent"] == b""
-        answers = operation["responses"]
-        answer = self._resolved(answers.get(str(exchange["status"]), answers.get("default")))
-        schema = answer["content"]["application/json"]["schema"]
-        self._conforms(json.loads(exchange["got"]), schema)
-        for header in answer.get("headers", {}):
+        responses = operation["responses"]
+        response = self._resolved(responses.get(str(exchange["status"]), responses.get("default")))
+        schema = response["content"]["application/json"]["schema"]
+        self._conforms(json.loads(exchange["received"]), schema)
+        for header in response.get("headers", {}):
             assert header.lower() in exchange["headers"], (header, exchange)
         return template, exchange["method"], exchange["status"]
 
@@ -129,14 +134,14 @@ def recorder(sandbox):
 
 
 def use_everything(client, refused, limit, marker):
-    """Each call, and each refusal that the description lists."""
+    """Make each call, and provoke each refusal that the description lists."""
     assert client.name
     whole = marker(end_time=1_790_000_060, url="https://bk/7")
-    paint(DATASET, {"deploy": "#111111"}, client=client)
-    paint(DATASET, {"deploy": "#222222"}, client=client)
+    set_colors(DATASET, {"deploy": "#111111"}, client=client)
+    set_colors(DATASET, {"deploy": "#222222"}, client=client)
     marker_id, _ = client.create(DATASET, whole, others=())
     client.create("__all__", marker(), others=())
-    assert client.listed(DATASET)[0].id == marker_id
+    assert client.list_markers(DATASET)[0].id == marker_id
     client.update(DATASET, marker_id, whole)
     client.delete(DATASET, marker_id)
     client.update(DATASET, marker_id, whole)
@@ -144,21 +149,21 @@ def use_everything(client, refused, limit, marker):
     with pytest.raises(NotFound):
         client.create("nowhere", marker(), others=())
     with pytest.raises(TokenRefused):
-        refused.listed(DATASET)
+        refused.list_markers(DATASET)
     limit.enforced, limit.limit = True, 0
     with pytest.raises(DeliveryThrottled):
         client.create(DATASET, marker(), others=())
 
 
-def test_requests_and_answers_are_as_the_description_has_them(recorder, connect, sandbox, marker):
+def test_requests_and_responses_conform_to_the_description(recorder, connect, sandbox, marker):
     client = connect()
     refused = connect(sandbox.add_honeycomb_key("ingest"))
-    description = Description(yaml.safe_load(Path(GIVEN).read_text()))
+    description = Description(yaml.safe_load(Path(SPEC_FILE).read_text()))
     recorder.exchanges.clear()
 
     use_everything(client, refused, sandbox.honeycomb.call_limit, marker)
 
-    seen = {
+    exchange = {
         description.check(one)
         for one in recorder.exchanges
         if description.path_of(one["path"]) is not None
@@ -175,4 +180,4 @@ def test_requests_and_answers_are_as_the_description_has_them(recorder, connect,
         (one_marker, "put", 404),
         (one_marker, "delete", 200),
         (one_marker, "delete", 404),
-    } <= seen
+    } <= exchange

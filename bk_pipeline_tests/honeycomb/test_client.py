@@ -13,7 +13,7 @@ from bk_pipeline.errors import (
     UnexpectedAnswer,
 )
 from bk_pipeline.honeycomb.client import Color, MarkerClient
-from bk_pipeline.honeycomb.placing import paint, unlike
+from bk_pipeline.honeycomb.placing import color_changes, set_colors
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.honeycomb.conftest import DATASET
 
@@ -21,48 +21,48 @@ EVERYWHERE = "__all__"
 
 
 @pytest.fixture
-def order(sandbox):
-    """Orders a fault on the paths of markers."""
+def inject(sandbox):
+    """Injects a fault into the paths of markers."""
     return lambda kind, **details: sandbox.faults.inject(
         "honeycomb", kind, **{"path": "/1/marker*"} | details
     )
 
 
 @pytest.mark.parametrize("dataset", [DATASET, EVERYWHERE])
-def test_a_marker_is_made_listed_changed_and_deleted(client, held, marker, dataset):
-    made = marker(end_time=1_790_000_060, url="https://bk/7")
+def test_marker_is_created_listed_changed_and_deleted(client, stored, marker, dataset):
+    new = marker(end_time=1_790_000_060, url="https://bk/7")
 
-    marker_id, found_again = client.create(dataset, made, others=())
-    [listed] = client.listed(dataset)
-    assert not found_again
+    marker_id, recovered = client.create(dataset, new, others=())
+    [listed] = client.list_markers(dataset)
+    assert not recovered
     assert listed.id == marker_id
-    assert listed.says(made)
+    assert listed.equals(new)
 
     assert client.update(dataset, marker_id, marker(message="other"))
-    [listed] = client.listed(dataset)
-    # What an update leaves out is gone, so all of it is sent.
-    assert listed.says(marker(message="other"))
-    assert held.markers[0]["dataset"] == dataset
+    [listed] = client.list_markers(dataset)
+    # An update erases the fields that it leaves out, so all of them are sent.
+    assert listed.equals(marker(message="other"))
+    assert stored.markers[0]["dataset"] == dataset
 
     assert client.delete(dataset, marker_id)
-    assert client.listed(dataset) == []
+    assert client.list_markers(dataset) == []
 
 
-def test_what_is_gone_is_told(client, marker):
+def test_changing_a_missing_marker_returns_false(client, marker):
     assert not client.update(DATASET, "nowhere", marker())
     assert not client.delete(DATASET, "nowhere")
 
 
-def test_a_dataset_that_is_not_there_is_told_and_what_to_do(client, marker):
+def test_missing_dataset_is_reported_with_the_remedy(client, marker):
     with pytest.raises(
         NotFound,
         match=r"has no dataset nowhere \(404: dataset not found\).*honeycomb_events first.*__all__",
     ):
         client.create("nowhere", marker(), others=())
-    assert client.listed("nowhere") == []
+    assert client.list_markers("nowhere") == []
 
 
-def test_the_place_is_host_team_and_environment(client, sandbox):
+def test_name_is_host_team_and_environment(client, sandbox):
     assert client.name == client.name
     assert client.name.startswith("markers:127.0.0.1:")
     assert client.name.endswith("/sandbox/sandbox")
@@ -70,38 +70,40 @@ def test_the_place_is_host_team_and_environment(client, sandbox):
 
 
 @pytest.mark.parametrize(
-    ("kind", "markers", "said"),
+    ("kind", "markers", "message"),
     [
         ("ingest", True, "HONEYCOMB_CONFIGURATION_KEY is an ingest key.*configuration key with"),
         ("classic_ingest", True, "HONEYCOMB_CONFIGURATION_KEY is an ingest key"),
         ("configuration", False, "HONEYCOMB_CONFIGURATION_KEY may not manage markers"),
     ],
 )
-def test_a_key_that_cannot_place_markers_is_told_before_anything_is_done(
-    connect, sandbox, kind, markers, said
+def test_key_without_permission_is_reported_before_anything_is_changed(
+    connect, sandbox, kind, markers, message
 ):
     client = connect(sandbox.add_honeycomb_key(kind, markers=markers))
 
-    with pytest.raises(AccessDenied, match=f"{said}.*Manage Markers.*Configuration in Honeycomb"):
+    with pytest.raises(
+        AccessDenied, match=f"{message}.*Manage Markers.*Configuration in Honeycomb"
+    ):
         _ = client.name
 
 
-def test_an_unknown_key_is_told_and_not_shown(connect):
-    key = "nobody-has-this-key-22"
+def test_unknown_key_is_reported_and_not_shown(connect):
+    key = "an-unknown-key-22-chars"
 
     with pytest.raises(TokenRefused, match=r"HONEYCOMB_CONFIGURATION_KEY.*401.*eu1") as raised:
         _ = connect(key).name
     assert key not in str(raised.value)
 
 
-def test_a_key_that_is_refused_later_is_told_as_well(connect, sandbox, marker):
+def test_key_rejected_by_a_later_call_is_reported(connect, sandbox, marker):
     client = connect(sandbox.add_honeycomb_key("ingest"))
 
     with pytest.raises(TokenRefused, match=r"may not manage markers \(401.*no ingest key has"):
         client.create(DATASET, marker(), others=())
 
 
-def test_without_a_key_there_is_no_client(clock):
+def test_client_needs_a_key(clock):
     with pytest.raises(
         ConfigError, match=r"HONEYCOMB_CONFIGURATION_KEY is not set\. .*no ingest key has"
     ):
@@ -109,116 +111,114 @@ def test_without_a_key_there_is_no_client(clock):
 
 
 @pytest.mark.parametrize("fault", ["reset_after", "cut_body", "cut_json"])
-def test_a_marker_whose_answer_was_lost_is_found_again(client, held, marker, order, fault):
+def test_marker_with_a_lost_response_is_recovered(client, stored, marker, inject, fault):
     before, _ = client.create(DATASET, marker(), others=())
-    order(fault)
+    inject(fault)
 
-    marker_id, found_again = client.create(DATASET, marker(), others={before})
+    marker_id, recovered = client.create(DATASET, marker(), others={before})
 
-    assert found_again
-    assert [one["id"] for one in held.markers] == [before, marker_id]
+    assert recovered
+    assert [one["id"] for one in stored.markers] == [before, marker_id]
 
 
 @pytest.mark.parametrize("fault", ["reset", "status"])
-def test_a_marker_that_was_not_made_is_made_in_the_end(client, held, marker, order, fault):
-    order(fault, count=3)
+def test_marker_that_was_not_created_is_retried(client, stored, marker, inject, fault):
+    inject(fault, count=3)
 
-    _, found_again = client.create(DATASET, marker(), others=())
+    _, recovered = client.create(DATASET, marker(), others=())
 
-    assert not found_again
-    assert len(held.markers) == 1
+    assert not recovered
+    assert len(stored.markers) == 1
 
 
-def test_a_likeness_that_was_there_before_is_not_taken_for_the_lost_one(
-    client, held, marker, order
-):
+def test_older_identical_marker_is_not_mistaken_for_the_new_one(client, stored, marker, inject):
     before, _ = client.create(DATASET, marker(), others=())
-    order("reset")
+    inject("reset")
 
     marker_id, _ = client.create(DATASET, marker(), others={before})
 
     assert marker_id != before
-    assert len(held.markers) == 2
+    assert len(stored.markers) == 2
 
 
-def test_the_wait_that_a_429_asks_for_is_kept(client, held, clock, marker, order):
+def test_retry_after_of_a_429_is_honoured(client, stored, clock, marker, inject):
     until = "Fri, 20 Nov 2026 12:00:42 GMT"
-    order("status", status=429, headers={"Retry-After": until})
+    inject("status", status=429, headers={"Retry-After": until})
 
     client.create(DATASET, marker(), others=())
 
     assert clock.slept == [42]
-    assert len(held.markers) == 1
+    assert len(stored.markers) == 1
 
 
-def test_a_429_that_lasts_is_told(client, marker, order):
-    order("status", status=429, count=100)
+def test_persistent_429_is_reported(client, marker, inject):
+    inject("status", status=429, count=100)
 
-    with pytest.raises(DeliveryThrottled, match=r"takes no more calls.*429.*Gave up"):
+    with pytest.raises(DeliveryThrottled, match=r"accepts no more calls.*429.*Gave up"):
         client.create(DATASET, marker(), others=())
 
 
-def test_an_outage_that_lasts_is_told(client, order):
-    order("status", status=500, count=100)
+def test_persistent_outage_is_reported(client, inject):
+    inject("status", status=500, count=100)
 
-    with pytest.raises(ServiceUnavailable, match=r"in trouble \(500.*Gave up"):
-        client.listed(DATASET)
+    with pytest.raises(ServiceUnavailable, match=r"server error \(500.*Gave up"):
+        client.list_markers(DATASET)
 
 
-def test_the_limit_is_kept_to_before_it_bites(sandbox, client, clock, marker):
+def test_rate_limit_is_never_exceeded(sandbox, client, clock, marker):
     limit = sandbox.honeycomb.call_limit
     limit.enforced, limit.limit = True, 20
 
     for number in range(50):
         client.create(DATASET, marker(start_time=number), others=())
 
-    # 15 calls a minute: 5 are left to others. Never a 429, which would cost a call.
+    # 15 calls per minute: 5 are left to others. There is never a 429, which would cost a call.
     assert client.request_count == 50
     assert clock.slept == [60, 60, 60]
 
 
-def test_a_page_instead_of_an_answer_is_told(client, order):
-    order("html")
+def test_html_page_instead_of_a_response_is_reported(client, inject):
+    inject("html")
 
     with pytest.raises(UnexpectedAnswer, match=r"text/html.*HONEYCOMB_API_ENDPOINT"):
-        client.listed(DATASET)
+        client.list_markers(DATASET)
 
 
-def test_a_refusal_is_told_with_its_words(client, marker, order):
-    order("status", status=422, body={"error": "no such thing"})
+def test_refusal_is_reported_with_its_message(client, marker, inject):
+    inject("status", status=422, body={"error": "no such thing"})
 
     with pytest.raises(RequestRefused, match=r"422: no such thing.*type, message and url"):
         client.create(DATASET, marker(), others=())
 
 
-def test_nobody_at_the_endpoint_is_told(connect):
+def test_unreachable_endpoint_is_reported(connect):
     with pytest.raises(ServiceUnavailable, match=r"\(127.0.0.1:1\) cannot be reached.*Gave up"):
         _ = connect(endpoint="http://127.0.0.1:1").name
 
 
-def test_colors_are_set_once_and_changed_where_they_differ(client, held):
+def test_colors_are_set_once_and_changed_if_they_differ(client, stored):
     colors = {"deploy": "#111111", "failed": "#222222"}
 
-    assert paint(DATASET, colors, client=client) == 2
-    assert paint(DATASET, colors, client=client) == 0
-    assert paint(DATASET, colors | {"failed": "#333333"}, client=client) == 1
+    assert set_colors(DATASET, colors, client=client) == 2
+    assert set_colors(DATASET, colors, client=client) == 0
+    assert set_colors(DATASET, colors | {"failed": "#333333"}, client=client) == 1
 
-    assert held.colors == {(DATASET, "deploy"): "#111111", (DATASET, "failed"): "#333333"}
-    assert paint("nowhere", {}, client=client) == 0
+    assert stored.colors == {(DATASET, "deploy"): "#111111", (DATASET, "failed"): "#333333"}
+    assert set_colors("nowhere", {}, client=client) == 0
     with pytest.raises(NotFound, match="has no dataset nowhere"):
-        unlike("nowhere", colors, client=client)
+        color_changes("nowhere", colors, client=client)
 
 
-def test_a_color_whose_answer_was_lost_is_there(client, held, order):
-    order("reset_after", after=1)
+def test_color_with_a_lost_response_is_set(client, stored, inject):
+    inject("reset_after", after=1)
 
-    assert paint(DATASET, {"deploy": "#111111"}, client=client) == 1
-    assert held.colors == {(DATASET, "deploy"): "#111111"}
+    assert set_colors(DATASET, {"deploy": "#111111"}, client=client) == 1
+    assert stored.colors == {(DATASET, "deploy"): "#111111"}
 
 
-def test_a_color_that_is_refused_for_good_is_an_error(client, order):
+def test_permanently_rejected_color_is_an_error(client, inject):
     with pytest.raises(RequestRefused, match="422"):
         client.set_color(DATASET, Color("", "deploy", "red"))
-    order("status", status=422, after=1, count=1)
+    inject("status", status=422, after=1, count=1)
     with pytest.raises(RequestRefused, match="422"):
-        paint(DATASET, {"deploy": "#111111"}, client=client)
+        set_colors(DATASET, {"deploy": "#111111"}, client=client)

@@ -19,20 +19,20 @@ START = int(BEGAN.timestamp())
 
 
 @pytest.fixture
-def marked(rules_of, spans):
-    """The markers that one rule makes of payloads, by their messages."""
+def markers_of(rules_of, spans):
+    """Returns the markers that one rule makes of payloads, by message."""
 
-    def marked(rule, *payloads):
+    def markers_of(rule, *payloads):
         rules = rules_of(rule).rules
         table = spans(*payloads).select(columns_for(rules))
-        wanted, _ = markers_in([table], rules)
-        return {marker.message: marker for marker in wanted.values()}
+        markers, _ = markers_in([table], rules)
+        return {marker.message: marker for marker in markers.values()}
 
-    return marked
+    return markers_of
 
 
 def builds(**values):
-    """A build for each value of a field, numbered from 1."""
+    """Return a build for each value of a field, numbered from 1."""
     [(name, each)] = values.items()
     return [
         make_build([], id=uid(f"build {number}"), number=number, **{name: value})
@@ -41,7 +41,7 @@ def builds(**values):
 
 
 @pytest.mark.parametrize(
-    ("rule", "payloads", "taken"),
+    ("rule", "payloads", "expected"),
     [
         ("", builds(branch=["main", "x"]), "12"),
         ('branch = "main"', builds(branch=["main", "maine", None]), "1"),
@@ -59,8 +59,8 @@ def builds(**values):
         "source", "two conditions",
     ],
 )  # fmt: skip
-def test_builds_are_taken_that_fulfil_every_condition(marked, rule, payloads, taken):
-    assert sorted(marked(rule, *payloads)) == [f"#{number}" for number in taken]
+def test_builds_match_if_they_fulfil_every_condition(markers_of, rule, payloads, expected):
+    assert sorted(markers_of(rule, *payloads)) == [f"#{number}" for number in expected]
 
 
 def job_build():
@@ -76,7 +76,7 @@ def job_build():
 
 
 @pytest.mark.parametrize(
-    ("rule", "taken"),
+    ("rule", "expected"),
     [
         ("", "deploy-web flaky late never test"),
         ('step_key = "deploy*"', "deploy-web"),
@@ -94,25 +94,25 @@ def job_build():
         "a longer wait", "too long a wait",
     ],
 )  # fmt: skip
-def test_jobs_are_taken_that_fulfil_every_condition(marked, rule, taken):
-    found = marked(f'on = "job"\nmessage = "{{buildkite.step.key}}"\n{rule}', job_build())
+def test_jobs_match_if_they_fulfil_every_condition(markers_of, rule, expected):
+    found = markers_of(f'on = "job"\nmessage = "{{buildkite.step.key}}"\n{rule}', job_build())
 
-    assert " ".join(sorted(found)) == taken
+    assert " ".join(sorted(found)) == expected
 
 
-def test_builds_are_measured_without_pauses_and_by_their_queue(marked):
+def test_build_durations_exclude_pauses_and_waits_are_their_queue(markers_of):
     old = make_job("a", wait_s=30, run_s=10)
     new = make_retry(old, made_s=50_000, run_s=10, wait_s=0)
     build = make_build([old, new])
 
-    assert marked("min_duration_s = 40", build)
-    assert not marked("min_duration_s = 60", build)
-    assert marked("min_wait_s = 31", build)
-    assert not marked("min_wait_s = 32", build)
+    assert markers_of("min_duration_s = 40", build)
+    assert not markers_of("min_duration_s = 60", build)
+    assert markers_of("min_wait_s = 31", build)
+    assert not markers_of("min_wait_s = 32", build)
 
 
 @pytest.mark.parametrize(
-    ("rule", "place"),
+    ("rule", "time_range"),
     [
         ('at = "start"', (0, None)),
         ('at = "finish"', (1_712, None)),
@@ -125,50 +125,52 @@ def test_builds_are_measured_without_pauses_and_by_their_queue(marked):
     ],
     ids=lambda value: value.replace("\n", " ") if isinstance(value, str) else "",
 )
-def test_a_marker_is_a_point_or_a_range_in_whole_seconds(marked, rule, place):
+def test_marker_is_a_point_or_a_range_in_whole_seconds(markers_of, rule, time_range):
     build = make_build([make_job(runnable_s=11.4, wait_s=700, run_s=1_000.5)])
 
-    [marker] = marked(rule, build).values()
+    [marker] = markers_of(rule, build).values()
 
     end = marker.end_time and marker.end_time - START
-    assert (marker.start_time - START, end) == place
+    assert (marker.start_time - START, end) == time_range
 
 
-def test_a_job_that_never_got_an_agent_waited_until_it_ended(marked):
+def test_job_without_an_agent_waited_until_it_ended(markers_of):
     build = make_build([make_job(run_s=None, state="expired", expired_at=at(900), runnable_s=100)])
     rule = 'on = "job"\nat = "wait"\nmessage = "waited {buildkite.job.wait_time_ms}"'
 
-    [marker] = marked(rule, build).values()
+    [marker] = markers_of(rule, build).values()
 
     assert (marker.start_time - START, marker.end_time - START) == (100, 900)
     assert marker.message == "waited 13 m 20 s"
 
 
-def test_without_a_wait_there_is_no_range_of_it(marked):
-    assert not marked('on = "job"\nat = "wait"', make_build([make_job(runnable_s=None, run_s=1)]))
+def test_no_wait_range_without_a_wait(markers_of):
+    assert not markers_of(
+        'on = "job"\nat = "wait"', make_build([make_job(runnable_s=None, run_s=1)])
+    )
 
 
-def test_a_marker_leads_to_the_build_the_job_or_where_the_rule_says(marked):
+def test_marker_url_is_the_build_the_job_or_that_of_the_rule(markers_of):
     build = make_build([make_job()])
 
-    [of_build] = marked("", build).values()
-    [of_job] = marked('on = "job"', build).values()
-    [elsewhere] = marked('url = "https://d.example/{buildkite.build.branch}"', build).values()
+    [of_build] = markers_of("", build).values()
+    [of_job] = markers_of('on = "job"', build).values()
+    [elsewhere] = markers_of('url = "https://d.example/{buildkite.build.branch}"', build).values()
 
     assert of_build.url == "https://buildkite.com/acme/shop/builds/7"
     assert of_job.url == f"https://buildkite.com/acme/shop/builds/7#{uid('job test')}"
     assert elsewhere.url == "https://d.example/main"
 
 
-def test_a_block_step_leads_to_its_build(marked):
+def test_block_step_links_to_its_build(markers_of):
     build = make_build([make_job(), make_block(unblocked_s=60)])
 
-    [marker] = marked('on = "job"\nstate = "unblocked"', build).values()
+    [marker] = markers_of('on = "job"\nstate = "unblocked"', build).values()
 
     assert marker.url == "https://buildkite.com/acme/shop/builds/7"
 
 
-def test_of_a_build_that_comes_again_the_last_counts(rules_of, spans):
+def test_last_span_of_a_build_wins(rules_of, spans):
     rules = rules_of('state = "failed"', 'state = "passed"').rules
     failed, passed = (spans(make_build(state=state)) for state in ("failed", "passed"))
 
@@ -181,7 +183,7 @@ def test_of_a_build_that_comes_again_the_last_counts(rules_of, spans):
     assert list(back) == list(first)
 
 
-def test_spans_of_interest_are_told_if_they_are_there(rules_of, spans):
+def test_held_spans_in_the_tables_are_returned(rules_of, spans):
     rules = rules_of('state = "canceled"').rules
     here = spans(make_build())
     key = (bytes.fromhex(here["trace_id"][0].as_py()), bytes.fromhex(here["span_id"][0].as_py()))
@@ -190,7 +192,7 @@ def test_spans_of_interest_are_told_if_they_are_there(rules_of, spans):
     assert markers_in([here], rules, held={key, other}) == ({}, {key})
 
 
-def test_a_table_without_rows_and_rules_without_number_make_nothing(rules_of, spans):
+def test_empty_tables_and_no_rules_make_no_markers(rules_of, spans):
     rules = rules_of('on = "job"\nmin_wait_s = 1', "").rules
 
     assert markers_in([spans()], rules) == ({}, set())

@@ -28,7 +28,7 @@ def load(tmp_path):
     return load
 
 
-def test_a_rule_has_defaults_for_what_it_does_not_say(load):
+def test_rule_has_defaults(load):
     [rule] = load(GOOD).rules
 
     assert (rule.kind, rule.at, rule.dataset) == (SpanKind.BUILD, "start", "ci-builds")
@@ -36,7 +36,7 @@ def test_a_rule_has_defaults_for_what_it_does_not_say(load):
     assert rule.conditions == {}
 
 
-def test_globs_may_be_one_or_several_and_a_dataset_is_known_by_its_slug(load):
+def test_globs_may_be_one_or_several_and_datasets_become_slugs(load):
     text = GOOD + 'dataset = "My Data"\npipeline = "web"\nbranch = ["main", "!x"]\non = "job"\n'
 
     [rule] = load(text).rules
@@ -48,15 +48,15 @@ def test_globs_may_be_one_or_several_and_a_dataset_is_known_by_its_slug(load):
     assert rule.dataset == "__all__"
 
 
-def test_an_empty_file_has_no_rules(load):
+def test_empty_file_has_no_rules(load):
     assert load("# nothing yet\n").rules == ()
 
 
-def test_windows_lines_and_a_byte_order_mark_are_read(load):
+def test_crlf_and_byte_order_mark_are_accepted(load):
     assert len(load(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode()).rules) == 1
 
 
-def test_the_digest_changes_with_the_rules_and_with_nothing_else(load):
+def test_digest_changes_with_the_rules_only(load):
     digest = load(GOOD).digest
 
     assert load("# a comment\n" + GOOD + '[colors]\ndeploy = "#000000"\n').digest == digest
@@ -64,7 +64,7 @@ def test_the_digest_changes_with_the_rules_and_with_nothing_else(load):
     assert load(GOOD, dataset="other").digest != digest
 
 
-def test_colors_are_those_of_the_types_that_a_dataset_has(load):
+def test_colors_are_those_of_a_datasets_types(load):
     rules = load(GOOD + '[colors]\ndeploy = "#7B1FA2"\nother = "#000000"\n')
 
     assert rules.colors_in("ci-builds") == {"deploy": "#7b1fa2"}
@@ -72,7 +72,7 @@ def test_colors_are_those_of_the_types_that_a_dataset_has(load):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ('brnch = "main"', 'line 5: rule "one", brnch: is unknown; did you mean branch?'),
         ('at = "begin"', "line 5: rule \"one\", at: should be 'start', 'finish'"),
@@ -81,40 +81,43 @@ def test_colors_are_those_of_the_types_that_a_dataset_has(load):
         ("branch = 3", 'line 5: rule "one", branch: '),
         ("branch = []", 'line 5: rule "one", branch: '),
         ('branch = [\n"main",\n3]', 'line 5: rule "one", branch: '),
-        ('dataset = "a/b"', 'line 5: rule "one", dataset: give a dataset\'s name'),
-        ('url = ""', 'line 5: rule "one", url: give a text.'),
-        ('url = "{"', 'line 5: rule "one", url: the brace at character 1 has no partner'),
+        ('dataset = "a/b"', 'line 5: rule "one", dataset: expected a dataset\'s name'),
+        ('url = ""', 'line 5: rule "one", url: expected a non-empty text.'),
+        ('url = "{"', 'line 5: rule "one", url: the brace at character 1 is unbalanced'),
         ('url = "{nothing}"', 'line 5: rule "one", url: there is no field {nothing}'),
-        ('step_key = "x"', 'line 5: rule "one", step_key: is a condition on jobs; give on = "job"'),
-        ('[colors]\na = "red"', "line 6: colors.a: give a colour like #7b1fa2."),
+        ('step_key = "x"', 'line 5: rule "one", step_key: is a condition on jobs; set on = "job"'),
+        ('[colors]\na = "red"', "line 6: colors.a: expected a colour like #7b1fa2."),
         ("[[rules]]", "line 5: rules: is unknown; did you mean rule?"),
         ("[[rule]]\ntype = 'a'\nmessage = 'b'", "line 5: rule 2, id: is missing."),
-        ("[[rule]]\nid = 'a b'\ntype = 'a'\nmessage = 'b'", 'line 6: rule "a b", id: give 1 to'),
-        (GOOD, 'line 6: rule "one", id: rule 1 is called "one" too.'),
+        (
+            "[[rule]]\nid = 'a b'\ntype = 'a'\nmessage = 'b'",
+            'line 6: rule "a b", id: expected 1 to',
+        ),
+        (GOOD, 'line 6: rule "one", id: rule 1 has the same id "one".'),
         (
             "[[rule]]\nid = 'j'\ntype = 'a'\nmessage = '{buildkite.job.id}'",
-            'line 8: rule "j", message: {buildkite.job.id} stands on job spans',
+            'line 8: rule "j", message: {buildkite.job.id} exists on job spans',
         ),
     ],
     ids=lambda value: value.splitlines()[0][:30] if "line" not in value else "",
 )
-def test_a_mistake_is_told_with_file_line_rule_and_field(load, tmp_path, more, said):
-    with pytest.raises(ConfigError) as raised:
+def test_error_names_file_line_rule_and_field(load, tmp_path, more, message):
+    with pytest.raises(ConfigError) as caught:
         load(GOOD + more + "\n")
 
-    assert f"{tmp_path / 'markers.toml'} {said}" in str(raised.value)
+    assert f"{tmp_path / 'markers.toml'} {message}" in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(load):
-    with pytest.raises(ConfigError) as raised:
+def test_all_errors_are_reported_in_file_order(load):
+    with pytest.raises(ConfigError) as caught:
         load("[[rule]]\nid = 3\nbrnch = 'x'\n\n[[rule]]\nat = 'x'\n")
 
-    told = str(raised.value).splitlines()
-    assert [int(re.search(r"line (\d+)", line)[1]) for line in told] == [1, 1, 2, 3, 5, 5, 5, 6]
+    lines = str(caught.value).splitlines()
+    assert [int(re.search(r"line (\d+)", line)[1]) for line in lines] == [1, 1, 2, 3, 5, 5, 5, 6]
 
 
-def test_what_is_no_toml_is_told_with_its_line(load):
-    with pytest.raises(ConfigError, match=r"markers\.toml is no TOML: .*line 2"):
+def test_invalid_toml_is_reported_with_its_line(load):
+    with pytest.raises(ConfigError, match=r"markers\.toml is not valid TOML: .*line 2"):
         load("[[rule]]\nid = \n")
     with pytest.raises(ConfigError, match="not UTF-8 from byte 2"):
         load(b"# \xff")
@@ -122,14 +125,14 @@ def test_what_is_no_toml_is_told_with_its_line(load):
         load("#" * 100_001)
 
 
-def test_a_file_that_is_not_there_is_told_with_the_setting(tmp_path):
+def test_missing_file_is_reported_with_the_setting(tmp_path):
     with pytest.raises(ConfigError, match=r"BK_PIPELINE_MARKERS names .*nowhere\.toml.*No such"):
         load_rules(tmp_path / "nowhere.toml", dataset="ci")
     with pytest.raises(ConfigError, match=r"BK_PIPELINE_MARKERS names .*cannot be read"):
         load_rules(tmp_path, dataset="ci")
 
 
-def test_the_ready_rules_of_the_documentation_are_rules(load):
+def test_documented_rules_are_valid(load):
     [text] = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
 
     rules = load(text)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.honeycomb.rules import Template, complaint
+from bk_pipeline.honeycomb.rules import Template, field_error
 from bk_pipeline.spans.model import SpanKind
 
 NUMBER, MESSAGE = "buildkite.build.number", "buildkite.build.message"
@@ -31,7 +31,7 @@ WAIT, URL = "buildkite.job.wait_time_ms", "buildkite.build.web_url"
         "cut", "duration", "boolean", "list", "a key of a map", "plain",
     ],
 )  # fmt: skip
-def test_a_message_has_the_values_in_the_place_of_the_fields(text, attributes, message):
+def test_message_has_field_values(text, attributes, message):
     assert Template(text).message(attributes) == message
 
 
@@ -45,26 +45,26 @@ def test_a_message_has_the_values_in_the_place_of_the_fields(text, attributes, m
     ],
     ids=["an address", "escaped", "number", "missing"],
 )
-def test_a_url_has_its_values_escaped_unless_one_is_its_beginning(text, attributes, url):
+def test_url_values_are_escaped_except_at_the_start(text, attributes, url):
     assert Template(text).url(attributes) == url
 
 
 @pytest.mark.parametrize("text", ["{", "a } b", "{a{b}", "{{}"])
-def test_a_lone_brace_is_an_error(text):
-    with pytest.raises(ValueError, match=r"brace at character \d+ has no partner"):
+def test_unbalanced_brace_is_an_error(text):
+    with pytest.raises(ValueError, match=r"brace at character \d+ is unbalanced"):
         Template(text)
 
 
-def test_fields_that_are_not_or_are_elsewhere_are_told():
-    assert complaint(NUMBER, SpanKind.JOB) is None
-    assert complaint("buildkite.build.meta_data.release", SpanKind.BUILD) is None
-    assert complaint("buildkite.build.nmber", SpanKind.BUILD) == (
+def test_unknown_or_unavailable_fields_are_reported():
+    assert field_error(NUMBER, SpanKind.JOB) is None
+    assert field_error("buildkite.build.meta_data.release", SpanKind.BUILD) is None
+    assert field_error("buildkite.build.nmber", SpanKind.BUILD) == (
         "there is no field {buildkite.build.nmber}; did you mean {buildkite.build.number}?"
     )
-    assert complaint("zzz", SpanKind.BUILD) == (
+    assert field_error("zzz", SpanKind.BUILD) == (
         "there is no field {zzz}; docs/spans.md lists them."
     )
-    assert complaint("buildkite.build.meta_data.*", SpanKind.JOB) is not None
-    assert complaint("buildkite.job.label", SpanKind.BUILD) == (
-        "{buildkite.job.label} stands on job spans only, and this rule is about builds."
+    assert field_error("buildkite.build.meta_data.*", SpanKind.JOB) is not None
+    assert field_error("buildkite.job.label", SpanKind.BUILD) == (
+        "{buildkite.job.label} exists on job spans only, but this rule is about builds."
     )

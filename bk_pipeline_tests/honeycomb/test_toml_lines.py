@@ -47,5 +47,5 @@ colors = { deploy = 1 }
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_a_value_is_found_where_it_begins_and_what_is_missing_where_it_belongs(path, line):
+def test_line_is_where_a_value_starts_or_a_missing_one_belongs(path, line):
     assert line_of(FILE, path) == line

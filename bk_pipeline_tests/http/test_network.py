@@ -53,7 +53,7 @@ def ask_all(clock):
     opened = [one.open(clock) for one in destinations(settings)]
     questions = {
         "buildkite": client.access_token,
-        "markers": lambda: markers.listed("ci"),
+        "markers": lambda: markers.list_markers("ci"),
         "honeycomb": opened[0].describe,
         **{f"otlp {n}": lambda one=one: one.send([]) for n, one in enumerate(opened[1:], start=1)},
     }

@@ -19,7 +19,13 @@ from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape
 from bk_pipeline.deliver.max_age import honeycomb_max_age
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
-from bk_pipeline.honeycomb.account import Account, account_in, base_url, dataset_slug, host_shown
+from bk_pipeline.honeycomb.account import (
+    Account,
+    base_url,
+    dataset_slug,
+    host_and_port,
+    parse_account,
+)
 from bk_pipeline.http.answers import unreachable
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
@@ -124,7 +130,7 @@ class Honeycomb:
             clock=clock,
         )
         self._endpoint = endpoint
-        self._host = host_shown(endpoint)
+        self._host = host_and_port(endpoint)
         self._place = f"Honeycomb (dataset {dataset} at {self._host})"
         self._path = f"/1/batch/{quote(dataset, safe='')}"
         self._thread_local = local()
@@ -230,7 +236,7 @@ class Honeycomb:
         return [part for part in (account.team, account.environment, slug) if part]
 
     def _fetch_account(self) -> Account:
-        return account_in(self._request("GET", "/1/auth"), place=self._place, quote=self._quote)
+        return parse_account(self._request("GET", "/1/auth"), place=self._place, quote=self._quote)
 
     def _request(
         self,

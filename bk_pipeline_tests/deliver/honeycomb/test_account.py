@@ -159,7 +159,7 @@ def test_html_page_instead_of_an_account_is_reported(sandbox, honeycomb_with):
     sandbox.faults.inject("honeycomb", "html")
 
     with pytest.raises(
-        UnexpectedAnswer, match=r"whose the key is.*text/html.*HONEYCOMB_API_ENDPOINT"
+        UnexpectedAnswer, match=r"account of the key.*text/html.*HONEYCOMB_API_ENDPOINT"
     ):
         _ = honeycomb_with(sandbox.honeycomb_key).name
 

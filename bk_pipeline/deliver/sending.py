@@ -1,8 +1,8 @@
-"""One batch, from the ledger's "in doubt" to the last outcome.
+"""Send one batch until all its items are settled, and keep the ledger up to date.
 
-What the ledger says at any moment is true if the process dies then. Items are in doubt
-from before they leave until they are answered; what is known not to have arrived (a
-refusal, a throttling, a connection that was never made) is taken back at once.
+The ledger is correct even if the process dies at any moment. Items are in doubt from before they
+are sent until there is a response. Items known not to have arrived (after a refusal, a throttling
+or a failed connection) are removed from doubt at once.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from bk_pipeline.errors import (
 from bk_pipeline.http.limiter import limiter_of
 from bk_pipeline.http.retry import Pause, retry
 
-LONGEST_NAP_S = 1.0
+MAX_SLEEP_S = 1.0
 SETTLED = (Verdict.ACCEPTED, Verdict.REJECTED)
 
 
 class Stopped(Exception):
-    """No error: the delivery is over, and what has not left yet stays here."""
+    """The delivery was stopped by another sender; items not sent yet are not sent. Not an error."""
 
 
 class _NotRetried(Exception):
-    """Carries an error past the retries: it may pass, but sending again would be wrong."""
+    """Carries a retryable error past the retries, because sending again would be wrong."""
 
     def __init__(self, error: RetryableError) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class _NotRetried(Exception):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingItems:
     """Items without an outcome.
 
     Attributes:
-        items: In their order.
-        batch: Under which the ledger has them in doubt; None: they are not.
-        maybe_arrived: An earlier attempt may have brought them there.
+        items: The items, in order.
+        batch: Their batch in the ledger while they are in doubt, else None.
+        maybe_arrived: Whether an earlier attempt may have delivered them.
     """
 
     items: Sequence[Item]
@@ -68,7 +68,18 @@ class _Waiting:
 
 
 class Sender:
-    """Sends batches of one day to one destination. For several threads at once."""
+    """Sends batches of one day to one destination. Thread-safe.
+
+    Args:
+        destination: The destination.
+        ledger: Records the outcomes.
+        day: The day of all items.
+        clock: The clock for retries.
+        policy: The guarantee.
+        stop: Set when a sender fails, so that the others stop.
+        on_settled: Called with the result of each response.
+        on_wait: Called with a sentence before each wait.
+    """
 
     def __init__(
         self,
@@ -90,176 +101,178 @@ class Sender:
         self._stop = stop
         self._on_settled = on_settled
         self._on_wait = on_wait
-        self._patient_clock = clock
-        self._clock = _NappingClock(clock, stop)
+        self._uninterrupted_clock = clock
+        self._clock = _InterruptibleClock(clock, stop)
         self._limiter = limiter_of(self._name)
 
     def deliver(self, items: Sequence[Item]) -> Delivery:
-        """What came of `items`: all of them are settled.
+        """Send `items` until all are settled, and return the result.
 
         Raises:
-            PipelineError: Not all of them are. What is, is in the ledger.
-            Stopped: The same, because another thread had such an error.
+            PipelineError: Not all are settled; those that are, are in the ledger.
+            Stopped: The same, because another sender failed.
         """
         total = Delivery()
-        waiting = [items]
+        pending = [items]
         try:
-            while waiting:
-                too_many = self._settle(waiting.pop(), total)
-                if too_many:
-                    waiting.extend(reversed(halves(too_many)))
+            while pending:
+                too_large = self._settle(pending.pop(), total)
+                if too_large:
+                    pending.extend(reversed(halves(too_large)))
         except BaseException:
             self._stop.set()
             raise
         return total
 
     def _settle(self, items: Sequence[Item], total: Delivery) -> Sequence[Item]:
-        """Those of `items` that are too many for one request; all others are settled."""
-        waiting = _Waiting(items)
-        # The first wait for a permit is no failure: it does not count against the deadline.
-        permits = [self._enter()]
+        """Settle `items`, except for those returned, which are too many for one request."""
+        pending = _PendingItems(items)
+        # The first wait for a permit is not a failure, so it does not count against the deadline.
+        permits = [self._acquire_permit()]
         try:
             retry(
-                lambda: self._attempt(waiting, permits.pop() if permits else self._enter(), total),
+                lambda: self._attempt(
+                    pending, permits.pop() if permits else self._acquire_permit(), total
+                ),
                 policy=self._destination.retry,
                 clock=self._clock,
-                on_pause=self._announce,
+                on_pause=self._report_pause,
             )
         except RequestTooLarge:
-            return waiting.items
+            return pending.items
         except _NotRetried as exc:
             raise exc.error from exc.error.__cause__
         return ()
 
-    def _announce(self, pause: Pause) -> None:
+    def _report_pause(self, pause: Pause) -> None:
         if self._on_wait is not None:
             self._on_wait(pause.sentence)
 
-    def _enter(self) -> int:
+    def _acquire_permit(self) -> int:
         permit = self._limiter.enter(
-            self._clock, stopped=self._stop.is_set, on_wait=self._throttled
+            self._clock, stopped=self._stop.is_set, on_wait=self._report_throttling
         )
         if self._stop.is_set():
             raise Stopped
         return permit
 
-    def _throttled(self, seconds: float) -> None:
+    def _report_throttling(self, seconds: float) -> None:
         if self._on_wait is not None:
             self._on_wait(
-                f"{self._name} asked us to slow down: sending goes on in {seconds:.0f} s."
+                f"{self._name} asked us to slow down: sending continues in {seconds:.0f} s."
             )
 
-    def _attempt(self, waiting: _Waiting, permit: int, total: Delivery) -> None:
-        """Send what waits, once, and settle what was answered.
+    def _attempt(self, pending: _PendingItems, permit: int, total: Delivery) -> None:
+        """Send the waiting items once and settle those with an outcome.
 
         Raises:
-            RetryableError: Something is left, and trying again may help.
+            RetryableError: Some items are left, and retrying may help.
         """
         with _not_retried():
-            if waiting.batch is None:
-                waiting.batch = self._ledger.begin(
-                    self._name, self._day, ids_by_trace(waiting.items)
+            if pending.batch is None:
+                pending.batch = self._ledger.begin(
+                    self._name, self._day, ids_by_trace(pending.items)
                 )
             else:
-                # Somebody else may have the turn by now, and send this very batch.
-                self._ledger.begin_again(self._name, self._day, waiting.batch)
+                # Another process may hold the delivery lock by now, and send this batch too.
+                self._ledger.begin_again(self._name, self._day, pending.batch)
         try:
-            answer = self._destination.send(waiting.items)
+            result = self._destination.send(pending.items)
         except RequestTooLarge as exc:
-            if len(waiting.items) == 1:
-                self._reject_alone(waiting, exc.detail or str(exc), total)
+            if len(pending.items) == 1:
+                self._reject_single(pending, exc.detail or str(exc), total)
                 return
-            self._take_back(waiting)
+            self._clear_doubt(pending)
             raise
         except UnexpectedAnswer:
             raise
         except PipelineError as exc:
-            self._explain(exc, waiting, permit)
+            self._record_error(exc, pending, permit)
             raise
-        self._settle_answered(waiting, answer, total)
-        if waiting.items:
-            error = _leftover_error(self._name, waiting.items, answer)
-            self._explain(error, waiting, permit)
+        self._settle_outcomes(pending, result, total)
+        if pending.items:
+            error = _unsettled_error(self._name, pending.items, result)
+            self._record_error(error, pending, permit)
             raise error
         self._limiter.passed(permit)
 
-    def _explain(self, error: PipelineError, waiting: _Waiting, permit: int) -> None:
-        """Tell the ledger and the rate limiter what `error` means for the items that it concerns.
+    def _record_error(self, error: PipelineError, pending: _PendingItems, permit: int) -> None:
+        """Update the ledger and the rate limiter according to `error`.
 
         Raises:
-            _NotRetried: At most once, and they may have arrived.
+            _NotRetried: The guarantee is at most once, and the items may have arrived.
         """
         if isinstance(error, ServiceUnavailable) and error.maybe_processed:
-            waiting.maybe_arrived = True
+            pending.maybe_arrived = True
             if self._policy.guarantee is Guarantee.AT_MOST_ONCE:
                 raise _NotRetried(error) from error
             return
-        self._take_back(waiting)
+        self._clear_doubt(pending)
         if isinstance(error, DeliveryThrottled):
             error.retry_in_s = self._limiter.refused(
                 permit, error, policy=self._destination.retry, clock=self._clock
             )
 
-    def _take_back(self, waiting: _Waiting) -> None:
-        """These have not arrived, unless an earlier attempt brought them."""
-        if waiting.batch is not None and not waiting.maybe_arrived:
+    def _clear_doubt(self, pending: _PendingItems) -> None:
+        """Remove items from doubt, unless an earlier attempt may have delivered them."""
+        if pending.batch is not None and not pending.maybe_arrived:
             with _not_retried():
-                self._ledger.settle(waiting.batch)
-            waiting.batch = None
+                self._ledger.settle(pending.batch)
+            pending.batch = None
 
-    def _reject_alone(self, waiting: _Waiting, words: str, total: Delivery) -> None:
-        rejected = [_rejection(waiting.items[0], words)]
-        self._write(waiting, lambda batch: self._ledger.settle(batch, rejected=rejected))
+    def _reject_single(self, pending: _PendingItems, message: str, total: Delivery) -> None:
+        rejected = [_rejection(pending.items[0], message)]
+        self._settle_in_ledger(pending, lambda batch: self._ledger.settle(batch, rejected=rejected))
         self._count(Delivery(rejected=1, rejections=rejected), total)
 
     def _count(self, settled: Delivery, total: Delivery) -> None:
         total += settled
         self._on_settled(settled)
 
-    def _settle_answered(self, waiting: _Waiting, answer: SendResult, total: Delivery) -> None:
-        """Settle what has an outcome; what is left goes on waiting."""
-        accepted, rejected, left = _divided(waiting.items, answer.outcomes)
-        if left and any(one.verdict is Verdict.UNANSWERED for one in answer.outcomes):
-            waiting.maybe_arrived = True
-        doubtful = left if waiting.maybe_arrived else []
+    def _settle_outcomes(self, pending: _PendingItems, result: SendResult, total: Delivery) -> None:
+        """Settle the items with an outcome; the others keep waiting."""
+        accepted, rejected, left = _split_by_outcome(pending.items, result.outcomes)
+        if left and any(one.verdict is Verdict.UNANSWERED for one in result.outcomes):
+            pending.maybe_arrived = True
+        in_doubt = left if pending.maybe_arrived else []
         settled = Delivery(
             accepted=len(accepted),
             rejected=len(rejected),
-            rejected_unnamed=answer.rejected_unnamed,
+            rejected_unnamed=result.rejected_unnamed,
             trimmed=sum(item.trimmed for item in accepted),
             batches=1,
-            body_bytes=body_bytes(waiting.items, self._destination.limits),
-            sent_bytes=answer.sent_bytes,
+            body_bytes=body_bytes(pending.items, self._destination.limits),
+            sent_bytes=result.sent_bytes,
             rejections=rejected,
-            warnings=[answer.warning] if answer.warning else [],
+            warnings=[result.warning] if result.warning else [],
         )
-        # First: it is so, whether or not the ledger can be told.
+        # Counted first, because it holds whether or not the ledger can be updated.
         self._count(settled, total)
-        if accepted is waiting.items:
-            self._write(waiting, self._ledger.accept)
+        if accepted is pending.items:
+            self._settle_in_ledger(pending, self._ledger.accept)
         else:
-            self._write(
-                waiting,
+            self._settle_in_ledger(
+                pending,
                 lambda batch: self._ledger.settle(
                     batch,
                     accepted=ids_by_trace(accepted),
                     rejected=rejected,
-                    in_doubt=ids_by_trace(doubtful),
+                    in_doubt=ids_by_trace(in_doubt),
                 ),
             )
-        waiting.items = left
-        waiting.batch = waiting.batch if doubtful else None
+        pending.items = left
+        pending.batch = pending.batch if in_doubt else None
 
-    def _write(self, waiting: _Waiting, write: Callable[[int], None]) -> None:
-        """Settle, and try hard: what the ledger does not learn now is sent again later."""
-        batch = waiting.batch
+    def _settle_in_ledger(self, pending: _PendingItems, write: Callable[[int], None]) -> None:
+        """Settle in the ledger, with retries: unsettled items would be sent again later."""
+        batch = pending.batch
         assert batch is not None
         with _not_retried():
             retry(
                 lambda: write(batch),
                 policy=self._destination.retry,
-                clock=self._patient_clock,
-                on_pause=self._announce,
+                clock=self._uninterrupted_clock,
+                on_pause=self._report_pause,
             )
 
 
@@ -271,12 +284,12 @@ def _not_retried() -> Iterator[None]:
         raise _NotRetried(exc) from exc
 
 
-def _divided(
+def _split_by_outcome(
     items: Sequence[Item], outcomes: Sequence[Outcome]
 ) -> tuple[Sequence[Item], list[Rejection], list[Item]]:
-    """The accepted items, the rejections, and the items that have no outcome yet.
+    """Return the accepted items, the rejections, and the items without an outcome yet.
 
-    Where all are accepted, those are `items` itself.
+    If all are accepted, the first result is `items` itself.
     """
     if len(items) == len(outcomes) == outcomes.count(ACCEPTED):
         return items, [], []
@@ -292,28 +305,28 @@ def _divided(
     )
 
 
-def _leftover_error(name: str, left: Sequence[Item], answer: SendResult) -> RetryableError:
-    """What to raise because of the items that an answer left over."""
-    over = [one for one in answer.outcomes if one.verdict not in SETTLED]
-    words = next((f" ({one.message})" for one in over if one.message), "")
-    what = (
-        f"{name}: {len(left)} of {len(answer.outcomes)} spans of a batch were "
-        f"{over[0].verdict.value}{words}, the first of them {left[0].item_id.hex()}; the "
-        "others are settled, and these are tried again alone."
+def _unsettled_error(name: str, left: Sequence[Item], result: SendResult) -> RetryableError:
+    """Return the error for the items that a response left without an outcome."""
+    unsettled = [one for one in result.outcomes if one.verdict not in SETTLED]
+    message = next((f" ({one.message})" for one in unsettled if one.message), "")
+    text = (
+        f"{name}: {len(left)} of {len(result.outcomes)} spans of a batch were "
+        f"{unsettled[0].verdict.value}{message}, the first of them {left[0].item_id.hex()}; the "
+        "others are settled, and these are retried on their own."
     )
-    if any(one.verdict is Verdict.UNANSWERED for one in over):
-        return ServiceUnavailable(what)
-    if any(one.verdict is Verdict.THROTTLED for one in over):
-        return DeliveryThrottled(what)
-    return ServiceUnavailable(what, maybe_processed=False)
+    if any(one.verdict is Verdict.UNANSWERED for one in unsettled):
+        return ServiceUnavailable(text)
+    if any(one.verdict is Verdict.THROTTLED for one in unsettled):
+        return DeliveryThrottled(text)
+    return ServiceUnavailable(text, maybe_processed=False)
 
 
-def _rejection(item: Item, words: str) -> Rejection:
-    return Rejection(item.trace_id, item.item_id, item.name, words)
+def _rejection(item: Item, message: str) -> Rejection:
+    return Rejection(item.trace_id, item.item_id, item.name, message)
 
 
-class _NappingClock:
-    """A clock that sleeps in short naps, and not at all once the stop was given."""
+class _InterruptibleClock:
+    """A clock that sleeps in short intervals, and not at all once `stop` is set."""
 
     def __init__(self, clock: Clock, stop: Event) -> None:
         self._clock = clock
@@ -324,4 +337,4 @@ class _NappingClock:
     def sleep(self, seconds: float) -> None:
         until = self.monotonic() + seconds
         while not self._stop.is_set() and (left := until - self.monotonic()) > 0:
-            self._clock.sleep(min(left, LONGEST_NAP_S))
+            self._clock.sleep(min(left, MAX_SLEEP_S))

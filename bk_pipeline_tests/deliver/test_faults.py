@@ -89,7 +89,7 @@ def scene(sandbox, honeycomb, ledger, clock):
 
 
 @pytest.mark.parametrize(
-    ("kind", "details", "doubled"),
+    ("kind", "details", "duplicated"),
     [
         ("status", {"status": 429, "count": 4}, 0),
         ("status", {"status": 500, "count": 2}, 0),
@@ -139,7 +139,7 @@ def test_at_most_once_duplicates_nothing_and_lists_presumed_items(scene, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "details", "error", "words"),
+    ("kind", "details", "error", "message"),
     [
         ("status", {"status": 401}, TokenRefused, "HONEYCOMB_API_KEY"),
         ("status", {"status": 403}, AccessDenied, "administrative throttling.*plan"),

@@ -31,7 +31,7 @@ from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.metrics import measurements
 from bk_pipeline.deliver.metrics.measurements import Instrument
 from bk_pipeline.deliver.metrics.points import Histogram, Point, data_points
-from bk_pipeline.deliver.otlp.answers import answer
+from bk_pipeline.deliver.otlp.answers import parse_response
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
 from bk_pipeline.deliver.rows import SpanRows
@@ -151,10 +151,10 @@ class OtlpMetrics(Otlp):
         """
         points = list(data_points(items))
         posted = self._endpoint.post(request_body(points, self._settings.resource))
-        return answer(
+        return parse_response(
             posted.response,
             len(items),
             sent_bytes=posted.sent_bytes,
-            words=self._endpoint.words,
-            things=len(points),
+            context=self._endpoint.context,
+            sent_count=len(points),
         )

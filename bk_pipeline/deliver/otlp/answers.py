@@ -1,16 +1,17 @@
-"""What an OTLP endpoint's answers mean: an outcome for each item, or an error for the request.
+"""Interpret responses of an OTLP endpoint: an outcome for each item, or an error for the request.
 
-Decided by status; the server's own words are quoted, cut and free of our secrets. Two
-things are not as the specification has them. It lets clients try again after 429, 502, 503
-and 504 alone, so that live ones do not pile up on a broken server; here pauses grow under
-one deadline, and giving up fails the run, so 500 and 408 and what proxies make of outages
-(520 and the like) are tried again as well. And a 400 that speaks of size is taken for a 413,
-as older collectors have it.
+The status decides; the server's message is quoted, truncated and without our secrets. This differs
+from the specification in two ways:
 
-The specification wants failures to have a 4xx or 5xx status. Gateways send some with a 2xx all
-the same: a `google.rpc.Status` with a code, or JSON with an `error`. Nothing counts as accepted
-then. An object without either, like `{"status": "ok"}`, is a success: fields that are not known
-are ignored, as protobuf does.
+- Clients may only retry after 429, 502, 503 and 504, so that running clients do not overload a
+  broken server. Here pauses grow up to a deadline, and then the run fails, so 500, 408 and the
+  statuses of proxies for outages (such as 520) are retried too.
+- A 400 whose message is about size is treated like a 413, for older collectors.
+
+Failures should have a 4xx or 5xx status, but some gateways send them with a 2xx: as a
+`google.rpc.Status` with a code, or as JSON with an `error`. Then nothing counts as accepted. An
+object with neither, like `{"status": "ok"}`, is a success, because unknown fields are ignored as in
+protobuf.
 
 Sources: OTLP specification, "OTLP/HTTP Response", "Partial Success" and "Failures".
 """
@@ -57,28 +58,28 @@ from bk_pipeline.http.session import Response
 
 PROTOBUF = ("application/x-protobuf", "application/protobuf", "")
 JSON = "application/json"
-# The tag of the only field that an answer has: whatever begins otherwise is none.
+# The tag of the only field of a response; a body that starts otherwise is not one.
 PARTIAL_SUCCESS = b"\x0a"
-# Codes in a body that say that nothing was taken: RESOURCE_EXHAUSTED and UNAVAILABLE of gRPC,
-# and those of HTTP.
-NOT_NOW = (8, 14, 429, 503)
-# gRPC's, for a failure without one.
+# Codes in a body that mean that nothing was accepted: gRPC's RESOURCE_EXHAUSTED and UNAVAILABLE,
+# and HTTP's.
+THROTTLING_CODES = (8, 14, 429, 503)
+# The gRPC code for a failure without a code.
 UNKNOWN = 2
 _UNDERSCORE = re.compile("_([a-z])")
-# Server errors that say that no repetition helps.
-NEVER = (501, 505)
+# Server errors for which retries do not help.
+PERMANENT = (501, 505)
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What messages are made with.
+class MessageContext:
+    """The parts of messages about an endpoint.
 
     Attributes:
-        place: The destination, as a message begins.
-        endpoint: The variable that holds its URL.
-        headers: The variable that holds, or should hold, our credentials.
-        quote: Makes the server's words fit to be quoted.
-        signal: What was sent.
+        place: The destination, as the start of a message.
+        endpoint: The variable that has the URL.
+        headers: The variable that has, or should have, our credentials.
+        quote: Makes a message of the server safe to quote.
+        signal: The signal that was sent.
     """
 
     place: str
@@ -89,7 +90,7 @@ class Words:
 
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):
-    """In JSON the number has a name for each signal."""
+    """A partial success; JSON has a different name for the number in each signal."""
 
     rejected_spans: int = 0
     rejected_data_points: int = 0
@@ -103,72 +104,77 @@ class _PartialSuccess(msgspec.Struct, rename="camel"):
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def answer(
-    response: Response, count: int, *, sent_bytes: int, words: Words, things: int | None = None
+def parse_response(
+    response: Response,
+    count: int,
+    *,
+    sent_bytes: int,
+    context: MessageContext,
+    sent_count: int | None = None,
 ) -> SendResult:
-    """What a 2xx says to `count` items.
+    """Return the result of a request with `count` items from its 2xx response.
 
-    A partial success says how many things were rejected, and not which; so unless that is
-    all of them, no item can be recorded as rejected. Sending them again would double the
-    accepted ones, and the specification forbids it; so all are settled as accepted, the
-    number is told with the server's words, and the run reports it.
+    A partial success says how many spans or data points were rejected, but not which. So unless all
+    of them were, no item can be recorded as rejected. Resending would duplicate the accepted ones
+    and is forbidden by the specification. Therefore all items are settled as accepted, and the run
+    reports the number with the server's message.
 
     Args:
-        response: The answer.
-        count: How many items were sent.
-        sent_bytes: In how many bytes.
-        words: What messages are made with.
-        things: How many spans or data points the items made, if that is not `count`.
+        response: The response.
+        count: The number of items sent.
+        sent_bytes: The size of the request.
+        context: The parts of messages.
+        sent_count: The number of spans or data points sent, if it is not `count`.
 
     Raises:
         DeliveryThrottled: The body says so, whatever the status.
-        ServiceUnavailable: It was cut on its way; everything may have been accepted.
-        UnexpectedAnswer: It is no answer to an export of the signal, or reports a failure.
+        ServiceUnavailable: The response is truncated; everything may have been accepted.
+        UnexpectedAnswer: The body is not a response to an export, or reports a failure.
     """
-    said = _partial_success(response, words)
-    message = words.quote(said.error_message) or "no reason given"
-    sent = count if things is None else things
-    rejected = min(max(said.rejected, 0), sent)
+    partial = _partial_success(response, context)
+    message = context.quote(partial.error_message) or "no reason given"
+    sent = count if sent_count is None else sent_count
+    rejected = min(max(partial.rejected, 0), sent)
     if rejected == sent:
         return SendResult([Outcome(Verdict.REJECTED, message)] * count, sent_bytes)
     warning = ""
-    what = words.signal.noun
+    what = context.signal.noun
     if rejected:
         warning = (
-            f"{words.place} rejected {rejected} of {sent} {what} and did not say which: {message}"
+            f"{context.place} rejected {rejected} of {sent} {what} and did not say which: {message}"
         )
-    elif said.error_message:
-        warning = f"{words.place} accepted {sent} {what} with a warning: {message}"
+    elif partial.error_message:
+        warning = f"{context.place} accepted {sent} {what} with a warning: {message}"
     return SendResult([ACCEPTED] * count, sent_bytes, rejected_unnamed=rejected, warning=warning)
 
 
-def _partial_success(response: Response, words: Words) -> _PartialSuccess:
-    kind = _kind(response)
+def _partial_success(response: Response, context: MessageContext) -> _PartialSuccess:
+    content_type = _content_type(response)
     try:
         if not response.body:
             return _PartialSuccess()
-        if kind == JSON:
-            return _partial_success_of_json(response, words)
-        if kind in PROTOBUF:
-            # In bytes the answers for all signals are the same.
+        if content_type == JSON:
+            return _partial_success_of_json(response, context)
+        if content_type in PROTOBUF:
+            # The responses for all signals have the same encoding.
             found = ExportTraceServiceResponse.FromString(response.body)
             if not found.HasField("partial_success"):
-                _require_success(*_code_and_message(response.body), response, words)
+                _require_success(*_code_and_message(response.body), response, context)
             partial = found.partial_success
             return _PartialSuccess(partial.rejected_spans, error_message=partial.error_message)
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        begun = kind in PROTOBUF[:2] and response.body[:1] == PARTIAL_SUCCESS
-        if begun if isinstance(exc, DecodeError) else is_cut(exc, response.body):
-            raise cut_short(response, words.place) from exc
+        is_partial_message = content_type in PROTOBUF[:2] and response.body[:1] == PARTIAL_SUCCESS
+        if is_partial_message if isinstance(exc, DecodeError) else is_cut(exc, response.body):
+            raise cut_short(response, context.place) from exc
     raise UnexpectedAnswer(
-        f"{words.place} answered {response.status} with something else than OTLP: "
-        f"{body_shown(response, words.quote)}. Check {words.endpoint} and what stands between us "
-        "and it; the batch is in doubt and will be sent again."
+        f"{context.place} answered {response.status} with something other than OTLP: "
+        f"{body_shown(response, context.quote)}. Check {context.endpoint} and any proxy in "
+        "between; the batch is in doubt and will be sent again."
     )
 
 
-def _partial_success_of_json(response: Response, words: Words) -> _PartialSuccess:
-    """Protobuf's JSON has two spellings of each name, and its 64-bit numbers are strings."""
+def _partial_success_of_json(response: Response, context: MessageContext) -> _PartialSuccess:
+    """Parse JSON, in which names have two spellings and 64-bit integers are strings."""
     fields = _object.decode(response.body)
     partial = fields.get("partialSuccess", fields.get("partial_success"))
     if partial is not None:
@@ -184,12 +190,12 @@ def _partial_success_of_json(response: Response, words: Words) -> _PartialSucces
         code = UNKNOWN
     texts = (nested.get("message"), error, fields.get("message"))
     message = next((one for one in texts if one and isinstance(one, str)), "")
-    _require_success(code, message, response, words)
+    _require_success(code, message, response, context)
     return _PartialSuccess()
 
 
 def _number(value: Any) -> int:
-    """A code as a number; 0 if it is none."""
+    """Return a code as a number; 0 if it is not a number."""
     return (
         int(value)
         if isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
@@ -198,7 +204,7 @@ def _number(value: Any) -> int:
 
 
 def _code_and_message(body: bytes) -> tuple[int, str]:
-    """Those of a `google.rpc.Status`; code 0 if `body` is none."""
+    """Return code and message of a `google.rpc.Status`; code 0 if `body` is not one."""
     try:
         status = Status.FromString(body)
     except DecodeError:
@@ -206,110 +212,112 @@ def _code_and_message(body: bytes) -> tuple[int, str]:
     return status.code, status.message
 
 
-def _require_success(code: int, message: str, response: Response, words: Words) -> None:
-    """Do nothing if the body of a 2xx reports no failure.
+def _require_success(code: int, message: str, response: Response, context: MessageContext) -> None:
+    """Check that the body of a 2xx reports no failure.
 
     Args:
-        code: Of gRPC, or of HTTP.
-        message: The server's.
-        response: The answer.
-        words: What messages are made with.
+        code: A gRPC or HTTP status code.
+        message: The server's message.
+        response: The response.
+        context: The parts of messages.
 
     Raises:
-        DeliveryThrottled: Nothing was taken, for the moment.
-        UnexpectedAnswer: It is not clear whether anything was taken.
+        DeliveryThrottled: Nothing was accepted for now.
+        UnexpectedAnswer: It is unknown whether anything was accepted.
     """
     if (code == 0 or code in range(200, 300)) and not DROPPED.search(message):
         return
-    said = f"{response.status}: {words.quote(message) or body_shown(response, words.quote)}"
-    if code in NOT_NOW:
+    detail = f"{response.status}: {context.quote(message) or body_shown(response, context.quote)}"
+    if code in THROTTLING_CODES:
         raise DeliveryThrottled(
-            f"{words.place} takes no more {words.signal.things} at the moment ({said}). "
-            "Run again later if that goes on: what was accepted is not sent again."
+            f"{context.place} accepts no more {context.signal.noun} at the moment ({detail}). "
+            "If this persists, run again later; what was accepted is not sent again."
         )
     raise UnexpectedAnswer(
-        f"{words.place} reports a failure in an answer that is a success by its status ({said}). "
-        f"Check {words.endpoint} and {words.headers}; the batch is in doubt and will be sent again."
+        f"{context.place} reports a failure in a response with a success status ({detail}). "
+        f"Check {context.endpoint} and {context.headers}; the batch is in doubt and will be sent again."
     )
 
 
-def refusal(response: Response, *, words: Words, now: datetime) -> PipelineError | None:
-    """The error that the status of a request stands for; None for a 2xx."""
+def refusal(response: Response, *, context: MessageContext, now: datetime) -> PipelineError | None:
+    """Return the error for the status of a response; None for a 2xx."""
     if response.ok:
         return None
-    said, pause_s = _said(response, words.quote), _pause_s(response, now)
-    # A server that is overloaded says when to come back; a broken one does not.
+    detail, pause_s = _detail(response, context.quote), _pause_s(response, now)
+    # An overloaded server says when to retry; a broken one does not.
     overloaded = [] if pause_s is None else [NOT_PASSED_ON]
     return answers.refusal(
         response,
-        said,
-        _messages(response.status, said, words),
+        detail,
+        _messages(response.status, detail, context),
         retry_in_s=pause_s,
         throttling=[TOO_MANY_REQUESTS, *overloaded],
-        permanent=NEVER,
+        permanent=PERMANENT,
     )
 
 
-def _messages(status: int, said: str, words: Words) -> dict[type[PipelineError], str]:
-    place, signal = words.place, words.signal
-    advice = f"Check {words.endpoint}"
+def _messages(status: int, detail: str, context: MessageContext) -> dict[type[PipelineError], str]:
+    place, signal = context.place, context.signal
+    advice = f"Check {context.endpoint}"
     if status in {405, 415}:
-        advice = f"No receiver of OTLP/HTTP with protobuf seems to be there: check {words.endpoint}"
+        advice = (
+            f"No receiver of OTLP/HTTP with protobuf seems to be there: check {context.endpoint}"
+        )
     return {
         DeliveryThrottled: (
-            f"{place} takes no more {signal.noun} at the moment ({status}: {said}). "
-            "Run again later if that goes on: what was accepted is not sent again."
+            f"{place} accepts no more {signal.noun} at the moment ({status}: {detail}). "
+            "If this persists, run again later; what was accepted is not sent again."
         ),
         ServiceUnavailable: (
-            f"{place} is in trouble ({status}: {said}). Check {words.endpoint} and the "
-            "service's own logs if that goes on."
+            f"{place} has a server error ({status}: {detail}). If this persists, check "
+            f"{context.endpoint} and the service's logs."
         ),
         TokenRefused: (
-            f"{place} does not know our credentials (401: {said}). Put the header "
-            f"that it asks for into {words.headers}, like Authorization=Bearer%20..."
+            f"{place} rejects our credentials (401: {detail}). Put the header "
+            f"that it requires into {context.headers}, like Authorization=Bearer%20..."
         ),
         AccessDenied: (
-            f"{place} does not let us send {signal.noun} (403: {said}). Give the "
-            f"key in {words.headers} the permission to write {signal.name}, or put "
-            "another there."
+            f"{place} does not let us send {signal.noun} (403: {detail}). Give the "
+            f"key in {context.headers} permission to write {signal.name}, or set another "
+            "one."
         ),
         NotFound: (
-            f"{place} does not exist (404: {said}). Check the path in "
-            f"{words.endpoint}: /{signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
-            f"and nothing to {signal.variable_prefix}ENDPOINT. If it takes no "
-            f"{signal.name}, set {signal.exporter_variable}=none."
+            f"{place} does not exist (404: {detail}). Check the path in "
+            f"{context.endpoint}: /{signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
+            f"and nothing to {signal.variable_prefix}ENDPOINT. If it does not "
+            f"accept {signal.name}, set {signal.exporter_variable}=none."
         ),
-        RequestTooLarge: f"{place} refuses a batch as too large ({status}: {said}).",
+        RequestTooLarge: f"{place} rejected a batch as too large ({status}: {detail}).",
         RequestRefused: (
-            f"{place} refuses a batch ({status}: {said}). Nothing of it was stored; sending it "
-            f"again does not help. {advice}."
+            f"{place} rejected a batch ({status}: {detail}). Nothing of it was stored, and sending "
+            f"it again does not help. {advice}."
         ),
     }
 
 
 def _pause_s(response: Response, now: datetime) -> float | None:
-    """How long to wait: Retry-After, else the RetryInfo of gRPC servers behind a gateway."""
-    asked = retry_after_s(response.headers, now)
-    if asked is not None:
-        return asked
+    """Return Retry-After in seconds, else the RetryInfo of gRPC servers behind a gateway."""
+    retry_after = retry_after_s(response.headers, now)
+    if retry_after is not None:
+        return retry_after
     try:
-        if _kind(response) == JSON:
+        if _content_type(response) == JSON:
             details = json_object(response.body).get("details")
             delays = [one.get("retryDelay") for one in details or () if isinstance(one, dict)]
-            told = next((one for one in delays if isinstance(one, str)), "")
-            return wait_s(told.removesuffix("s"), now)
-        for detail in Status.FromString(response.body).details:
+            delay = next((one for one in delays if isinstance(one, str)), "")
+            return wait_s(delay.removesuffix("s"), now)
+        for any_message in Status.FromString(response.body).details:
             info = RetryInfo()
-            if detail.Unpack(info) and info.HasField("retry_delay"):
+            if any_message.Unpack(info) and info.HasField("retry_delay"):
                 return wait_s(info.retry_delay.seconds + info.retry_delay.nanos / 1e9, now)
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
         pass
     return None
 
 
-def _said(response: Response, quote: Quote) -> str:
-    """The server's own message on a failure, on one line, else what kind of body came."""
-    if _kind(response) not in PROTOBUF[:2]:
+def _detail(response: Response, quote: Quote) -> str:
+    """Return the server's message about a failure on one line, else the kind of body."""
+    if _content_type(response) not in PROTOBUF[:2]:
         return said_in(response, quote)
     try:
         return quote(Status.FromString(response.body).message) or body_shown(response, quote)
@@ -317,5 +325,5 @@ def _said(response: Response, quote: Quote) -> str:
         return body_shown(response, quote)
 
 
-def _kind(response: Response) -> str:
+def _content_type(response: Response) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -10,7 +10,7 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.otlp import codec
-from bk_pipeline.deliver.otlp.answers import PROTOBUF, Words, answer, refusal
+from bk_pipeline.deliver.otlp.answers import PROTOBUF, MessageContext, parse_response, refusal
 from bk_pipeline.deliver.otlp.settings import OtlpSettings, secrets_in
 from bk_pipeline.deliver.otlp.shape import FRAMING_BYTES, body_of
 from bk_pipeline.deliver.otlp.variables import Compression
@@ -60,7 +60,7 @@ class Endpoint:
         )
         self._secrets = secrets_in(settings.url)
         self._place = f"The OTLP endpoint {settings.place}"
-        self.words = Words(
+        self.context = MessageContext(
             self._place,
             settings.endpoint_variable,
             settings.headers_variable,
@@ -75,8 +75,8 @@ class Endpoint:
         """Post `body` and return the response if it is a 2xx. Raises like `Destination.send`."""
         if self._settings.compression is Compression.GZIP:
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
-        response = self._ask(body)
-        failed = refusal(response, words=self.words, now=self._clock.now())
+        response = self._send(body)
+        failed = refusal(response, context=self.context, now=self._clock.now())
         if failed is not None:
             raise failed
         return PostResult(response, len(body))
@@ -85,7 +85,7 @@ class Endpoint:
         """Close the idle connections. Sending again opens new ones."""
         self._session.close()
 
-    def _ask(self, body: bytes) -> Response:
+    def _send(self, body: bytes) -> Response:
         settings = self._settings
         try:
             return self._session.send("POST", settings.url, body=body, headers=self._headers)
@@ -155,8 +155,11 @@ class Otlp:
     def send(self, items: Sequence[Item]) -> SendResult:
         """Send `items` and return their outcomes. Raises like `Destination.send`."""
         posted = self._endpoint.post(body_of(items))
-        return answer(
-            posted.response, len(items), sent_bytes=posted.sent_bytes, words=self._endpoint.words
+        return parse_response(
+            posted.response,
+            len(items),
+            sent_bytes=posted.sent_bytes,
+            context=self._endpoint.context,
         )
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:

@@ -10,7 +10,7 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from bk_pipeline.deliver.destination import Verdict
-from bk_pipeline.deliver.otlp.answers import Words, answer, refusal
+from bk_pipeline.deliver.otlp.answers import MessageContext, parse_response, refusal
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,
@@ -25,7 +25,7 @@ from bk_pipeline.http.retry import LONGEST_WAIT_S
 from bk_pipeline.http.session import Response
 
 PLACE = "The OTLP endpoint h:4318/v1/traces"
-WORDS = Words(PLACE, "X_ENDPOINT", "X_HEADERS", lambda text: " ".join(text.split()))
+CONTEXT = MessageContext(PLACE, "X_ENDPOINT", "X_HEADERS", lambda text: " ".join(text.split()))
 PROTOBUF = "application/x-protobuf"
 
 
@@ -43,12 +43,12 @@ def partial(rejected=0, message=""):
 
 
 def read(body=b"", kind=PROTOBUF, count=3, status=200):
-    return answer(response(status, body, kind), count, sent_bytes=7, words=WORDS)
+    return parse_response(response(status, body, kind), count, sent_bytes=7, context=CONTEXT)
 
 
 def refused(status, body=b"", kind=PROTOBUF, **headers):
     now = datetime(2026, 11, 20, 12, tzinfo=UTC)
-    return refusal(response(status, body, kind, **headers), words=WORDS, now=now)
+    return refusal(response(status, body, kind, **headers), context=CONTEXT, now=now)
 
 
 def status_message(text):
@@ -276,16 +276,16 @@ def test_retry_delay_in_a_grpc_status_is_read_and_bounded(body, kind, seconds):
     assert (type(found) is DeliveryThrottled) == (seconds is not None)
 
 
-@pytest.mark.parametrize("words", ["http: request body too large", "Request Body is Too Large."])
-def test_a_400_about_size_splits_the_batch(words):
-    found = refused(400, words.encode(), "text/plain")
+@pytest.mark.parametrize("message", ["http: request body too large", "Request Body is Too Large."])
+def test_a_400_about_size_splits_the_batch(message):
+    found = refused(400, message.encode(), "text/plain")
 
     assert type(found) is RequestTooLarge
     assert found.status == 400
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "words"),
+    ("body", "kind", "message"),
     [
         (status_message("from protobuf"), PROTOBUF, "401: from protobuf"),
         (status_message(""), PROTOBUF, "beginning with"),
@@ -303,5 +303,5 @@ def test_a_400_about_size_splits_the_batch(words):
         (b"", PROTOBUF, "an empty body"),
     ],
 )
-def test_message_is_found_in_each_error_format(body, kind, words):
-    assert words in str(refused(401, body, kind))
+def test_message_is_found_in_each_error_format(body, kind, message):
+    assert message in str(refused(401, body, kind))

@@ -1,4 +1,4 @@
-"""Items into batches, within a destination's limits. Pure."""
+"""Group items into batches within a destination's limits. Pure."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
-# In the message of a success that is none: "Request dropped due to server side sampling".
+# In messages of success statuses: "Request dropped due to server side sampling".
 DROPPED = re.compile(r"\b(event|request|span|batch)\w*\b.*\bdropped\b", re.IGNORECASE)
 ACCEPTED = Outcome(Verdict.ACCEPTED)
 

@@ -89,8 +89,10 @@ def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
     matches = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
     for name, globs in rule.conditions.items():
         texts = spans[CONDITIONS[name][rule.kind]].cast(pa.string())
-        wanted = Globs(globs)
-        matching_texts = [one for one in pc.unique(texts.drop_null()).to_pylist() if one in wanted]
+        patterns = Globs(globs)
+        matching_texts = [
+            one for one in pc.unique(texts.drop_null()).to_pylist() if one in patterns
+        ]
         matches = pc.and_(matches, pc.is_in(texts, value_set=pa.array(matching_texts, pa.string())))
     if rule.min_duration_s is not None:
         matches = pc.and_(matches, _at_least(_run_ms(spans, rule.kind), rule.min_duration_s))

@@ -67,7 +67,7 @@ class Scene:
             policy=DeliveryPolicy(**policy),
         )
 
-    def order(self, kind, **details) -> None:
+    def inject(self, kind, **details) -> None:
         self.sandbox.faults.inject("honeycomb", kind, path="/1/batch/*", **details)
 
     def known(self) -> Summary:
@@ -84,7 +84,7 @@ class Scene:
 def scene(sandbox, honeycomb, ledger, clock):
     """A scene with small batches, so that there are several."""
     honeycomb.limits = replace(honeycomb.limits, batch_items=BATCH)
-    _ = honeycomb.name  # asked now, so that orders befall batches
+    _ = honeycomb.name  # requested now, so that faults hit batches
     return Scene(sandbox, honeycomb, ledger, clock)
 
 
@@ -117,7 +117,7 @@ def scene(sandbox, honeycomb, ledger, clock):
 def test_temporary_fault_loses_nothing_and_duplicates_at_most_the_batch_in_flight(
     scene, kind, details, duplicated
 ):
-    scene.order(kind, after=1, **details)
+    scene.inject(kind, after=1, **details)
 
     delivery = scene.send()
 
@@ -128,7 +128,7 @@ def test_temporary_fault_loses_nothing_and_duplicates_at_most_the_batch_in_fligh
 
 @pytest.mark.parametrize("kind", ["reset_after", "cut_body", "cut_json", "hang"])
 def test_at_most_once_duplicates_nothing_and_lists_presumed_items(scene, kind):
-    scene.order(kind, after=1, **({"processed": True} if kind == "hang" else {}))
+    scene.inject(kind, after=1, **({"processed": True} if kind == "hang" else {}))
 
     with pytest.raises(ServiceUnavailable):
         scene.send(guarantee=Guarantee.AT_MOST_ONCE)
@@ -161,7 +161,7 @@ def test_at_most_once_duplicates_nothing_and_lists_presumed_items(scene, kind):
 def test_permanent_fault_fails_the_run_and_the_next_run_sends_the_rest(
     scene, kind, details, error, message
 ):
-    scene.order(kind, after=2, count=1_000, **details)
+    scene.inject(kind, after=2, count=1_000, **details)
 
     with pytest.raises(error, match=rf"Honeycomb \(dataset ci builds at 127.*{message}"):
         scene.send()
@@ -179,7 +179,7 @@ def test_permanent_fault_fails_the_run_and_the_next_run_sends_the_rest(
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 503])
 def test_refused_request_leaves_nothing_in_doubt(scene, status):
-    scene.order("status", status=status, count=1_000)
+    scene.inject("status", status=status, count=1_000)
 
     with pytest.raises(PipelineError):
         scene.send()
@@ -192,7 +192,7 @@ def test_rejected_event_does_not_affect_the_rest_of_its_batch(scene):
     scene.honeycomb.limits = replace(scene.honeycomb.limits, batch_items=500)
     made = tables(80)
     message = "Event has too many columns."
-    scene.order("event_status", status=400, indexes=(137,), error=message)
+    scene.inject("event_status", status=400, indexes=(137,), error=message)
 
     delivery = scene.send(made)
     again = scene.send(made)
@@ -206,7 +206,7 @@ def test_rejected_event_does_not_affect_the_rest_of_its_batch(scene):
 
 
 def test_rejected_span_kind_can_be_requeued_and_sent(scene):
-    scene.order("event_status", status=400, where="buildkite.step", error="no steps", count=1_000)
+    scene.inject("event_status", status=400, where="buildkite.step", error="no steps", count=1_000)
 
     first = scene.send()
     again = scene.send()
@@ -221,7 +221,7 @@ def test_rejected_span_kind_can_be_requeued_and_sent(scene):
 
 
 def test_too_large_body_is_split(scene):
-    scene.order("status", status=400, body={"error": "Request body is too large."}, count=2)
+    scene.inject("status", status=400, body={"error": "Request body is too large."}, count=2)
 
     scene.send(in_flight=1)
 
@@ -358,8 +358,8 @@ def test_threads_that_deliver_the_same_day_send_each_span_once(scene, tmp_path):
 def test_key_never_reaches_ledger_log_or_errors(scene, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     key = scene.sandbox.honeycomb_key
-    scene.order("event_status", status=400, indexes=(0,), error=f"what is {key}?")
-    scene.order("status", status=403, body={"error": f"who is {key}?"})
+    scene.inject("event_status", status=400, indexes=(0,), error=f"what is {key}?")
+    scene.inject("status", status=403, body={"error": f"who is {key}?"})
 
     with pytest.raises(AccessDenied) as caught:
         scene.send(in_flight=1)

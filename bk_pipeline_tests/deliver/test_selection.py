@@ -46,63 +46,63 @@ def test_all_rows_are_selected_if_nothing_is_settled(two):
 
 @pytest.mark.parametrize("left", ["11000000", "00000001", "01001011", "00000000", "11111111"])
 def test_filtered_rows_equal_rows_prepared_from_the_filtered_table(two, left):
-    wanted = np.array([digit == "1" for digit in left * (len(two) // 8)])
+    mask = np.array([digit == "1" for digit in left * (len(two) // 8)])
 
-    found, alone = two.filter(wanted), SpanRows.from_table(two.table.filter(pa.array(wanted)))
+    selected, alone = two.filter(mask), SpanRows.from_table(two.table.filter(pa.array(mask)))
 
-    assert found.table.equals(alone.table)
-    assert (found.trace_ids, found.span_ids) == (alone.trace_ids, alone.span_ids)
+    assert selected.table.equals(alone.table)
+    assert (selected.trace_ids, selected.span_ids) == (alone.trace_ids, alone.span_ids)
     for name in ("first_rows", "build_of_row", "start_ns"):
-        assert getattr(found, name).tolist() == getattr(alone, name).tolist(), name
+        assert getattr(selected, name).tolist() == getattr(alone, name).tolist(), name
 
 
 def test_settled_spans_are_left_out_and_counted(two):
     mine = two.span_ids[:2]
 
-    found = choose(two, {two.trace_ids[0]: set(mine)})
+    selected = choose(two, {two.trace_ids[0]: set(mine)})
 
-    assert found.already_settled == 2
-    assert found.rows.span_ids == two.span_ids[2:]
+    assert selected.already_settled == 2
+    assert selected.rows.span_ids == two.span_ids[2:]
 
 
 def test_span_settled_in_one_build_is_not_settled_in_another(two):
-    found = choose(two, {two.trace_ids[1]: set(two.span_ids[:2])})
+    selected = choose(two, {two.trace_ids[1]: set(two.span_ids[:2])})
 
-    assert found.already_settled == 0
+    assert selected.already_settled == 0
 
 
 def test_settled_span_with_links_stays_selected():
     one = SpanRows.from_table(table(payload(1, rebuilt_from={"id": uuid("build", 9), "number": 9})))
 
-    found = choose(one, {one.trace_ids[0]: set(one.span_ids)})
+    selected = choose(one, {one.trace_ids[0]: set(one.span_ids)})
 
-    assert found.rows.names() == ["buildkite.build"]
+    assert selected.rows.names() == ["buildkite.build"]
 
 
 def test_too_old_spans_are_left_out_and_counted(two):
     one, other = (START + timedelta(seconds=number) for number in (1, 2))
     jobs_begin = START + timedelta(seconds=2, milliseconds=250)
 
-    found = choose(two, max_age=NOW - other)
+    selected = choose(two, max_age=NOW - other)
 
-    assert found.too_old + len(found.rows) == len(two)
-    assert min(found.rows.table["start"].to_pylist()) >= other > one
+    assert selected.too_old + len(selected.rows) == len(two)
+    assert min(selected.rows.table["start"].to_pylist()) >= other > one
     assert choose(two, max_age=NOW - one).too_old == 0
-    assert choose(two, max_age=NOW - jobs_begin).too_old > found.too_old
+    assert choose(two, max_age=NOW - jobs_begin).too_old > selected.too_old
 
 
 def test_old_settled_spans_count_as_settled(two):
     settled = {trace: set(two.span_ids) for trace in two.trace_ids}
 
-    found = choose(two, settled, max_age=timedelta(seconds=1))
+    selected = choose(two, settled, max_age=timedelta(seconds=1))
 
-    assert (found.already_settled, found.too_old) == (len(two), 0)
+    assert (selected.already_settled, selected.too_old) == (len(two), 0)
 
 
 def test_spans_in_the_future_are_selected_and_counted(two):
-    found = choose(two, future_limit=timedelta(hours=1), now=START - timedelta(hours=2))
+    selected = choose(two, future_limit=timedelta(hours=1), now=START - timedelta(hours=2))
 
-    assert found.future == len(found.rows) == len(two)
+    assert selected.future == len(selected.rows) == len(two)
 
 
 ONE, TWO = b"1" * 16, b"2" * 16

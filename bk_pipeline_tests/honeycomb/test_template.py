@@ -28,7 +28,7 @@ WAIT, URL = "buildkite.job.wait_time_ms", "buildkite.build.web_url"
     ],
     ids=[
         "field", "braces", "spaces", "missing", "empty", "first line", "not a template itself",
-        "cut", "duration", "boolean", "list", "a key of a map", "plain",
+        "truncated", "duration", "boolean", "list", "a key of a map", "plain",
     ],
 )  # fmt: skip
 def test_message_has_field_values(text, attributes, message):

@@ -66,8 +66,8 @@ CONNECT_TIMEOUT_S = 10.0
 # Source: OpenTelemetry specification, "Environment Variable Specification".
 _NO_COUNT_LIMIT = "a span keeps what BK_PIPELINE_SPANS_DROP leaves it"
 UNSUPPORTED: Mapping[str, tuple[str, frozenset[str]]] = {
-    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are cut at 65,535 bytes", frozenset()),
-    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are cut at 65,535 bytes", frozenset()),
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are truncated at 65,535 bytes", frozenset()),
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are truncated at 65,535 bytes", frozenset()),
     "OTEL_ATTRIBUTE_COUNT_LIMIT": (_NO_COUNT_LIMIT, frozenset()),
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (_NO_COUNT_LIMIT, frozenset()),
     "OTEL_SPAN_LINK_COUNT_LIMIT": ("a span keeps its links", frozenset()),

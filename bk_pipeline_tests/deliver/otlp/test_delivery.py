@@ -203,7 +203,7 @@ def test_lost_response_duplicates_at_most_the_batch_in_flight(sandbox, otlp, sen
 
 
 @pytest.mark.parametrize(
-    ("order", "error", "message"),
+    ("fault", "error", "message"),
     [
         ({"kind": "status", "status": 401}, TokenRefused, r"OTEL_EXPORTER_OTLP_HEADERS"),
         ({"kind": "status", "status": 404}, NotFound, r"OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -212,8 +212,8 @@ def test_lost_response_duplicates_at_most_the_batch_in_flight(sandbox, otlp, sen
     ],
     ids=["401", "404", "html", "503"],
 )
-def test_failed_run_names_place_response_and_remedy(sandbox, fails, order, error, message):
-    sandbox.faults.inject("otlp", **order)
+def test_failed_run_names_place_response_and_remedy(sandbox, fails, fault, error, message):
+    sandbox.faults.inject("otlp", **fault)
 
     fails(error, rf"The OTLP endpoint 127.0.0.1:\d+/v1/traces .*{message}")
 

@@ -169,7 +169,9 @@ def test_files_without_a_certificate_are_rejected(pair):
 
 @pytest.mark.parametrize("option", ["CERTIFICATE", "TRACES_CLIENT_KEY", "CLIENT_CERTIFICATE"])
 def test_missing_certificate_file_is_named(option, tmp_path):
-    with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{option} is not the path of an existing file"):
+    with pytest.raises(
+        ConfigError, match=f"OTEL_EXPORTER_OTLP_{option} is not the path of an existing file"
+    ):
         read(**{option: str(tmp_path / "none.pem")})
 
 

@@ -1,4 +1,4 @@
-"""Payloads as the builds API sends them, in our own words: a build, its jobs, a moment's text.
+"""Builds payloads like those of the builds API: builds, jobs and timestamps.
 
 Every builder takes further fields by name and puts them over its own.
 """
@@ -22,7 +22,7 @@ DAY_S = 24 * HOUR_S
 
 
 def at(after_s: float | None) -> str | None:
-    """The API's text for the moment `after_s` after the build's creation, to the millisecond."""
+    """Return the API's timestamp `after_s` seconds after the build's creation, in milliseconds."""
     if after_s is None:
         return None
     moment = BEGAN + timedelta(milliseconds=round(after_s * 1000))
@@ -30,12 +30,12 @@ def at(after_s: float | None) -> str | None:
 
 
 def ns_at(after_s: float) -> int:
-    """The same moment as the span table has it."""
+    """Return the same time in nanoseconds, as in the span table."""
     return int(BEGAN.timestamp()) * 1_000_000_000 + round(after_s * 1000) * 1_000_000
 
 
 def uid(name: str) -> str:
-    """A UUID that is always the same for a name."""
+    """Return the same UUID for the same name."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://ci.example/{name}"))
 
 
@@ -246,7 +246,7 @@ def make_build(
 
 
 def make_trace(payload: Any, **options: Any) -> Trace:
-    """The trace of a payload that is a finished build."""
+    """Return the trace of a finished build."""
     text = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
     trace = spans_for_build(decode_build(text), options=SpanOptions(**options))
     assert trace is not None
@@ -254,5 +254,5 @@ def make_trace(payload: Any, **options: Any) -> Trace:
 
 
 def make_spans(payload: Any, **options: Any) -> list[dict[str, Any]]:
-    """The payload's spans as plain objects, root first."""
+    """Return the payload's spans as plain objects, root first."""
     return list(rows(table_of([make_trace(payload, **options)])))

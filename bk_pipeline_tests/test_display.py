@@ -23,7 +23,7 @@ PRINTERS = {"cli/output.py"}
 MARKDOWN_WRITERS = {"defs/previews.py"}
 
 
-def test_nothing_that_a_terminal_acts_on_is_left():
+def test_characters_that_a_terminal_interprets_are_removed():
     assert printable(HOSTILE) == LEFT
     assert (
         printable("two\nlines\tand a tab, \u00e9, \u732b")
@@ -34,13 +34,13 @@ def test_nothing_that_a_terminal_acts_on_is_left():
     assert all(one.isprintable() for one in readable(HOSTILE))
 
 
-def test_json_is_the_same_and_clean():
+def test_escaped_json_has_the_same_value_and_is_printable():
     text = json.dumps({"branch": HOSTILE, "name": "\u00e9"}, ensure_ascii=False)
     assert json.loads(escape_json_line(text)) == json.loads(text)
     assert escape_json_line(text).isprintable()
 
 
-def test_whatever_is_printed_is_clean(capsys):
+def test_printed_text_is_escaped(capsys):
     echo(HOSTILE)
     echo(HOSTILE, err=True)
     printed = capsys.readouterr()
@@ -48,7 +48,7 @@ def test_whatever_is_printed_is_clean(capsys):
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_whatever_rich_prints_is_clean(is_terminal):
+def test_text_printed_by_rich_is_escaped(is_terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=is_terminal, color_system=None, width=60)
     table = Table("what")
@@ -68,14 +68,14 @@ def test_whatever_rich_prints_is_clean(is_terminal):
         "line\n\n# head",
     ],
 )
-def test_markdown_shows_text_as_it_is(text):
+def test_escaped_markdown_renders_as_the_original_text(text):
     shown = escape_markdown(text)
     assert "\n" not in shown
     for at, one in enumerate(shown):
         assert one not in "`*_[]<>#|!&$" or shown[at - 1] == "\\"
 
 
-def test_only_https_pages_of_known_hosts_are_linked():
+def test_only_https_urls_of_known_hosts_are_safe():
     url = "https://buildkite.com/acme/web/builds/7"
     assert safe_url(url) == url
     assert safe_url("https://buildkite.com/a)b") == "https://buildkite.com/a%29b"
@@ -104,7 +104,7 @@ def calls(path: Path) -> list[str]:
     return found
 
 
-def test_nothing_prints_around_the_functions_that_clean():
+def test_output_is_only_written_through_the_escaping_functions():
     for path in PACKAGE.rglob("*.py"):
         name = str(path.relative_to(PACKAGE))
         if name.startswith("sandbox/") or name == "docsgen.py":

@@ -1,4 +1,4 @@
-"""Text that is too long, or no text at all."""
+"""Truncating and sanitizing text, and globs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bk_pipeline_tests.spans.wholeness import PATIENT
 
 @PATIENT
 @given(st.text(), st.integers(20, 60))
-def test_a_text_is_whole_or_cut_within_the_limit_and_marked(text, limit):
+def test_text_is_complete_or_truncated_to_the_limit_and_marked(text, limit):
     short = truncate(text, limit)
     assert len(short.encode()) <= max(limit, len(text.encode()) if short == text else 0)
     assert short == text or (
@@ -32,13 +32,13 @@ def test_a_text_is_whole_or_cut_within_the_limit_and_marked(text, limit):
 
 @PATIENT
 @given(st.recursive(st.none() | st.text() | st.integers(), st.lists))
-def test_good_json_is_left_as_it_is(value):
+def test_valid_json_is_unchanged(value):
     assert sanitize_json(compact_json(value).encode()) == compact_json(value).encode()
 
 
 @PATIENT
 @given(st.text(st.characters(exclude_categories=())))
-def test_any_escapes_can_be_read_once_mended(text):
+def test_sanitized_json_can_be_decoded(text):
     units = text.encode("utf-16-be", "surrogatepass")
     escapes = b"".join(b"\\u%02x%02x" % pair for pair in zip(units[::2], units[1::2], strict=True))
     read = msgspec.json.decode(sanitize_json(b'"' + escapes + b'"'))
@@ -48,7 +48,7 @@ def test_any_escapes_can_be_read_once_mended(text):
 
 @PATIENT
 @given(st.text(), st.integers(1, 9))
-def test_a_shortened_text_says_so_and_keeps_its_length(text, length):
+def test_shortened_text_ends_in_an_ellipsis_and_has_the_length(text, length):
     found = shortened(text, length)
     assert len(found) == min(len(text), length)
     assert found == text or (found[-1] == "…" and text.startswith(found[:-1]))
@@ -56,7 +56,7 @@ def test_a_shortened_text_says_so_and_keeps_its_length(text, length):
 
 @PATIENT
 @given(st.text(), st.integers(1, 9))
-def test_one_line_is_short_and_prints(text, limit):
+def test_one_line_is_short_and_printable(text, limit):
     found = one_line(text, limit)
     assert found.isprintable()
     assert len(found.removesuffix("…")) <= limit
@@ -84,5 +84,5 @@ def test_one_line_is_short_and_prints(text, limit):
         (("*", "!gh-readonly-queue/*"), "gh-readonly-queue/main/pr-1", False),
     ],
 )
-def test_globs_take_in_and_leave_out(globs, name, wanted):
+def test_globs_include_and_exclude(globs, name, wanted):
     assert (name in Globs(globs)) is wanted

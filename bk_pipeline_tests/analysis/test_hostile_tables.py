@@ -23,7 +23,7 @@ DAY = Window(datetime(2025, 10, 9, tzinfo=UTC), datetime(2025, 10, 10, tzinfo=UT
 
 
 def summarized(*tables) -> DayStats:
-    """The statistics of these tables, written as Arrow and shown as the asset shows them."""
+    """Return the statistics of tables, after converting them to Arrow and to a report."""
     found = summarize("2025-10-09", [table.select(list(COLUMNS)) for table in tables])
     for table, written in found.tables().items():
         assert written.schema == table.schema

@@ -1,4 +1,4 @@
-"""Every number of the statistics, on builds small enough to be counted by hand."""
+"""Every number of the statistics, on builds small enough to count manually."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_builds_are_counted_by_state():
     assert found["failure_rate"] == pytest.approx(1 / 6)
 
 
-def test_the_failure_rate_of_builds_without_a_verdict_is_unknown():
+def test_the_failure_rate_without_passed_or_failed_builds_is_null():
     found = pipeline(build("stopped", state="canceled"))
     assert pd.isna(found["failure_rate"])
     assert pd.isna(found["duration_p50_s"])
 
 
-def test_durations_are_of_builds_with_a_verdict_and_in_proportion_between_two():
+def test_durations_are_of_passed_and_failed_builds_and_interpolated():
     # Jobs that start after 3 s and run 7, 17, 27: builds of 10.2, 20.2, 30.2 s.
     runs = [build(n, [job("test", n, run_s=n * 10 - 3)]) for n in (1, 2, 3)]
     stopped = build("stopped", [job("test", "stopped", run_s=9_000)], state="canceled")
@@ -85,7 +85,7 @@ def test_durations_are_of_builds_with_a_verdict_and_in_proportion_between_two():
     assert found["duration_p99_s"] == pytest.approx(29.8, abs=0.3)
 
 
-def test_a_pause_at_a_block_step_is_no_duration():
+def test_a_pause_at_a_block_step_does_not_count_as_duration():
     hour = 3_600
     jobs = [
         job("test", run_s=7),
@@ -121,7 +121,7 @@ def test_agent_minutes_count_every_attempt_on_an_agent():
     assert stats.totals["agent_minutes"] == pytest.approx(3)
 
 
-def test_retries_are_the_attempts_that_were_replaced():
+def test_retries_are_the_attempts_that_were_retried():
     first = job("test", state="failed")
     second = make_retry(first, made_s=20, kind="automatic", state="failed")
     third = make_retry(second, made_s=60, kind="manual")
@@ -129,7 +129,7 @@ def test_retries_are_the_attempts_that_were_replaced():
     assert (found["retries"], found["retries_by_hand"]) == (2, 1)
 
 
-def test_soft_failures_are_counted_apart_and_are_no_failures_of_the_step():
+def test_soft_failures_are_counted_separately_from_failures():
     found = stats_of(
         build("soft", [job("lint", state="failed", soft_failed=True), job("test")]),
     )
@@ -211,7 +211,7 @@ class TestFlaky:
         assert (found["flaky_failures"], found["flaky_commits"]) == (2, 1)
 
 
-def test_a_step_without_key_goes_by_its_label_and_one_without_either_by_its_command():
+def test_a_step_is_named_by_its_key_label_or_command():
     jobs = [
         job("Unit tests", step_key=None, step=None),
         job("", step_key=None, step={"label": ""}, command="make b"),
@@ -219,7 +219,7 @@ def test_a_step_without_key_goes_by_its_label_and_one_without_either_by_its_comm
     assert set(stats_of(build("one", jobs)).steps["step"]) == {"Unit tests", "make b"}
 
 
-def test_waits_stand_with_the_queue_that_was_asked_for():
+def test_waits_belong_to_the_requested_queue():
     mac = {"agent_query_rules": ["queue=mac"], "agent": None}
     never = {"run_s": None, "expired_at": "2026-03-02T10:00:00.000Z", "state": "expired"}
     jobs = [
@@ -240,7 +240,7 @@ def test_waits_stand_with_the_queue_that_was_asked_for():
     assert pd.isna(unused["wait_p50_s"])
 
 
-def test_queues_of_the_same_name_in_two_clusters_are_two():
+def test_queues_of_the_same_name_in_two_clusters_are_separate():
     one, two = uid("cluster 1"), uid("cluster 2")
     builds = [build(at, [job("a", at)], cluster_id=at) for at in (one, two)]
     assert set(stats_of(*builds).queues["cluster"]) == {one, two}
@@ -263,12 +263,12 @@ def test_a_day_without_builds_has_empty_tables():
     assert [len(rows) for rows in summarize(DAY, []).tables().values()] == [0, 0, 0]
 
 
-def test_a_build_without_jobs_is_a_build():
+def test_a_build_without_jobs_is_counted():
     found = pipeline(build("empty", []))
     assert (found["builds"], found["jobs"], found["agent_minutes"]) == (1, 0, 0)
 
 
-def test_what_must_not_leave_the_span_table_is_unknown_here():
+def test_values_removed_by_privacy_settings_are_unknown_in_statistics():
     table = table_of([make_trace(build("one"))])
     stats = summarize(DAY, [Privacy(drop=("*",)).apply(table).select(list(COLUMNS))])
     assert list(stats.pipelines["pipeline"]) == ["(unknown)"]
@@ -325,7 +325,7 @@ class TestStored:
 
 
 class RawRecord(msgspec.Struct):
-    """What the raw store asks of a build."""
+    """The fields of a build that the raw store needs."""
 
     id: str
     number: int

@@ -1,4 +1,4 @@
-"""The spans of a payload by their kind, after a look whether the trace is whole."""
+"""Returns the spans of a payload by kind, after checking that the trace is consistent."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def only(payload: Any, kind: SpanKind = SpanKind.JOB) -> Span:
 
 
 def seconds(span: Span) -> tuple[float, float]:
-    """Start and end after the build's creation."""
+    """Return start and end in seconds after the build's creation."""
     return (span.start_ns - ns_at(0)) / 1e9, (span.end_ns - ns_at(0)) / 1e9

@@ -1,4 +1,4 @@
-"""A build in which every attribute has a value that stands nowhere else but in its copies."""
+"""A build in which every attribute has a value that occurs only in the attribute and its copies."""
 
 from __future__ import annotations
 

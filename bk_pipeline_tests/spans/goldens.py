@@ -31,7 +31,7 @@ def expected_of(situation: str) -> str:
 
 
 def rendered(situation: str) -> str:
-    """The situation's spans for people: what all have in common once, times as text."""
+    """Return a situation's spans as readable JSON: common attributes once, times as text."""
     spans = make_spans((GOLDEN / f"{situation}.json").read_bytes(), **OPTIONS.get(situation, {}))
     shared = _shared([span["attributes"] for span in spans]) if len(spans) > 1 else {}
     document = {

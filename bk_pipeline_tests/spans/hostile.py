@@ -1,4 +1,4 @@
-"""Payloads that nobody should send: values that do not belong where they are put."""
+"""Invalid payloads: values that do not belong where they are put."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ANYTHING = st.one_of(
 
 
 def everything() -> dict[str, Any]:
-    """One build with a job of every sort."""
+    """Return a build with a job of every kind."""
     test = make_job("test", state="failed", group_key="checks")
     again = make_retry(test, made_s=14, kind="automatic")
     late = make_retry(again, made_s=900)
@@ -89,7 +89,7 @@ def everything() -> dict[str, Any]:
 
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
-    """The path of everything within a payload."""
+    """Return the path of every value inside a payload."""
     found = [path] if path else []
     pairs = value.items() if isinstance(value, dict) else enumerate(value)
     for key, one in pairs:

@@ -1,4 +1,4 @@
-"""Many payloads at once: the same as one after the other."""
+"""Many payloads at once give the same traces as one after another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def text(**fields) -> bytes:
     return json.dumps(make_build(**fields)).encode()
 
 
-def test_each_payload_becomes_a_trace_an_error_or_nothing_in_order():
+def test_each_payload_gives_a_trace_an_error_or_none_in_order():
     bad_time = make_job(runnable_at="soon")
     payloads = [
         text(id=uid("a")),
@@ -38,7 +38,7 @@ def test_each_payload_becomes_a_trace_an_error_or_nothing_in_order():
 
 
 @pytest.mark.parametrize("odd", ["2015-04-23 16:55:52 UTC", "soon"])
-def test_a_time_of_one_build_changes_no_other(odd):
+def test_an_unusual_time_in_one_build_does_not_affect_others(odd):
     texts = [path.read_bytes() for path in PAYLOADS]
     plain = [make_trace(one) for one in texts]
     found = [*traces_of([*texts, text(jobs=[make_job(created_at=odd)])])]

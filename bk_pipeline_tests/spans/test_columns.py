@@ -1,4 +1,4 @@
-"""A column holds what each span's own objects say, however many are read as one."""
+"""A column holds the values of each span's own objects, although equal ones are read once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bk_pipeline_tests.spans.test_fields import PAYLOADS
 from bk_pipeline_tests.spans.wholeness import PATIENT
 
 
-def plain_value(field, trace, span):
-    """The field's value on one span: what `Columns` gives, without anything shared."""
+def expected_value(field, trace, span):
+    """Return the field's value on one span, read from the span's own objects."""
     if span.kind not in field.kinds:
         return None
     owner = span
@@ -35,29 +35,29 @@ def plain_value(field, trace, span):
     return truncate(value) if field.type in {FieldType.STRING, FieldType.JSON} and value else value
 
 
-def assert_plain(traces):
+def assert_expected_columns(traces):
     table = table_of(traces)
     assert table.schema == SCHEMA
     spans = [(trace, span) for trace in traces for span in trace.spans]
     for field in FIELDS:
-        wanted = [plain_value(field, trace, span) for trace, span in spans]
-        assert table[field.name].to_pylist() == wanted, field.name
+        expected = [expected_value(field, trace, span) for trace, span in spans]
+        assert table[field.name].to_pylist() == expected, field.name
     for name, attribute in {"name": "kind", "status": "status", "span_id": "span_id"}.items():
-        wanted = list(map(attrgetter(attribute), (span for _, span in spans)))
-        assert table[name].to_pylist() == wanted
+        expected = list(map(attrgetter(attribute), (span for _, span in spans)))
+        assert table[name].to_pylist() == expected
 
 
-def test_recorded_builds_have_their_own_values_beside_each_other():
-    assert_plain([make_trace(path.read_bytes()) for path in PAYLOADS])
+def test_columns_of_several_builds_hold_each_builds_values():
+    assert_expected_columns([make_trace(path.read_bytes()) for path in PAYLOADS])
 
 
 def test_wait_spans_have_the_values_of_their_jobs():
-    assert_plain([make_trace(path.read_bytes(), waits=True) for path in PAYLOADS])
+    assert_expected_columns([make_trace(path.read_bytes(), waits=True) for path in PAYLOADS])
 
 
 @PATIENT
 @given(st.lists(CHANGES, min_size=2, max_size=4))
-def test_builds_that_differ_in_little_keep_their_differences(variants):
+def test_values_of_nearly_identical_builds_are_not_mixed_up(variants):
     payloads = []
     for number, changes in enumerate(variants):
         payload = everything()
@@ -67,4 +67,4 @@ def test_builds_that_differ_in_little_keep_their_differences(variants):
         payloads.append(json.dumps(payload).encode())
     found = list(traces_of(payloads))
     assert all(one is None or isinstance(one, Trace | RecordError) for one in found)
-    assert_plain([one for one in found if isinstance(one, Trace)])
+    assert_expected_columns([one for one in found if isinstance(one, Trace)])

@@ -1,4 +1,4 @@
-"""Values of OpenTelemetry's semantic conventions."""
+"""Tests of the fields of OpenTelemetry's semantic conventions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bk_pipeline.spans.records import Job, Pipeline, Provider
         (None, None, None, None),
     ],
 )
-def test_a_repository_is_named_by_its_page(address, url, owner, name):
+def test_repository_url_owner_and_name_are_parsed_from_the_address(address, url, owner, name):
     pipeline = Pipeline(repository=address)
     assert derived.repository_url(pipeline) == url
     assert derived.repository_owner(pipeline) == owner
@@ -46,7 +46,7 @@ def test_a_repository_is_named_by_its_page(address, url, owner, name):
         (None, None),
     ],
 )
-def test_a_provider_is_one_that_the_conventions_know(provider, name):
+def test_provider_has_the_name_of_the_conventions(provider, name):
     assert derived.provider(Pipeline(provider=provider)) == name
 
 
@@ -65,5 +65,5 @@ def test_a_provider_is_one_that_the_conventions_know(provider, name):
         ({"state": "brand new"}, None),
     ],
 )
-def test_a_task_has_a_result_of_the_conventions(fields, result):
+def test_task_result_follows_the_conventions(fields, result):
     assert derived.task_result(Job("a", **fields)) == result

@@ -1,4 +1,4 @@
-"""The declared table: it agrees with the payloads, and with the service whose names it takes."""
+"""The declared fields agree with sample payloads and with the service whose names they use."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ BY_NAME = {field.name: field for field in FIELDS}
 
 
 def paths_in(value: Any, path: str) -> Iterator[str]:
-    """Every path at which `value` has something that is not null."""
+    """Yield every path at which `value` is not null."""
     if value is None:
         return
     yield path
@@ -102,18 +102,18 @@ def paths_in_payloads() -> frozenset[str]:
 
 
 def payload_paths(field: Field) -> list[str]:
-    """The places of the API's answer that a row names; what is ours says them in its meaning."""
+    """Return the payload paths in a field's source, or for computed values in its meaning."""
     return PATH.findall(field.source) or PATH.findall(field.meaning)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_source_is_found_in_a_payload(field):
+def test_every_source_exists_in_a_sample_payload(field):
     missing = [path for path in payload_paths(field) if path not in paths_in_payloads()]
     assert not missing, f"no sample has a value at {missing}"
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_a_row_says_where_its_value_comes_from(field):
+def test_every_field_names_its_source(field):
     ours = {"span.error_type", "span.adjusted", "span.started", "stage.number"}
     assert payload_paths(field) or field.source in ours
 
@@ -128,19 +128,19 @@ def test_every_field_has_a_value_on_some_span():
 
 
 @pytest.mark.parametrize(("name", "kinds"), SERVICE.items())
-def test_what_the_service_has_stands_where_it_stands_there_or_is_declared_unavailable(name, kinds):
+def test_service_attributes_have_the_same_kinds_or_are_declared_unavailable(name, kinds):
     ours = BY_NAME[name].kinds if name in BY_NAME else set()
     declared = {kind for one in UNAVAILABLE if one.name == name for kind in one.on.split(", ")}
     assert {str(kind) for kind in kinds - ours} == declared
 
 
 @pytest.mark.parametrize("name", SERVICE_RESOURCE)
-def test_the_services_resource_is_ours_or_declared_unavailable(name):
+def test_service_resource_attributes_exist_or_are_declared_unavailable(name):
     declared = any(one.name == name and one.on == "resource" for one in UNAVAILABLE)
     assert declared != (name in BY_NAME and BY_NAME[name].resource and BY_NAME[name].kinds == ALL)
 
 
-def test_nothing_else_is_declared_unavailable():
+def test_only_service_attributes_are_declared_unavailable():
     assert {one.name for one in UNAVAILABLE} <= {*SERVICE, *SERVICE_RESOURCE}
     assert all(one.reason.endswith(".") for one in UNAVAILABLE)
 
@@ -156,15 +156,15 @@ def test_names_are_unique_and_meanings_are_sentences():
     assert all((field.type is FieldType.MAP) == field.name.endswith("*") for field in FIELDS)
 
 
-def test_units_are_said_where_names_have_them():
+def test_units_match_the_suffixes_of_names():
     assert all((field.unit == "ms") == field.name.endswith("_ms") for field in FIELDS)
 
 
-def test_what_is_the_builds_stands_on_all_spans_or_on_the_root():
+def test_build_fields_are_on_all_spans_or_on_the_root_only():
     assert {field.kinds for field in FIELDS if field.per_build} == {ALL, frozenset({BUILD})}
 
 
-def test_conventions_are_what_is_named_like_them():
+def test_conventions_are_the_cicd_and_vcs_fields():
     assert {name for name in BY_NAME if name.startswith(("cicd.", "vcs."))} == CONVENTIONS
 
 
@@ -173,7 +173,7 @@ def test_no_attribute_is_made_of_env():
     assert "never-exported" not in str(table.to_pylist())
 
 
-def test_a_map_becomes_an_attribute_a_key():
+def test_a_map_becomes_one_attribute_per_key():
     into: dict[str, Any] = {}
     add_attributes(BY_NAME["buildkite.build.meta_data.*"], '{"a":"1"}', into=into)
     add_attributes(BY_NAME["buildkite.agent.meta_data"], '["b=2"]', into=into)

@@ -1,4 +1,4 @@
-"""Payloads in, spans out, readable side by side: see `golden/`."""
+"""Spans of the payloads in `golden/` equal the golden files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bk_pipeline_tests.spans.wholeness import assert_whole
 
 
 @pytest.mark.parametrize("situation", situations())
-def test_a_payload_gives_the_spans_that_were_reviewed(situation):
+def test_spans_equal_the_golden_file(situation):
     assert json.loads(rendered(situation)) == json.loads(expected_of(situation))
 
 
 @pytest.mark.parametrize("situation", situations())
-def test_each_situation_gives_a_whole_trace(situation):
+def test_each_golden_trace_is_consistent(situation):
     assert_whole(make_trace(payload_of(situation), **OPTIONS.get(situation, {})))

@@ -1,4 +1,4 @@
-"""Whatever comes in: spans come out whole, or a RecordError says why not."""
+"""Invalid payloads give a consistent trace or a RecordError."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bk_pipeline_tests.spans.wholeness import PATIENT, assert_whole, assert_whol
 
 @PATIENT
 @given(CHANGES)
-def test_a_damaged_payload_gives_a_whole_trace_or_is_refused(changes):
+def test_a_damaged_payload_gives_a_consistent_trace_or_a_record_error(changes):
     payload = everything()
     for path, value, gone in changes:
         put(payload, path, value, gone=gone)
@@ -36,7 +36,7 @@ def test_a_damaged_payload_gives_a_whole_trace_or_is_refused(changes):
         max_size=20,
     )
 )
-def test_any_times_give_a_whole_trace_or_are_refused(changes):
+def test_arbitrary_times_give_a_consistent_trace_or_a_record_error(changes):
     payload = everything()
     for name, job, time in changes:
         payload["jobs"][job][name] = time
@@ -47,7 +47,7 @@ def test_any_times_give_a_whole_trace_or_are_refused(changes):
 
 @PATIENT
 @given(st.binary(max_size=8), st.integers(0, 10_000), st.integers(0, 8))
-def test_damaged_bytes_give_a_whole_trace_or_are_refused(junk, place, cut):
+def test_damaged_bytes_give_a_consistent_trace_or_a_record_error(junk, place, cut):
     text = json.dumps(everything(), ensure_ascii=False).encode()
     place %= len(text)
     assert_whole_or_refused(text[:place] + junk + text[place + cut :])
@@ -62,7 +62,7 @@ def test_damaged_bytes_give_a_whole_trace_or_are_refused(junk, place, cut):
         max_size=12,
     )
 )
-def test_retries_may_go_in_circles(triples):
+def test_retries_may_form_cycles(triples):
     jobs = [
         make_job(
             name,
@@ -77,7 +77,7 @@ def test_retries_may_go_in_circles(triples):
     assert_whole(make_trace(make_build(jobs)))
 
 
-def test_four_thousand_jobs_give_as_many_spans():
+def test_four_thousand_jobs_have_four_thousand_spans():
     jobs = [make_job(f"j{n}", runnable_s=n, step_key="one") for n in range(4_000)]
     trace = make_trace(make_build(jobs))
     assert_whole(trace)
@@ -93,13 +93,13 @@ def test_four_thousand_attempts_at_one_job_are_one_step():
     assert sum(span.kind == "buildkite.step" for span in trace.spans) == 1
 
 
-def test_of_jobs_with_one_id_the_last_counts():
+def test_the_last_of_several_jobs_with_one_id_wins():
     jobs = [make_job("a", run_s=1), make_job("a", run_s=5)]
     trace = make_trace(make_build(jobs))
     assert [one.end_ns - one.start_ns for one in trace.spans if one.job] == [5_000_000_000]
 
 
-def test_of_colliding_span_ids_the_earlier_job_keeps_its_own():
+def test_the_earlier_of_two_jobs_with_colliding_ids_keeps_the_id():
     tail = uid("job a")[8:]
     early, late = make_job("a"), make_job("b", id="ffffffff" + tail, runnable_s=50)
     for jobs in ([early, late], [late, early]):
@@ -110,14 +110,14 @@ def test_of_colliding_span_ids_the_earlier_job_keeps_its_own():
         assert ids[late["id"]] != ids[early["id"]]
 
 
-def test_a_job_with_its_builds_digits_leaves_them_to_the_build():
+def test_the_build_keeps_its_id_if_a_job_has_the_same_digits():
     root = make_build()["id"]
     trace = make_trace(make_build([make_job("a", id="ffffffff" + root[8:])]))
     assert_whole(trace)
     assert trace.spans[0].span_id == uuid.UUID(root).hex[16:]
 
 
-def test_a_megabyte_of_command_is_cut_and_marked():
+def test_a_long_command_is_truncated_and_marked():
     (job,) = [
         span
         for span in make_spans(make_build([make_job(command="é" * 500_000)]))
@@ -129,7 +129,7 @@ def test_a_megabyte_of_command_is_cut_and_marked():
 
 
 @pytest.mark.parametrize("depth", [100, 1_000, 100_000])
-def test_deep_nesting_is_taken_or_refused(depth):
+def test_deep_nesting_is_accepted_or_a_record_error(depth):
     deep = "[" * depth + "]" * depth
     for place in ("env", "meta_data", "matrix"):
         text = json.dumps(everything()).replace('"DEEP"', deep)
@@ -158,7 +158,7 @@ def test_deep_nesting_is_taken_or_refused(depth):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_refusal_names_the_build_and_the_place(path, value, where):
+def test_a_record_error_has_the_build_id_and_the_path(path, value, where):
     payload = everything()
     put(payload, path, value)
     with pytest.raises(RecordError) as caught:
@@ -168,7 +168,7 @@ def test_a_refusal_names_the_build_and_the_place(path, value, where):
     assert "soon" not in str(caught.value)
 
 
-def test_what_is_no_object_is_refused():
+def test_a_payload_that_is_not_an_object_is_a_record_error():
     for payload in (b"", b"[]", b"null", b'"x"', b"{}", b'{"id": 7}', b"\xff\xfe"):
         with pytest.raises(RecordError):
             decode_build(payload)

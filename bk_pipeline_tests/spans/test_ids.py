@@ -1,4 +1,4 @@
-"""Ids: a promise to users, who compute the same ones in their jobs."""
+"""Ids are stable: users compute the same ones in their jobs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TRACEPARENT = "00-019081317d9f495ea17b80ed31276810-9a3e5b7d0c4e8f21-01"
 NIL = "00000000-0000-0000-0000-000000000000"
 
 
-def test_the_promise_known_uuids_give_known_ids():
+def test_known_uuids_give_known_ids():
     assert trace_id(BUILD) == "019081317d9f495ea17b80ed31276810"
     assert root_span_id(BUILD) == "a17b80ed31276810"
     assert uuid_span_id("buildkite.job", JOB) == "9a3e5b7d0c4e8f21"
     assert f"00-{trace_id(BUILD)}-{uuid_span_id('buildkite.job', JOB)}-01" == TRACEPARENT
 
 
-def test_the_promise_a_line_of_shell_gives_the_same():
+def test_a_line_of_shell_gives_the_same_ids():
     script = """
         job=${BUILDKITE_JOB_ID//-/}
         echo "00-${BUILDKITE_BUILD_ID//-/}-${job: -16}-01"
@@ -38,14 +38,14 @@ def test_the_promise_a_line_of_shell_gives_the_same():
     assert printed.stdout.strip() == TRACEPARENT
 
 
-def test_the_promise_holds_for_the_spans_of_a_build():
+def test_spans_of_a_build_have_the_documented_ids():
     trace = make_trace(make_build([make_job(id=JOB)], id=BUILD))
     (job,) = [span for span in trace.spans if span.job]
     assert f"00-{trace.trace_id}-{job.span_id}-01" == TRACEPARENT
     assert trace.spans[0].span_id == "a17b80ed31276810"
 
 
-def test_the_promise_derived_ids_are_the_hash_of_kind_trace_and_parts():
+def test_derived_ids_are_the_hash_of_kind_trace_and_parts():
     digits = sha256(b"buildkite.build.stage\x00019081317d9f495ea17b80ed31276810\x001").hexdigest()
     assert digits[:16] == "4dcfbb6330074fbe"
     job = make_job(id=JOB, group_key="checks", step={"id": "093f1cf6-38cd-5101-9b33-0ae4ba65f560"})
@@ -65,12 +65,12 @@ def test_case_does_not_matter_in_a_uuid():
     assert uuid_span_id("buildkite.job", JOB.upper()) == uuid_span_id("buildkite.job", JOB)
 
 
-def test_parts_are_kept_apart():
+def test_the_separator_keeps_parts_distinct():
     assert derived_span_id("kind", "12", "3") != derived_span_id("kind", "1", "23")
 
 
 @pytest.mark.parametrize("odd", ["build-1", "", NIL, BUILD + "0", "0" * 36, "ü"])
-def test_what_is_no_uuid_is_hashed(odd):
+def test_an_id_that_is_not_a_uuid_is_hashed(odd):
     assert len(trace_id(odd)) == 32
     assert trace_id(odd) == trace_id(odd) != "0" * 32
     assert uuid_span_id("buildkite.job", odd) != uuid_span_id("buildkite.build", odd)
@@ -84,7 +84,7 @@ def test_different_jobs_have_different_ids(jobs):
     assert len(set(given_out)) == len(given_out)
 
 
-def test_a_derived_id_gives_way_to_a_jobs():
+def test_a_derived_id_never_equals_a_jobs_id():
     stage = derived_span_id("buildkite.build.stage", trace_id(BUILD), "1")
     job = f"01908132-2f1c-4c0a-{stage[:4]}-{stage[4:]}"
     ids = SpanIds(BUILD, {job: 0})
@@ -92,5 +92,5 @@ def test_a_derived_id_gives_way_to_a_jobs():
     assert ids.derived("buildkite.build.stage", "1") != stage
 
 
-def test_a_job_that_is_not_in_the_payload_has_its_usual_id():
+def test_a_job_outside_the_payload_has_its_usual_id():
     assert SpanIds(BUILD, {}).job(JOB) == "9a3e5b7d0c4e8f21"

@@ -56,7 +56,7 @@ def spans_of(privacy: Privacy, **job) -> list[dict]:
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-def test_what_looks_like_a_secret_is_masked_wherever_it_stands(secret):
+def test_secrets_are_masked_in_every_attribute(secret):
     spans = spans_of(
         Privacy(),
         command=f"deploy --token {secret} --verbose",
@@ -93,7 +93,7 @@ def test_what_looks_like_a_secret_is_masked_wherever_it_stands(secret):
         ("echo '-----BEGIN PRIVATE KEY-----\nabc", f"echo '{MASK}"),
     ],
 )
-def test_credentials_are_masked_and_the_rest_stays(command, left):
+def test_credentials_are_masked_and_the_rest_is_kept(command, left):
     assert spans_of(Privacy(), command=command)[-1]["attributes"]["buildkite.job.command"] == left
 
 
@@ -107,12 +107,12 @@ def test_credentials_are_masked_and_the_rest_stays(command, left):
         "echo 0a1b2c3d0a1b2c3d0a1b2c3d0a1b2c3d",
     ],
 )
-def test_what_is_no_secret_stays(command):
+def test_text_without_secrets_is_kept(command):
     job = spans_of(Privacy(), command=command)[-1]["attributes"]
     assert job["buildkite.job.command"] == command
 
 
-def test_a_glob_reaches_into_a_map():
+def test_a_glob_matches_keys_of_a_map():
     spans = spans_of(Privacy(drop=("*release",)))
     assert "buildkite.build.meta_data.release" not in spans[0]["attributes"]
 
@@ -123,7 +123,7 @@ def test_masking_can_be_turned_off():
     assert job["buildkite.job.command"] == secret
 
 
-def test_patterns_of_the_users_own_are_masked_too():
+def test_the_users_own_patterns_are_masked_too():
     job = spans_of(Privacy(mask=r"ticket-\d+"), command="close ticket-123")[-1]["attributes"]
     assert job["buildkite.job.command"] == f"close {MASK}"
 
@@ -143,7 +143,7 @@ def test_a_whole_map_can_be_dropped():
     assert not any("meta_data" in name for name in spans[0]["attributes"])
 
 
-def test_hashed_values_group_and_cannot_be_read():
+def test_hashed_values_can_be_grouped_but_not_read():
     privacy = Privacy(
         hash=("buildkite.build.creator.*", "*.meta_data.release", "*.agent_query_rules")
     )
@@ -156,7 +156,7 @@ def test_hashed_values_group_and_cannot_be_read():
     assert rules == [hashed("queue=secret")]
 
 
-def test_nothing_to_hide_changes_nothing():
+def test_a_table_without_matches_is_unchanged():
     assert spans_of(Privacy()) == spans_of(Privacy(mask_secrets=False))
 
 
@@ -183,7 +183,7 @@ EVERYTHING = [{**span["attributes"], **span["resource"]} for span in rows(full_t
 
 
 def values_named(name: str) -> set[str]:
-    """What an attribute has on any span; of one with a `*`, of all of its keys."""
+    """Return an attribute's values on all spans; for a name with `*`, those of all keys."""
     stem = name.removesuffix("*")
     found: set[str] = set()
     for attributes in EVERYTHING:
@@ -196,7 +196,7 @@ def values_named(name: str) -> set[str]:
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 @pytest.mark.parametrize("way", ["drop", "hash"])
-def test_nothing_of_a_field_that_is_dropped_or_hashed_stands_anywhere(field, way):
+def test_values_of_a_dropped_or_hashed_field_occur_nowhere(field, way):
     table = full_table(Privacy(**{way: (field.name,)}))
     table.validate(full=True)
     own = [name for span in rows(table) for name in (*span["attributes"], *span["resource"])]
@@ -221,7 +221,7 @@ def test_every_field_but_a_few_is_in_the_test_above():
     assert len(without) < len(FIELDS) / 3
 
 
-def test_people_in_json_lose_their_addresses():
+def test_email_addresses_of_people_in_json_are_dropped():
     job = next(
         span["attributes"]
         for span in rows(full_table(Privacy(drop=("*.email",))))
@@ -233,14 +233,14 @@ def test_people_in_json_lose_their_addresses():
     assert "x.example" not in json.dumps(list(rows(full_table(Privacy(drop=("*.email",))))))
 
 
-def test_a_text_in_place_of_a_person_is_one_of_its_names():
+def test_a_string_in_place_of_a_person_counts_as_name_or_email():
     spans = spans_of(Privacy(drop=("*.email",)), retried_by="old@x.example")
     assert "buildkite.job.retried_by" not in spans[-1]["attributes"]
     spans = spans_of(Privacy(hash=("*.name",)), retried_by="Old Name")
     assert spans[-1]["attributes"]["buildkite.job.retried_by"] == f'"{hashed("Old Name")}"'
 
 
-def test_a_tag_of_an_agent_is_dropped_and_hashed_in_the_list_as_in_the_map():
+def test_an_agent_tag_is_dropped_or_hashed_in_both_list_and_map():
     privacy = Privacy(
         drop=("buildkite.agent.meta_data.account",), hash=("buildkite.agent.*hostname",)
     )
@@ -252,7 +252,7 @@ def test_a_tag_of_an_agent_is_dropped_and_hashed_in_the_list_as_in_the_map():
     assert "000111222" not in json.dumps(job)
 
 
-def test_a_queue_that_is_dropped_is_in_no_rule_either():
+def test_a_dropped_queue_is_dropped_from_query_rules_too():
     more = {"agent": AGENT, "agent_query_rules": ["queue=agentqueue", "os=rules-os"]}
     spans = spans_of(Privacy(drop=("buildkite.agent.queue",)), **more)
     assert "agentqueue" not in json.dumps(spans)
@@ -260,7 +260,7 @@ def test_a_queue_that_is_dropped_is_in_no_rule_either():
 
 
 @pytest.mark.parametrize("way", ["drop", "hash"])
-def test_conventions_follow_what_they_are_copies_of(way):
+def test_convention_fields_follow_the_fields_they_copy(way):
     for span in rows(full_table(Privacy(**{way: ("buildkite.build.branch",)}))):
         left = span["attributes"].get("vcs.ref.head.name")
         assert left == (None if way == "drop" else hashed("the-branch"))
@@ -273,13 +273,13 @@ def test_a_copy_can_be_dropped_alone():
     assert not any(name.startswith(("vcs.", "cicd.")) for name in root)
 
 
-def test_what_is_not_the_same_value_stays():
-    """The label falls back to the key where a step has no other; here it has one."""
+def test_a_different_value_is_kept():
+    """The label is the key only if a step has no other label; here it has one."""
     job = list(rows(full_table(Privacy(drop=("buildkite.step.key",)))))[-1]["attributes"]
     assert job["buildkite.step.label"] == "job label"
 
 
-def test_links_go_with_the_ids_that_they_are_made_of():
+def test_links_are_dropped_with_the_ids_they_contain():
     def linked(*drop: str) -> int:
         return sum(len(span["links"]) for span in rows(full_table(Privacy(drop=drop))))
 
@@ -290,7 +290,7 @@ def test_links_go_with_the_ids_that_they_are_made_of():
     assert linked("buildkite.*") == 0
 
 
-def test_numbers_cannot_be_hashed_and_are_left_out():
+def test_numbers_to_be_hashed_are_dropped():
     for span in rows(full_table(Privacy(hash=("*.number", "*.exit_status")))):
         assert "buildkite.build.number" not in span["attributes"]
         assert "buildkite.job.exit_status" not in span["attributes"]
@@ -304,7 +304,7 @@ def test_keys_are_masked_too():
     assert "release" not in json.dumps(root)
 
 
-def test_a_value_under_the_name_of_a_secret_is_masked_whole():
+def test_a_value_with_the_name_of_a_secret_is_masked_entirely():
     spans = spans_of(
         Privacy(),
         meta_data={"deploy-password": "a b c"},
@@ -333,7 +333,7 @@ LABELS = ("buildkite.job.label", "buildkite.step.label", "cicd.pipeline.task.nam
         ({"drop": ("*.matrix",), "hash": ("*.label",)}, None),
     ],
 )
-def test_labels_follow_the_matrix_whose_values_they_show(settings, label):
+def test_hidden_matrix_values_are_removed_from_labels(settings, label):
     name = "Test {{matrix.os}} {{matrix.version}} eu-7 {{matrix.NPM_TOKEN}} x"
     spans = spans_of(Privacy(**settings), matrix=MATRIX, name=name)
     job = spans[-1]["attributes"]
@@ -345,7 +345,7 @@ def test_labels_follow_the_matrix_whose_values_they_show(settings, label):
     assert "abc12345" not in json.dumps(spans)
 
 
-def test_a_step_that_has_a_jobs_label_follows_that_jobs_matrix():
+def test_hidden_matrix_values_are_removed_from_step_labels():
     spans = spans_of(Privacy(drop=("*.matrix",)), matrix={"os": "linux"}, name="On linux")
     assert [span["attributes"].get("buildkite.step.label") for span in spans[2:]] == [
         f"On {MASK}"
@@ -353,13 +353,13 @@ def test_a_step_that_has_a_jobs_label_follows_that_jobs_matrix():
     assert "linux" not in json.dumps(spans)
 
 
-def test_truncated_json_is_left_out_where_a_setting_may_mean_what_is_inside():
+def test_truncated_json_is_dropped_if_a_rule_may_match_its_members():
     matrix = {"a": "x" * 70_000, "email": "m@x.example"}
     for privacy, present in ((Privacy(), True), (Privacy(drop=("*.email",)), False)):
         job = spans_of(privacy, matrix=matrix)[-1]["attributes"]
         assert ("buildkite.job.matrix" in job) is present
 
 
-def test_users_patterns_reach_addresses_too():
+def test_the_users_patterns_apply_to_urls_too():
     spans = full_table(Privacy(mask="pipeslug"))
     assert "pipeslug" not in json.dumps(list(rows(spans)))

@@ -1,4 +1,4 @@
-"""Typed views of the payload."""
+"""Decoding of payloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def decoded(**fields) -> Build:
     return decode_build(json.dumps(make_build(**fields)).encode())
 
 
-def test_unknown_fields_break_nothing():
+def test_unknown_fields_are_ignored():
     build = decoded(jobs=[make_job(brand_new={"a": [1]})], something_else=[None])
     assert build.number == 7
 
@@ -25,7 +25,7 @@ def test_env_is_never_read():
     assert "never-exported" not in repr(msgspec.to_builtins(decoded()))
 
 
-def test_a_null_object_says_as_little_as_an_empty_one():
+def test_a_null_object_equals_an_empty_one():
     def spans(nothing):
         fields = ("creator", "pull_request", "rebuilt_from", "triggered_from")
         job = make_job(agent=nothing, step=nothing, priority=nothing, retry_source=nothing)
@@ -36,7 +36,7 @@ def test_a_null_object_says_as_little_as_an_empty_one():
     assert spans(None) == spans({})
 
 
-def test_jobs_share_the_agent_that_they_name():
+def test_jobs_with_the_same_agent_share_one_object():
     jobs = [make_job(name, agent=make_agent(host)) for name, host in zip("abc", "xyx", strict=True)]
     one, other, again = decoded(jobs=jobs).jobs
     assert one.agent is again.agent
@@ -44,7 +44,7 @@ def test_jobs_share_the_agent_that_they_name():
     assert one.agent_query_rules is other.agent_query_rules
 
 
-def test_a_waiter_needs_no_more_than_id_and_type():
+def test_a_waiter_needs_only_id_and_type():
     (waiter,) = decoded(jobs=[make_waiter()]).jobs
     assert (waiter.type, waiter.state) == ("waiter", None)
 
@@ -63,12 +63,12 @@ def test_a_build_without_jobs_has_none():
         (None, None, None),
     ],
 )
-def test_an_author_may_be_a_text(author, name, email):
+def test_an_author_may_be_a_string(author, name, email):
     found = decoded(author=author).author or Person()
     assert (found.name, found.email) == (name, email)
 
 
-def test_values_of_maps_become_texts():
+def test_values_of_maps_become_strings():
     build = decoded(meta_data={"a": "1", "b": 2, "c": [True, None], "d": 10**30})
     assert build.meta_data == {"a": "1", "b": "2", "c": "[true,null]", "d": str(10**30)}
 
@@ -87,13 +87,13 @@ def test_values_of_maps_become_texts():
         (rb"\u0000", "\0"),
     ],
 )
-def test_what_no_string_can_hold_is_replaced_and_the_build_kept(sent, read):
+def test_invalid_characters_are_replaced_and_the_build_is_kept(sent, read):
     payload = json.dumps(make_build(message="MESSAGE")).encode().replace(b"MESSAGE", sent)
     assert decode_build(payload).message == read
 
 
 @pytest.mark.parametrize("sent", [rb"cut \ud83d", b"cut \xff"])
-def test_what_no_string_can_hold_is_replaced_in_what_jobs_share(sent):
+def test_invalid_characters_are_replaced_in_shared_objects(sent):
     payload = json.dumps(make_build([make_job(agent=make_agent("NAME"))])).encode()
     (job,) = decode_build(payload.replace(b"NAME", sent)).jobs
     assert job.agent.name == "cut \ufffd"
@@ -104,7 +104,7 @@ def test_a_raw_value_of_a_page_can_be_decoded():
     assert [decode_build(one).number for one in msgspec.json.decode(page, type=list[msgspec.Raw])]
 
 
-def test_a_refusal_says_where_and_not_what():
+def test_a_record_error_has_the_path_and_not_the_value():
     with pytest.raises(RecordError) as caught:
         decoded(jobs=[make_job(), make_job(command=["s3cret"])])
     assert caught.value.record_id == make_build()["id"]
@@ -119,13 +119,13 @@ def test_a_refusal_says_where_and_not_what():
     ],
     ids=["agent", "rules"],
 )
-def test_a_refusal_says_where_in_what_jobs_share(fields, where):
+def test_a_record_error_has_the_path_inside_shared_objects(fields, where):
     with pytest.raises(RecordError) as caught:
         decoded(jobs=[make_job(), make_job(**fields)])
     assert caught.value.reason.endswith(f", got `int` - at `{where}` - at `$.jobs[1]`")
 
 
-def test_a_truncated_payload_is_refused():
+def test_a_truncated_payload_is_a_record_error():
     payload = json.dumps(make_build()).encode()
     with pytest.raises(RecordError):
         decode_build(payload[:-1])

@@ -252,17 +252,17 @@ def test_every_family_has_samples():
 @pytest.mark.parametrize(
     ("name", "secret"), [(name, one) for name, some in SAMPLES.items() for one in some]
 )
-def test_secrets_of_each_family_are_masked_whole(name, secret):
+def test_secrets_of_each_family_are_masked_entirely(name, secret):
     for before, after in (("deploy --to ", " --verbose"), ("x='", "'"), ("(", ")"), ("", "")):
         assert mask_secrets(before + secret + after) == before + MASK + after, name
 
 
 @pytest.mark.parametrize(("text", "left"), [pair for pairs in IN_PLACE.values() for pair in pairs])
-def test_credentials_are_masked_where_they_stand(text, left):
+def test_credentials_are_masked_in_their_context(text, left):
     assert mask_secrets(text) == left
 
 
-def test_what_is_masked_is_found_by_arrow_first():
+def test_every_masked_text_matches_the_arrow_expression():
     texts = [one for some in SAMPLES.values() for one in some]
     texts += [text for pairs in IN_PLACE.values() for text, _ in pairs]
     found = pc.match_substring_regex(pa.array(texts), SUSPICIOUS).to_pylist()
@@ -272,14 +272,14 @@ def test_what_is_masked_is_found_by_arrow_first():
 @pytest.mark.parametrize(
     "family", [one for one in FAMILIES if one.name in SAMPLES], ids=lambda one: one.name
 )
-def test_the_documentation_shows_what_each_sample_is_recognized_by(family):
+def test_the_documentation_shows_how_each_sample_is_recognized(family):
     parts = [[part for part in one.split("…") if part] for one in family.marks]
     for secret in SAMPLES[family.name]:
         assert any(all(part.lower() in secret.lower() for part in some) for some in parts), secret
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_of_ci_stays(text):
+def test_ordinary_ci_text_is_kept(text):
     assert mask_secrets(text) == text
 
 

@@ -1,4 +1,4 @@
-"""How spans ended."""
+"""Status and `error.type` of spans."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from bk_pipeline_tests.spans.found import only, spans_of
     ],
     ids=str,
 )
-def test_a_job_is_an_error_where_it_failed_hard(fields, status, error_type):
+def test_a_job_has_status_error_if_it_failed_hard(fields, status, error_type):
     job = only(make_build([make_job(**fields)]))
     assert (job.status, job.error_type) == (status, error_type)
 
@@ -58,7 +58,7 @@ def test_a_job_is_an_error_where_it_failed_hard(fields, status, error_type):
     ],
     ids=str,
 )
-def test_steps_and_groups_end_as_their_jobs_did(states, status):
+def test_steps_and_groups_have_the_combined_status_of_their_jobs(states, status):
     jobs = [
         make_job(f"j{n}", step_key="s", group_key="g", state=state)
         for n, state in enumerate(states)
@@ -68,14 +68,14 @@ def test_steps_and_groups_end_as_their_jobs_did(states, status):
     assert only(payload, SpanKind.GROUP).status == status
 
 
-def test_a_failure_that_was_retried_in_its_stage_is_none_of_its_step():
+def test_a_failure_retried_in_its_stage_does_not_fail_the_step():
     first = make_job(state="failed")
     payload = make_build([first, make_retry(first, made_s=14, kind="automatic")])
     assert only(payload, SpanKind.STEP).status == "ok"
     assert [job.status for job in spans_of(payload, SpanKind.JOB)] == ["error", "ok"]
 
 
-def test_a_failure_that_was_retried_later_stays_with_its_own_stages_step():
+def test_a_failure_retried_in_a_later_stage_fails_the_step_of_its_stage():
     first = make_job(state="failed")
     payload = make_build([first, make_retry(first, made_s=999)])
     assert [step.status for step in spans_of(payload, SpanKind.STEP)] == ["error", "ok"]
@@ -92,6 +92,6 @@ def test_a_failure_that_was_retried_later_stays_with_its_own_stages_step():
         (None, "unset"),
     ],
 )
-def test_a_build_is_an_error_where_it_failed(state, status):
+def test_a_build_has_status_error_if_it_failed(state, status):
     root = only(make_build([make_job()], state=state), SpanKind.BUILD)
     assert (root.status, root.error_type) == (status, "failed" if status == "error" else None)

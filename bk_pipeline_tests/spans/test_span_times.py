@@ -1,4 +1,4 @@
-"""When spans begin and end, whatever the payload says of times."""
+"""Start and end of spans, also with missing or impossible times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bk_pipeline_tests.spans.wholeness import PATIENT
 
 @PATIENT
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))
-def test_a_job_lasts_as_long_as_the_payload_says_to_the_millisecond(runnable, wait, run):
+def test_job_times_are_exact_to_the_millisecond(runnable, wait, run):
     job = only(
         make_build([make_job(runnable_s=runnable / 1000, wait_s=wait / 1000, run_s=run / 1000)])
     )
@@ -34,14 +34,14 @@ def test_a_job_lasts_as_long_as_the_payload_says_to_the_millisecond(runnable, wa
     assert not job.adjusted
 
 
-def test_a_build_begins_with_its_first_job_and_ends_with_its_last():
+def test_a_build_starts_with_its_first_job_and_ends_with_its_last():
     jobs = [make_job("a", created_s=-0.105), make_job("b", runnable_s=1, run_s=170)]
     root = only(make_build(jobs, finished_at=at(30)), SpanKind.BUILD)
     assert seconds(root) == (-0.105, 173.0)
     assert not root.adjusted
 
 
-def test_a_build_begins_with_a_job_that_has_not_ended_as_well():
+def test_a_build_starts_with_a_job_that_has_not_ended():
     jobs = [make_job("a"), make_job("b", created_s=-0.105, runnable_s=None, state="waiting")]
     assert seconds(only(make_build(jobs), SpanKind.BUILD))[0] == -0.105
 
@@ -58,7 +58,7 @@ def test_a_build_begins_with_a_job_that_has_not_ended_as_well():
     ],
     ids=str,
 )
-def test_a_job_far_outside_its_build_is_brought_into_it_and_marked(times):
+def test_a_job_far_outside_its_build_is_clamped_and_marked(times):
     payload = make_build([make_job("a"), make_job("b", **times)], finished_at=at(14))
     root = only(payload, SpanKind.BUILD)
     assert seconds(root) == (0.0, 14.0)
@@ -67,12 +67,12 @@ def test_a_job_far_outside_its_build_is_brought_into_it_and_marked(times):
 
 
 @pytest.mark.parametrize("s", [-599, -0.1])
-def test_a_creation_somewhat_before_the_build_moves_its_start(s):
+def test_a_job_created_shortly_before_the_build_extends_it(s):
     assert seconds(only(make_build([make_job(created_s=s)]), SpanKind.BUILD))[0] == s
 
 
 @pytest.mark.parametrize("s", [-601, -DAY_S])
-def test_a_creation_long_before_the_build_does_not(s):
+def test_a_job_created_long_before_the_build_does_not_extend_it(s):
     assert seconds(only(make_build([make_job(created_s=s)]), SpanKind.BUILD))[0] == 0.0
 
 
@@ -94,7 +94,7 @@ def test_missing_and_reversed_times_are_filled_in(fields, expected):
     assert job.adjusted == ("expired_at" not in fields)
 
 
-def test_a_build_that_ended_before_it_began_is_marked():
+def test_a_build_that_ended_before_it_started_is_marked():
     root = only(make_build([], finished_at=at(-5)), SpanKind.BUILD)
     assert seconds(root) == (0.0, 0.0)
     assert root.adjusted
@@ -120,7 +120,7 @@ def test_a_job_that_never_started_spans_its_wait(fields, expected):
     assert job.wait_ms is None
 
 
-def test_a_trigger_job_without_a_start_has_run_all_the_same():
+def test_a_trigger_job_without_a_start_counts_as_started():
     job = only(
         make_build([make_trigger(triggered={"id": uid("x")}, state="failed", started_at=None)])
     )
@@ -128,7 +128,7 @@ def test_a_trigger_job_without_a_start_has_run_all_the_same():
     assert not job.adjusted
 
 
-def test_a_step_begins_with_its_earliest_wait():
+def test_a_step_starts_with_its_earliest_wait():
     jobs = [
         make_job("a", step_key="s", runnable_s=4),
         make_job("b", step_key="s", runnable_s=3, wait_s=9),
@@ -136,7 +136,7 @@ def test_a_step_begins_with_its_earliest_wait():
     assert seconds(only(make_build(jobs), SpanKind.STEP)) == (3.0, 22.0)
 
 
-def test_queue_and_run_times_are_the_builds():
+def test_queue_and_run_times_are_on_the_build():
     trace = make_trace(
         make_build([make_job("a"), make_block(unblocked_s=500), make_job("b", runnable_s=501)])
     )

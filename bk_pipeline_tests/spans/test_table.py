@@ -1,4 +1,4 @@
-"""The span table: columns, types, and rows back again."""
+"""The span table: columns, types and conversion back to plain objects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def attributes(payload, name="buildkite.job"):
     return span["attributes"]
 
 
-def test_no_traces_make_an_empty_table_of_the_same_columns():
+def test_the_table_of_no_traces_is_empty_with_the_same_schema():
     assert table_of([]).schema == SCHEMA
     assert list(rows(table_of([]))) == []
 
@@ -37,7 +37,7 @@ def test_columns_are_the_identity_and_then_the_fields():
     assert SCHEMA.names == [*identity, *(field.name for field in FIELDS)]
 
 
-def test_rows_of_a_build_stand_together_root_first():
+def test_rows_of_a_build_are_adjacent_with_the_root_first():
     traces = [make_trace(make_build(id=uid(f"b{n}"), number=n)) for n in range(3)]
     found = [
         (row["attributes"]["buildkite.build.number"], row["name"]) for row in rows(table_of(traces))
@@ -71,7 +71,7 @@ def test_a_column_is_null_on_spans_of_other_kinds():
         assert span["attributes"]["buildkite.build.number"] == 7
 
 
-def test_fields_can_be_left_out():
+def test_excluded_fields_are_null():
     table = table_of([make_trace(make_build())], without=CONVENTIONS)
     assert table.schema == SCHEMA
     assert all(table[name].null_count == table.num_rows for name in CONVENTIONS)
@@ -84,13 +84,13 @@ def test_fields_with_one_source_keep_their_own_names():
 
 
 @pytest.mark.parametrize("name", ["command", "web_url"])
-def test_long_texts_are_cut_and_marked(name):
+def test_long_strings_are_truncated_and_marked(name):
     value = attributes(make_build([make_job(**{name: "ü" * 40_000})]))[f"buildkite.job.{name}"]
     assert len(value.encode()) <= VALUE_LIMIT_BYTES
     assert value == truncate("ü" * 40_000)
 
 
-def test_long_values_of_maps_are_cut_and_stay_maps():
+def test_long_values_of_maps_are_truncated_and_the_map_stays_valid():
     found = attributes(make_build(meta_data={"a": "x" * 70_000, "b": "1"}), "buildkite.build")
     assert found["buildkite.build.meta_data.b"] == "1"
     assert found["buildkite.build.meta_data.a"] == truncate("x" * 70_000)
@@ -108,7 +108,7 @@ def test_job_states_are_counted_with_retried_attempts_and_without_waiters():
     }
 
 
-def test_people_are_named_without_pictures_and_dates():
+def test_people_have_no_avatars_and_dates():
     found = attributes(make_build([make_block(unblocked_s=9)]))
     assert msgspec.json.decode(found["buildkite.job.unblocked_by"]) == {
         "id": make_person()["id"],
@@ -129,12 +129,12 @@ def test_people_are_named_without_pictures_and_dates():
         (["*"], None, None),
     ],
 )
-def test_the_agents_queue_is_the_one_that_the_job_asked_for(rules, meta_data, queue):
+def test_the_agents_queue_is_the_one_that_the_job_requested(rules, meta_data, queue):
     job = make_job(agent_query_rules=rules, agent=make_agent(meta_data=meta_data))
     assert attributes(make_build([job])).get("buildkite.agent.queue") == queue
 
 
-def test_a_tag_that_an_agent_has_twice_keeps_both_values():
+def test_a_repeated_agent_tag_keeps_both_values():
     job = make_job(agent=make_agent(meta_data=["queue=a", "queue=b", "plain", "x=y=z"]))
     found = attributes(make_build([job]))
     assert found["buildkite.agent.meta_data.queue"] == "a,b"
@@ -142,7 +142,7 @@ def test_a_tag_that_an_agent_has_twice_keeps_both_values():
     assert found["buildkite.agent.meta_data.x"] == "y=z"
 
 
-def test_a_job_without_an_agent_says_nothing_of_one():
+def test_a_job_without_an_agent_has_no_agent_attributes():
     found = attributes(make_build([make_job(run_s=None, state="expired")]))
     assert not [key for key in found if key.startswith(("buildkite.agent.", "cicd.worker."))]
 
@@ -157,12 +157,12 @@ def test_a_job_without_an_agent_says_nothing_of_one():
         (None, None, None),
     ],
 )
-def test_the_organization_is_known_by_the_builds_addresses(url, web_url, slug):
+def test_the_organization_slug_is_taken_from_the_builds_urls(url, web_url, slug):
     (first, *_) = make_spans(make_build(url=url, web_url=web_url))
     assert first["resource"].get("buildkite.organization.slug") == slug
 
 
-def test_the_cluster_is_the_builds_or_its_pipelines_or_its_jobs():
+def test_the_cluster_id_is_that_of_the_build_the_pipeline_or_a_job():
     for payload in (
         make_build(cluster_id="c"),
         make_build(pipeline={"cluster_id": "c"}),

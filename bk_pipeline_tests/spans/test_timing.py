@@ -1,4 +1,4 @@
-"""Times as nanoseconds."""
+"""Parsing of times to nanoseconds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOON = 1_769_860_800
         ("1970-01-01T00:00:00Z", 0),
     ],
 )
-def test_every_way_in_which_buildkite_wrote_times_is_read(text, ns):
+def test_every_time_format_of_buildkite_is_parsed(text, ns):
     assert parse_ns(text) == ns
 
 
@@ -42,21 +42,21 @@ def test_every_way_in_which_buildkite_wrote_times_is_read(text, ns):
         ("9999-12-31T23:59:59.999-14:00", LATEST_NS),
     ],
 )
-def test_times_that_do_not_fit_are_brought_to_the_edge(text, ns):
+def test_times_out_of_range_are_clamped(text, ns):
     assert parse_ns(text) == ns
 
 
 @pytest.mark.parametrize(
     "text", ["", " UTC", "UTC", "soon", "1769860800", "2026-02-30T00:00:00Z", "\0", "\ufffd"]
 )
-def test_what_is_no_time_is_an_error(text):
+def test_an_invalid_time_is_an_error(text):
     with pytest.raises(ValueError):  # noqa: PT011  # the text is datetime's own
         parse_ns(text)
 
 
 @PATIENT
 @given(st.integers(0, 253_402_300_799_999))
-def test_no_millisecond_is_lost(ms):
+def test_milliseconds_are_exact(ms):
     moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
     text = f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
     assert parse_ns(text) == to_ns(moment) == min(ms * 1_000_000, LATEST_NS)
@@ -77,7 +77,7 @@ WRITTEN = st.builds(
 
 @PATIENT
 @given(st.lists(WRITTEN | st.text(max_size=30) | st.none(), max_size=3))
-def test_times_read_together_are_what_each_says_alone(texts):
+def test_preloaded_times_equal_times_parsed_one_by_one(texts):
     together, alone = Times(), Times()
     together.preload(texts)
     for text in texts:
@@ -94,7 +94,7 @@ def time_or_error(times, text):
 @pytest.mark.parametrize(
     "odd", ["0000-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z", "2262-04-11T23:47:17Z", "soon", ""]
 )
-def test_an_odd_time_is_read_alone(odd):
+def test_an_unusual_time_is_parsed_on_lookup(odd):
     usual = "2026-01-31T12:00:00.123Z"
     times = Times()
     times.preload([usual, odd, None])
@@ -102,7 +102,7 @@ def test_an_odd_time_is_read_alone(odd):
     assert times[usual] == parse_ns(usual)
 
 
-def test_no_times_are_read():
+def test_preloading_no_times_is_allowed():
     times = Times()
     times.preload([])
     times.preload([None, None])

@@ -1,4 +1,4 @@
-"""A build as a tree of spans: which there are, where they hang, what they link to."""
+"""The span tree of a build: which spans exist, their parents and their links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bk_pipeline_tests.spans.wholeness import assert_whole
 
 
 @pytest.mark.parametrize("finished", [None, ""])
-def test_a_build_that_has_not_finished_gives_no_trace(finished):
+def test_an_unfinished_build_has_no_trace(finished):
     payload = make_build(state="running", finished_at=finished)
     assert spans_for_build(decode_build(msgspec.json.encode(payload))) is None
 
@@ -44,13 +44,13 @@ def test_a_build_that_has_not_finished_gives_no_trace(finished):
     ],
     ids=lambda job: f"{job['type']} {job.get('state')}",
 )
-def test_what_never_ran_or_goes_on_gives_no_span(job):
+def test_jobs_that_never_ran_or_have_not_ended_have_no_span(job):
     trace = make_trace(make_build([job], finished_at=at(10)))
     assert_whole(trace)
     assert [span.kind for span in trace.spans] == [SpanKind.BUILD, SpanKind.STAGE]
 
 
-def test_a_job_hangs_under_its_step_its_group_and_its_stage():
+def test_a_jobs_ancestors_are_its_step_group_and_stage():
     trace = make_trace(make_build([make_job(group_key="checks")]))
     by_id = {span.span_id: span for span in trace.spans}
     path = [trace.spans[-1]]
@@ -85,19 +85,19 @@ def test_parallel_and_matrix_jobs_and_automatic_attempts_are_one_step():
     ],
     ids=["id", "key", "key in step", "name of parallel jobs", "nothing in common"],
 )
-def test_a_step_is_known_by_its_id_else_its_key_else_its_first_attempt(fields, count):
+def test_a_step_is_identified_by_its_id_key_or_first_attempt(fields, count):
     jobs = [make_job(name) | fields for name in ("a", "b")]
     assert len(spans_of(make_build(jobs), SpanKind.STEP)) == count
 
 
-def test_a_step_whose_jobs_have_names_of_their_own_is_labelled_by_its_key():
+def test_a_step_whose_jobs_have_different_labels_is_labeled_by_its_key():
     jobs = [make_job(f"unit {n}", step_key="unit") for n in (1, 2)]
     step = only(make_build(jobs), SpanKind.STEP)
     assert step.step
     assert step.step.label == "unit"
 
 
-def test_wait_spans_are_made_when_they_are_asked_for():
+def test_wait_spans_are_created_if_enabled():
     payload = make_build(
         [
             make_job("a", wait_s=5),
@@ -112,7 +112,7 @@ def test_wait_spans_are_made_when_they_are_asked_for():
     assert wait.parent_id == make_trace(payload).spans[2].span_id
 
 
-def test_a_retry_links_to_what_it_replaces():
+def test_a_retry_links_to_the_attempt_it_retries():
     first = make_job(state="failed")
     payload = make_build([first, make_retry(first, made_s=14, kind="automatic")])
     old, new = spans_of(payload, SpanKind.JOB)
@@ -120,7 +120,7 @@ def test_a_retry_links_to_what_it_replaces():
     assert new.links == (Link(make_trace(payload).trace_id, old.span_id),)
 
 
-def test_a_trigger_job_links_to_the_root_of_what_it_triggered():
+def test_a_trigger_job_links_to_the_root_of_the_triggered_build():
     other = uid("other")
     job = only(make_build([make_trigger(triggered={"id": other, "number": 5})]))
     assert job.links == (Link(trace_id(other), root_span_id(other)),)
@@ -131,12 +131,12 @@ def test_a_trigger_job_links_to_the_root_of_what_it_triggered():
     [{"triggered_from": {"build_id": uid("o")}}, {"rebuilt_from": {"id": uid("o")}}],
     ids=str,
 )
-def test_a_build_links_back_to_what_made_it(fields):
+def test_a_build_links_to_the_build_it_came_from(fields):
     root = only(make_build(**fields), SpanKind.BUILD)
     assert root.links == (Link(trace_id(uid("o")), root_span_id(uid("o"))),)
 
 
-def test_links_can_be_left_out():
+def test_links_can_be_turned_off():
     first = make_job(state="failed")
     jobs = [first, make_retry(first, made_s=14), make_trigger(triggered={"id": uid("x")})]
     trace = make_trace(make_build(jobs, rebuilt_from={"id": uid("o")}), links=False)

@@ -1,4 +1,4 @@
-"""Whole lives of builds, generated, and what the API shows of one at any moment of it.
+"""Generated life cycles of builds, and the payload that the API has at any time.
 
 A life is a row of stages with pauses between them. Each job knows in which stage it really
 ran, which the payload does not say. Times are milliseconds since the build's creation.
@@ -50,7 +50,7 @@ class Life:
 
 @dataclass
 class Pause:
-    """From when until when the API shows the build as finished."""
+    """A period in which the API shows the build as finished."""
 
     finished: int
     until: int | None
@@ -64,7 +64,7 @@ class Timeline:
     whole_seconds: frozenset[str]  # the fields without milliseconds, as before 2020
 
     def payload(self, moment: int | None = None) -> dict[str, Any]:
-        """What the API shows at `moment` (during a pause); in the end if it is None."""
+        """Return the payload at `moment`, during a pause; at the end if it is None."""
         now = moment if moment is not None else 1 << 60
         pause = [one for one in self.pauses if one.finished <= now][-1]
         shown = [one for one in self.lives if one.created <= now]
@@ -108,8 +108,8 @@ class Timeline:
         return uid(f"job {one.name}" if one.gate else f"timeline {one.name}")
 
 
-class _Story:
-    """A timeline while it is being made up."""
+class _Generator:
+    """Generates a timeline."""
 
     def __init__(self, draw: Any) -> None:
         self.draw = draw
@@ -157,7 +157,7 @@ class _Story:
         self.now = begin + pause
 
     def _unblock(self) -> None:
-        """One gate, or several in a row, and what stood behind them."""
+        """Add one block step, or several in a row, and the jobs behind them."""
         for _ in range(self.draw(st.integers(1, 3))):
             self._rest(blocked=True)
             self._add_gate(self.now, self.stage)
@@ -172,7 +172,7 @@ class _Story:
         )
 
     def _retry(self, ended: list[Life]) -> None:
-        """One job or several are retried after the end, the later ones while the first runs."""
+        """Retry one or several jobs after the end, the later ones while the first runs."""
         draw = self.draw
         self._rest(blocked=False)
         self.stage += 1
@@ -193,7 +193,7 @@ class _Story:
         return new
 
     def _run(self, opened: int | None = None) -> None:
-        """Some waves of jobs, each runnable when the one before has ended."""
+        """Add waves of jobs, each runnable when the one before has ended."""
         draw = self.draw
         for wave in range(draw(st.integers(1, 3))):
             behind_a_gate = wave == 0 and opened is not None
@@ -235,7 +235,7 @@ class _Story:
         self.now = max(self.now, life.ended)
 
     def _meanwhile(self, running: list[Life]) -> None:
-        """While a job runs, somebody unblocks a gate or retries another: no pause, no stage."""
+        """Unblock a step or retry a job while another one runs: no pause, no stage."""
         draw = self.draw
         one = draw(st.sampled_from(running))
         begin, end = (one.runnable or 0) + 1 + self.blur, (one.ended or 0) - 1 - self.blur
@@ -255,4 +255,4 @@ def _place(old: Life) -> dict[str, Any]:
 
 @st.composite
 def timelines(draw: Any) -> Timeline:
-    return _Story(draw).play()
+    return _Generator(draw).play()

@@ -1,4 +1,4 @@
-"""What holds of every trace, whatever its payload was, and how hard that is tried."""
+"""Invariants of every trace, and the hypothesis profile of the tests that check them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def assert_sound(span: Span, root: Span) -> None:
 
 
 def assert_whole_or_refused(payload: bytes) -> Sequence[Trace]:
-    """Spans come out whole, table and all, or the payload is refused with its reason."""
+    """Check that a payload gives consistent traces and a table, or a RecordError with a reason."""
     try:
         trace = spans_for_build(decode_build(payload), options=SpanOptions(waits=True))
     except RecordError:

@@ -87,8 +87,9 @@ docs-check: $(DEV_READY)
 	@$(BIN)/python -m bk_pipeline.docsgen --check
 
 .PHONY: golden
-golden: $(DEV_READY) ## Write the golden spans anew, to be reviewed as a diff
+golden: $(DEV_READY) ## Write the golden spans and the snapshot of definitions, to be reviewed as a diff
 	@$(BIN)/python -m bk_pipeline_tests.spans.goldens
+	@$(BIN)/python -m bk_pipeline_tests.defs.snapshot
 
 .PHONY: screenshots
 screenshots: $(DEV_READY) ## Pictures of Dagster's UI into docs/images/, by the browser test (needs Chromium)

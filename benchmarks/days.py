@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from benchmarks.measured import Work
 from benchmarks.stand_in import KEY, settings_of
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.app import App
 from bk_pipeline.pipeline import Day, deliver_day, extract_day, transform_day
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import Window
@@ -40,8 +40,8 @@ def deliver(variables: str) -> Work:
 def whole(variables: str) -> Work:
     """One after the other, in one process."""
 
-    def stages(services: Services) -> Counts:
-        return _extract(services) | _transform(services) | _deliver(services)
+    def stages(app: App) -> Counts:
+        return _extract(app) | _transform(app) | _deliver(app)
 
     return _work(stages, variables)
 
@@ -50,14 +50,14 @@ def _unheard(_: str) -> None:
     """Waits are counted; the process's output is its result."""
 
 
-def _work(stage: Callable[[Services], Counts], variables: str) -> Work:
+def _work(stage: Callable[[App], Counts], variables: str) -> Work:
     settings: Settings = settings_of(variables)
-    return lambda: stage(Services(settings))
+    return lambda: stage(App(settings))
 
 
-def _extract(services: Services) -> Counts:
-    with services.buildkite(on_wait=_unheard) as client:
-        found = extract_day(DAY, client=client, raw=services.raw(), clock=services.clock)
+def _extract(app: App) -> Counts:
+    with app.buildkite(on_wait=_unheard) as client:
+        found = extract_day(DAY, client=client, raw=app.raw(), clock=app.clock)
     return {
         "listed": found.listed,
         "stored": found.stored,
@@ -66,28 +66,29 @@ def _extract(services: Services) -> Counts:
     }
 
 
-def _transform(services: Services) -> Counts:
+def _transform(app: App) -> Counts:
     made = transform_day(
         KEY,
-        raw=services.raw(),
-        spans=services.spans(),
-        privacy=services.privacy(),
-        options=services.span_options(),
+        raw=app.raw(),
+        spans=app.spans(),
+        privacy=app.privacy(),
+        options=app.span_options(),
     )
     return {"spans": made.summary.spans, "builds": made.summary.builds}
 
 
-def _deliver(services: Services) -> Counts:
+def _deliver(app: App) -> Counts:
     accepted = 0
-    with services.ledger() as ledger:
-        for one in services.destinations():
-            done = deliver_day(
-                KEY,
-                spans=services.spans(),
-                destination=one.open(services.clock),
-                ledger=ledger,
-                clock=services.clock,
-                policy=services.delivery_policy(),
-            )
+    with app.ledger() as ledger:
+        for one in app.destinations():
+            with app.destination(one) as destination:
+                done = deliver_day(
+                    KEY,
+                    spans=app.spans(),
+                    destination=destination,
+                    ledger=ledger,
+                    clock=app.clock,
+                    policy=app.delivery_policy(),
+                )
             accepted += done.accepted
     return {"accepted": accepted}

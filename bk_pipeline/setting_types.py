@@ -28,6 +28,7 @@ AGE = re.compile(
 )
 LARGEST_AGE = 100_000
 MINUTE = timedelta(minutes=1)
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 SLUG = re.compile(r"[\w.~-]+", re.ASCII)
 
 
@@ -164,6 +165,21 @@ def _umask(value: Any) -> Any:
     return int(value[-3:], 8)
 
 
+def _key_prefix(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    parts = tuple(value.strip("/").split("/"))
+    if not all(NAME.fullmatch(one) for one in parts):
+        raise ValueError("give names of small letters, digits and _ between slashes, like ci/acme")
+    return parts
+
+
+def _instance_name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("give a name of small letters, digits and _, like acme")
+    return value
+
+
 Umask = Annotated[int, BeforeValidator(_umask)]
 BuildkiteUrl = Annotated[str, _url("https://api.buildkite.com")]
 HoneycombUrl = Annotated[str, _url("https://api.honeycomb.io")]
@@ -172,6 +188,8 @@ Day = Annotated[date, BeforeValidator(_day)]
 Age = Annotated[timedelta, BeforeValidator(_age)]
 Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
 Dataset = Annotated[str, AfterValidator(_dataset)]
+InstanceName = Annotated[str, AfterValidator(_instance_name)]
+KeyPrefix = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_key_prefix)]
 Slug = Annotated[str, AfterValidator(_slug)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]

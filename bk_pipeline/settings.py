@@ -42,6 +42,8 @@ from bk_pipeline.setting_types import (
     Globs,
     HoneycombKey,
     HoneycombUrl,
+    InstanceName,
+    KeyPrefix,
     Pattern,
     Secret,
     Slug,
@@ -57,6 +59,8 @@ OTHERS = (
     "BK_PIPELINE_OTLP_METRICS_MAX_AGE",
 )
 SQLITE = "sqlite:"
+# Folder of the data directory in which each named pipeline has one.
+OF_NAMED = "pipelines"
 _log = logging.getLogger(__name__)
 
 
@@ -268,13 +272,26 @@ class Settings(BaseSettings):
         description="When a build's spans are made: `finished`, each time that it finishes, or "
         "`settled`, once it has been finished and not blocked for "
         "`BK_PIPELINE_SPANS_SETTLED_HOURS`. Settled builds leave with the next run of their day, "
-        "at the latest with the schedule `nightly_reread`, which must be on.",
+        "at the latest with the schedule `nightly_reconcile`, which must be on.",
     )
     spans_settled_hours: Annotated[int, Field(ge=1, le=720)] = Field(
         24,
         alias="BK_PIPELINE_SPANS_SETTLED_HOURS",
         description="Hours after which a build counts as settled; for "
         "`BK_PIPELINE_SPANS_EXPORT=settled`.",
+    )
+    name: InstanceName | None = Field(
+        None,
+        alias="BK_PIPELINE_NAME",
+        description="Name of the pipeline, like `acme`: prefix of its asset keys, jobs, schedules, "
+        "sensors, pools and resources; its data are in `pipelines/acme` of the data directory. Needed where a "
+        "Dagster project embeds the pipeline (docs/embedding.md). Default: none.",
+    )
+    key_prefix: KeyPrefix = Field(
+        (),
+        alias="BK_PIPELINE_KEY_PREFIX",
+        description="Prefix of the asset keys, its parts separated by `/`, like `ci/acme`. "
+        "Default: `BK_PIPELINE_NAME`.",
     )
     sensor_interval_s: Annotated[int, Field(ge=5, le=86_400)] = Field(
         30,
@@ -284,7 +301,7 @@ class Settings(BaseSettings):
     nightly_days: Annotated[int, Field(ge=1, le=366)] = Field(
         3,
         alias="BK_PIPELINE_NIGHTLY_DAYS",
-        description="How many of the last complete days the schedule `nightly_reread` lists "
+        description="How many of the last complete days the schedule `nightly_reconcile` lists "
         "again; each costs a request for 100 builds.",
     )
     buildkite_reserve_percent: Annotated[int, Field(ge=0, le=90)] = Field(
@@ -414,20 +431,37 @@ class Settings(BaseSettings):
 
         return self._checked({**ours, **own}, shown, looked_in=self._looked_in)
 
+    def changed(self, variables: Mapping[str, str]) -> Settings:
+        """Return these settings with other values of some variables; empty ones are unset.
+
+        Raises:
+            ConfigError: As `load`.
+        """
+        return self._checked({**self._environment, **variables}, looked_in=self._looked_in)
+
+    @property
+    def instance(self) -> str:
+        """The pipeline's name; empty if it has its code location to itself."""
+        return self.name or "_".join(self.key_prefix)
+
     @property
     def storage(self) -> str:
         """The data directory: an absolute path, or a URI."""
         if self.data_dir is None:
-            return str(_beside_dagster() / ".bk_pipeline")
-        return self.data_dir if "://" in self.data_dir else str(_absolute(self.data_dir))
+            return str(self._default_folder)
+        place = self.data_dir if "://" in self.data_dir else str(_absolute(self.data_dir))
+        return f"{place.rstrip('/')}/{OF_NAMED}/{self.instance}" if self.instance else place
+
+    @property
+    def _default_folder(self) -> Path:
+        folder = _beside_dagster() / ".bk_pipeline"
+        return folder / OF_NAMED / self.instance if self.instance else folder
 
     @property
     def ledger_path(self) -> Path:
         """The ledger's file. It needs a real disk, and so stays here if the data do not."""
         here = self.data_dir is not None and "://" not in self.data_dir
-        return (
-            Path(self.storage) if here else _beside_dagster() / ".bk_pipeline"
-        ) / "ledger.sqlite"
+        return (Path(self.storage) if here else self._default_folder) / "ledger.sqlite"
 
     def refuse_lone_ledger(self) -> None:
         """Do nothing if the ledger is where the data are, or in a database.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from bk_pipeline.app import App
 from bk_pipeline.clock import SystemClock
-from bk_pipeline.defs.resources import Services
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline import deliver_day
 from bk_pipeline.settings import Settings
@@ -38,7 +38,7 @@ def die_at(method: str, when: str, nth: int) -> None:
 
 def main() -> None:
     day, method, when, nth = sys.argv[1:]
-    services = Services(Settings.load(), retries=0)
+    services = App(Settings.load(), retries=0)
     [found] = services.destinations()
     die_at(method, when, int(nth))
     deliver_day(

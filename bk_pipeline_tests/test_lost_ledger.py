@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import delete, insert, select
 
 from bk_pipeline.clock import SystemClock
-from bk_pipeline.defs.partitions import day_of
+from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.errors import LedgerBehind, ServiceUnavailable, StorageError, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.clock import Clock, SystemClock
-from bk_pipeline.defs.resources import Services
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
@@ -51,7 +51,7 @@ class Stage:
 
     sandbox: Sandbox
     url: str
-    services: Services
+    services: App
 
     @property
     def clock(self) -> Clock:
@@ -101,7 +101,7 @@ def stage(
         values = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(folder)} | settings
         if otlp:
             values["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
-        yield Stage(sandbox, url, Services(Settings.of(**values), clock=clock, retries=0))
+        yield Stage(sandbox, url, App(Settings.of(**values), clock=clock, retries=0))
 
 
 def free_port() -> int:

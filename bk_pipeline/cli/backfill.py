@@ -12,12 +12,12 @@ from datetime import date
 
 import click
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.output import DAY, Console, echo
 from bk_pipeline.cli.progress import Bar, Log, shown_on
 from bk_pipeline.cli.signals import summing_up
 from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import end_lost_runs
-from bk_pipeline.defs.resources import Services
 from bk_pipeline.defs.runs import Backfill, DayRun
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.errors import (
@@ -74,11 +74,11 @@ def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
     """
     settings = Settings.load()
     settings.require_buildkite()
-    days = _days(first, last, settings, Services(settings))
+    days = _days(first, last, settings, App(settings))
     console = Console(stderr=True)
     shown = shown_on(console, len(days))
-    services = Services(settings, retries=0, tell=shown.tell, on_wait=shown.wait)
-    outcome = Outcome(days, [one.asset for one in services.destinations()], services.results)
+    app = App(settings, retries=0, progress=shown.tell, on_wait=shown.wait)
+    outcome = Outcome(days, [one.asset for one in app.destinations()], app.results)
     with (
         summing_up(lambda: _sum_up(outcome, settings)),
         shown.shown(),
@@ -87,7 +87,7 @@ def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
     ):
         end_lost_runs(instance)
         try:
-            work = Backfill(services, instance=instance, full_refresh=full_refresh, resend=resend)
+            work = Backfill(app, instance=instance, full_refresh=full_refresh, resend=resend)
             _run(work, outcome, shown)
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -273,7 +273,7 @@ def _list_failed(outcome: Outcome) -> None:
         echo(f"Failed: {', '.join(those)}: {reason}", err=True)
 
 
-def _days(first: date, last: date, settings: Settings, services: Services) -> list[str]:
+def _days(first: date, last: date, settings: Settings, app: App) -> list[str]:
     if last < first:
         raise ConfigError(f"--to {last} lies before --from {first}. Give the earlier day first.")
     if first < settings.start_date:
@@ -281,7 +281,7 @@ def _days(first: date, last: date, settings: Settings, services: Services) -> li
             f"--from {first} lies before the first day, {settings.start_date}. "
             "Set BK_PIPELINE_START_DATE to an earlier one."
         )
-    today = day_key(services.clock.now(), settings.timezone)
+    today = day_key(app.clock.now(), settings.timezone)
     if last.isoformat() > today:
         raise ConfigError(f"--to {last} lies ahead; today is {today}. Give {today} or earlier.")
     return day_keys(first, last)

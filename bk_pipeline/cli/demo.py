@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-import dagster as dg
 from rich.progress import track
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.cli.trace import LEGEND, waterfall
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.home import temporary_instance
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.errors import FatalError
@@ -65,12 +65,12 @@ def demo(days: int, builds_per_day: int, as_json: bool) -> None:
     stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day))
     with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder, running(stand_in) as url:
         settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=folder)
-        services = Services(settings, retries=0)
-        numbers = _backfill(stand_in, services, days, quiet=as_json)
+        app = App(settings, retries=0)
+        numbers = _backfill(stand_in, app, days, quiet=as_json)
         if as_json:
             echo(json.dumps(asdict(numbers)))
         else:
-            _tell(numbers, _a_build_worth_seeing(services))
+            _tell(numbers, _a_build_worth_seeing(app))
     stored = stand_in.honeycomb.event_count
     if numbers.events_rejected or numbers.duplicates or numbers.events_accepted != stored:
         raise FatalError(
@@ -79,7 +79,7 @@ def demo(days: int, builds_per_day: int, as_json: bool) -> None:
         )
 
 
-def _backfill(stand_in: Sandbox, services: Services, days: int, *, quiet: bool) -> Numbers:
+def _backfill(stand_in: Sandbox, app: App, days: int, *, quiet: bool) -> Numbers:
     """Materialize the `days` before today.
 
     Raises:
@@ -88,14 +88,14 @@ def _backfill(stand_in: Sandbox, services: Services, days: int, *, quiet: bool) 
     began = time.monotonic()
     first, _ = stand_in.world.first_and_last_day()
     keys = day_keys(first, first + timedelta(days=days - 1))
-    with dg.DagsterInstance.ephemeral() as instance:
-        work = materialize_days(services, keys, instance=instance)
+    with temporary_instance() as instance:
+        work = materialize_days(app, keys, instance=instance)
         for run in track(
             work, counted(days, "day"), total=days, disable=quiet, console=Console(stderr=True)
         ):
             if run.error:
                 raise FatalError(f"{run.day}: {run.error}")
-    results = services.results
+    results = app.results
     made = [one.summary for one in results.of("spans", Transformation).values()]
     sent = sum(results.of("honeycomb_events", Delivery).values(), Delivery())
     return Numbers(
@@ -134,11 +134,11 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
         )
 
 
-def _a_build_worth_seeing(services: Services) -> list[dict[str, Any]]:
+def _a_build_worth_seeing(app: App) -> list[dict[str, Any]]:
     """The spans of a build that fits the screen and has most kinds of things in it."""
-    store = services.spans()
+    store = app.spans()
     traces: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for day in services.raw().days()[-1:]:
+    for day in app.raw().days()[-1:]:
         for part in store.parts(day):
             for table in store.tables(day, part):
                 for span in rows(table):

@@ -67,7 +67,7 @@ def pools(_: Installation) -> Answer:
     if not config.exists() or not ((home / "history").exists() or "storage:" in config.read_text()):
         return fine("Dagster has no instance yet; the first run makes it.")
     # Here, because Dagster takes seconds to import.
-    from bk_pipeline.defs.pools import check_pools  # noqa: PLC0415
+    from bk_pipeline.defs.lost_runs import check_pools  # noqa: PLC0415
 
     return check_pools(home)
 

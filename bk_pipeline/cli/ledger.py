@@ -10,9 +10,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
-from bk_pipeline.clock import SystemClock
-from bk_pipeline.defs.resources import Services
 from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
@@ -125,27 +124,27 @@ def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) 
     configured destinations, or those named like their assets. Sends nothing. To send everything
     again instead: bk-pipeline backfill --resend.
     """
-    services = Services(Settings.load())
-    spans = services.spans()
+    app = App(Settings.load())
+    spans = app.spans()
     days = [
         day
         for day in spans.deliveries.days()
         if (not first or day >= first.isoformat()) and (not last or day <= last.isoformat())
     ]
-    with services.ledger() as book:
-        for configured in _chosen(services, destinations):
-            destination = configured.open(services.clock)
-            adopted = {
-                day: adopt_day(
-                    day,
-                    spans=spans,
-                    destination=destination,
-                    ledger=book,
-                    guarantee=services.delivery_policy().guarantee,
-                    progress=lambda line: echo(line, err=True),
-                )
-                for day in days
-            }
+    with app.ledger() as book:
+        for configured in _chosen(app, destinations):
+            with app.destination(configured) as destination:
+                adopted = {
+                    day: adopt_day(
+                        day,
+                        spans=spans,
+                        destination=destination,
+                        ledger=book,
+                        guarantee=app.delivery_policy().guarantee,
+                        progress=lambda line: echo(line, err=True),
+                    )
+                    for day in days
+                }
             counts = [count for count in adopted.values() if count is not None]
             echo(
                 f"{configured.asset}: {sum(counts):,} items of {len(counts)} "
@@ -153,8 +152,8 @@ def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) 
             )
 
 
-def _chosen(services: Services, assets: tuple[str, ...]) -> list[Configured]:
-    known = {one.asset: one for one in services.destinations()}
+def _chosen(app: App, assets: tuple[str, ...]) -> list[Configured]:
+    known = {one.asset: one for one in app.destinations()}
     unknown = [name for name in assets if name not in known]
     if unknown or not known:
         raise ConfigError(
@@ -171,7 +170,7 @@ def _opened() -> Iterator[Ledger]:
     Raises:
         FatalError: There is none yet; looking must not make one.
     """
-    with Ledger.from_settings(Settings.load(), clock=SystemClock(), create=False) as book:
+    with App(Settings.load()).ledger(create=False) as book:
         yield book
 
 

@@ -11,8 +11,8 @@ from functools import cache
 
 import click
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
-from bk_pipeline.defs.resources import Services
 from bk_pipeline.errors import NotFound
 from bk_pipeline.honeycomb.marker import Marker
 from bk_pipeline.honeycomb.placing import color_changes, set_colors
@@ -77,8 +77,8 @@ def plan(first: date | None, last: date | None, restore: bool) -> None:
     a line of counts.
     """
     total: Counter[str] = Counter()
-    with _opened() as (services, it, _):
-        days = {*services.raw().days(), *_placed_days(it)}
+    with _opened() as (app, it, _):
+        days = {*app.raw().days(), *_placed_days(it)}
         listed = cache(it.client.list_markers)
         for day in _chosen(days, first, last):
             planned = plan_markers(day, it, listed=listed, restore=restore).plan
@@ -100,11 +100,11 @@ def apply(first: date | None, last: date | None, restore: bool) -> None:
     total: Counter[str] = Counter()
     console = Console(stderr=True)
     with (
-        _opened() as (services, it, lines),
+        _opened() as (app, it, lines),
         console.status("Placing markers …") as status,
     ):
         progress = status.update if console.is_terminal else lines.progress
-        for day in _chosen(services.raw().days(), first, last):
+        for day in _chosen(app.raw().days(), first, last):
             placed = place_markers(
                 day, it, whole=True, restore=restore, progress=progress, on_wait=lines.wait
             )
@@ -146,13 +146,15 @@ def prune(yes: bool) -> None:
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Services, MarkerContext, Lines]]:
+def _opened() -> Iterator[tuple[App, MarkerContext, Lines]]:
     """What the commands work with, as the settings describe it, and where they tell of waits."""
-    services = Services(Settings.load())
-    with closing(Lines(_tell)) as lines, pauses_told_to(lines.wait):
-        marking = services.marking(lines.wait)
-        with closing(marking.client), marking.ledger:
-            yield services, marking, lines
+    app = App(Settings.load())
+    with (
+        closing(Lines(_tell)) as lines,
+        pauses_told_to(lines.wait),
+        app.marking(lines.wait) as marking,
+    ):
+        yield app, marking, lines
 
 
 def _chosen(days: Iterable[str], first: date | None, last: date | None) -> list[str]:

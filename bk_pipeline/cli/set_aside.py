@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import click
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.output import line_of
 from bk_pipeline.pipeline import quarantined_builds
 from bk_pipeline.settings import Settings
-from bk_pipeline.store.folder import Folder
-from bk_pipeline.store.raw import RawStore
-from bk_pipeline.store.spans import SpanStore
 
 
 @click.command("set-aside")
@@ -20,8 +18,7 @@ def set_aside() -> None:
     store; after an upgrade that understands them, materializing the day's spans makes them
     up. Nothing is printed if there are none.
     """
-    folder = Folder(Settings.load().storage)
-    spans = SpanStore(folder)
-    for day in RawStore(folder).days():
-        for one in quarantined_builds(day, spans=spans):
+    app = App(Settings.load())
+    for day in app.raw().days():
+        for one in quarantined_builds(day, spans=app.spans()):
             line_of((day, one.build_id or "?", one.reason))

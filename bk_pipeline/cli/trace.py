@@ -14,13 +14,11 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.app import App
+from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.cli.output import Console, echo
-from bk_pipeline.clock import SystemClock
-from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.errors import ConfigError, PipelineError
-from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.lines import Lines
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans import ids
@@ -30,8 +28,6 @@ from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.spans.tree import spans_for_build
-from bk_pipeline.store.folder import Folder
-from bk_pipeline.store.search import SpanSearch
 from bk_pipeline.text import counted, duration
 from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.trace.waterfall import (
@@ -146,58 +142,49 @@ def trace(build: str, fetch: bool, every: bool) -> None:
     Without a terminal there is no colour; NO_COLOR=1 takes it from a terminal too.
     """
     reference = read_reference(build)
-    settings = Settings.load(BK_PIPELINE_HTTP_DEADLINE_S=str(LINK_DEADLINE_S))
+    app = App(Settings.load(BK_PIPELINE_HTTP_DEADLINE_S=str(LINK_DEADLINE_S)))
     errors = Console(stderr=True)
     stored: list[Span] = []
     if not fetch:
         with errors.status("Looking in the span table …"):
-            stored = _stored(reference, settings)
+            stored = _stored(reference, app)
     if stored:
-        _show(stored, settings, every=every)
+        _show(stored, app, every=every)
         return
     with (
         errors.status("Asking Buildkite …") as status,
         closing(Lines(partial(echo, err=True))) as lines,
     ):
         tell = status.update if errors.is_terminal else lines.wait
-        found = _fetched(reference, settings, on_wait=tell)
+        found = _fetched(reference, app, on_wait=tell)
         payload = decode_build(found.payload)
         made = spans_for_build(payload)
     if made is None:
-        echo(_unfinished(payload, Privacy.from_settings(settings)))
+        echo(_unfinished(payload, app.privacy()))
         return
-    _show(
-        list(rows(Privacy.from_settings(settings).apply(table_of([made])))), settings, every=every
-    )
+    _show(list(rows(app.privacy().apply(table_of([made])))), app, every=every)
     if not fetch:
-        day = day_key(from_ns(found.created_ns), settings.timezone)
+        day = day_key(from_ns(found.created_ns), app.settings.timezone)
         echo(f"Not in the span table: materialize {day} to deliver it.", err=True)
 
 
-def _stored(reference: Reference, settings: Settings) -> list[Span]:
-    search = SpanSearch(Folder(settings.storage))
-    organization = settings.buildkite_organization_slug
-    found = in_table(reference, search, settings.timezone, organization=organization)
+def _stored(reference: Reference, app: App) -> list[Span]:
+    search = app.search()
+    organization = app.settings.buildkite_organization_slug
+    found = in_table(reference, search, app.settings.timezone, organization=organization)
     return list(rows(search.spans(found))) if found else []
 
 
-def _fetched(
-    reference: Reference, settings: Settings, *, on_wait: Callable[[str], None]
-) -> BuildRecord:
-    def connect() -> BuildkiteClient:
-        return BuildkiteClient.from_settings(
-            settings, retry_policy=RetryPolicy(deadline_s=DEADLINE_S), on_wait=on_wait
-        )
-
+def _fetched(reference: Reference, app: App, *, on_wait: Callable[[str], None]) -> BuildRecord:
     return at_buildkite(
         reference,
-        connect,
-        where=settings.storage,
-        organization=settings.buildkite_organization_slug,
+        lambda: app.buildkite(on_wait, deadline_s=DEADLINE_S, quota=Quota()),
+        where=app.settings.storage,
+        organization=app.settings.buildkite_organization_slug,
     )
 
 
-def _show(spans: Sequence[Span], settings: Settings, *, every: bool) -> None:
+def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
     console = Console(highlight=False)
     root = spans[0]
     for line in _about(root):
@@ -210,7 +197,7 @@ def _show(spans: Sequence[Span], settings: Settings, *, every: bool) -> None:
         console.print(failure, soft_wrap=True)
     if len(failures) > SHOWN_FAILURES:
         console.print(f"  and {len(failures) - SHOWN_FAILURES:,} more")
-    for name, link in _links(root, settings):
+    for name, link in _links(root, app):
         console.print(Text(f"{name}: {link}"), soft_wrap=True)
 
 
@@ -243,13 +230,14 @@ def _failures(spans: Sequence[Span]) -> list[Text]:
     return found
 
 
-def _links(root: Span, settings: Settings) -> Iterator[tuple[str, str]]:
+def _links(root: Span, app: App) -> Iterator[tuple[str, str]]:
     """The trace's page at each destination that has pages. None where one does not answer."""
-    for one in destinations(settings):
+    for one in app.destinations():
         try:
-            link = one.open(SystemClock()).trace_link(
-                root["trace_id"], start_ns=root["start_unix_nano"], end_ns=root["end_unix_nano"]
-            )
+            with app.destination(one) as destination:
+                link = destination.trace_link(
+                    root["trace_id"], start_ns=root["start_unix_nano"], end_ns=root["end_unix_nano"]
+                )
         except PipelineError as exc:
             echo(f"No link to {one.asset}: {exc}", err=True)
             continue

@@ -1,214 +1,254 @@
-"""The assets: raw_builds, then spans, then one for each destination that is configured."""
+"""The assets: raw builds, spans, statistics, and one for each configured destination."""
 
 import warnings
 
 import dagster as dg
 
-from bk_pipeline.defs.build_stats import build_stats
-from bk_pipeline.defs.checks import (
-    EVERYTHING_ACCEPTED,
-    NOTHING_SET_ASIDE,
-    SHOWN,
-    everything_accepted,
-    judged,
-    nothing_set_aside,
-)
-from bk_pipeline.defs.columns import span_columns
+from bk_pipeline.analysis.columns import PIPELINES
+from bk_pipeline.app import App
+from bk_pipeline.defs import checks, metadata
 from bk_pipeline.defs.daily_asset import (
-    DayConfig,
+    ExtractConfig,
     LoaderConfig,
-    Metadata,
+    MarkersConfig,
     Result,
+    TransformConfig,
     daily_asset,
-    each_day,
-    step_log,
+    daily_run,
 )
-from bk_pipeline.defs.failures import as_dagster_failures
-from bk_pipeline.defs.markers import markers_of
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.naming import Naming
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.deliver.destinations import Configured, destinations
+from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import UNNAMED
+from bk_pipeline.honeycomb.placing import Placement
 from bk_pipeline.pipeline import (
-    Day,
     Extraction,
     Transformation,
     deliver_day,
     extract_day,
+    place_markers,
     stored_summary,
+    summarize_day,
     transform_day,
 )
 from bk_pipeline.settings import Settings
-from bk_pipeline.text import counted
 
-# Who reads from Buildkite shares one token's quota: dagster.yaml says how many may at once.
-BUILDKITE_POOL = "buildkite_api"
+# A dataset must exist before anything can be marked in it; its first events create it.
+DATASETS_FROM = "honeycomb_events"
+# Reports are made when spans have been delivered.
+REPORTS_PRIORITY = -1
 
 
-def assets_of(settings: Settings) -> list[dg.AssetsDefinition]:
-    """The assets that these settings make possible: a loader for each destination they name."""
+def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
+    """Return the assets of these settings: a loader for each destination they configure."""
+    settings, configured = app.settings, app.destinations()
     with warnings.catch_warnings():
-        # Backfill policies are in beta in Dagster 1.13; to say so at each start helps nobody.
+        # Backfill policies are in beta in Dagster 1.13; a warning at each start helps nobody.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        loaders = [_loader(settings, one) for one in destinations(settings)]
-        first = [_raw_builds(settings), _spans(settings), build_stats(settings)]
-        return [*first, *loaders, *markers_of(settings)]
+        assets = [
+            raw_builds(settings, naming),
+            spans(settings, naming),
+            build_stats(settings, naming),
+            *(loader(settings, naming, one) for one in configured),
+        ]
+        if settings.markers is not None:
+            loaders = [one.asset for one in configured if one.asset == DATASETS_FROM]
+            assets.append(honeycomb_markers(settings, naming, after=loaders))
+    return assets
 
 
-def _raw_builds(settings: Settings) -> dg.AssetsDefinition:
-    @daily_asset(settings, kinds={"buildkite", "parquet"}, pool=BUILDKITE_POOL)
-    def raw_builds(
-        context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
-    ) -> Result:
+def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of builds as Buildkite sent them."""
+
+    @daily_asset(settings, naming, "raw_builds", kinds={"buildkite", "parquet"}, pool=naming.pool)
+    def raw_builds(context: dg.AssetExecutionContext, config: ExtractConfig) -> Result:
         """The day's builds as Buildkite sent them.
 
         The first run of a day lists all of it; later ones ask only for what has finished
-        since. `reread` lists the whole day again and stores what is missing, `full_refresh`
+        since. `reconcile` lists the whole day again and stores what is missing, `full_refresh`
         stores all of it once more.
         """
-
-        def extract(day: Day) -> Metadata:
-            with services.buildkite(on_wait=log.wait) as client:
-                found = extract_day(
-                    day,
-                    client=client,
-                    raw=services.raw(),
-                    clock=services.clock,
-                    reconcile=config.reread,
-                    privacy=services.privacy(),
-                    full_refresh=config.full_refresh,
-                    progress=log.progress,
-                    result=services.results.begin("raw_builds", day.key, Extraction()),
-                )
-            return {
-                "builds listed": found.listed,
-                "builds stored": found.stored,
-                "new parts": found.parts,
-                "whole day": found.full,
-                "requests": found.usage.requests,
-                "seconds waited": round(found.usage.waited_s),
-                "seconds our clock is ahead": round(found.clock_skew.total_seconds()),
-                "set aside": found.quarantined,
-                "damaged files": found.damaged,
-                "dagster/partition_row_count": found.stored,
-            }
-
-        with step_log(context, services) as log:
-            each_day(context, services, extract)
+        with daily_run(context, naming, "raw_builds") as run:
+            app = run.app
+            for step in run.days():
+                with step as day, app.buildkite(run.log.wait) as client:
+                    found = extract_day(
+                        day,
+                        client=client,
+                        raw=app.raw(),
+                        clock=app.clock,
+                        reconcile=config.reconcile,
+                        privacy=app.privacy(),
+                        full_refresh=config.full_refresh,
+                        progress=run.log.progress,
+                        result=run.begin(day, Extraction()),
+                    )
+                    step.record(metadata.of_extraction(found), found)
         return dg.MaterializeResult()
 
     return raw_builds
 
 
-def _spans(settings: Settings) -> dg.AssetsDefinition:
+def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of the span table."""
+
     @daily_asset(
         settings,
+        naming,
+        "spans",
         kinds={"parquet", "opentelemetry"},
         deps=["raw_builds"],
-        check=nothing_set_aside("spans"),
-        columns=span_columns(),
+        checks=[checks.no_quarantined_builds(naming.key("spans"))],
+        columns=metadata.span_columns(),
     )
-    def spans(
-        context: dg.AssetExecutionContext, config: DayConfig, services: dg.ResourceParam[Services]
-    ) -> Result:
+    def spans(context: dg.AssetExecutionContext, config: TransformConfig) -> Result:
         """The span table: one trace a build, with its stages, groups, steps and jobs."""
         quarantined: list[str] = []
-
-        def transform(day: Day) -> Metadata:
-            made = transform_day(
-                day.key,
-                raw=services.raw(),
-                spans=services.spans(),
-                privacy=services.privacy(),
-                options=services.span_options(),
-                clock=services.clock,
-                full_refresh=config.full_refresh,
-                progress=log.progress,
-                result=services.results.begin("spans", day.key, Transformation()),
-            )
-            if made.damaged:
-                made.damaged.extend(services.restore(day, on_wait=log.wait))
-            stored = stored_summary(day.key, spans=services.spans())
-            reasons = [f"{one.build_id or UNNAMED}: {one.reason}" for one in stored.quarantined]
-            quarantined.extend(f"{day.key}: {reason}" for reason in reasons)
-            return {
-                "builds": made.summary.builds,
-                "traces": made.summary.traces,
-                "not finished yet": made.summary.unfinished,
-                "skipped": made.summary.skipped,
-                "not settled yet": made.summary.held_back,
-                "jobs": made.summary.jobs,
-                "times adjusted": made.summary.time_adjusted,
-                "set aside": len(reasons),
-                "reasons": reasons[:SHOWN],
-                "new parts": made.parts,
-                "new spans": made.summary.spans,
-                "damaged files": made.damaged,
-                "dagster/partition_row_count": stored.spans,
-            }
-
-        with step_log(context, services) as log:
-            each_day(context, services, transform)
-        return dg.MaterializeResult(check_results=[judged(NOTHING_SET_ASIDE, quarantined)])
+        with daily_run(context, naming, "spans") as run:
+            app = run.app
+            for step in run.days():
+                with step as day:
+                    made = transform_day(
+                        day.key,
+                        raw=app.raw(),
+                        spans=app.spans(),
+                        privacy=app.privacy(),
+                        options=app.span_options(),
+                        clock=app.clock,
+                        full_refresh=config.full_refresh,
+                        progress=run.log.progress,
+                        result=run.begin(day, Transformation()),
+                    )
+                    if made.damaged:
+                        made.damaged.extend(app.restore(day, on_wait=run.log.wait))
+                    stored = stored_summary(day.key, spans=app.spans())
+                    quarantined += [
+                        f"{day.key}: {one.build_id or UNNAMED}: {one.reason}"
+                        for one in stored.quarantined
+                    ]
+                    step.record(metadata.of_transformation(made, stored), made)
+        result = checks.result(checks.NO_QUARANTINED_BUILDS, quarantined)
+        return dg.MaterializeResult(check_results=[result])
 
     return spans
 
 
-def _loader(settings: Settings, target: Configured) -> dg.AssetsDefinition:
+def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsDefinition:
+    """Return the asset of what a destination has accepted."""
+
     @daily_asset(
         settings,
-        name=target.asset,
-        description=f"{target.description} What was accepted stands in the ledger: running this "
-        "again sends only what is new.",
+        naming,
+        target.asset,
+        description=f"{target.description} The ledger records what was accepted: running this again "
+        "sends only what is new.",
         kinds={target.kind},
         deps=["spans"],
-        check=everything_accepted(target.asset),
+        checks=[checks.all_accepted(naming.key(target.asset))],
     )
-    def loader(
-        context: dg.AssetExecutionContext,
-        config: LoaderConfig,
-        services: dg.ResourceParam[Services],
-    ) -> Result:
-        with as_dagster_failures(retries=services.retries):
-            destination, ledger = target.open(services.clock), services.ledger()
+    def loader(context: dg.AssetExecutionContext, config: LoaderConfig) -> Result:
         rejected: list[str] = []
-
-        def load(day: Day) -> Metadata:
-            done = deliver_day(
-                day.key,
-                spans=services.spans(),
-                destination=destination,
-                ledger=ledger,
-                clock=services.clock,
-                policy=services.delivery_policy(),
-                resend=config.resend,
-                progress=log.progress,
-                on_wait=log.wait,
-                result=services.results.begin(target.asset, day.key, Delivery()),
-            )
-            if done.rejected:
-                reasons = "; ".join({one.reason for one in done.rejections})
-                rejected.append(f"{day.key}: {counted(done.rejected, 'event')}: {reasons}")
-            if done.rejected_unnamed:
-                rejected.append(f"{day.key}: {done.rejected_unnamed:,}, not said which")
-            return {
-                "destination": destination.name,
-                "accepted": done.accepted,
-                "rejected": done.rejected,
-                "reasons of rejection": [one.reason for one in done.rejections],
-                "rejected, not said which": done.rejected_unnamed,
-                "sent again after a crash": done.in_doubt_resent,
-                "settled before": done.already_settled,
-                "too old": done.too_old,
-                "age limit": destination.max_age_description,
-                "trimmed": done.trimmed,
-                "remarks": done.warnings,
-                "requests": done.batches,
-                "dagster/partition_row_count": done.accepted,
-            }
-
-        with step_log(context, services) as log:
-            each_day(context, services, load)
-        return dg.MaterializeResult(check_results=[judged(EVERYTHING_ACCEPTED, rejected)])
+        with daily_run(context, naming, target.asset) as run:
+            app = run.app
+            with app.destination(app.configured(target.asset)) as to, app.ledger() as ledger:
+                for step in run.days():
+                    with step as day:
+                        done = deliver_day(
+                            day.key,
+                            spans=app.spans(),
+                            destination=to,
+                            ledger=ledger,
+                            clock=app.clock,
+                            policy=app.delivery_policy(),
+                            resend=config.resend,
+                            progress=run.log.progress,
+                            on_wait=run.log.wait,
+                            result=run.begin(day, Delivery()),
+                        )
+                        rejected += checks.rejections(day.key, done)
+                        step.record(metadata.of_delivery(done, to), done)
+        result = checks.result(checks.ALL_ACCEPTED, rejected)
+        return dg.MaterializeResult(check_results=[result])
 
     return loader
+
+
+def honeycomb_markers(
+    settings: Settings, naming: Naming, *, after: list[str]
+) -> dg.AssetsDefinition:
+    """Return the asset of markers, which follows the loaders `after`."""
+
+    @daily_asset(settings, naming, "honeycomb_markers", kinds={"honeycomb"}, deps=["spans", *after])
+    def honeycomb_markers(context: dg.AssetExecutionContext, config: MarkersConfig) -> Result:
+        """The day's markers: deploys, failed builds, or whatever the rules file names.
+
+        Each is placed once, and changed if its build resumed. `full_refresh` considers the
+        whole day again. `bk-pipeline markers` shows, applies and prunes.
+        """
+        with (
+            daily_run(context, naming, "honeycomb_markers") as run,
+            run.app.marking(run.log.wait) as marking,
+        ):
+            client, known = marking.client, marking.ledger.markers
+            for step in run.days():
+                with step as day:
+                    requests_before = client.request_count
+                    placed = place_markers(
+                        day.key,
+                        marking,
+                        whole=config.full_refresh,
+                        progress=run.log.progress,
+                        on_wait=run.log.wait,
+                        result=run.begin(day, Placement()),
+                    )
+                    shown = metadata.of_placement(
+                        placed,
+                        requests=client.request_count - requests_before,
+                        markers=len(known.placed(client.name, day=day.key)),
+                    )
+                    step.record(shown, placed)
+        return dg.MaterializeResult()
+
+    return honeycomb_markers
+
+
+def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of statistics."""
+
+    @daily_asset(
+        settings,
+        naming,
+        "build_stats",
+        kinds={"pandas", "parquet"},
+        deps=["spans"],
+        columns=metadata.stats_columns(PIPELINES),
+        priority=REPORTS_PRIORITY,
+    )
+    def build_stats(context: dg.AssetExecutionContext) -> Result:
+        """What the day's builds come to, per pipeline, step and agent queue.
+
+        Failure rates, how long builds take and wait (p50, p90, p99), retries, flaky steps,
+        agent minutes, queues. Three tables of a file a day under `stats/` in the data
+        directory; docs/stats.md says what each number means.
+        """
+        # pandas and matplotlib take seconds to load.
+        from bk_pipeline.defs.previews import stats_preview  # noqa: PLC0415
+
+        with (
+            daily_run(context, naming, "build_stats") as run,
+            run.app.trace_links(on_trouble=run.warn) as link_of,
+        ):
+            for step in run.days():
+                with step as day:
+                    found = summarize_day(day.key, spans=run.app.spans(), stats=run.app.stats())
+                    shown = stats_preview(
+                        found,
+                        day.window,
+                        run.app.settings.timezone,
+                        spans_of=run.app.traces_of(day.key),
+                        link_of=link_of,
+                    )
+                    step.record(shown)
+        return dg.MaterializeResult()
+
+    return build_stats

@@ -11,13 +11,13 @@ from bk_pipeline.defs.home import CONFIG, home_folder, local_instance, shortcomi
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.errors import PipelineError
 
-# Dagster warns of a dagster.yaml in the working directory that DAGSTER_HOME overrules. Ours is
-# there to be copied, and what a home lacks of it is said below.
-UNTRUE = "will not be used to configure Dagster"
+# Dagster warns of a dagster.yaml in the working directory that DAGSTER_HOME overrides. Ours is
+# there to be copied; `prepare` reports what a home lacks of it.
+MISLEADING = "will not be used to configure Dagster"
 
 
 def prepare() -> list[str]:
-    """Make DAGSTER_HOME ready; what the user should know, a sentence each.
+    """Prepare DAGSTER_HOME; return messages for the user.
 
     Tables are brought up to date only in `.dagster` of the working directory: another home may
     be in use by another version of Dagster.
@@ -28,25 +28,25 @@ def prepare() -> list[str]:
     home = home_folder()
     os.environ["DAGSTER_HOME"] = str(home)
     with local_instance(migrate=home == Path(".dagster").absolute()) as instance:
-        told = end_lost_runs(instance)
+        messages = end_lost_runs(instance)
     lacks = shortcomings(home)
     if lacks:
-        told.append(
+        messages.append(
             f"{home / CONFIG} stays as it is. It has {'; '.join(lacks)}. {CONFIG} here shows "
             "how to set that."
         )
-    return told
+    return messages
 
 
 def main() -> None:
-    """Prepare the home, then become `dagster dev` with this program's arguments."""
+    """Prepare the home, then run `dagster dev` with this program's arguments."""
     try:
-        for line in prepare():
-            sys.stderr.write(f"{line}\n")
+        for message in prepare():
+            sys.stderr.write(f"{message}\n")
     except PipelineError as exc:
         sys.exit(str(exc))
     warnings.filterwarnings("ignore", "Function `dev_command`")
-    logging.getLogger("dagster").addFilter(lambda record: UNTRUE not in record.getMessage())
+    logging.getLogger("dagster").addFilter(lambda record: MISLEADING not in record.getMessage())
     [dagster] = entry_points(group="console_scripts", name="dagster")
     sys.argv = ["dagster", "dev", *sys.argv[1:]]
     dagster.load()()

@@ -1,4 +1,4 @@
-"""Our errors as Dagster's: the one place where the two meet."""
+"""Errors of ours as Dagster's failures: the one place where the two meet."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.http.retry import LONGEST_WAIT_S
 
 RETRY_PAUSE_S = 30.0
-# Metadata of a failure: the name of our error's class.
+# Metadata of a failure: the class of the error.
 ERROR = "error"
 
 
@@ -21,10 +21,13 @@ class TickFailed(dg.DagsterError):
 def as_dagster_failures(
     *, retries: int, on_retry: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Inside, our errors become a failure of the step that shows their sentence first.
+    """Turn errors of ours into a failure of the step that shows their message first.
 
-    Only what may pass by itself is tried again, up to `retries` times; a refused token
-    fails at once. `on_retry` is called with a sentence before Dagster waits for that.
+    Only a `RetryableError` is retried.
+
+    Args:
+        retries: How often.
+        on_retry: Called with a message before Dagster waits for a retry.
     """
     try:
         yield
@@ -46,7 +49,7 @@ def _failure(error: PipelineError) -> dg.Failure:
 
 @contextmanager
 def as_tick_failures() -> Iterator[None]:
-    """Inside, our errors become a failed tick that shows their sentence first."""
+    """Turn errors of ours into a failed tick that shows their message first."""
     try:
         yield
     except PipelineError as exc:

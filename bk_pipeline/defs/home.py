@@ -1,4 +1,4 @@
-"""DAGSTER_HOME as the command line and `make dev` use it: Dagster's own records."""
+"""DAGSTER_HOME, where Dagster keeps its records, for the command line and `make dev`."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from bk_pipeline.errors import ConfigError, StorageError
 from bk_pipeline.private_files import file_mode, make_file, make_folder
 
 CONFIG = "dagster.yaml"
-# What a home gets that has no configuration.
+# The configuration of a home that has none.
 TEMPLATE = Path(__file__).with_name(CONFIG)
 LOCK = ".bk_pipeline.lock"
 
@@ -34,12 +34,12 @@ ALSO = {
 
 
 def home_folder() -> Path:
-    """DAGSTER_HOME, or `.dagster` in the working directory."""
+    """Return DAGSTER_HOME, or `.dagster` in the working directory."""
     return Path(os.environ.get("DAGSTER_HOME") or ".dagster").expanduser().absolute()
 
 
 def local_instance(*, migrate: bool = False) -> dg.DagsterInstance:
-    """The instance of `home_folder`, which is made if it is not there.
+    """Return the instance of `home_folder`, which is created if it is missing.
 
     An existing configuration is left as it is. Several processes may call this at once: one
     creates the tables, and the others wait for it. Without that, Dagster's migrations of a new
@@ -65,8 +65,13 @@ def local_instance(*, migrate: bool = False) -> dg.DagsterInstance:
         return instance
 
 
+def temporary_instance() -> dg.DagsterInstance:
+    """Return an instance in memory that nothing remains of."""
+    return dg.DagsterInstance.ephemeral()
+
+
 def shortcomings(home: Path) -> list[str]:
-    """What the configuration in `home` lacks that matters, and what happens without it.
+    """Return what the configuration in `home` lacks that matters, and what happens without it.
 
     Raises:
         ConfigError: The file cannot be read, or is not YAML.
@@ -92,7 +97,7 @@ def _value(config: Any, path: str) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    """All of it or nothing: Dagster may read the file at any time."""
+    """Write a file whole or not at all: Dagster may read it at any time."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     make_file(new)
     new.write_text(text)
@@ -101,12 +106,12 @@ def _write(path: Path, text: str) -> None:
 
 @contextmanager
 def explained(home: str) -> Iterator[None]:
-    """Inside, what Dagster's database and its folder complain of comes out in our words."""
+    """Turn errors of Dagster's database and of its folder into a `StorageError`."""
     try:
         yield
     except (OSError, DBAPIError) as exc:
-        words = exc.orig if isinstance(exc, DBAPIError) else exc.strerror
+        detail = exc.orig if isinstance(exc, DBAPIError) else exc.strerror
         raise StorageError(
-            f"Dagster cannot keep its records in {home}: {words}. Make room there, or set "
+            f"Dagster cannot keep its records in {home}: {detail}. Make room there, or set "
             "DAGSTER_HOME to another folder; what was delivered is not sent again."
         ) from exc

@@ -1,11 +1,12 @@
-"""Runs whose process is gone: killed with `dagster dev` or `bk-pipeline backfill`, or by a reboot.
+"""Lost runs, whose process was killed with `dagster dev` or `bk-pipeline backfill`, or by a reboot.
 
 Dagster's default launcher does not notice, and shows them as started until their longest
-runtime is over; meanwhile they take places in the queue, hold slots of pools, and keep their
-days from the sensor. So the process of a run holds a lock on a file of the run, which the
-operating system takes back however the process ends. A file that can be locked is that of a
-lost run: on this host, in another container that shares the folder, or after a restart. Where
-a host keeps the folder to itself, others know nothing of its runs and leave them alone.
+runtime is over; meanwhile they count as running, hold slots of pools, and keep their days from
+the sensor. So the process of each run holds a lock on a file of the run, which the operating
+system releases however the process ends. A file that can be locked belongs to a lost run: on
+this host, in another container that shares the folder, or after a restart. Where a host keeps
+the folder to itself, others know nothing of its runs and leave them alone. Only runs of this
+package have such files, so a project's other runs are never ended.
 
 A killed step also keeps its slots of pools. Dagster frees those of ended runs only where its
 daemon runs with `free_slots_after_run_end_seconds`, and the command line has no daemon.
@@ -17,29 +18,30 @@ import atexit
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Event, Thread
 
+import dagster as dg
+
+from bk_pipeline.defs.home import CONFIG, shortcomings
+from bk_pipeline.doctor.findings import Answer, fine, remark
 from bk_pipeline.private_files import file_mode, make_folder
-
-if TYPE_CHECKING:
-    import dagster as dg
 
 # For people: which process executes a run.
 PROCESS_TAG = "bk_pipeline/process"
 FOLDER = "bk_pipeline_runs"
 RUNS_SHOWN = 5
+POLL_EVERY_S = 5.0
 
 _held: dict[Path, int] = {}
 
 
 def hold(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
-    """Have `run_id` known as executed by this process until it ends; the tags that say so.
+    """Mark `run_id` as executed by this process until the process ends; return the run's tags.
 
-    Safe to call again. Does nothing where files cannot be locked: the run is then never
-    taken for lost.
+    Safe to call again. Where files cannot be locked, the run is never considered lost.
     """
     path = Path(instance.root_directory) / FOLDER / run_id
     tags = {PROCESS_TAG: f"{os.getpid()} on {socket.gethostname()}"}
@@ -55,7 +57,7 @@ def hold(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
 
 @contextmanager
 def held(instance: dg.DagsterInstance, run_id: str) -> Iterator[dict[str, str]]:
-    """`hold`, as long as the block is entered."""
+    """Mark `run_id` as executed by this process inside the block; see `hold`."""
     try:
         yield hold(instance, run_id)
     finally:
@@ -66,9 +68,9 @@ def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process is gone as failed, and free the slots of ended runs.
 
     Returns:
-        A sentence for each run that was lost, and for each pool that had such slots.
+        A message for each lost run, and for each pool that had such slots.
     """
-    told = []
+    messages = []
     for path in _files(instance):
         with _taken_over(path) as lost:
             if not lost:
@@ -79,15 +81,15 @@ def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:
                 instance.report_run_failed(
                     run, f"Process {process}, which executed this run, was killed or crashed."
                 )
-                told.append(
+                messages.append(
                     f"Run {run.run_id[:8]} was lost with its process, and is marked as failed."
                 )
             path.unlink(missing_ok=True)
-    return told + free_slots_of_ended_runs(instance)
+    return messages + free_slots_of_ended_runs(instance)
 
 
 def lost_run_ids(instance: dg.DagsterInstance) -> set[str]:
-    """The runs whose process is gone and that nobody has marked as failed. Changes nothing."""
+    """Return the lost runs that are not marked as failed yet. Changes nothing."""
     found = set()
     for path in _files(instance):
         with _taken_over(path) as lost:
@@ -97,7 +99,7 @@ def lost_run_ids(instance: dg.DagsterInstance) -> set[str]:
 
 
 def leaked_slots(instance: dg.DagsterInstance) -> dict[str, set[str]]:
-    """Pools that have slots of runs that have ended, were deleted or lost, with these runs' ids."""
+    """Return the pools with slots of runs that ended, were deleted or lost, with the runs' ids."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return {}
@@ -113,7 +115,7 @@ def leaked_slots(instance: dg.DagsterInstance) -> dict[str, set[str]]:
 
 
 def free_slots_of_ended_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Free what `leaked_slots` finds; a sentence for each pool."""
+    """Free the slots that `leaked_slots` finds; return a message for each pool."""
     found = leaked_slots(instance)
     for run_id in set().union(*found.values()):
         instance.event_log_storage.free_concurrency_slots_for_run(run_id)
@@ -123,11 +125,85 @@ def free_slots_of_ended_runs(instance: dg.DagsterInstance) -> list[str]:
     ]
 
 
+@contextmanager
+def slot_waits_reported(
+    instance: dg.DagsterInstance, run_id: str, report: Callable[[str], None]
+) -> Iterator[None]:
+    """Call `report` every few seconds while `run_id` waits for a slot inside the block.
+
+    Frees the slots of lost and ended runs meanwhile.
+    """
+    over = Event()
+
+    def watch() -> None:
+        while not over.wait(POLL_EVERY_S):
+            with suppress(Exception):  # the run itself meets whatever is wrong with the database
+                waits = _waits_of(instance, run_id)
+                for message in waits:
+                    report(message)
+                if waits:
+                    end_lost_runs(instance)
+
+    watcher = Thread(target=watch, name="bk-pools", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def check_pools(home: Path) -> Answer:
+    """Check that the instance in `home` has its limits, and that no ended run holds a slot.
+
+    Raises:
+        PipelineError: Its configuration cannot be read.
+    """
+    lacks = shortcomings(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        leaked = leaked_slots(instance)
+    messages = [
+        f"pool {pool} has slots of runs that have ended: {shown(run_ids)}. The next bk-pipeline "
+        "backfill frees them, and so does make dev."
+        for pool, run_ids in leaked.items()
+    ]
+    if lacks:
+        messages.append(
+            f"{home / CONFIG} has {'; '.join(lacks)}. docs/operating.md says what to add."
+        )
+    return (
+        remark(" ".join(messages)) if messages else fine("no slot is held by a run that has ended.")
+    )
+
+
 def shown(run_ids: set[str]) -> str:
-    """The first few of the ids, shortened."""
+    """Return the first few of the ids, shortened."""
     first = [run_id[:8] for run_id in sorted(run_ids)[:RUNS_SHOWN]]
     more = f" and {len(run_ids) - RUNS_SHOWN} more" if len(run_ids) > RUNS_SHOWN else ""
     return ", ".join(first) + more
+
+
+def _waits_of(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return []
+    waits = []
+    for pool in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(pool)
+        if run_id in info.pending_run_ids:
+            holders = {one.run_id for one in info.claimed_slots}
+            waits.append(
+                f"Waiting for a slot of Dagster's pool {pool}: {_taken(info.slot_count, holders)}. "
+                "If one of these has died, mark it as failed in the Dagster UI."
+            )
+    return waits
+
+
+def _taken(slots: int, run_ids: set[str]) -> str:
+    if not run_ids:
+        return f"its limit is {slots}"
+    taken = "its slot is" if slots == 1 else f"its {slots} slots are"
+    return f"{taken} taken by run{'' if len(run_ids) == 1 else 's'} {shown(run_ids)}"
 
 
 def _has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
@@ -146,7 +222,7 @@ def _locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, file_mode())
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            # Somebody may have deleted the file since it was opened.
+            # Another process may have deleted the file since it was opened.
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         except OSError:
@@ -183,7 +259,7 @@ def _release(path: Path) -> None:
 
 @atexit.register
 def _release_all() -> None:
-    """A process that ends by itself has told Dagster how its run ended."""
+    """Release all files: a process that ends by itself has reported how its run ended."""
     for path in list(_held):
         with suppress(OSError):
             _release(path)

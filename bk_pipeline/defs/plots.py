@@ -83,7 +83,7 @@ PLACES = 4_000
 
 
 def builds_over_the_day(builds: pd.DataFrame, window: Window, zone: ZoneInfo) -> str:
-    """Builds an hour by state, and below how long they waited for their first job to start."""
+    """Draw builds an hour by state, and below how long they waited for their first job."""
     hours = pd.date_range(window.start, window.end, freq="h", inclusive="left")
     # Counted from the day's start: there are days with 23 and 25 hours, and half hours' zones.
     since = (builds["start"] - window.start) // pd.Timedelta(hours=1)
@@ -128,7 +128,7 @@ def builds_over_the_day(builds: pd.DataFrame, window: Window, zone: ZoneInfo) ->
 
 
 def durations_by_pipeline(pipelines: pd.DataFrame) -> str:
-    """How long each pipeline's builds took: from p50 to p99, the busiest pipelines first."""
+    """Draw how long each pipeline's builds took, from p50 to p99, the busiest pipelines first."""
     timed = pipelines.dropna(subset=["duration_p50_s"])
     rows = timed.nlargest(PIPELINES_SHOWN, "agent_minutes").iloc[::-1]
     if rows.empty:
@@ -157,7 +157,7 @@ def durations_by_pipeline(pipelines: pd.DataFrame) -> str:
 
 
 def waterfall(spans: Sequence[dict[str, Any]]) -> str:
-    """One build: who waited, who ran, who failed, when. `spans` are rows of `spans.table.rows`."""
+    """Draw one build: what waited, ran and failed, and when. `spans` are rows of `spans.table.rows`."""
     lines = outline(spans, most_lines=WATERFALL_LINES)[: 2 * WATERFALL_LINES]
     scale = timescale_of(spans, columns=PLACES)
     with _style():
@@ -227,14 +227,14 @@ def _label(axes: Axes, row: int, indent: float, words: str, colour: str) -> None
 
 
 def _time(seconds: float, _: int) -> str:
-    """A place on an axis of times: `30 s`, `5 m`, `1.5 h`."""
+    """Label a tick of a time axis: `30 s`, `5 m`, `1.5 h`."""
     unit, name = next(((one, name) for one, name in UNITS if seconds >= one), (1, "s"))
     return f"{seconds / unit:g} {name}" if seconds else "0"
 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Our style, and silence on glyphs that matplotlib's own font lacks: it does not draw them."""
+    """Apply our style, and ignore warnings on glyphs that matplotlib's font lacks: it draws none."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph ", category=UserWarning)
         yield

@@ -1,4 +1,4 @@
-"""What people see of a day in Dagster's UI: tables in Markdown. Loads pandas.
+"""The report of a day in Dagster's UI: tables in Markdown. Loads pandas.
 
 Metadata stay in Dagster's event log for ever: a few rows of each table, the rest is in the
 Parquet files.
@@ -40,7 +40,7 @@ def stats_preview(
     spans_of: Callable[[str], Sequence[dict[str, Any]]],
     link_of: LinkOf,
 ) -> dict[str, Any]:
-    """The metadata of a `build_stats` partition.
+    """Return the metadata of a `build_stats` partition.
 
     Args:
         stats: The day's.
@@ -83,9 +83,9 @@ def stats_preview(
 
 
 def numbers(whole: pd.Series[float]) -> dict[str, float]:
-    """The columns of `PIPELINES` that hold numbers, of all builds together, by their names.
+    """Return the numeric columns of `PIPELINES` for all builds together; unknown ones are absent.
 
-    As numbers, because Dagster plots these over the partitions. What is not known is absent.
+    Dagster plots metadata that are numbers over the partitions.
     """
     return {
         column.name: int(whole[column.name]) if column.type == COUNT else float(whole[column.name])
@@ -95,7 +95,7 @@ def numbers(whole: pd.Series[float]) -> dict[str, float]:
 
 
 def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
-    """The rows that are shown, with Markdown links to the build and its trace; all others bare."""
+    """Add Markdown links to the build and its trace to the rows that are shown."""
     shown = builds.head(ROWS)
     pages = [_link(_name(row), row["url"]) for row in shown.to_dict("records")]
     times = zip(*(shown[at].astype("int64") for at in ("start", "end")), strict=True)
@@ -114,44 +114,49 @@ def _name(build: Mapping[Any, Any]) -> str:
     return f"{build['pipeline']} #{build['number']:.0f}" if known else str(build["pipeline"])
 
 
-def _link(words: str, url: Any) -> str:
-    shown = _together(text(words))
+def _link(label: str, url: Any) -> str:
+    shown = _unbroken(text(label))
     address = safe_url(url)
     return f"[{shown}]({address})" if address else shown
 
 
 def time_taken(seconds: float) -> str:
-    """Two units at most, that no line break comes between."""
-    return NOTHING if math.isnan(seconds) else _together(duration(round(seconds * 1000)))
+    """Return a duration in two units at most, with no line break between them."""
+    return NOTHING if math.isnan(seconds) else _unbroken(duration(round(seconds * 1000)))
 
 
-def _together(words: str) -> str:
-    return words.replace(" ", "\N{NO-BREAK SPACE}")
+def _unbroken(label: str) -> str:
+    return label.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def percent(share: float) -> str:
+    """Return a share as a percentage; empty if it is unknown."""
     return NOTHING if math.isnan(share) else f"{share:.1%}"
 
 
 def count(number: float) -> str:
+    """Return a count with separators of thousands."""
     return f"{number:,.0f}"
 
 
-def text(words: Any) -> str:
-    """One line, without Buildkite's own emoji, short enough for a table."""
-    line = readable(words) if isinstance(words, str) else NOTHING
+def text(value: Any) -> str:
+    """Return text on one line, without Buildkite's own emoji, short enough for a table."""
+    line = readable(value) if isinstance(value, str) else NOTHING
     return escaped(shortened(line, LONGEST_TEXT))
 
 
 def step(label: Any) -> str:
+    """Return the label that the jobs of a step share."""
     return text(of_all_jobs(label))
 
 
-def first_line(words: Any) -> str:
-    return text(words.strip().partition("\n")[0]) if isinstance(words, str) else NOTHING
+def first_line(value: Any) -> str:
+    """Return the first line of a text."""
+    return text(value.strip().partition("\n")[0]) if isinstance(value, str) else NOTHING
 
 
 def moment(value: pd.Timestamp) -> str:
+    """Return the time of day."""
     return f"{value:%H:%M}"
 
 
@@ -210,14 +215,14 @@ QUEUES: Mapping[str, tuple[str, Show]] = {
 }
 
 
-WORDS = {text, str, step, first_line}
+TEXTUAL = {text, str, step, first_line}
 
 
 def markdown(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Show]]) -> str:
-    """The first `ROWS` rows as a table; words to the left, numbers to the right."""
+    """Return the first `ROWS` rows as a table, with text on the left and numbers on the right."""
     lines = [
         [head for head, _ in columns.values()],
-        ["---" if show in WORDS else "---:" for _, show in columns.values()],
+        ["---" if show in TEXTUAL else "---:" for _, show in columns.values()],
     ]
     lines += [
         [show(row[name]) for name, (_, show) in columns.items()]

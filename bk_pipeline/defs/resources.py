@@ -1,164 +1,199 @@
-"""What the assets need from outside, made when they need it.
+"""The services of a pipeline as Dagster resources, whose configuration the UI shows.
 
-A resource holds the settings and makes the plain object that `pipeline` works with. A
-missing token is thus an error of the run that needs it, in our words, and not one of the
-code location.
+A resource shows settings, never secrets: those stay in the `App` that it depends on. A value
+that a run's configuration changes takes effect, and so does a resource of another `App`:
+`app_of` makes the `App` that a step works with from all resources.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
-from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.paging import Paging
-from bk_pipeline.buildkite.shared_quota import SharedQuota
-from bk_pipeline.clock import Clock, SystemClock
-from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.destinations import Configured, destinations
-from bk_pipeline.honeycomb.client import MarkerClient
-from bk_pipeline.honeycomb.rules_file import load_rules
-from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.pipeline import Day, MarkerContext, Results, restore_day
-from bk_pipeline.settings import Settings
-from bk_pipeline.spans.model import SpanOptions
-from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.table import rows
-from bk_pipeline.store.folder import Folder
-from bk_pipeline.store.raw import RawStore
-from bk_pipeline.store.search import SpanSearch
-from bk_pipeline.store.spans import SpanStore, StatsStore
+import dagster as dg
+from pydantic import Field
 
-# After the requests' own retries (BK_PIPELINE_HTTP_DEADLINE_S): outages that last.
-RUN_RETRIES = 2
+from bk_pipeline.app import App
+from bk_pipeline.defs.lost_runs import hold
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.settings import ALIASES, Settings
+
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+
+# Variable: name of the field of `Settings`.
+FIELDS = {str(field.alias): name for name, field in Settings.model_fields.items()}
+OTLP_MEANING = "Scheme and host of the endpoint; the rest may hold a key and is not shown."
 
 
-def _nobody(_: str) -> None:
-    """Nobody wants to know."""
+def _setting(variable: str) -> Any:
+    """Declare a field that shows a variable, described as in the documentation."""
+    described = ALIASES[variable].description if variable in ALIASES else OTLP_MEANING
+    return Field(default=None, description=f"{variable}: {described}", alias=None, title=variable)
 
 
-class Services:
-    """The outside world of one code location, as its settings describe it.
-
-    Args:
-        settings: Of everything.
-        clock: Tells time and waits.
-        retries: How often a step is tried again after an error that may pass.
-        tell: Told of each bit of progress, besides Dagster's log.
-        on_wait: Told of each wait, likewise.
+class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # it makes itself
+    """A part of an `App`'s settings. The title of each field is its variable.
 
     Attributes:
-        results: What runs that use these services have done so far.
+        secrets: Beginnings of the names of variables that belong here and are not shown.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        clock: Clock | None = None,
-        retries: int = RUN_RETRIES,
-        tell: Callable[[str], None] | None = None,
-        on_wait: Callable[[str], None] | None = None,
-    ) -> None:
-        self.settings = settings
-        self.clock = clock or SystemClock()
-        self.retries = retries
-        self.tell = tell or _nobody
-        self.on_wait = on_wait or _nobody
-        self.results = Results()
-        self._paging = Paging()
-        reserve = settings.buildkite_reserve_percent / 100
-        self._quota = SharedQuota(settings.quota_path, reserve=reserve)
-        # Of the reserve, so that a backfill that runs flat out does not blind the sensor.
-        self._sensors_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, owners=0)
+    secrets: ClassVar[tuple[str, ...]] = ()
+    app: dg.ResourceDependency[App]
 
-    def buildkite(
-        self, on_wait: Callable[[str], None], *, patience_s: float = math.inf
-    ) -> BuildkiteClient:
-        """A client whose waits for quota or a better moment are told to `on_wait`.
+    @classmethod
+    def of(cls, app: App) -> Self:
+        """Return the resource that shows the settings of `app`."""
+        return cls(app=app, **cls._shown(app.settings))
 
-        All processes of this host keep one quota: it is the token's, not the client's.
-        `patience_s` bounds each wait, each answer, and the retries of a request; who has
-        little of it is taken for the sensor, and may use some of the reserve.
-        """
-        return BuildkiteClient.from_settings(
-            self.settings,
-            clock=self.clock,
-            quota=self._quota if math.isinf(patience_s) else self._sensors_quota,
-            paging=self._paging,
-            retry_policy=RetryPolicy(deadline_s=min(self.settings.http_deadline_s, patience_s)),
-            on_wait=on_wait,
-            patience_s=patience_s,
-        )
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Mark the run as executed by this process, before its first step."""
+        if context.instance is not None and context.run is not None:
+            hold(context.instance, context.run.run_id)
 
-    def restore(self, day: Day, *, on_wait: Callable[[str], None]) -> list[str]:
-        """Fetch and make again what damaged files of `day` held; what is to be said of more."""
-        return restore_day(
-            day,
-            connect=lambda: self.buildkite(on_wait=on_wait),
-            raw=self.raw(),
-            spans=self.spans(),
-            clock=self.clock,
-            privacy=self.privacy(),
-            progress=self.tell,
-        )
+    def changes(self) -> dict[str, str]:
+        """Return the variables that the run's configuration has changed, as text."""
+        shown = self._shown(self.app.settings)
+        given = {name: getattr(self, name) for name in shown}
+        variables = self._variables()
+        return {variables[name]: _text(one) for name, one in given.items() if one != shown[name]}
 
-    def raw(self) -> RawStore:
-        return RawStore(Folder(self.settings.storage))
+    def everything(self) -> dict[str, str]:
+        """Return all variables that belong here, secrets included; unset ones are empty."""
+        given = self.app.settings.environment
+        hidden = [name for name in given if self.secrets and name.startswith(self.secrets)]
+        names = (*self._variables().values(), *hidden)
+        return {name: given.get(name, "") for name in names} | self.changes()
 
-    def spans(self) -> SpanStore:
-        return SpanStore(Folder(self.settings.storage))
+    @classmethod
+    def _variables(cls) -> dict[str, str]:
+        """Field: its variable."""
+        return {name: str(field.title) for name, field in cls.model_fields.items() if name != "app"}
 
-    def trace(self, trace_id: str, day: str) -> list[dict[str, Any]]:
-        """The spans of a build of `day`, as `spans.table.rows` gives them; none if it has none."""
-        search = SpanSearch(Folder(self.settings.storage))
-        found = search.find_by_trace_id(trace_id, [day])
-        return list(rows(search.spans(found))) if found else []
+    @classmethod
+    def _shown(cls, settings: Settings) -> dict[str, Any]:
+        return {name: _public(settings, one) for name, one in cls._variables().items()}
 
-    def stats(self) -> StatsStore:
-        return StatsStore(Folder(self.settings.storage))
 
-    def privacy(self) -> Privacy:
-        return Privacy.from_settings(self.settings)
+class BuildkiteResource(PipelineResource):
+    """What is read from Buildkite. The token is not shown."""
 
-    def span_options(self) -> SpanOptions:
-        """Which spans, links and columns are made."""
-        given = self.settings
-        settled = given.spans_export == "settled"
-        return SpanOptions(
-            links=given.spans_links,
-            waits=given.spans_waits,
-            conventions=given.spans_conventions,
-            settled_after_s=given.spans_settled_hours * 3600 if settled else None,
-        )
+    secrets = ("BUILDKITE_API_TOKEN",)
+    organization: str | None = _setting("BUILDKITE_ORGANIZATION_SLUG")
+    api_url: str | None = _setting("BUILDKITE_API_URL")
+    pipelines: list[str] | None = _setting("BK_PIPELINE_PIPELINES")
+    branches: list[str] | None = _setting("BK_PIPELINE_BRANCHES")
+    reserve_percent: int | None = _setting("BK_PIPELINE_BUILDKITE_RESERVE_PERCENT")
+    http_deadline_s: float | None = _setting("BK_PIPELINE_HTTP_DEADLINE_S")
 
-    def ledger(self) -> Ledger:
-        """The ledger to deliver with, made if it is missing.
 
-        Raises:
-            ConfigError: It would be a file on this host, and the data are in an object store.
-        """
-        self.settings.refuse_lone_ledger()
-        return Ledger.from_settings(self.settings, clock=self.clock)
+class HoneycombResource(PipelineResource):
+    """Where Honeycomb events and markers go. The keys are not shown."""
 
-    def delivery_policy(self) -> DeliveryPolicy:
-        return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
+    secrets = ("HONEYCOMB_API_KEY", "HONEYCOMB_CONFIGURATION_KEY")
+    api_endpoint: str | None = _setting("HONEYCOMB_API_ENDPOINT")
+    dataset: str | None = _setting("HONEYCOMB_DATASET")
+    max_age_days: int | None = _setting("BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS")
+    trace_id_style: str | None = _setting("BK_PIPELINE_TRACE_ID_STYLE")
+    markers: str | None = _setting("BK_PIPELINE_MARKERS")
 
-    def marking(self, on_wait: Callable[[str], None]) -> MarkerContext:
-        """By the rules as their file has them now; waits for the rate limit go to `on_wait`.
 
-        What began before spans are sent is not marked either.
-        """
-        given = self.settings
-        days = given.honeycomb_max_age_days
-        return MarkerContext(
-            spans=self.spans(),
-            rules=load_rules(given.require_markers(), dataset=given.honeycomb_dataset),
-            client=MarkerClient.from_settings(given, clock=self.clock, on_wait=on_wait),
-            ledger=self.ledger(),
-            oldest=self.clock.now() - timedelta(days=days) if days else None,
-        )
+class OtlpResource(PipelineResource):
+    """Where OTLP spans and metrics go. Headers and paths of endpoints are not shown."""
 
-    def destinations(self) -> list[Configured]:
-        return destinations(self.settings)
+    secrets = ("OTEL_",)
+    destinations: list[str] | None = _setting("BK_PIPELINE_DESTINATIONS")
+    endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT")
+    traces_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    metrics_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    account: str | None = _setting("BK_PIPELINE_OTLP_ACCOUNT")
+    max_age: str | None = _setting("BK_PIPELINE_OTLP_MAX_AGE")
+    metrics_max_age: str | None = _setting("BK_PIPELINE_OTLP_METRICS_MAX_AGE")
+
+
+class StoreResource(PipelineResource):
+    """Where builds, spans and statistics are stored. Credentials in a URI are not shown."""
+
+    data_dir: str | None = _setting("BK_PIPELINE_DATA_DIR")
+    spans_export: str | None = _setting("BK_PIPELINE_SPANS_EXPORT")
+    spans_waits: bool | None = _setting("BK_PIPELINE_SPANS_WAITS")
+    spans_links: bool | None = _setting("BK_PIPELINE_SPANS_LINKS")
+    spans_conventions: bool | None = _setting("BK_PIPELINE_SPANS_CONVENTIONS")
+    spans_drop: list[str] | None = _setting("BK_PIPELINE_SPANS_DROP")
+    spans_hash: list[str] | None = _setting("BK_PIPELINE_SPANS_HASH")
+
+
+class LedgerResource(PipelineResource):
+    """Where deliveries are recorded. The user and the password of a database are not shown."""
+
+    url: str | None = _setting("BK_PIPELINE_LEDGER_URL")
+    on_this_host: bool | None = _setting("BK_PIPELINE_LEDGER_ON_THIS_HOST")
+    guarantee: str | None = _setting("BK_PIPELINE_DELIVER_GUARANTEE")
+
+
+STORE = "store"
+KINDS: Mapping[str, type[PipelineResource]] = {
+    "buildkite": BuildkiteResource,
+    "honeycomb": HoneycombResource,
+    "otlp": OtlpResource,
+    STORE: StoreResource,
+    "ledger": LedgerResource,
+}
+
+
+def resources_of(app: App, naming: Naming) -> dict[str, PipelineResource]:
+    """Return the resources of `app` by their keys."""
+    return {naming.named(key): kind.of(app) for key, kind in KINDS.items()}
+
+
+def resource_keys(naming: Naming) -> set[str]:
+    """Return the keys of the resources, which every asset and check requires."""
+    return {naming.named(key) for key in KINDS}
+
+
+def app_of(context: Context, naming: Naming) -> App:
+    """Return the `App` that the resources of this step describe.
+
+    Raises:
+        ConfigError: The run's configuration of a resource is malformed.
+    """
+    resources = {key: getattr(context.resources, naming.named(key)) for key in KINDS}
+    base: App = resources[STORE].app
+    variables: dict[str, str] = {}
+    for one in resources.values():
+        variables |= one.changes() if one.app is base else one.everything()
+    return base.changed(variables) if variables else base
+
+
+def _public(settings: Settings, variable: str) -> Any:
+    """The value of a variable as the UI shows it."""
+    if variable in FIELDS:
+        value = getattr(settings, FIELDS[variable])
+    else:
+        value = settings.environment.get(variable)
+    if variable == "BK_PIPELINE_LEDGER_URL":
+        return _without_secrets(value.get_secret_value()) if value else None
+    if variable == "BK_PIPELINE_DATA_DIR":
+        return _without_secrets(settings.data_dir or "") or None
+    if variable.startswith("OTEL_"):
+        return _without_secrets(value, path=False) if value else None
+    if isinstance(value, Path | timedelta):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _without_secrets(location: str, *, path: bool = True) -> str:
+    """A path as it is; a URL without user, password and query."""
+    if "://" not in location:
+        return location
+    parts = urlsplit(location)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path if path else ''}"
+
+
+def _text(value: Any) -> str:
+    """A value of the run's configuration as the text of a variable."""
+    if value is None:
+        return ""
+    return ",".join(value) if isinstance(value, list) else str(value)

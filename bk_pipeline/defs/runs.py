@@ -1,4 +1,4 @@
-"""Days through Dagster in this process: what the command line's backfill is made of."""
+"""Runs of Dagster in this process, a day each: for `bk-pipeline backfill`, the demo and tests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,28 +9,33 @@ from uuid import uuid4
 import dagster as dg
 
 from bk_pipeline import errors, stopping
+from bk_pipeline.app import App
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.daily_asset import DAYS_PER_RUN
 from bk_pipeline.defs.failures import ERROR
 from bk_pipeline.defs.home import explained
-from bk_pipeline.defs.lost_runs import held
-from bk_pipeline.defs.pools import waits_for_slots_told
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.lost_runs import held, slot_waits_reported
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.defs.resources import resources_of
 from bk_pipeline.errors import PipelineError
 from bk_pipeline.pipeline.results import Result
 
-# Assets that people read: made when the spans of all days have been delivered.
-REPORTS = {"build_stats"}
 PARTITION = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 ONE_DAY = timedelta(days=1)
-# What Dagster makes of Ctrl-C and SIGTERM within a step.
+# How Dagster reports Ctrl-C and SIGTERM within a step.
 INTERRUPTED = "DagsterExecutionInterruptedError"
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why a step failed: in a sentence, and as what kind of error; None if it was none of ours."""
+    """Why a step failed.
+
+    Attributes:
+        sentence: The message.
+        kind: The class of the error, if it is one of ours.
+        step: Name of the asset without its prefix; empty if the run failed outside of steps.
+    """
 
     sentence: str
     kind: type[PipelineError] | None
@@ -39,7 +44,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class DayRun:
-    """One day's run: what each asset did, and why steps failed."""
+    """The run of one day: the typed result of each asset, and why steps failed."""
 
     day: str
     results: Mapping[str, Result]
@@ -47,12 +52,12 @@ class DayRun:
 
     @property
     def error(self) -> str | None:
-        """What went wrong first, or None."""
+        """The message of the first failure, or None."""
         return self.failed[0].sentence if self.failed else None
 
     @property
     def has_spans(self) -> bool:
-        """Whether the day's span table was made, so that there is something to report on."""
+        """Whether the day's span table was made, so that statistics can be."""
         return all(one.step not in {"", "raw_builds", "spans"} for one in self.failed)
 
 
@@ -65,12 +70,12 @@ class ReportRun:
 
 
 class Backfill:
-    """Days through Dagster in this process, spans before reports.
+    """Runs of Dagster in this process, spans before statistics.
 
-    `services.results` has what was done, up to the moment at which it is asked.
+    `app.results` has what was done so far, at any moment.
 
     Args:
-        services: What the assets work with.
+        app: What the assets work with.
         instance: Where Dagster keeps its records.
         full_refresh: Read and transform the days anew.
         resend: Send what was delivered with another ledger and this one does not know.
@@ -78,37 +83,45 @@ class Backfill:
 
     def __init__(
         self,
-        services: Services,
+        app: App,
         *,
         instance: dg.DagsterInstance,
         full_refresh: bool = False,
         resend: bool = False,
     ) -> None:
-        self._services = services
+        self._services = app
         self._instance = instance
-        assets = assets_of(services.settings)
-        reports = dg.AssetSelection.assets(*(REPORTS & {one.key.path[-1] for one in assets}))
+        naming = Naming.of(app.settings)
+        # Statistics are made when the spans of all days have been delivered.
+        stats = dg.AssetSelection.assets(naming.key("build_stats"))
+        self._spans_job = naming.named("backfill_spans")
+        self._stats_job = naming.named("backfill_reports")
         self._definitions = dg.Definitions(
-            assets=assets,
+            assets=assets_of(app, naming),
             jobs=[
-                dg.define_asset_job("backfill_spans", dg.AssetSelection.all() - reports),
-                dg.define_asset_job("backfill_reports", reports),
+                dg.define_asset_job(self._spans_job, dg.AssetSelection.all() - stats),
+                dg.define_asset_job(self._stats_job, stats),
             ],
-            resources={"services": services},
+            resources=resources_of(app, naming),
         )
-        config = {"config": {"full_refresh": full_refresh}}
-        loaders = {one.asset: {"config": {"resend": resend}} for one in services.destinations()}
-        self._config = {"raw_builds": config, "spans": config, **loaders}
+        refresh = {"config": {"full_refresh": full_refresh}}
+        loaders = [one.asset for one in app.destinations()]
+        self._config = {
+            **{naming.op(one): refresh for one in ("raw_builds", "spans")},
+            **{naming.op(one): {"config": {"resend": resend}} for one in loaders},
+        }
+        known = ("raw_builds", "spans", "build_stats", "honeycomb_markers", *loaders)
+        self._assets = {naming.op(one): one for one in known}
 
     def deliver(self, days: Sequence[str]) -> Iterator[DayRun]:
         """Run each day, from Buildkite to every destination, in the order given.
 
         Raises:
-            KeyboardInterrupt: Somebody stopped it. Dagster would take it for one more failure.
+            KeyboardInterrupt: It was stopped. Dagster would report that as a failure.
             StorageError: Dagster cannot keep its records.
         """
         for day in days:
-            failed = self._run("backfill_spans", {PARTITION: day}, ops=self._config)
+            failed = self._run(self._spans_job, {PARTITION: day}, ops=self._config)
             yield DayRun(day, self._services.results.of_day(day), failed)
 
     def report(self, days: Sequence[str]) -> Iterator[ReportRun]:
@@ -120,12 +133,12 @@ class Backfill:
             tags = {RANGE_START: some[0], RANGE_END: some[-1]}
             if len(some) == 1:
                 tags = {PARTITION: some[0]}
-            yield ReportRun(some, self._run("backfill_reports", tags, ops={}))
+            yield ReportRun(some, self._run(self._stats_job, tags, ops={}))
 
     def _run(
         self, job: str, tags: Mapping[str, str], *, ops: Mapping[str, Any]
     ) -> tuple[Failed, ...]:
-        """Why steps of the run failed."""
+        """Run a job; return why steps failed."""
         if stopping.PROCESS.requested():
             # Between steps Dagster notes a signal, and forgets it when the run ends.
             raise KeyboardInterrupt
@@ -135,7 +148,7 @@ class Backfill:
             with (
                 explained(str(self._instance.root_directory)),
                 held(self._instance, run_id) as process,
-                waits_for_slots_told(self._instance, run_id, self._services.on_wait),
+                slot_waits_reported(self._instance, run_id, self._services.on_wait),
             ):
                 result = self._definitions.resolve_job_def(job).execute_in_process(
                     instance=self._instance,
@@ -144,7 +157,7 @@ class Backfill:
                     tags=process if day else {**tags, **process},
                     run_config={
                         "ops": ops,
-                        # Errors are told by the caller, in a sentence, not by Dagster's log.
+                        # The caller shows errors as messages; Dagster's log would show them whole.
                         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                     },
                     raise_on_error=False,
@@ -155,14 +168,14 @@ class Backfill:
         raised = [event.step_failure_data.error for event in events]
         if any(error and error.cls_name == INTERRUPTED for error in raised):
             raise KeyboardInterrupt
-        failed = tuple(map(_failed, events))
+        failed = tuple(_failed(one, self._assets) for one in events)
         if not failed and not result.success:
             failed = (Failed("The run failed before its first step.", None),)
         return failed
 
 
 def materialize_days(
-    services: Services,
+    app: App,
     days: Sequence[str],
     *,
     instance: dg.DagsterInstance,
@@ -172,10 +185,10 @@ def materialize_days(
     """Run each day and then the reports of all; a report that fails is its last day's failure.
 
     Raises:
-        KeyboardInterrupt: Somebody stopped it.
+        KeyboardInterrupt: It was stopped.
         StorageError: Dagster cannot keep its records.
     """
-    backfill = Backfill(services, instance=instance, full_refresh=full_refresh, resend=resend)
+    backfill = Backfill(app, instance=instance, full_refresh=full_refresh, resend=resend)
     delivered = []
     for run in backfill.deliver(days):
         if run.has_spans:
@@ -199,14 +212,13 @@ def _in_a_row(days: Sequence[str]) -> Iterator[list[str]]:
         yield some
 
 
-def _failed(event: dg.DagsterEvent) -> Failed:
+def _failed(event: dg.DagsterEvent, assets: Mapping[str, str]) -> Failed:
     data = event.step_failure_data
+    step = assets.get(event.step_key or "", event.step_key or "")
     ours = data.user_failure_data
     if ours and ours.description:
         name = ours.metadata[ERROR].value if ERROR in ours.metadata else ""
-        return Failed(ours.description, getattr(errors, str(name), None), event.step_key or "")
-    # A mistake of ours: its own line says more than Dagster's words around it.
+        return Failed(ours.description, getattr(errors, str(name), None), step)
+    # A bug of ours: its own message says more than Dagster's around it.
     error = data.error.cause or data.error if data.error else None
-    return Failed(
-        error.message.strip() if error else data.error_display_string, None, event.step_key or ""
-    )
+    return Failed(error.message.strip() if error else data.error_display_string, None, step)

@@ -1,8 +1,7 @@
 """The schedules.
 
-Each night the last days are read again, so that whatever was missed is mended. Each hour the
-statistics follow the spans: they are made of the whole day, and so are no part of the runs
-that fetch ten new builds.
+Each night the last days are reconciled and then checked. Each hour the statistics follow the
+spans: they are made of the whole day, so they are not part of the runs that fetch ten new builds.
 """
 
 from datetime import timedelta
@@ -10,33 +9,35 @@ from typing import Any
 
 import dagster as dg
 
+from bk_pipeline.app import App
+from bk_pipeline.defs.failures import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.naming import Naming
 from bk_pipeline.pipeline import holds_back_builds, stats_are_stale
 from bk_pipeline.window import day_keys
 
-# A quarter past four: past the hours that summer time takes or repeats, and past midnight's
-# crowd of other people's jobs.
-CRON = "15 4 * * *"
+# Past the hours that summer time skips or repeats, and past other people's midnight jobs.
+RECONCILE_CRON = "15 4 * * *"
+AUDIT_CRON = "15 5 * * *"  # an hour after nightly_reconcile
+STATS_CRON = "5 * * * *"
 # After the runs of the sensor, which somebody may be waiting for.
 RUN_TAGS = {"dagster/priority": "-10"}
-STATS_CRON = "5 * * * *"
-# How far back statistics are looked at: builds that are unblocked or retried later are rare.
+# How far back statistics are made again: builds that are unblocked or retried later are rare.
 STATS_DAYS = 7
 # How far back the nightly schedule looks for builds that have settled since.
 HELD_BACK_DAYS = 60
-RUN_CONFIG = {"ops": {"raw_builds": {"config": {"reread": True}}}}
 
 
-def nightly_reread(services: Services, job: Any) -> dg.ScheduleDefinition:
-    """The schedule of `job`. Off until it is switched on: it spends the token's quota."""
-    settings = services.settings
+def nightly_reconcile(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
+    """Return the schedule of `job`. It spends the token's quota, so it is off at first."""
+    settings = app.settings
+    run_config = {"ops": {naming.op("raw_builds"): {"config": {"reconcile": True}}}}
 
     # By hand: Dagster's schedule for partitioned jobs would take today, which is not over.
     @dg.schedule(
-        name="nightly_reread",
+        name=naming.named("nightly_reconcile"),
         job=job,
-        cron_schedule=CRON,
+        cron_schedule=RECONCILE_CRON,
         execution_timezone=settings.timezone.key,
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"Lists the last {settings.nightly_days} complete days again "
@@ -44,38 +45,41 @@ def nightly_reread(services: Services, job: Any) -> dg.ScheduleDefinition:
         "costs the listing alone. With BK_PIPELINE_SPANS_EXPORT=settled, also the days of the "
         f"last {HELD_BACK_DAYS} that have builds to settle.",
     )
-    def schedule(
-        context: dg.ScheduleEvaluationContext,
-    ) -> list[dg.RunRequest] | dg.SkipReason:
+    def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         night = context.scheduled_execution_time.astimezone(settings.timezone).date()
         first = max(night - timedelta(days=settings.nightly_days), settings.start_date)
         days = day_keys(first, night - timedelta(days=1))
-        spans, privacy, options = services.spans(), services.privacy(), services.span_options()
         before = max(night - timedelta(days=HELD_BACK_DAYS), settings.start_date)
-        if options.settled_after_s is not None:
-            days = [
-                day
-                for day in day_keys(before, first - timedelta(days=1))
-                if holds_back_builds(day, spans=spans, privacy=privacy, options=options)
-            ] + days
+        with as_tick_failures():
+            days = [*_held_back(app, day_keys(before, first - timedelta(days=1))), *days]
         if not days:
             return dg.SkipReason(
                 f"No day from BK_PIPELINE_START_DATE ({settings.start_date}) on is complete yet."
             )
         return [
-            dg.RunRequest(f"{day} {night}", partition_key=day, run_config=RUN_CONFIG, tags=RUN_TAGS)
+            dg.RunRequest(f"{day} {night}", partition_key=day, run_config=run_config, tags=RUN_TAGS)
             for day in reversed(days)
         ]
 
     return schedule
 
 
-def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
-    """The schedule of `job`. On from the start: it asks nobody and costs what has changed."""
-    settings = services.settings
+def _held_back(app: App, days: list[str]) -> list[str]:
+    """Those of `days` with builds that had not settled when their spans were made."""
+    spans, privacy, options = app.spans(), app.privacy(), app.span_options()
+    if options.settled_after_s is None:
+        return []
+    return [
+        day for day in days if holds_back_builds(day, spans=spans, privacy=privacy, options=options)
+    ]
+
+
+def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
+    """Return the schedule of `job`. It reads local files only, so it is on from the start."""
+    settings = app.settings
 
     @dg.schedule(
-        name="hourly_stats",
+        name=naming.named("hourly_stats"),
         job=job,
         cron_schedule=STATS_CRON,
         execution_timezone=settings.timezone.key,
@@ -83,20 +87,19 @@ def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
         description=f"Makes build_stats anew for those of the last {STATS_DAYS} days whose spans "
         "have changed. Reads the span table and nothing else. Ends runs whose process is gone.",
     )
-    def schedule(
-        context: dg.ScheduleEvaluationContext,
-    ) -> list[dg.RunRequest] | dg.SkipReason:
-        for line in end_lost_runs(context.instance):
-            context.log.info(line)
+    def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        for message in end_lost_runs(context.instance):
+            context.log.info(message)
         now = context.scheduled_execution_time
         today = now.astimezone(settings.timezone).date()
         first = max(today - timedelta(days=STATS_DAYS - 1), settings.start_date)
-        spans, stats = services.spans(), services.stats()
-        stale = [
-            day
-            for day in reversed(day_keys(first, today))
-            if stats_are_stale(day, spans=spans, stats=stats)
-        ]
+        spans, stats = app.spans(), app.stats()
+        with as_tick_failures():
+            stale = [
+                day
+                for day in reversed(day_keys(first, today))
+                if stats_are_stale(day, spans=spans, stats=stats)
+            ]
         if not stale:
             return dg.SkipReason("No day has spans that its statistics were not made of.")
         return [
@@ -105,3 +108,17 @@ def hourly_stats(services: Services, job: Any) -> dg.ScheduleDefinition:
         ]
 
     return schedule
+
+
+def nightly_audit(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
+    """Return the schedule of `job`. Off at first, as what it checks is."""
+    return dg.ScheduleDefinition(
+        name=naming.named("nightly_audit"),
+        job=job,
+        cron_schedule=AUDIT_CRON,
+        execution_timezone=app.settings.timezone.key,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Executes the checks of raw_builds and spans for the last "
+        f"{app.settings.nightly_days} complete days (BK_PIPELINE_NIGHTLY_DAYS): is everything "
+        "there that Buildkite lists, and is it sound? Costs a request for 100 builds.",
+    )

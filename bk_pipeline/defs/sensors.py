@@ -1,110 +1,220 @@
-"""The sensor: which days have newly finished builds? A run for each of them."""
+"""The sensor: a run for each day that has newly finished builds.
 
+A day has one run at a time: what is noticed while one is in progress waits for its end, since
+it may have listed the day before. A run that failed is requested again, less and less often.
+"""
+
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
 import msgspec
 
+from bk_pipeline.app import App
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.defs.failures import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
-from bk_pipeline.defs.newly_finished import REQUEST_PATIENCE_S, Look, Place, look
-from bk_pipeline.defs.resources import Services
-from bk_pipeline.defs.wanted_days import WantedDays, take_turns, want
+from bk_pipeline.defs.naming import Naming
 from bk_pipeline.errors import QuotaSpent
+from bk_pipeline.pipeline.newly_finished import (
+    REQUEST_PATIENCE_S,
+    PollCursor,
+    PollResult,
+    poll,
+)
 from bk_pipeline.window import day_key
 
-# Where a sensor that was never on begins; and one whose cursor cannot be read.
+# How far back a sensor looks that was never on, and one whose cursor cannot be read.
 FIRST_LOOK_BACK = timedelta(hours=1)
 LOST_LOOK_BACK = timedelta(days=1)
-# Before the runs of a backfill or of the night, which nobody is waiting for. One that hangs
-# keeps its day from the next, but not for longer than these seconds.
+# Before the runs of a backfill or of the night, which nobody waits for. A run that hangs keeps
+# its day from the next, but not for longer than these seconds.
 RUN_TAGS = {"dagster/priority": "10", "dagster/max_runtime": "7200"}
 NOTHING_NEW = "No build has finished since the last tick."
+PARTITION_TAG = "dagster/partition"
+# Runs that one tick requests at most: to start them all takes the daemon time.
+MOST_RUNS = 20
+# 1, 2, 4, 8 minutes and then every 15: an hour and a quarter before it is left to the night.
+FIRST_PAUSE = timedelta(minutes=1)
+LONGEST_PAUSE = timedelta(minutes=15)
+MOST_FAILURES = 8
+
+IN_PROGRESS = frozenset(
+    {
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
+    }
+)
+FAILED = frozenset({dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
+
+
+class WantedDay(msgspec.Struct, omit_defaults=True):
+    """A day that the sensor wants a run for, until a run of it has succeeded.
+
+    Attributes:
+        due: Builds have finished that no run has been requested for yet.
+        asked: A run was requested, and its end is not known.
+        failures: Runs that failed in a row.
+        not_before: After a failure, when to request the next.
+    """
+
+    due: bool = False
+    asked: bool = False
+    failures: int = 0
+    not_before: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+WantedDays = dict[str, WantedDay]
 
 
 class Cursor(msgspec.Struct):
     """What one tick leaves to the next."""
 
-    place: Place
+    place: PollCursor
     wanted: WantedDays = {}
 
 
-def builds_sensor(services: Services, job: Any) -> dg.SensorDefinition:
-    """The sensor of `job`. One request to Buildkite a tick while there is little new."""
+def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
+    """Return the sensor of `job`. A tick costs one request while there is little new."""
+    nightly = naming.named("nightly_reconcile")
 
     @dg.sensor(
-        name="builds_sensor",
+        name=naming.named("builds_sensor"),
         job=job,
-        minimum_interval_seconds=services.settings.sensor_interval_s,
+        minimum_interval_seconds=app.settings.sensor_interval_s,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Asks Buildkite which days have newly finished builds and requests a run "
         "for each. It needs BUILDKITE_API_TOKEN and BUILDKITE_ORGANIZATION_SLUG.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        now = services.clock.now()
+        now = app.clock.now()
         cursor, lost = _read(context.cursor, now)
         with (
             as_tick_failures(),
-            services.buildkite(context.log.info, patience_s=REQUEST_PATIENCE_S) as client,
+            app.buildkite(context.log.info, patience_s=REQUEST_PATIENCE_S) as client,
         ):
-            found, behind = _look(client, cursor.place, services)
+            found, behind = _poll(client, cursor.place, app)
         ended = end_lost_runs(context.instance)
-        want(cursor.wanted, _days_that_exist(found.days, now, services))
-        days, waiting = take_turns(cursor.wanted, context.instance, job.name, now=now)
-        remarks = [remark for remark in (lost, behind, *ended, *waiting) if remark]
-        for remark in remarks:
-            context.log.info(remark)
+        want(cursor.wanted, _existing(found.days, now, app))
+        days, waiting = days_to_run(cursor.wanted, context.instance, job.name, nightly, now=now)
+        messages = [message for message in (lost, behind, *ended, *waiting) if message]
+        for message in messages:
+            context.log.info(message)
         return dg.SensorResult(
             run_requests=[
-                # A key that was there before would be dropped, whatever became of its run.
+                # Dagster drops a key that was used before, whatever became of its run.
                 dg.RunRequest(f"{day} {now.isoformat()}", partition_key=day, tags=RUN_TAGS)
                 for day in days
             ],
-            skip_reason=None if days else " ".join(remarks) or NOTHING_NEW,
-            cursor=msgspec.json.encode(Cursor(found.place, cursor.wanted)).decode(),
+            skip_reason=None if days else " ".join(messages) or NOTHING_NEW,
+            cursor=msgspec.json.encode(Cursor(found.cursor, cursor.wanted)).decode(),
         )
 
     return sensor
 
 
 def _read(text: str | None, now: datetime) -> tuple[Cursor, str]:
-    """The cursor, and a sentence if it is not what the last tick left."""
+    """The cursor, and a message if it is not what the last tick left."""
     if not text:
-        return Cursor(Place(now - FIRST_LOOK_BACK)), ""
+        return Cursor(PollCursor(now - FIRST_LOOK_BACK)), ""
     try:
         return msgspec.json.decode(text, type=Cursor), ""
     except msgspec.DecodeError:
         since = now - LOST_LOOK_BACK
-        return Cursor(Place(since)), (
+        return Cursor(PollCursor(since)), (
             "The cursor could not be read, and is made anew: what has finished since "
             f"{since:%Y-%m-%d %H:%MZ} is looked at again."
         )
 
 
-def _look(client: BuildkiteClient, place: Place, services: Services) -> tuple[Look, str]:
-    """What was found, and a sentence if that is not all. A spent quota finds nothing."""
+def _poll(client: BuildkiteClient, since: PollCursor, app: App) -> tuple[PollResult, str]:
+    """The poll result, and a message if it is incomplete. A spent quota finds nothing."""
     try:
-        found = look(
+        found = poll(
             client,
-            place,
-            first_day=services.settings.start_date.isoformat(),
-            zone=services.settings.timezone,
-            clock=services.clock,
+            since,
+            first_day=app.settings.start_date.isoformat(),
+            zone=app.settings.timezone,
+            clock=app.clock,
         )
     except QuotaSpent as spent:
-        return Look(place, set()), f"{spent} The next tick asks again."
-    if found.place.backlog is None:
+        return PollResult(since, set()), f"{spent} The next tick asks again."
+    if found.cursor.backlog is None:
         return found, ""
     return found, (
-        f"Much has finished since {place.since:%Y-%m-%d %H:%MZ}. The builds created before "
-        f"{found.place.backlog.below:%Y-%m-%d %H:%MZ} follow in the next ticks."
+        f"Much has finished since {since.since:%Y-%m-%d %H:%MZ}. The builds created before "
+        f"{found.cursor.backlog.below:%Y-%m-%d %H:%MZ} follow in the next ticks."
     )
 
 
-def _days_that_exist(days: set[str], now: datetime, services: Services) -> set[str]:
+def _existing(days: set[str], now: datetime, app: App) -> set[str]:
     """Those with a partition: a request for any other would fail the whole tick."""
-    first = services.settings.start_date.isoformat()
-    today = day_key(now, services.settings.timezone)
+    first = app.settings.start_date.isoformat()
+    today = day_key(now, app.settings.timezone)
     return {day for day in days if first <= day <= today}
+
+
+def want(wanted: WantedDays, days: Iterable[str]) -> None:
+    """Note that builds of `days` have finished."""
+    for day in days:
+        wanted.setdefault(day, WantedDay()).due = True
+
+
+def days_to_run(
+    wanted: WantedDays, instance: dg.DagsterInstance, job_name: str, nightly: str, *, now: datetime
+) -> tuple[list[str], list[str]]:
+    """Return the days to request a run for, newest first, and a message on each that must wait.
+
+    Takes in how earlier runs ended: days that are done leave `wanted`, and so do days whose
+    runs failed too often, which are left to the schedule `nightly`.
+    """
+    ready: list[str] = []
+    messages: list[str] = []
+    for day in sorted(wanted, reverse=True):
+        one = wanted[day]
+        status = _newest_status(instance, job_name, day)
+        if status in IN_PROGRESS:
+            if one.due:
+                messages.append(f"{day} waits for its run that is in progress.")
+            continue
+        if one.asked:
+            messages.append(_settle(day, one, nightly, failed=status in FAILED, now=now))
+        if not one.due:
+            del wanted[day]
+        elif (one.not_before is None or one.not_before <= now) and len(ready) < MOST_RUNS:
+            ready.append(day)
+            one.due, one.asked = False, True
+    return ready, [message for message in messages if message]
+
+
+def _settle(day: str, one: WantedDay, nightly: str, *, failed: bool, now: datetime) -> str:
+    """Take in that the run of `day` has ended; return a message if it failed."""
+    one.asked, one.not_before = False, None
+    if not failed:
+        one.failures = 0
+        return ""
+    one.failures += 1
+    # Builds that have finished since are a reason of their own to go on.
+    if one.failures >= MOST_FAILURES and not one.due:
+        return (
+            f"{day}: {one.failures} runs in a row have failed or were canceled. It is left to "
+            f"{nightly}; the last run says why."
+        )
+    one.due = True
+    one.not_before = now + min(FIRST_PAUSE * 2 ** min(one.failures - 1, 10), LONGEST_PAUSE)
+    return (
+        f"{day}: its run failed or was canceled ({one.failures} in a row). Another is requested "
+        f"from {one.not_before:%H:%M:%SZ} on."
+    )
+
+
+def _newest_status(
+    instance: dg.DagsterInstance, job_name: str, day: str
+) -> dg.DagsterRunStatus | None:
+    filters = dg.RunsFilter(job_name=job_name, tags={PARTITION_TAG: day})
+    newest = instance.get_runs(filters, limit=1)
+    return newest[0].status if newest else None

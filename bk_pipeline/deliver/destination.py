@@ -203,6 +203,10 @@ class Destination(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Close the idle connections."""
+        ...
+
 
 class DeliveryLedger(Protocol):
     """The part of the ledger that the delivery loop needs. Thread-safe."""

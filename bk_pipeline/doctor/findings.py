@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
+from bk_pipeline.app import App
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.quota import Quota, families
 from bk_pipeline.clock import Clock
-from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
 
 
@@ -95,6 +95,15 @@ class Installation:
         return Settings.read(BK_PIPELINE_HTTP_DEADLINE_S=str(DEADLINE_S))
 
     @cached_property
+    def app(self) -> App:
+        """The objects that the settings describe.
+
+        Raises:
+            ConfigError: A setting is malformed.
+        """
+        return App(self.settings, clock=self.clock, on_wait=self._on_wait)
+
+    @cached_property
     def quota(self) -> Quota:
         """Fed by what the client is answered; nobody else's."""
         return Quota(families(self.settings.buildkite_reserve_percent / 100))
@@ -106,13 +115,7 @@ class Installation:
         Raises:
             ConfigError: Token or organization are not set.
         """
-        return BuildkiteClient.from_settings(
-            self.settings,
-            clock=self.clock,
-            quota=self.quota,
-            retry_policy=RetryPolicy(deadline_s=DEADLINE_S),
-            on_wait=self._on_wait,
-        )
+        return self.app.buildkite(deadline_s=DEADLINE_S, quota=self.quota)
 
     def close(self) -> None:
         """Close the connections."""

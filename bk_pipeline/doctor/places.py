@@ -19,8 +19,6 @@ from bk_pipeline.doctor.findings import Answer, Installation, fine, remark
 from bk_pipeline.environment import ENV_FILE, env_file, env_path, ours
 from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError
 from bk_pipeline.honeycomb.account import INGEST
-from bk_pipeline.honeycomb.client import MarkerClient
-from bk_pipeline.honeycomb.rules_file import load_rules
 from bk_pipeline.http.retry import retry
 from bk_pipeline.ledger.schema import SQLITE
 from bk_pipeline.ledger.store import Ledger
@@ -28,7 +26,6 @@ from bk_pipeline.pipeline.known import DayDeliveries
 from bk_pipeline.private_files import shared_with_others, tightening
 from bk_pipeline.settings import ALIASES, Settings
 from bk_pipeline.store.folder import PROBE_PREFIX, QUARANTINED, Folder
-from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import counted
 
 CONTENT = b"bk-pipeline doctor"
@@ -88,7 +85,7 @@ def ledger(it: Installation) -> Answer:
     """
     it.settings.refuse_lone_ledger()
     try:
-        with Ledger.from_settings(it.settings, clock=it.clock, create=False) as book:
+        with it.app.ledger(create=False) as book:
             known = counted(len(book.destinations()), "destination")
             _require_known(it, book)
             words = f"{book.where}; it knows of {known}."
@@ -117,13 +114,13 @@ def _require_known(it: Installation, book: Ledger) -> None:
         LedgerBehind: It does not.
     """
     for day, name in _recent_records(it):
-        records = SpanStore(Folder(it.settings.storage)).deliveries
+        records = it.app.spans().deliveries
         DayDeliveries(day, name, book, records).require_known()
 
 
 def _recent_records(it: Installation) -> list[tuple[str, str]]:
     """Day and destination of what was delivered lately to the destinations that are configured."""
-    records = SpanStore(Folder(it.settings.storage)).deliveries
+    records = it.app.spans().deliveries
     return [
         (day, name)
         for day in records.days()[-DAYS_LOOKED_AT:]
@@ -237,28 +234,27 @@ def version(_: Installation) -> Answer:
 
 def destination(configured: Configured, it: Installation) -> Answer:
     """Whether a destination answers us, and what our key may do there. Sends no span."""
-    opened = configured.open(it.clock)
-    it.destination_names.append(opened.name)
-    match opened:
-        case Honeycomb():
-            return _honeycomb(opened)
-        case Otlp() | OtlpMetrics():
-            # An export without anything in it is a valid request, and stores nothing.
-            answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
-            words = f"{opened.name} takes exports. {opened.max_age_description}"
-            return remark(f"{words} {answer.warning}") if answer.warning else fine(words)
-        case _:
-            return fine(f"{opened.name} answers.")
+    with it.app.destination(configured) as opened:
+        it.destination_names.append(opened.name)
+        match opened:
+            case Honeycomb():
+                return _honeycomb(opened)
+            case Otlp() | OtlpMetrics():
+                # An export without anything in it is a valid request, and stores nothing.
+                answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
+                words = f"{opened.name} takes exports. {opened.max_age_description}"
+                return remark(f"{words} {answer.warning}") if answer.warning else fine(words)
+            case _:
+                return fine(f"{opened.name} answers.")
 
 
 def markers(it: Installation) -> Answer:
     """Whether the rules can be read, and the key may place what they name."""
-    rules = load_rules(it.settings.require_markers(), dataset=it.settings.honeycomb_dataset)
-    client = MarkerClient.from_settings(it.settings, clock=it.clock)
-    count = len(rules.rules)
-    return fine(
-        f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
-    )
+    count = len(it.app.marker_rules().rules)
+    with it.app.marker_client() as client:
+        return fine(
+            f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
+        )
 
 
 def _honeycomb(opened: Honeycomb) -> Answer:

@@ -11,7 +11,9 @@ from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.clock import Clock
 from bk_pipeline.pipeline.days import Day, Progress, no_progress, retry_past_damage
 from bk_pipeline.pipeline.transform import DEFAULT_PRIVACY, transform_day
+from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import SpanStore
@@ -130,6 +132,7 @@ def restore_day(
     spans: SpanStore,
     clock: Clock,
     privacy: Privacy = DEFAULT_PRIVACY,
+    options: SpanOptions = DEFAULTS,
     progress: Progress = no_progress,
 ) -> list[str]:
     """Fetch and rebuild what is missing after damaged files were quarantined.
@@ -143,6 +146,7 @@ def restore_day(
         spans: The span store.
         clock: Gives the time of the listing.
         privacy: As for `transform_day`.
+        options: As for `transform_day`.
         progress: As for `extract_day`.
 
     Returns:
@@ -151,14 +155,25 @@ def restore_day(
     Raises:
         PipelineError: From the client or the store. The next run of the day completes the work.
     """
-    made = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
-    damaged = made.damaged
+
+    def transform() -> list[str]:
+        made = transform_day(
+            day.key,
+            raw=raw,
+            spans=spans,
+            privacy=privacy,
+            options=options,
+            clock=clock,
+            progress=progress,
+        )
+        return made.damaged
+
+    damaged = transform()
     watermark = retry_past_damage(lambda: raw.watermark(day.key), damaged)
     if watermark is None and raw.quarantined(day.key):
         with connect() as client:
             found = extract_day(
                 day, client=client, raw=raw, clock=clock, privacy=privacy, progress=progress
             )
-        more = transform_day(day.key, raw=raw, spans=spans, privacy=privacy, progress=progress)
-        damaged += [*found.damaged, *more.damaged]
+        damaged += [*found.damaged, *transform()]
     return damaged

@@ -131,7 +131,7 @@ def read_the_columns(page: Page, address: str) -> None:
 
 def read_the_checks(page: Page, address: str) -> None:
     page.goto(f"{address}/assets/spans?view=checks")
-    for check in ("no_orphans", "no_negative_durations", "nothing_set_aside"):
+    for check in ("no_orphans", "no_negative_durations", "no_quarantined_builds"):
         expect(page.get_by_text(check, exact=True).first).to_be_visible()
     expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
     picture(page, "checks")

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import io
-from contextlib import closing
 
 import pytest
 
-from bk_pipeline.defs.partitions import day_of
+from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.pipeline import extract_day, transform_day
 from bk_pipeline_tests.worlds import stage
 
@@ -90,8 +89,8 @@ def test_what_somebody_deleted_is_listed_and_restored(scene, markers):
     markers("apply")
     wanted = len(held.markers)
     gone = held.markers[0]["id"]
-    with closing(scene.services.marking(print).client) as client:
-        client.delete("__all__", gone)
+    with scene.services.marking(print) as marking:
+        marking.client.delete("__all__", gone)
 
     assert f"__all__\tpassed\t{gone}\tdeleted in Honeycomb" in markers("list")
     assert counts(markers("plan"))["deleted in Honeycomb (--restore places them)"] == "1"

@@ -234,7 +234,7 @@ def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
     stop.request()
     with pytest.raises(KeyboardInterrupt):
         SystemClock().sleep(60)
-    monkeypatch.setattr(runs, "assets_of", lambda _: [])
+    monkeypatch.setattr(runs, "assets_of", lambda *_: [])
 
     class Nothing:
         settings = None

@@ -9,7 +9,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.store.spans import PartSummary, SpanPart
 from bk_pipeline_tests.worlds import stage
 
@@ -24,7 +24,7 @@ def instance():
 def scene(tmp_path):
     """Two complete days, both read, transformed and delivered."""
     with stage(tmp_path / "data", days=2, builds_per_day=17) as made:
-        job = code_location(made.services.settings, made.services).resolve_job_def("sync_day")
+        job = build_definitions(made.services).resolve_job_def("sync_day")
         for day in made.days:
             assert job.execute_in_process(partition_key=day).success
         yield made
@@ -35,7 +35,7 @@ def audit(scene, instance):
     """Runs the nightly job; the evaluations by name."""
 
     def run() -> dict[str, dg.AssetCheckEvaluation]:
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         done = definitions.resolve_job_def("audit_days").execute_in_process(instance=instance)
         return {one.check_name: one for one in done.get_asset_check_evaluations()}
 
@@ -148,7 +148,7 @@ def test_a_day_that_was_not_read_to_its_end_is_not_fresh(scene, audit, clock):
 
 
 def run_as_the_button_does(scene, instance, *assets):
-    definitions = code_location(scene.services.settings, scene.services)
+    definitions = build_definitions(scene.services)
     keys = [dg.AssetKey(name) for name in assets]
     job = definitions.resolve_implicit_global_asset_job_def()
     done = job.execute_in_process(
@@ -166,18 +166,18 @@ def test_a_run_that_fetches_does_not_ask_buildkite_twice(scene, instance):
 
 
 def test_sync_day_executes_none_of_them(scene, instance):
-    job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+    job = build_definitions(scene.services).resolve_job_def("sync_day")
     done = job.execute_in_process(partition_key=scene.days[0], instance=instance)
     names = {one.check_name for one in done.get_asset_check_evaluations()}
-    assert names == {"nothing_set_aside", "everything_accepted"}
+    assert names == {"no_quarantined_builds", "all_accepted"}
 
 
 def test_every_check_says_what_to_do(scene):
-    graph = code_location(scene.services.settings).resolve_asset_graph()
+    graph = build_definitions(scene.services).resolve_asset_graph()
     for key in graph.asset_check_keys:
         assert "If " in graph.get_check_spec(key).description, key
 
 
 def test_the_night_of_the_audit_is_off_until_it_is_switched_on(scene):
-    schedule = code_location(scene.services.settings).resolve_schedule_def("nightly_audit")
+    schedule = build_definitions(scene.services).resolve_schedule_def("nightly_audit")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED

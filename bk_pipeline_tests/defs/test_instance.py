@@ -10,7 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.app import App
+from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.dev import prepare
 from bk_pipeline.defs.home import local_instance, shortcomings
 from bk_pipeline.errors import ConfigError
@@ -37,7 +38,7 @@ def test_backfills_and_the_night_leave_a_place_for_the_sensor(instance):
 def test_the_pool_of_those_who_read_from_buildkite_holds_up_no_run_of_the_queue(instance):
     config = instance.get_concurrency_config()
     assert config.pool_config.default_pool_limit >= config.run_queue_config.max_concurrent_runs
-    graph = code_location(Settings.of()).resolve_asset_graph()
+    graph = build_definitions(App(Settings.of())).resolve_asset_graph()
     assert graph.get(dg.AssetKey("raw_builds")).pools == {"buildkite_api"}
 
 

@@ -10,13 +10,19 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from bk_pipeline.app import App
 from bk_pipeline.cli.backfill import backfill
 from bk_pipeline.cli.doctor import pools
 from bk_pipeline.cli.sandbox import environment
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.home import local_instance
-from bk_pipeline.defs.lost_runs import PROCESS_TAG, end_lost_runs, held, leaked_slots
-from bk_pipeline.defs.pools import waits_for_slots_told
+from bk_pipeline.defs.lost_runs import (
+    PROCESS_TAG,
+    end_lost_runs,
+    held,
+    leaked_slots,
+    slot_waits_reported,
+)
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.cli.program import started, wait_until
 from bk_pipeline_tests.worlds import stage
@@ -43,7 +49,7 @@ def instance():
 
 def begun(instance, day="2026-11-20", *, slot=False) -> str:
     """A run that is under way as far as Dagster knows."""
-    job = code_location(Settings.of()).resolve_job_def("sync_day")
+    job = build_definitions(App(Settings.of())).resolve_job_def("sync_day")
     run = instance.create_run_for_job(job, tags={"dagster/partition": day}, status=STARTED)
     if slot:
         storage = instance.event_log_storage
@@ -130,7 +136,7 @@ def test_doctor_makes_no_instance(tmp_path):
 
 
 def test_who_waits_for_a_slot_is_told_by_whom_it_is_taken(instance, monkeypatch):
-    monkeypatch.setattr("bk_pipeline.defs.pools.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("bk_pipeline.defs.lost_runs.POLL_EVERY_S", 0.05)
     instance.event_log_storage.set_concurrency_slots(POOL, 1)
     holder, waiting = begun(instance, slot=False), begun(instance)
     claim = instance.event_log_storage.claim_concurrency_slot
@@ -139,7 +145,7 @@ def test_who_waits_for_a_slot_is_told_by_whom_it_is_taken(instance, monkeypatch)
     told = []
     with (
         process_of(instance, holder) as process,
-        waits_for_slots_told(instance, waiting, told.append),
+        slot_waits_reported(instance, waiting, told.append),
     ):
         wait_until(lambda: told)
         assert f"pool {POOL}: its slot is taken by run {holder[:8]}" in told[0]
@@ -151,10 +157,10 @@ def test_who_waits_for_a_slot_is_told_by_whom_it_is_taken(instance, monkeypatch)
 
 def test_a_run_of_the_code_location_is_known_before_its_first_step(tmp_path, instance):
     with stage(tmp_path / "data") as scene:
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         seen = []
 
-        @dg.op(required_resource_keys={"services"})
+        @dg.op(required_resource_keys={"store"})
         def first(context) -> None:
             seen.append(context.instance.get_run_by_id(context.run_id).tags[PROCESS_TAG])
 
@@ -181,7 +187,7 @@ def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance):
         run_id = begun(instance, day)
         with process_of(instance, run_id):
             pass
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         context = dg.build_sensor_context(instance, definitions=definitions)
         result = definitions.resolve_sensor_def("builds_sensor").evaluate_tick(context)
     assert status(instance, run_id) is FAILURE

@@ -7,9 +7,9 @@ import pytest
 
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.listing import PipelineChoice
-from bk_pipeline.defs.newly_finished import Backlog, Place, look
 from bk_pipeline.errors import ServiceUnavailable, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.pipeline.newly_finished import Backlog, PollCursor, poll
 from bk_pipeline_tests.buildkite.listed import DAY, Listed, build
 from bk_pipeline_tests.http.scripted import as_json, scripted_server
 
@@ -30,7 +30,7 @@ def ask(server, clock):
     """Looks at what the server lists; `clock` stands at the noon after `DAY`."""
     clock.moment = DAY + timedelta(hours=12)
 
-    def looked(place: Place, *globs: str, first_day: str = FIRST_DAY):
+    def looked(cursor: PollCursor, *globs: str, first_day: str = FIRST_DAY):
         with BuildkiteClient(
             "acme",
             "token",
@@ -39,7 +39,7 @@ def ask(server, clock):
             choice=PipelineChoice(globs),
             retry_policy=RetryPolicy(deadline_s=0),
         ) as client:
-            return look(client, place, first_day=first_day, zone=ZONE, clock=clock)
+            return poll(client, cursor, first_day=first_day, zone=ZONE, clock=clock)
 
     return looked
 
@@ -61,45 +61,45 @@ def backlog(days: int, a_day: int) -> Listed:
 
 def test_one_listing_is_enough_where_little_has_finished(server, ask, clock):
     server.otherwise = Listed([build(1, 60), build(2, -DAY_S)])
-    found = ask(Place(LONG_AGO))
+    found = ask(PollCursor(LONG_AGO))
     assert found.days == {key(0), key(1)}
-    assert found.place.backlog is None
-    assert found.place.since == clock.moment - timedelta(minutes=10)
+    assert found.cursor.backlog is None
+    assert found.cursor.since == clock.moment - timedelta(minutes=10)
     # The first listing of a process is proven to be whole; after that a poll is one request.
     assert len(server.requests) == 2
-    ask(found.place)
+    ask(found.cursor)
     assert len(server.requests) == 3
 
 
 def test_what_finished_within_the_overlap_is_new_only_once(server, ask):
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:58:00.000Z")])
-    first = ask(Place(LONG_AGO))
+    first = ask(PollCursor(LONG_AGO))
     assert first.days == {key(0)}
-    assert ask(first.place).days == set()
+    assert ask(first.cursor).days == set()
 
 
 def test_a_clock_that_is_ahead_of_buildkites_misses_nothing(server, ask):
     theirs = "Thu, 19 Nov 2026 11:30:00 GMT"
     server.otherwise = as_json([], headers={"Date": theirs})
-    place = ask(Place(LONG_AGO)).place
-    assert place.since == DAY + timedelta(hours=11, minutes=20)
-    # It finished within the same half hour of their clock, before our next look.
+    cursor = ask(PollCursor(LONG_AGO)).cursor
+    assert cursor.since == DAY + timedelta(hours=11, minutes=20)
+    # It finished within the same half hour of their clock, before our next poll.
     server.otherwise = Listed([build(1, 41_300, finished_at="2026-11-19T11:30:05.000Z")])
-    assert ask(place).days == {key(0)}
+    assert ask(cursor).days == {key(0)}
 
 
 def test_a_build_that_finishes_again_is_new_again(server, ask):
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:58:00.000Z")])
-    first = ask(Place(LONG_AGO))
+    first = ask(PollCursor(LONG_AGO))
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:59:00.000Z")])
-    assert ask(first.place).days == {key(0)}
+    assert ask(first.cursor).days == {key(0)}
 
 
 def test_the_rest_of_a_day_that_is_known_is_skipped(server, ask):
     server.otherwise = backlog(days=10, a_day=400)
-    found = ask(Place(LONG_AGO))
+    found = ask(PollCursor(LONG_AGO))
     assert found.days == {key(n) for n in range(10)}
-    assert found.place.backlog is None
+    assert found.cursor.backlog is None
     # Three pages of the newest day, one of each other, and that there is nothing before:
     # 4,000 builds would have been 40 pages.
     assert len(server.requests) == 3 + 9 + 1
@@ -107,20 +107,20 @@ def test_the_rest_of_a_day_that_is_known_is_skipped(server, ask):
 
 def test_a_long_backlog_is_worked_off_in_several_looks_day_by_day(server, ask, clock):
     server.otherwise = backlog(days=35, a_day=150)
-    place, looks = Place(LONG_AGO), []
-    while not looks or place.backlog:
+    cursor, looks = PollCursor(LONG_AGO), []
+    while not looks or cursor.backlog:
         asked = len(server.requests)
-        found = ask(place)
+        found = ask(cursor)
         looks.append(found.days)
-        place = found.place
+        cursor = found.cursor
         assert len(server.requests) - asked <= 3 + 15
-        assert place.since == LONG_AGO or not place.backlog
+        assert cursor.since == LONG_AGO or not cursor.backlog
         clock.moment += timedelta(seconds=30)
         assert len(looks) < 10
     assert len(looks) == 3
     assert sorted(day for days in looks for day in days) == sorted(key(n) for n in range(35))
     # What finished while the backlog was being read is asked for from where it began.
-    assert place.since == DAY + timedelta(hours=12) - timedelta(minutes=10)
+    assert cursor.since == DAY + timedelta(hours=12) - timedelta(minutes=10)
 
 
 def test_a_look_ends_in_time_and_says_where_it_stopped(server, ask, clock):
@@ -131,9 +131,9 @@ def test_a_look_ends_in_time_and_says_where_it_stopped(server, ask, clock):
         return days(request)
 
     server.otherwise = slow
-    found = ask(Place(LONG_AGO))
+    found = ask(PollCursor(LONG_AGO))
     assert found.days == {key(n) for n in range(3)}
-    assert found.place.backlog == Backlog(DAY + timedelta(hours=12), DAY - timedelta(days=2))
+    assert found.cursor.backlog == Backlog(DAY + timedelta(hours=12), DAY - timedelta(days=2))
 
 
 def test_an_error_on_the_way_keeps_what_was_found(server, ask):
@@ -141,13 +141,13 @@ def test_an_error_on_the_way_keeps_what_was_found(server, ask):
     server.otherwise = lambda request: (
         days(request) if len(server.requests) < 5 else as_json({"message": "busy"}, 503)
     )
-    found = ask(Place(LONG_AGO))
+    found = ask(PollCursor(LONG_AGO))
     assert found.days == {key(0), key(1), key(2)}
-    assert found.place.backlog is not None
+    assert found.cursor.backlog is not None
     with pytest.raises(ServiceUnavailable):
-        ask(found.place)
+        ask(found.cursor)
     server.otherwise = days
-    assert key(3) in ask(found.place).days
+    assert key(3) in ask(found.cursor).days
 
 
 def test_a_refusal_is_never_kept_to_oneself(server, ask):
@@ -156,13 +156,13 @@ def test_a_refusal_is_never_kept_to_oneself(server, ask):
         days(request) if len(server.requests) < 5 else as_json({"message": "revoked"}, 401)
     )
     with pytest.raises(TokenRefused):
-        ask(Place(LONG_AGO))
+        ask(PollCursor(LONG_AGO))
 
 
 def test_unwanted_pipelines_make_no_day_known(server, ask):
     others = [build(n, n, "other") for n in range(700)]
     server.otherwise = Listed([*others, build(1, -DAY_S, "web"), build(2, -1, "other")])
-    found = ask(Place(LONG_AGO), "w*")
+    found = ask(PollCursor(LONG_AGO), "w*")
     assert found.days == {key(1)}
     assert len(server.requests) == 3 + 5
 
@@ -171,16 +171,16 @@ def test_a_second_that_fills_a_listing_makes_its_day_known(server, ask):
     server.otherwise = Listed(
         [*(build(n, 5, "other") for n in range(500)), build(1, -DAY_S, "web")]
     )
-    found = ask(Place(LONG_AGO), "w*")
+    found = ask(PollCursor(LONG_AGO), "w*")
     assert found.days == {key(0), key(1)}
-    assert found.place.backlog is None
+    assert found.cursor.backlog is None
 
 
 def test_nothing_is_asked_of_the_time_before_the_first_day(server, ask):
     server.otherwise = backlog(days=10, a_day=150)
-    assert ask(Place(LONG_AGO), first_day=key(4)).days == {key(n) for n in range(5)}
+    assert ask(PollCursor(LONG_AGO), first_day=key(4)).days == {key(n) for n in range(5)}
     server.requests.clear()
-    assert ask(Place(LONG_AGO), first_day="2027-01-01").days == set()
+    assert ask(PollCursor(LONG_AGO), first_day="2027-01-01").days == set()
     assert server.requests == []
 
 
@@ -188,7 +188,7 @@ def test_days_are_those_of_the_time_zone(server, clock):
     clock.moment = DAY + timedelta(hours=12)
     server.otherwise = Listed([build(1, -MINUTE_S)])
     with BuildkiteClient("acme", "token", api_url=server.url, clock=clock) as client:
-        place = Place(LONG_AGO.astimezone(UTC))
+        cursor = PollCursor(LONG_AGO.astimezone(UTC))
         tokyo = ZoneInfo("Asia/Tokyo")
-        found = look(client, place, first_day=FIRST_DAY, zone=tokyo, clock=clock)
+        found = poll(client, cursor, first_day=FIRST_DAY, zone=tokyo, clock=clock)
     assert found.days == {key(0)}

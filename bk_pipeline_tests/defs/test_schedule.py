@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.app import App
+from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import stage
 
@@ -24,11 +25,13 @@ def night(definitions, moment, instance):
     context = dg.build_schedule_context(
         instance, scheduled_execution_time=moment, repository_def=definitions.get_repository_def()
     )
-    return definitions.resolve_schedule_def("nightly_reread").evaluate_tick(context)
+    return definitions.resolve_schedule_def("nightly_reconcile").evaluate_tick(context)
 
 
 def requests_at(moment, instance, **settings):
-    definitions = code_location(Settings.of(BK_PIPELINE_START_DATE="2026-01-01", **settings))
+    definitions = build_definitions(
+        App(Settings.of(BK_PIPELINE_START_DATE="2026-01-01", **settings))
+    )
     return night(definitions, moment, instance).run_requests
 
 
@@ -57,14 +60,14 @@ def test_days_before_the_first_are_left_out(instance):
 
 
 def test_with_no_complete_day_the_night_is_skipped_and_says_why(instance):
-    definitions = code_location(Settings.of(BK_PIPELINE_START_DATE="2026-11-20"))
+    definitions = build_definitions(App(Settings.of(BK_PIPELINE_START_DATE="2026-11-20")))
     found = night(definitions, datetime(2026, 11, 20, 4, 15, tzinfo=UTC), instance)
     assert found.run_requests == []
     assert "BK_PIPELINE_START_DATE (2026-11-20)" in found.skip_message
 
 
 def test_it_is_off_until_it_is_switched_on():
-    schedule = code_location(Settings.of()).resolve_schedule_def("nightly_reread")
+    schedule = build_definitions(App(Settings.of())).resolve_schedule_def("nightly_reconcile")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
@@ -79,7 +82,7 @@ def nightly(scene, instance):
     """Runs what the schedule asks for, as the daemon would; the rows of new parts by asset."""
 
     def run() -> dict[str, int]:
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         found = night(definitions, scene.clock.now() + timedelta(minutes=1), instance)
         job = definitions.resolve_job_def("sync_day")
         counts = dict.fromkeys(("builds stored", "new parts", "accepted"), 0)
@@ -142,7 +145,7 @@ def test_a_part_that_was_deleted_is_made_again_and_not_sent_again(scene, nightly
 
 def test_a_span_that_was_not_delivered_is_delivered(scene, nightly, instance):
     scene.sandbox.faults.inject("honeycomb", "status", status=400, count=100)
-    job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+    job = build_definitions(scene.services).resolve_job_def("sync_day")
     for day in scene.days:
         job.execute_in_process(partition_key=day, instance=instance, raise_on_error=False)
     scene.sandbox.faults.clear()
@@ -154,7 +157,7 @@ def test_a_span_that_was_not_delivered_is_delivered(scene, nightly, instance):
 
 def stats_at(scene, moment, instance):
     """What hourly_stats asks for at `moment`."""
-    definitions = code_location(scene.services.settings, scene.services)
+    definitions = build_definitions(scene.services)
     context = dg.build_schedule_context(
         instance, scheduled_execution_time=moment, repository_def=definitions.get_repository_def()
     )
@@ -163,7 +166,7 @@ def stats_at(scene, moment, instance):
 
 def test_statistics_are_made_anew_once_where_spans_have_changed(tmp_path, instance):
     with stage(tmp_path / "data", days=3, builds_per_day=10) as scene:
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         sync = definitions.resolve_job_def("sync_day")
         refresh = definitions.resolve_job_def("refresh_stats")
         now = scene.clock.now()
@@ -180,7 +183,7 @@ def test_statistics_are_made_anew_once_where_spans_have_changed(tmp_path, instan
 
 def test_statistics_of_weeks_ago_are_left_alone(tmp_path, instance):
     with stage(tmp_path / "data") as scene:
-        sync = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+        sync = build_definitions(scene.services).resolve_job_def("sync_day")
         sync.execute_in_process(partition_key=scene.days[0], instance=instance)
         later = scene.clock.now() + timedelta(days=8)
         assert stats_at(scene, later, instance).run_requests == []

@@ -6,11 +6,12 @@ import dagster as dg
 import msgspec
 import pytest
 
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.app import App
+from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.failures import TickFailed
-from bk_pipeline.defs.newly_finished import Place
 from bk_pipeline.defs.sensors import Cursor
 from bk_pipeline.errors import ServiceUnavailable, TokenRefused
+from bk_pipeline.pipeline.newly_finished import PollCursor
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import stage
 
@@ -25,7 +26,7 @@ def instance():
 
 def tick(scene, instance, cursor=None):
     """One evaluation of the sensor, as the daemon would do it."""
-    definitions = code_location(scene.services.settings, scene.services)
+    definitions = build_definitions(scene.services)
     context = dg.build_sensor_context(instance, cursor=cursor, definitions=definitions)
     return definitions.resolve_sensor_def("builds_sensor").evaluate_tick(context)
 
@@ -44,12 +45,12 @@ def read(result) -> Cursor:
 
 
 def since(moment: datetime) -> str:
-    return msgspec.json.encode(Cursor(Place(moment))).decode()
+    return msgspec.json.encode(Cursor(PollCursor(moment))).decode()
 
 
 def note_run(scene, instance, day, status) -> None:
     """A run of the day, as the daemon makes one, which has come to `status`."""
-    job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+    job = build_definitions(scene.services).resolve_job_def("sync_day")
     instance.create_run_for_job(job, tags={"dagster/partition": day}, status=status)
 
 
@@ -104,7 +105,7 @@ def test_builds_that_were_created_tomorrow_wait_for_it(tmp_path, instance):
 def test_a_requested_run_delivers_the_build(tmp_path, instance):
     with stage(tmp_path) as scene:
         build = scene.sandbox.world.finish_build_now()
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         day = build["created_at"][:10]
         assert day in days(tick(scene, instance))
         job = definitions.resolve_job_def("sync_day")
@@ -119,7 +120,7 @@ def test_a_sensor_that_was_off_for_weeks_catches_up_over_several_ticks(tmp_path,
         asked: list[str] = []
         result = tick(scene, instance, since(scene.clock.now() - timedelta(days=26)))
         ticks = 1
-        while read(result).place.backlog or read(result).wanted:
+        while read(result).cursor.backlog or read(result).wanted:
             asked += days(result)
             requests = scene.sandbox.buildkite.request_count
             result = tick(scene, instance, result.cursor)
@@ -151,7 +152,7 @@ def test_a_run_that_failed_is_asked_for_again_less_and_less_often(tmp_path, inst
         assert asked == [0, 2, 5, 10, 19, 35, 51, 67]
         assert result.skip_message == (
             f"{day}: 8 runs in a row have failed or were canceled. It is left to "
-            "nightly_reread; the last run says why."
+            "nightly_reconcile; the last run says why."
         )
 
 
@@ -169,7 +170,7 @@ def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
         clock.moment += timedelta(minutes=1)
         result = tick(scene, instance, result.cursor)
         assert days(result) == [day]
-        job = code_location(scene.services.settings, scene.services).resolve_job_def("sync_day")
+        job = build_definitions(scene.services).resolve_job_def("sync_day")
         assert job.execute_in_process(partition_key=day, instance=instance).success
         result = tick(scene, instance, result.cursor)
         assert days(result) == []
@@ -216,7 +217,7 @@ def test_a_spent_quota_skips_the_tick_instead_of_waiting(tmp_path, instance, clo
         result = tick(scene, instance, cursor)
         assert days(result) == []
         assert result.skip_message.endswith("The next tick asks again.")
-        assert read(result).place == msgspec.json.decode(cursor, type=Cursor).place
+        assert read(result).cursor == msgspec.json.decode(cursor, type=Cursor).cursor
         assert clock.slept == []
 
 
@@ -228,11 +229,11 @@ def test_a_cursor_that_cannot_be_read_is_made_anew_and_that_is_said(tmp_path, in
         build = scene.sandbox.world.finish_build_now()
         result = tick(scene, instance, text)
         assert build["created_at"][:10] in days(result)
-        assert read(result).place.since > scene.clock.now() - timedelta(hours=1)
+        assert read(result).cursor.since > scene.clock.now() - timedelta(hours=1)
 
 
 def test_the_sensor_without_a_token_names_the_variable(instance):
-    definitions = code_location(Settings.of())
+    definitions = build_definitions(App(Settings.of()))
     context = dg.build_sensor_context(instance, definitions=definitions)
     with pytest.raises(TickFailed, match="BUILDKITE_API_TOKEN is not set"):
         definitions.resolve_sensor_def("builds_sensor").evaluate_tick(context)

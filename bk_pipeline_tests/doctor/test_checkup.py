@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.app import App
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.doctor.findings import Finding, Verdict, exit_status
 from bk_pipeline.errors import ConfigError
@@ -391,14 +391,14 @@ def test_a_ledger_on_the_host_with_data_in_an_object_store_is_refused(serve, mon
     serve()
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://bucket/ci")
     with pytest.raises(ConfigError, match="BK_PIPELINE_LEDGER_ON_THIS_HOST=1"):
-        Services(Settings.load()).ledger()
+        App(Settings.load()).ledger()
 
     monkeypatch.setenv("BK_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/ledger.sqlite")
     with pytest.raises(ConfigError, match="PostgreSQL"):
-        Services(Settings.load()).ledger()
+        App(Settings.load()).ledger()
 
     monkeypatch.setenv("BK_PIPELINE_LEDGER_ON_THIS_HOST", "1")
-    Services(Settings.load()).ledger().close()
+    App(Settings.load()).ledger().close()
 
 
 def test_the_age_in_force_is_told_with_each_destination(serve, monkeypatch):

@@ -9,6 +9,8 @@ import dagster as dg
 import pytest
 
 from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.defs.resources import resources_of
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline_tests.buildkite.listed import build
@@ -175,8 +177,8 @@ def test_spans_that_were_damaged_before_they_were_sent_are_sent(tmp_path, instan
     """The transformation saw them whole; the delivery does not."""
     with stage(tmp_path) as scene:
         [day] = scene.days
-        assets = {one.key.to_user_string(): one for one in assets_of(scene.services.settings)}
-        resources = {"services": scene.services}
+        assets = {one.key.to_user_string(): one for one in assets_of(scene.services, Naming())}
+        resources = resources_of(scene.services, Naming())
 
         def materialize(*names):
             made = [assets[name] for name in names]

@@ -6,6 +6,8 @@ import dagster as dg
 import pytest
 
 from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.defs.resources import resources_of
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline_tests.cli.program import run as program
 from bk_pipeline_tests.worlds import stage
@@ -56,11 +58,11 @@ def test_the_check_says_so_however_often_the_day_is_made(scene):
     with dg.DagsterInstance.ephemeral() as instance:
         for _ in range(2):
             result = dg.materialize(
-                assets_of(scene.services.settings),
+                assets_of(scene.services, Naming()),
                 partition_key=scene.days[0],
                 instance=instance,
-                resources={"services": scene.services},
+                resources=resources_of(scene.services, Naming()),
             )
             checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
-            assert not checks["nothing_set_aside"].passed
-            assert checks["everything_accepted"].passed
+            assert not checks["no_quarantined_builds"].passed
+            assert checks["all_accepted"].passed

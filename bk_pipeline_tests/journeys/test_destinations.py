@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.app import App
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import stage
@@ -34,7 +34,7 @@ def test_a_new_destination_gets_the_history_and_the_old_one_nothing_more(tmp_pat
         settings = Settings.of(
             **scene.services.settings.environment, OTEL_EXPORTER_OTLP_ENDPOINT=scene.url
         )
-        services = Services(settings, retries=0)
+        services = App(settings, retries=0)
         [run] = materialize_days(services, scene.days, instance=instance)
         assert run.error is None
         assert run.results["honeycomb_events"].accepted == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from bk_pipeline.app import App
 from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.home import local_instance
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.defs.resources import resources_of
 from bk_pipeline.errors import StorageError
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import free_port, stage
@@ -17,10 +19,10 @@ def failure(services, day):
     """What stands first in the UI's row of the step that failed, and its name."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            assets_of(services.settings),
+            assets_of(services, Naming()),
             partition_key=day,
             instance=instance,
-            resources={"services": services},
+            resources=resources_of(services, Naming()),
             raise_on_error=False,
         )
     [event] = result.get_step_failure_events()
@@ -75,7 +77,7 @@ def test_a_run_that_cannot_go_says_why_in_its_first_line(tmp_path, step, mistake
         changed = mistake(scene.sandbox) if callable(mistake) else mistake
         values = {**scene.services.settings.environment, **changed}
         given = {name: value for name, value in values.items() if value}
-        services = Services(Settings.of(**given), clock=scene.clock, retries=0)
+        services = App(Settings.of(**given), clock=scene.clock, retries=0)
         failed, message = failure(services, scene.days[0])
     assert failed == step
     first, *rest = message.strip().splitlines()

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 import requests
 
-from bk_pipeline.defs.resources import Services
+from bk_pipeline.app import App
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import free_port, last_thursday
@@ -100,9 +100,9 @@ def test_the_run_fails_with_a_clear_error_and_the_next_completes_the_day(
             killer.start()
             exports["BK_PIPELINE_DATA_DIR"] = str(tmp_path)
             settings = Settings.of(**exports)
-            services = Services(settings, retries=0)
+            services = App(settings, retries=0)
             # It shall not try for minutes to reach a sandbox that has gone for good.
-            impatient = Services(Settings.of(**exports, BK_PIPELINE_HTTP_DEADLINE_S="1"), retries=0)
+            impatient = App(Settings.of(**exports, BK_PIPELINE_HTTP_DEADLINE_S="1"), retries=0)
             day = settings.start_date.isoformat()
             [failed] = materialize_days(impatient, [day], instance=instance)
             killer.join()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing
 from dataclasses import asdict
 
 import dagster as dg
 import pytest
 
-from bk_pipeline.defs.partitions import day_of
+from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.pipeline import extract_day, place_markers, transform_day
 from bk_pipeline.spans.table import rows
@@ -51,12 +50,7 @@ def materialize(scene, *, full_refresh=False):
     """All days, without Dagster; what was done in all."""
     services = scene.services
     total: Counter[str] = Counter()
-    marking = services.marking(print)
-    with (
-        services.buildkite(on_wait=print) as client,
-        closing(marking.client),
-        marking.ledger,
-    ):
+    with services.buildkite(on_wait=print) as client, services.marking(print) as marking:
         for key in scene.days:
             extract_day(
                 day_of(key, services.settings),

@@ -9,7 +9,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from bk_pipeline.defs.partitions import day_of
+from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.deliver.metrics import OtlpMetrics
 from bk_pipeline.deliver.otlp import OtlpSettings

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from bk_pipeline import spans, text, units
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.pipeline import transform_fingerprint
 from bk_pipeline.pipeline.transform import source_digest
@@ -138,14 +138,14 @@ def test_the_nightly_schedule_asks_for_days_with_builds_to_settle(settled):
     settled.sandbox.world.add_build(build | {"blocked": True})
     materialize(settled, day)
     settled.clock.moment += timedelta(days=20)
-    definitions = code_location(settled.services.settings, settled.services)
+    definitions = build_definitions(settled.services)
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_schedule_context(
             instance,
             scheduled_execution_time=settled.clock.now(),
             repository_def=definitions.get_repository_def(),
         )
-        found = definitions.resolve_schedule_def("nightly_reread").evaluate_tick(context)
+        found = definitions.resolve_schedule_def("nightly_reconcile").evaluate_tick(context)
     asked = {request.partition_key for request in found.run_requests}
     assert day in asked
     assert len(asked) == 1 + settled.services.settings.nightly_days

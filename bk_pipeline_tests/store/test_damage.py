@@ -22,6 +22,7 @@ from bk_pipeline.pipeline import (
 )
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
+from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.store.compaction import MAX_SMALL_PARTS
 from bk_pipeline.store.folder import QUARANTINED, Folder
 from bk_pipeline.store.raw import RawStore
@@ -83,9 +84,14 @@ class Day:
     def summarize(self):
         return summarize_day(DAY.key, spans=self.spans, stats=self.stats)
 
-    def restore(self):
+    def restore(self, **options):
         return restore_day(
-            DAY, connect=lambda: self.client, raw=self.raw, spans=self.spans, clock=self.clock
+            DAY,
+            connect=lambda: self.client,
+            raw=self.raw,
+            spans=self.spans,
+            clock=self.clock,
+            **options,
         )
 
     def file(self, kind: str) -> Path:
@@ -121,6 +127,15 @@ def day(clock, tmp_path):
         made.transform()
         made.summarize()
         yield made
+
+
+def test_restored_spans_follow_the_span_options(day):
+    options = SpanOptions(waits=True)
+    day.transform(options=options)
+    before = day.spans.parts(DAY.key)
+    day.file("spans").unlink()
+    day.restore(options=options)
+    assert day.spans.parts(DAY.key) == before
 
 
 @damaged

@@ -5,16 +5,22 @@ import sys
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import RepositorySnap
 
-from bk_pipeline.defs.code_location import code_location
+from bk_pipeline.app import App
+from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.definitions import build_definitions
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.defs.resources import BuildkiteResource, resources_of
 from bk_pipeline.settings import Settings
+from bk_pipeline_tests.defs.snapshot import FILE, snapshot
 from bk_pipeline_tests.worlds import stage
 
 HONEYCOMB = {"HONEYCOMB_API_KEY": "hcaik_" + "a" * 58}
 
 
 def asset_names(**settings: str) -> list[str]:
-    graph = code_location(Settings.of(**settings)).resolve_asset_graph()
+    graph = build_definitions(App(Settings.of(**settings))).resolve_asset_graph()
     return sorted(key.to_user_string() for key in graph.get_all_asset_keys())
 
 
@@ -29,18 +35,18 @@ def test_a_destination_that_is_configured_has_its_asset():
 def test_markers_have_an_asset_where_rules_are_named_after_the_one_that_makes_the_dataset():
     named = HONEYCOMB | {"BK_PIPELINE_MARKERS": "nowhere.toml"}
 
-    graph = code_location(Settings.of(**named)).resolve_asset_graph()
+    graph = build_definitions(App(Settings.of(**named))).resolve_asset_graph()
 
     node = graph.get(dg.AssetKey("honeycomb_markers"))
     parents = {key.to_user_string() for key in node.parent_keys}
     assert parents == {"spans", "honeycomb_events"}
-    alone = code_location(Settings.of(BK_PIPELINE_MARKERS="x")).resolve_asset_graph()
+    alone = build_definitions(App(Settings.of(BK_PIPELINE_MARKERS="x"))).resolve_asset_graph()
     only = alone.get(dg.AssetKey("honeycomb_markers")).parent_keys
     assert [key.to_user_string() for key in only] == ["spans"]
 
 
 def test_assets_feed_one_another():
-    graph = code_location(Settings.of(**HONEYCOMB)).resolve_asset_graph()
+    graph = build_definitions(App(Settings.of(**HONEYCOMB))).resolve_asset_graph()
     parents = {
         key.to_user_string(): [p.to_user_string() for p in graph.get(key).parent_keys]
         for key in graph.get_all_asset_keys()
@@ -55,7 +61,7 @@ def test_assets_feed_one_another():
 
 def test_days_reach_from_the_first_to_today():
     settings = Settings.of(BK_PIPELINE_START_DATE="2026-02-03", BK_PIPELINE_TIMEZONE="Asia/Tokyo")
-    graph = code_location(settings).resolve_asset_graph()
+    graph = build_definitions(App(settings)).resolve_asset_graph()
     partitions = graph.get(dg.AssetKey("spans")).partitions_def
     assert isinstance(partitions, dg.DailyPartitionsDefinition)
     assert partitions.get_first_partition_key() == "2026-02-03"
@@ -66,12 +72,12 @@ def test_days_reach_from_the_first_to_today():
 
 
 def test_the_sensor_is_off_until_it_is_switched_on():
-    sensor = code_location(Settings.of(**HONEYCOMB)).resolve_sensor_def("builds_sensor")
+    sensor = build_definitions(App(Settings.of(**HONEYCOMB))).resolve_sensor_def("builds_sensor")
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 
 
 def test_every_asset_says_what_it_is():
-    for asset in code_location(Settings.of(**HONEYCOMB)).assets:
+    for asset in build_definitions(App(Settings.of(**HONEYCOMB))).assets:
         assert isinstance(asset, dg.AssetsDefinition)
         for key in asset.keys:
             assert asset.descriptions_by_key[key]
@@ -82,7 +88,7 @@ def test_every_asset_says_what_it_is():
 def test_what_dagster_loads_names_a_malformed_setting(name, monkeypatch, tmp_path):
     monkeypatch.setenv(name, "nonsense")
     done = subprocess.run(
-        [sys.executable, "-c", "import bk_pipeline.definitions"],
+        [sys.executable, "-c", "from bk_pipeline.definitions import defs; defs()"],
         capture_output=True,
         text=True,
         check=False,
@@ -92,9 +98,72 @@ def test_what_dagster_loads_names_a_malformed_setting(name, monkeypatch, tmp_pat
     assert f"{name} is malformed" in done.stderr.splitlines()[-1]
 
 
+def test_definitions_are_those_of_the_snapshot():
+    # To accept a change: python -m bk_pipeline_tests.defs.snapshot
+    assert snapshot() == FILE.read_text()
+
+
+def test_resources_show_their_configuration_and_no_secret():
+    secrets = {
+        "BUILDKITE_API_TOKEN": "bkua_5ecret5ecret",
+        "HONEYCOMB_API_KEY": "hcaik_" + "5ecret" * 9,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:5ecret@otlp.example.com/5ecret?key=5ecret",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=5ecret",
+        "BK_PIPELINE_DATA_DIR": "s3://key:5ecret@bucket/builds?secret_key=5ecret",
+        "BK_PIPELINE_LEDGER_URL": "postgresql://me:5ecret@db.example.com/ledger?password=5ecret",
+    }
+    definitions = build_definitions(App(Settings.of(**secrets)))
+    shown = {
+        one.name: one.configured_values
+        for one in RepositorySnap.from_def(definitions.get_repository_def()).resources
+    }
+    assert shown["otlp"]["endpoint"] == '"https://otlp.example.com"'
+    assert shown["store"]["data_dir"] == '"s3://bucket/builds"'
+    assert shown["ledger"]["url"] == '"postgresql://db.example.com/ledger"'
+    assert "5ecret" not in str(shown)
+
+
+def test_a_runs_configuration_of_a_resource_takes_effect(tmp_path):
+    with stage(tmp_path, builds_per_day=10) as scene, dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions(scene.services).resolve_job_def("sync_day")
+        done = job.execute_in_process(
+            partition_key=scene.days[0],
+            instance=instance,
+            run_config={"resources": {"honeycomb": {"config": {"dataset": "elsewhere"}}}},
+        )
+        assert done.success
+        events = scene.sandbox.honeycomb.events
+    assert {one.dataset for one in events} == {"elsewhere"}
+
+
+def test_resources_can_be_those_of_a_test(tmp_path):
+    """Definitions that know no token work with the resources that a test hands in."""
+    with (
+        stage(tmp_path / "theirs", builds_per_day=10) as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        app = App(Settings.of(BK_PIPELINE_DATA_DIR=str(tmp_path / "ours")), clock=scene.clock)
+        start = scene.services.settings.start_date.isoformat()
+        app = app.changed({"BK_PIPELINE_START_DATE": start})
+        naming = Naming()
+        resources = {
+            **resources_of(app, naming),
+            "buildkite": BuildkiteResource.of(scene.services),
+        }
+        done = dg.materialize(
+            assets_of(app, naming),
+            selection=["raw_builds"],
+            partition_key=scene.days[0],
+            instance=instance,
+            resources=resources,
+        )
+    assert done.success
+    assert app.raw().days() == scene.days
+
+
 def test_a_run_delivers_before_it_reports_and_logs_what_it_waits_for(tmp_path):
     with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
-        definitions = code_location(scene.services.settings, scene.services)
+        definitions = build_definitions(scene.services)
         # Two pauses of a second at most, of which the second would be one line too many.
         for path in ("/1/auth", "/1/batch/*"):
             scene.sandbox.faults.inject("honeycomb", "status", path=path)

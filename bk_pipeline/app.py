@@ -1,0 +1,324 @@
+"""The composition root: settings in, objects out. No Dagster.
+
+The Dagster definitions, the command line, `doctor`, tests and benchmarks take their clients,
+stores, ledger and destinations from an `App`, so that a setting means the same everywhere.
+An `App` connects to nothing until it is asked. What it opens (`buildkite`, `ledger`,
+`destination`, `marking`) is a context manager: leaving it closes connections and files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.paging import Paging
+from bk_pipeline.buildkite.shared_quota import SharedQuota
+from bk_pipeline.clock import Clock, SystemClock
+from bk_pipeline.errors import ConfigError, PipelineError
+from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.settings import Settings
+from bk_pipeline.spans.model import SpanOptions
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.store.folder import Folder
+from bk_pipeline.store.raw import RawStore
+from bk_pipeline.store.search import SpanSearch
+from bk_pipeline.store.spans import SpanStore, StatsStore
+
+# Imported in the methods that need them: no command pays for what it does not use.
+if TYPE_CHECKING:
+    from bk_pipeline.buildkite.quota import Quota
+    from bk_pipeline.deliver.delivery import DeliveryPolicy
+    from bk_pipeline.deliver.destination import Destination
+    from bk_pipeline.deliver.destinations import Configured
+    from bk_pipeline.honeycomb.client import MarkerClient
+    from bk_pipeline.honeycomb.rules import Rules
+    from bk_pipeline.ledger.store import Ledger
+    from bk_pipeline.pipeline import Day, MarkerContext, Results
+
+# How often Dagster retries a step, after the requests' own retries
+# (BK_PIPELINE_HTTP_DEADLINE_S): for outages that last.
+RUN_RETRIES = 2
+
+Report = Callable[[str], None]
+LinkOf = Callable[[str, int, int], str | None]
+
+
+def ignore(_: str) -> None:
+    """Ignore a progress message."""
+
+
+class App:
+    """The objects that one set of settings describes.
+
+    Args:
+        settings: All settings.
+        clock: The clock that everything uses. Default: the system's.
+        retries: How often Dagster retries a step after an error that may pass.
+        progress: Called with each progress message.
+        on_wait: Called with a message before each wait.
+
+    Attributes:
+        results: Typed results of the runs that have used this object so far.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        retries: int = RUN_RETRIES,
+        progress: Report = ignore,
+        on_wait: Report = ignore,
+    ) -> None:
+        from bk_pipeline.pipeline import Results  # noqa: PLC0415  # see above
+
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.retries = retries
+        self.progress = progress
+        self.on_wait = on_wait
+        self.results: Results = Results()
+        # What clients learn of the listing's pages, they share.
+        self._paging = Paging()
+        reserve = settings.buildkite_reserve_percent / 100
+        self._quota = SharedQuota(settings.quota_path, reserve=reserve)
+        # The sensor may use half of the reserve, so that a backfill does not starve it.
+        self._sensor_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, owners=0)
+
+    def changed(self, variables: Mapping[str, str]) -> App:
+        """Return an app with other values of some variables and the same clock and results.
+
+        Raises:
+            ConfigError: A value is malformed.
+        """
+        changed = App(
+            self.settings.changed(variables),
+            clock=self.clock,
+            retries=self.retries,
+            progress=self.progress,
+            on_wait=self.on_wait,
+        )
+        changed.results = self.results
+        return changed
+
+    def buildkite(
+        self,
+        on_wait: Report | None = None,
+        *,
+        patience_s: float = math.inf,
+        deadline_s: float | None = None,
+        quota: Quota | None = None,
+    ) -> BuildkiteClient:
+        """Return a client of the Buildkite API; a context manager.
+
+        All processes of this host share the token's rate limit, and so one quota.
+
+        Args:
+            on_wait: Called with a message before each wait. Default: the app's.
+            patience_s: Limit for each wait, each response, and the retries of a request. A
+                finite one also gives access to half of the reserve: it is for the sensor.
+            deadline_s: How long a request is retried. Default: the setting's.
+            quota: Another quota than the one the processes share.
+
+        Raises:
+            ConfigError: The token or the organization is not set.
+        """
+        deadline_s = self.settings.http_deadline_s if deadline_s is None else deadline_s
+        shared = self._quota if math.isinf(patience_s) else self._sensor_quota
+        return BuildkiteClient.from_settings(
+            self.settings,
+            clock=self.clock,
+            quota=quota or shared,
+            paging=self._paging,
+            retry_policy=RetryPolicy(deadline_s=min(deadline_s, patience_s)),
+            on_wait=on_wait or self.on_wait,
+            patience_s=patience_s,
+        )
+
+    def folder(self) -> Folder:
+        """Return the data directory."""
+        return Folder(self.settings.storage)
+
+    def raw(self) -> RawStore:
+        """Return the store of builds as Buildkite sent them."""
+        return RawStore(self.folder())
+
+    def spans(self) -> SpanStore:
+        """Return the span table."""
+        return SpanStore(self.folder())
+
+    def search(self) -> SpanSearch:
+        """Return a search for builds in the span table."""
+        return SpanSearch(self.folder())
+
+    def stats(self) -> StatsStore:
+        """Return the statistics tables."""
+        return StatsStore(self.folder())
+
+    def traces_of(self, day: str) -> Callable[[str], list[dict[str, Any]]]:
+        """Return a function from a trace id to the spans of that build of `day`, if there are any."""
+        from bk_pipeline.spans.table import rows  # noqa: PLC0415  # see above
+
+        search = self.search()
+
+        def trace(trace_id: str) -> list[dict[str, Any]]:
+            found = search.find_by_trace_id(trace_id, [day])
+            return list(rows(search.spans(found))) if found else []
+
+        return trace
+
+    def privacy(self) -> Privacy:
+        """Return what is dropped, hashed and masked."""
+        return Privacy.from_settings(self.settings)
+
+    def span_options(self) -> SpanOptions:
+        """Return which spans, links and columns are made."""
+        given = self.settings
+        settled = given.spans_export == "settled"
+        return SpanOptions(
+            links=given.spans_links,
+            waits=given.spans_waits,
+            conventions=given.spans_conventions,
+            settled_after_s=given.spans_settled_hours * 3600 if settled else None,
+        )
+
+    def restore(self, day: Day, *, on_wait: Report) -> list[str]:
+        """Fetch and make again what damaged files of `day` held; return messages about others."""
+        from bk_pipeline.pipeline import restore_day  # noqa: PLC0415  # see above
+
+        return restore_day(
+            day,
+            connect=lambda: self.buildkite(on_wait),
+            raw=self.raw(),
+            spans=self.spans(),
+            clock=self.clock,
+            privacy=self.privacy(),
+            options=self.span_options(),
+            progress=self.progress,
+        )
+
+    def ledger(self, *, create: bool = True) -> Ledger:
+        """Open the delivery ledger; a context manager.
+
+        Args:
+            create: Create it if it is missing.
+
+        Raises:
+            ConfigError: It would be a file on this host, and the data are in an object store.
+            NoLedger: It is missing, and `create` is false.
+        """
+        from bk_pipeline.ledger.store import Ledger  # noqa: PLC0415  # see above
+
+        if create:
+            self.settings.refuse_lone_ledger()
+        return Ledger.from_settings(self.settings, clock=self.clock, create=create)
+
+    def delivery_policy(self) -> DeliveryPolicy:
+        """Return what becomes of batches that were not answered."""
+        from bk_pipeline.deliver.delivery import (  # noqa: PLC0415  # see above
+            DeliveryPolicy,
+            Guarantee,
+        )
+
+        return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
+
+    def destinations(self) -> list[Configured]:
+        """Return the configured destinations.
+
+        Raises:
+            ConfigError: One is unknown, incomplete, or the same as another.
+        """
+        from bk_pipeline.deliver.destinations import destinations  # noqa: PLC0415  # see above
+
+        return destinations(self.settings)
+
+    def configured(self, asset: str) -> Configured:
+        """Return the configured destination whose asset is called `asset`.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        found = {one.asset: one for one in self.destinations()}
+        if asset not in found:
+            raise ConfigError(
+                f"No destination {asset} is configured. There are: {', '.join(found) or 'none'}."
+            )
+        return found[asset]
+
+    def destination(self, configured: Configured) -> AbstractContextManager[Destination]:
+        """Open a destination; leaving the block closes its connections."""
+        return closing(configured.open(self.clock))
+
+    @contextmanager
+    def trace_links(self, *, on_trouble: Report) -> Iterator[LinkOf]:
+        """Open what makes links to traces: a function of trace id, start and end in ns.
+
+        The link leads to the first destination that has pages of traces; it is None if none has.
+        Links are a convenience: a destination that fails is reported once, and then left out.
+        """
+        waiting = self.destinations()
+        with ExitStack() as opened:
+            current: list[Destination] = []
+
+            def link(trace_id: str, start_ns: int, end_ns: int) -> str | None:
+                while waiting:
+                    try:
+                        if not current:
+                            current.append(opened.enter_context(self.destination(waiting[0])))
+                        found = current[0].trace_link(trace_id, start_ns=start_ns, end_ns=end_ns)
+                    except PipelineError as exc:
+                        on_trouble(f"No links to traces: {exc}")
+                        found = None
+                    if found is not None:
+                        return found
+                    # It has pages of no trace at all.
+                    waiting.pop(0)
+                    current.clear()
+                return None
+
+            yield link
+
+    def marker_rules(self) -> Rules:
+        """Load the rules for markers from their file.
+
+        Raises:
+            ConfigError: No file is named, or it is malformed.
+        """
+        from bk_pipeline.honeycomb.rules_file import load_rules  # noqa: PLC0415  # see above
+
+        given = self.settings
+        return load_rules(given.require_markers(), dataset=given.honeycomb_dataset)
+
+    def marker_client(self, on_wait: Report | None = None) -> AbstractContextManager[MarkerClient]:
+        """Open a client of Honeycomb's markers; leaving the block closes its connections.
+
+        Raises:
+            ConfigError: The configuration key is not set.
+        """
+        from bk_pipeline.honeycomb.client import MarkerClient  # noqa: PLC0415  # see above
+
+        on_wait = on_wait or self.on_wait
+        return closing(MarkerClient.from_settings(self.settings, clock=self.clock, on_wait=on_wait))
+
+    @contextmanager
+    def marking(self, on_wait: Report) -> Iterator[MarkerContext]:
+        """Open what placing markers needs; `on_wait` gets the waits for the rate limit.
+
+        Builds that began before spans are sent are not marked either.
+        """
+        from bk_pipeline.pipeline import MarkerContext  # noqa: PLC0415  # see above
+
+        days = self.settings.honeycomb_max_age_days
+        rules = self.marker_rules()
+        with self.marker_client(on_wait) as client, self.ledger() as ledger:
+            yield MarkerContext(
+                spans=self.spans(),
+                rules=rules,
+                client=client,
+                ledger=ledger,
+                oldest=self.clock.now() - timedelta(days=days) if days else None,
+            )

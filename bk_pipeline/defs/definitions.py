@@ -1,0 +1,53 @@
+"""All definitions of one pipeline."""
+
+import dagster as dg
+
+from bk_pipeline.app import App
+from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.checks import audits
+from bk_pipeline.defs.naming import Naming
+from bk_pipeline.defs.resources import resources_of
+from bk_pipeline.defs.schedules import hourly_stats, nightly_audit, nightly_reconcile
+from bk_pipeline.defs.sensors import builds_sensor
+
+
+def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
+    """Return the definitions of `app`. Connects to nothing.
+
+    No executor is set: the code location that embeds the pipeline chooses it.
+
+    Args:
+        app: What the assets, schedules and the sensor work with.
+        naming: Names and labels. Default: those of the settings.
+    """
+    naming = naming or Naming.of(app.settings)
+    assets, checks = assets_of(app, naming), audits(naming)
+    audited = dg.AssetSelection.checks(*checks)
+    stats = dg.AssetSelection.assets(naming.key("build_stats"))
+    sync = dg.define_asset_job(
+        naming.named("sync_day"),
+        selection=dg.AssetSelection.assets(*assets) - stats - audited,
+        description="One day, from Buildkite to every destination.",
+    )
+    refresh = dg.define_asset_job(
+        naming.named("refresh_stats"),
+        selection=stats,
+        description="One day's statistics, made of the span table.",
+    )
+    audit = dg.define_asset_job(
+        naming.named("audit_days"),
+        selection=audited,
+        description="Is everything there that Buildkite lists, and is it sound?",
+    )
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=checks,
+        jobs=[sync, refresh, audit],
+        sensors=[builds_sensor(app, naming, sync)],
+        schedules=[
+            nightly_reconcile(app, naming, sync),
+            hourly_stats(app, naming, refresh),
+            nightly_audit(app, naming, audit),
+        ],
+        resources=resources_of(app, naming),
+    )

@@ -1,0 +1,159 @@
+"""What Dagster shows of a result: metadata for people, attributes for self-tracing, columns.
+
+The numbers come from typed results. Labels are written here and read nowhere.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from bk_pipeline.analysis.columns import StatsTable
+from bk_pipeline.deliver.delivery import Delivery
+from bk_pipeline.deliver.destination import Destination
+from bk_pipeline.errors import UNNAMED
+from bk_pipeline.honeycomb.placing import Placement
+from bk_pipeline.pipeline import Extraction, Transformation
+from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.table import IDENTITY_COLUMN_MEANINGS, SCHEMA
+from bk_pipeline.store.spans import PartSummary
+from bk_pipeline.telemetry import Value
+
+Metadata = Mapping[str, Any]
+ROWS = "dagster/partition_row_count"
+# As many as a person reads at once; `bk-pipeline set-aside` lists all.
+SHOWN = 50
+
+
+def of_extraction(found: Extraction) -> Metadata:
+    """Return the metadata of `raw_builds`."""
+    return {
+        "builds listed": found.listed,
+        "builds stored": found.stored,
+        "new parts": found.parts,
+        "whole day": found.full,
+        "requests": found.usage.requests,
+        "seconds waited": round(found.usage.waited_s),
+        "clock skew in seconds": round(found.clock_skew.total_seconds()),
+        "quarantined": found.quarantined,
+        "damaged files": found.damaged,
+        ROWS: found.stored,
+    }
+
+
+def of_transformation(made: Transformation, stored: PartSummary) -> Metadata:
+    """Return the metadata of `spans`: of what was made, and of all that the day has."""
+    reasons = [f"{one.build_id or UNNAMED}: {one.reason}" for one in stored.quarantined]
+    return {
+        "builds": made.summary.builds,
+        "traces": made.summary.traces,
+        "not finished yet": made.summary.unfinished,
+        "skipped": made.summary.skipped,
+        "not settled yet": made.summary.held_back,
+        "jobs": made.summary.jobs,
+        "times adjusted": made.summary.time_adjusted,
+        "quarantined": len(reasons),
+        "reasons": reasons[:SHOWN],
+        "new parts": made.parts,
+        "new spans": made.summary.spans,
+        "damaged files": made.damaged,
+        ROWS: stored.spans,
+    }
+
+
+def of_delivery(done: Delivery, destination: Destination) -> Metadata:
+    """Return the metadata of a loader."""
+    return {
+        "destination": destination.name,
+        "accepted": done.accepted,
+        "rejected": done.rejected,
+        "reasons of rejection": [one.reason for one in done.rejections],
+        "rejected, not said which": done.rejected_unnamed,
+        "sent again after a crash": done.in_doubt_resent,
+        "settled before": done.already_settled,
+        "too old": done.too_old,
+        "age limit": destination.max_age_description,
+        "trimmed": done.trimmed,
+        "warnings": done.warnings,
+        "requests": done.batches,
+        ROWS: done.accepted,
+    }
+
+
+def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
+    """Return the metadata of `honeycomb_markers`; `markers` is how many the day has."""
+    return {
+        "created": placed.created,
+        "found again": placed.recovered,
+        "changed": placed.changed,
+        "as they should be": placed.unchanged,
+        "deleted in Honeycomb": placed.missing,
+        "too old": placed.too_old,
+        "requests": requests,
+        ROWS: markers,
+    }
+
+
+def attributes_of(result: object) -> dict[str, Value]:
+    """Return the counts of a result as span attributes."""
+    match result:
+        case Extraction():
+            counts = {
+                "builds_listed": result.listed,
+                "builds_stored": result.stored,
+                "requests": result.usage.requests,
+            }
+        case Transformation():
+            counts = {
+                "builds": result.summary.builds,
+                "traces": result.summary.traces,
+                "new_spans": result.summary.spans,
+            }
+        case Delivery():
+            counts = {
+                "accepted": result.accepted,
+                "rejected": result.rejected,
+                "too_old": result.too_old,
+                "requests": result.batches,
+            }
+        case Placement():
+            counts = {"created": result.created, "changed": result.changed}
+        case _:
+            counts = {}
+    return {f"bk_pipeline.{name}": count for name, count in counts.items()}
+
+
+def span_columns() -> dg.TableSchema:
+    """Return the columns of the span table, as they are declared."""
+    identity = [
+        dg.TableColumn(name, type=_type(SCHEMA.field(name).type), description=meaning)
+        for name, meaning in IDENTITY_COLUMN_MEANINGS.items()
+    ]
+    attributes = [
+        dg.TableColumn(
+            field.name,
+            type=str(field.type),
+            description=f"{field.meaning} From {field.source}.",
+            tags={"unit": field.unit} if field.unit else None,
+        )
+        for field in FIELDS
+    ]
+    return dg.TableSchema(identity + attributes)
+
+
+def stats_columns(table: StatsTable) -> dg.TableSchema:
+    """Return the columns of a table of `build_stats`, as they are declared."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(one.name, type=str(one.type), description=one.meaning)
+            for one in table.columns
+        ]
+    )
+
+
+def _type(arrow: pa.DataType) -> str:
+    """The type as people call it, whether values are stored in a dictionary or not."""
+    if pa.types.is_list(arrow):
+        return "list"
+    return str(arrow.value_type if pa.types.is_dictionary(arrow) else arrow)

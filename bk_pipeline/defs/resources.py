@@ -53,11 +53,19 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # it
             hold(context.instance, context.run.run_id)
 
     def changes(self) -> dict[str, str]:
-        """Return the variables that the run's configuration has changed, as text."""
+        """Return the variables that the run's configuration has changed, as text.
+
+        Configuration that a run gives replaces all of the resource's: what it leaves out is
+        null here, and stays as the settings have it.
+        """
         shown = self._shown(self.app.settings)
         given = {name: getattr(self, name) for name in shown}
         variables = self._variables()
-        return {variables[name]: _text(one) for name, one in given.items() if one != shown[name]}
+        return {
+            variables[name]: _text(one)
+            for name, one in given.items()
+            if one is not None and one != shown[name]
+        }
 
     def everything(self) -> dict[str, str]:
         """Return all variables that belong here, secrets included; unset ones are empty."""
@@ -194,6 +202,4 @@ def _without_secrets(location: str, *, path: bool = True) -> str:
 
 def _text(value: Any) -> str:
     """A value of the run's configuration as the text of a variable."""
-    if value is None:
-        return ""
     return ",".join(value) if isinstance(value, list) else str(value)

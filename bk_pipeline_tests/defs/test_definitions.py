@@ -107,7 +107,7 @@ def test_resources_show_their_configuration_and_no_secret():
     secrets = {
         "BUILDKITE_API_TOKEN": "bkua_5ecret5ecret",
         "HONEYCOMB_API_KEY": "hcaik_" + "5ecret" * 9,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:5ecret@otlp.example.com/5ecret?key=5ecret",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://otlp.example.com/5ecret?key=5ecret",
         "OTEL_EXPORTER_OTLP_HEADERS": "x-key=5ecret",
         "BK_PIPELINE_DATA_DIR": "s3://key:5ecret@bucket/builds?secret_key=5ecret",
         "BK_PIPELINE_LEDGER_URL": "postgresql://me:5ecret@db.example.com/ledger?password=5ecret",

@@ -80,7 +80,7 @@ def test_a_day_whose_run_is_under_way_waits_for_its_end(tmp_path, instance):
         note_run(scene, instance, day, dg.DagsterRunStatus.STARTED)
         busy = tick(scene, instance, cursor)
         assert days(busy) == []
-        assert busy.skip_message == f"{day} waits for its run that is under way."
+        assert busy.skip_message == f"{day} waits for its run that is in progress."
         [run] = instance.get_runs()
         instance.report_run_failed(run)
         assert days(tick(scene, instance, busy.cursor)) == [day]
@@ -120,7 +120,7 @@ def test_a_sensor_that_was_off_for_weeks_catches_up_over_several_ticks(tmp_path,
         asked: list[str] = []
         result = tick(scene, instance, since(scene.clock.now() - timedelta(days=26)))
         ticks = 1
-        while read(result).cursor.backlog or read(result).wanted:
+        while read(result).place.backlog or read(result).wanted:
             asked += days(result)
             requests = scene.sandbox.buildkite.request_count
             result = tick(scene, instance, result.cursor)
@@ -166,7 +166,7 @@ def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
         note_run(scene, instance, day, dg.DagsterRunStatus.CANCELED)
         result = tick(scene, instance, result.cursor)
         assert days(result) == []
-        assert "(1 in a row). Another is asked for from" in result.skip_message
+        assert "(1 in a row). Another is requested from" in result.skip_message
         clock.moment += timedelta(minutes=1)
         result = tick(scene, instance, result.cursor)
         assert days(result) == [day]
@@ -217,7 +217,7 @@ def test_a_spent_quota_skips_the_tick_instead_of_waiting(tmp_path, instance, clo
         result = tick(scene, instance, cursor)
         assert days(result) == []
         assert result.skip_message.endswith("The next tick asks again.")
-        assert read(result).cursor == msgspec.json.decode(cursor, type=Cursor).cursor
+        assert read(result).place == msgspec.json.decode(cursor, type=Cursor).place
         assert clock.slept == []
 
 
@@ -229,7 +229,7 @@ def test_a_cursor_that_cannot_be_read_is_made_anew_and_that_is_said(tmp_path, in
         build = scene.sandbox.world.finish_build_now()
         result = tick(scene, instance, text)
         assert build["created_at"][:10] in days(result)
-        assert read(result).cursor.since > scene.clock.now() - timedelta(hours=1)
+        assert read(result).place.since > scene.clock.now() - timedelta(hours=1)
 
 
 def test_the_sensor_without_a_token_names_the_variable(instance):

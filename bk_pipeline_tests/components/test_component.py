@@ -14,8 +14,8 @@ from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
 
 KEY = "hcaik_" + "a" * 58
-# Dagster's own, in `resolve_from_yaml`.
-pytestmark = pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated")
+# Dagster's own `resolve_from_yaml` warns.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
 
 

@@ -103,6 +103,8 @@ def test_definitions_are_those_of_the_snapshot():
     assert snapshot() == FILE.read_text()
 
 
+# Of Dagster's snapshot of its own schedules.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_resources_show_their_configuration_and_no_secret():
     secrets = {
         "BUILDKITE_API_TOKEN": "bkua_5ecret5ecret",

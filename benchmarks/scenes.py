@@ -33,9 +33,9 @@ IN_FLIGHT = 4
 SPANS_TO_POISON = 500
 RETRY = RetryPolicy(deadline_s=60)
 # Seconds of the real clock; how long an answer may take as a whole is by ours.
-PATIENT = Timeouts(connect_s=30, silence_s=30, answer_s=10**6)
+PATIENT = Timeouts(connect_s=30, read_s=30, total_s=10**6)
 # Where answers are ordered that never come. Half a second is long on loopback.
-IMPATIENT = Timeouts(connect_s=30, silence_s=0.5, answer_s=10**6)
+IMPATIENT = Timeouts(connect_s=30, read_s=0.5, total_s=10**6)
 
 SpanId = tuple[str, str]
 

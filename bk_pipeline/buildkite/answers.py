@@ -23,12 +23,12 @@ from bk_pipeline.errors import (
 from bk_pipeline.http import answers
 from bk_pipeline.http.answers import (
     Quote,
-    body_shown,
-    cut_short,
+    body_summary,
     decoded,
-    is_cut,
+    error_detail,
+    is_truncated,
     json_object,
-    said_in,
+    truncated_answer,
 )
 from bk_pipeline.http.retry import http_date, retry_after_s, wait_s
 from bk_pipeline.http.session import Response
@@ -62,7 +62,7 @@ def refusal(
     """The error that the status stands for; None for a success. 429 is `api.py`'s."""
     if response.ok:
         return None
-    status, said = response.status, said_in(response, quote)
+    status, said = response.status, error_detail(response, quote)
     messages = {
         TokenRefused: (
             "Buildkite does not know the token in BUILDKITE_API_TOKEN (401). It may have been "
@@ -148,7 +148,7 @@ def read_elements(response: Response, quote: Quote) -> Split:
     if split is None:
         raise _not_wanted(response, "a JSON array of builds", quote)
     if not split.closed:
-        raise cut_short(response, PLACE)
+        raise truncated_answer(response, PLACE)
     return split
 
 
@@ -156,8 +156,8 @@ def read_payload(response: Response, quote: Quote) -> bytes:
     """The JSON object that the body is, exactly as it was sent; the errors are the same."""
     payload = whole_object(response.body)
     if payload is None:
-        if is_cut(None, response.body):
-            raise cut_short(response, PLACE)
+        if is_truncated(None, response.body):
+            raise truncated_answer(response, PLACE)
         raise _not_wanted(response, "a JSON object", quote)
     return payload
 
@@ -174,6 +174,6 @@ def read_object(response: Response, kind: type[T], quote: Quote) -> T:
 
 def _not_wanted(response: Response, wanted: str, quote: Quote) -> UnexpectedAnswer:
     return UnexpectedAnswer(
-        f"{response.request}: wanted {wanted}, got {body_shown(response, quote)}. Check that "
+        f"{response.request}: wanted {wanted}, got {body_summary(response, quote)}. Check that "
         "BUILDKITE_API_URL is Buildkite's REST API and that no login page stands before it."
     )

@@ -169,7 +169,7 @@ class Api:
         *,
         subject: Subject,
         params: Params | None = None,
-        most_bytes: int | None = None,
+        max_bytes: int | None = None,
     ) -> T:
         """What `read` makes of the answer.
 
@@ -182,18 +182,18 @@ class Api:
                 again.
             subject: What is asked for, for messages.
             params: The query.
-            most_bytes: How large an answer may be.
+            max_bytes: How large an answer may be.
 
         Raises:
             RetryableError: No usable answer until the deadline.
-            AnswerTooLarge: The answer is larger than `most_bytes`.
+            AnswerTooLarge: The answer is larger than `max_bytes`.
             FatalError: By status; see `answers.refusal`.
         """
         first: list[Ticket] = [self._gate.enter()]
 
         def attempt() -> T:
             ticket = first.pop() if first else self._gate.enter()
-            send = partial(self._send, path_or_url, params, most_bytes)
+            send = partial(self._send, path_or_url, params, max_bytes)
             return read(self._ask(send, ticket, subject))
 
         return retry(attempt, policy=self._policy, clock=self._clock, on_pause=self._announce)
@@ -222,9 +222,9 @@ class Api:
             raise failed
         return response
 
-    def _send(self, path_or_url: str, params: Params | None, most_bytes: int | None) -> Response:
+    def _send(self, path_or_url: str, params: Params | None, max_bytes: int | None) -> Response:
         try:
-            return self.session.send("GET", path_or_url, params=params, most_bytes=most_bytes)
+            return self.session.send("GET", path_or_url, params=params, max_bytes=max_bytes)
         except ServiceUnavailable as exc:
             if exc.maybe_processed:
                 raise
@@ -244,4 +244,4 @@ class Api:
         )
 
     def _announce(self, pause: Pause) -> None:
-        self._on_wait(pause.sentence)
+        self._on_wait(pause.message)

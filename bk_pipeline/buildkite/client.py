@@ -363,7 +363,7 @@ class BuildkiteClient:
             params=params,
             subject=subject,
             paging=self._paging,
-            most_bytes=size.most_bytes,
+            max_bytes=size.max_bytes,
         )
         try:
             for sheet in sheets:

@@ -91,7 +91,7 @@ def iter_sheets(
     params: Params,
     subject: Subject,
     paging: Paging,
-    most_bytes: int | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[Sheet]:
     """The pages of one listing. Each is asked for when it is wanted, not before.
 
@@ -101,14 +101,14 @@ def iter_sheets(
         params: With `per_page`.
         subject: What is listed, for messages.
         paging: What is known of the service; learns from each page.
-        most_bytes: How large a page may be.
+        max_bytes: How large a page may be.
 
     Raises:
-        AnswerTooLarge: A page is larger than `most_bytes`.
+        AnswerTooLarge: A page is larger than `max_bytes`.
         RequestRefused: At a later page too: the listing is deeper than the API lists.
         UnexpectedAnswer: A page is no array; or there must be more, and no way leads there.
     """
-    listing = _Listing(api, path, params, subject=subject, paging=paging, most_bytes=most_bytes)
+    listing = _Listing(api, path, params, subject=subject, paging=paging, max_bytes=max_bytes)
     page: _Got | None = listing.first()
     while page is not None:
         more = page.more is not False
@@ -127,10 +127,10 @@ class _Listing:
         *,
         subject: Subject,
         paging: Paging,
-        most_bytes: int | None,
+        max_bytes: int | None,
     ) -> None:
         self._api, self._path, self._params = api, path, params
-        self._subject, self._paging, self._most_bytes = subject, paging, most_bytes
+        self._subject, self._paging, self._most_bytes = subject, paging, max_bytes
         self._asked = int(str(params["per_page"]))
         self._number = 1
         self._been: set[str] = set()
@@ -186,7 +186,7 @@ class _Listing:
             partial(self._read, asked=asked or self._asked),
             params=params,
             subject=self._subject,
-            most_bytes=self._most_bytes,
+            max_bytes=self._most_bytes,
         )
 
     def _read(self, response: Response, asked: int) -> _Got:
@@ -196,7 +196,9 @@ class _Listing:
         more = self._paging.more(response, len(split.elements), asked)
         link = next_link(response)
         self._been.add(response.url)
-        usable = link is not None and self._api.session.owns(link) and link not in self._been
+        usable = (
+            link is not None and self._api.session.is_same_origin(link) and link not in self._been
+        )
         return _Got(split.elements, link if usable else None, more, linked=link is not None)
 
     def _confirm(self, response: Response) -> None:
@@ -260,7 +262,7 @@ class PageSize:
         self.builds = MOST_BUILDS
 
     @property
-    def most_bytes(self) -> int | None:
+    def max_bytes(self) -> int | None:
         """Where to break off an answer to the next question.
 
         None: only where every answer is. A single build cannot be asked for in smaller pages.

@@ -16,7 +16,7 @@ from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.checkup import Checkup
 from bk_pipeline.doctor.findings import Answer, Finding, Installation, Verdict, exit_status, fine
-from bk_pipeline.http.retry import pauses_told_to
+from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 
 MARKS = {
@@ -51,7 +51,7 @@ def doctor(days: int) -> None:
         tell = status.update if console.is_terminal else lines.wait
         it = Installation(clock=SystemClock(), days=days, on_wait=tell)
         checkup = Checkup(it, pools)
-        with closing(it), pauses_told_to(tell):
+        with closing(it), report_pauses_to(tell):
             for check in checkup.checks():
                 status.update(f"{check.name} …")
                 findings.append(checkup.run(check))

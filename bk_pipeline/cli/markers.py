@@ -17,7 +17,7 @@ from bk_pipeline.errors import NotFound
 from bk_pipeline.honeycomb.marker import Marker
 from bk_pipeline.honeycomb.placing import color_changes, set_colors
 from bk_pipeline.honeycomb.planning import Plan
-from bk_pipeline.http.retry import pauses_told_to
+from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
@@ -151,7 +151,7 @@ def _opened() -> Iterator[tuple[App, MarkerContext, Lines]]:
     app = App(Settings.load())
     with (
         closing(Lines(_tell)) as lines,
-        pauses_told_to(lines.wait),
+        report_pauses_to(lines.wait),
         app.marking(lines.wait) as marking,
     ):
         yield app, marking, lines

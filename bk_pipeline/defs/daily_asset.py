@@ -19,7 +19,7 @@ from bk_pipeline.defs.metadata import Metadata, attributes_of
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import Context, app_of, resource_keys
 from bk_pipeline.errors import DamagedFile
-from bk_pipeline.http.retry import pauses_told_to
+from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import Day
 from bk_pipeline.pipeline.results import T
@@ -172,7 +172,7 @@ class StepLog:
 def step_log(context: Context, app: App) -> Iterator[StepLog]:
     """Open the log of one step, which also gets the pauses of requests that are retried."""
     log = StepLog(context, app)
-    with closing(log), pauses_told_to(log.wait):
+    with closing(log), report_pauses_to(log.wait):
         yield log
 
 

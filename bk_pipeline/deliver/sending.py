@@ -146,7 +146,7 @@ class Sender:
 
     def _report_pause(self, pause: Pause) -> None:
         if self._on_wait is not None:
-            self._on_wait(pause.sentence)
+            self._on_wait(pause.message)
 
     def _acquire_permit(self) -> int:
         permit = self._limiter.enter(

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bk_pipeline.errors import UnexpectedAnswer
-from bk_pipeline.http.answers import Quote, body_shown, decoded
+from bk_pipeline.http.answers import Quote, body_summary, decoded
 from bk_pipeline.http.session import DEFAULT_PORTS, Response
 
 INGEST = "ingest"
@@ -94,6 +94,6 @@ def host_and_port(endpoint: str) -> str:
 
 def _unexpected(response: Response, place: str, quote: Quote) -> UnexpectedAnswer:
     return UnexpectedAnswer(
-        f"{place} did not return the account of the key, but {body_shown(response, quote)}. Check "
+        f"{place} did not return the account of the key, but {body_summary(response, quote)}. Check "
         "HONEYCOMB_API_ENDPOINT and any proxy in between; nothing was sent."
     )

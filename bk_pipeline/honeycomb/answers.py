@@ -14,7 +14,7 @@ from bk_pipeline.errors import (
     TokenRefused,
 )
 from bk_pipeline.http import answers
-from bk_pipeline.http.answers import Quote, said_in
+from bk_pipeline.http.answers import Quote, error_detail
 from bk_pipeline.http.retry import retry_after_s
 from bk_pipeline.http.session import Response
 
@@ -40,7 +40,7 @@ def refusal(
     """
     if response.ok:
         return None
-    detail = said_in(response, quote)
+    detail = error_detail(response, quote)
     status = response.status
     not_found = (
         f"{place} does not know {response.request} (404: {detail}). Check "

@@ -17,7 +17,7 @@ from bk_pipeline.errors import AccessDenied, NotFound, ServiceUnavailable, Unexp
 from bk_pipeline.honeycomb.account import INGEST, Account, base_url, host_and_port, parse_account
 from bk_pipeline.honeycomb.answers import KEY, refusal
 from bk_pipeline.honeycomb.marker import ListedMarker, Marker
-from bk_pipeline.http.answers import body_shown, decoded, unreachable
+from bk_pipeline.http.answers import body_summary, decoded, unreachable
 from bk_pipeline.http.limiter import RateLimiter
 from bk_pipeline.http.network import Network
 from bk_pipeline.http.retry import RetryPolicy, retry
@@ -225,7 +225,7 @@ class MarkerClient:
         response = self._request(method, path, dataset=dataset, body=body)
 
         def unexpected() -> UnexpectedAnswer:
-            shown = body_shown(response, self._quote)
+            shown = body_summary(response, self._quote)
             return UnexpectedAnswer(
                 f"{self._place} answered {response.request} with {shown}. "
                 "Check HONEYCOMB_API_ENDPOINT and any proxy in between, then run again; markers "

@@ -1,1 +1,1 @@
-"""Talking HTTP to one service: `session.py` sends and redacts, `retry.py` alone waits."""
+"""HTTP client for one service: `session.py` sends and redacts; only `retry.py` waits."""

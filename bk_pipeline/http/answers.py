@@ -1,6 +1,7 @@
-"""What the answers of any service mean: the error for a status, the service's message, the JSON.
+"""Interpret the responses of any service: error for a status, error message, JSON body.
 
-Each room adds its own messages. A service's text is quoted, never obeyed.
+Each package that talks to a service supplies its own messages. The service's text is only
+quoted; no decision depends on it, with one exception: "too large" in a 400.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bk_pipeline.errors import (
 from bk_pipeline.http.session import BAD_REQUEST, Response
 
 T = TypeVar("T")
-# Makes a service's text fit to be quoted.
+# Redacts and shortens a service's text for use in a message.
 Quote = Callable[[str], str]
 # The message for each class of error; see `refusal`.
 Messages = Mapping[type[PipelineError], str]
@@ -32,34 +33,34 @@ REQUEST_TIMEOUT = 408
 PAYLOAD_TOO_LARGE = 413
 TOO_MANY_REQUESTS = 429
 SERVER_ERRORS = 500
-# What a load balancer says before it has passed a request on, or a server that is overloaded.
+# Sent by a load balancer that did not forward the request, or by an overloaded server.
 NOT_PASSED_ON = 503
 BY_STATUS: Mapping[int, type[PipelineError]] = {401: TokenRefused, 403: AccessDenied, 404: NotFound}
 
-# What msgspec raises for a body that is no JSON, or other JSON than was wanted.
-UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# Raised by msgspec for a body that is not JSON, or is JSON of another type.
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
 def refusal(
     response: Response,
-    said: str,
+    detail: str,
     messages: Messages,
     *,
     retry_in_s: float | None,
     throttling: Collection[int] = (TOO_MANY_REQUESTS,),
     permanent: Collection[int] = (),
 ) -> PipelineError:
-    """The error that the status of a failure stands for.
+    """The error for a response that is not a success; returned, not raised.
 
     Args:
-        response: The answer; no 2xx.
-        said: The service's own message, quoted.
-        messages: By class of error. A class that is missing becomes a RequestRefused.
-        retry_in_s: After how many seconds the service said to try again.
-        throttling: The statuses that ask to slow down.
-        permanent: The statuses from 500 on that say that trying again does not help.
+        response: The response; its status is not 2xx.
+        detail: The service's own message, redacted.
+        messages: Message for each class of error. A class without one becomes RequestRefused.
+        retry_in_s: Delay that the service asks for, in seconds.
+        throttling: Statuses that mean "slow down".
+        permanent: Statuses of 500 and above for which a retry does not help.
     """
     status = response.status
     kind: type[PipelineError] = BY_STATUS.get(status, RequestRefused)
@@ -67,7 +68,7 @@ def refusal(
         kind = DeliveryThrottled
     elif (status >= SERVER_ERRORS and status not in permanent) or status == REQUEST_TIMEOUT:
         kind = ServiceUnavailable
-    elif status == PAYLOAD_TOO_LARGE or (status == BAD_REQUEST and "too large" in said.lower()):
+    elif status == PAYLOAD_TOO_LARGE or (status == BAD_REQUEST and "too large" in detail.lower()):
         kind = RequestTooLarge
     if kind not in messages:
         kind = RequestRefused
@@ -78,32 +79,32 @@ def refusal(
     if kind is DeliveryThrottled:
         return DeliveryThrottled(message, retry_in_s=retry_in_s)
     if issubclass(kind, RequestRefused):
-        return kind(message, status=status, detail=said)
+        return kind(message, status=status, detail=detail)
     return kind(message)
 
 
 def unreachable(
     place: str, exc: ServiceUnavailable, *, setting: str, hint: str = ""
 ) -> ServiceUnavailable:
-    """The same error, with what cannot be reached and which setting to look at."""
+    """`exc` with the name of the service (`place`) and the setting to check."""
     return ServiceUnavailable(
         f"{place} cannot be reached. {exc} Check {setting} and the network if that goes on.{hint}",
         maybe_processed=exc.maybe_processed,
     )
 
 
-def said_in(response: Response, quote: Quote) -> str:
-    """The service's own message on a failure, on one line, else what kind of body came."""
-    return quote(message_in(response) or "") or body_shown(response, quote)
+def error_detail(response: Response, quote: Quote) -> str:
+    """The service's error message on one line, or a summary of the body if it has none."""
+    return quote(service_message(response) or "") or body_summary(response, quote)
 
 
-def message_in(response: Response) -> str | None:
-    """The service's own message, as it came; None if the body has none."""
+def service_message(response: Response) -> str | None:
+    """The service's error message, unredacted; None if the body has none."""
     return next(_messages(json_object(response.body)), None)
 
 
-def body_shown(response: Response, quote: Quote) -> str:
-    """`text/html beginning with "<html>..."`, for a body that is not what it should be."""
+def body_summary(response: Response, quote: Quote) -> str:
+    """A description of an unexpected body, like `text/html beginning with "<html>..."`."""
     if not response.body:
         return "an empty body"
     kind = quote(response.headers.get("Content-Type", "")) or "a body of no declared type"
@@ -111,47 +112,49 @@ def body_shown(response: Response, quote: Quote) -> str:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that `body` is; an empty one if it is something else."""
+    """`body` as a JSON object; empty if it is anything else."""
     try:
         return _object.decode(body)
-    except UNDECODABLE:
+    except DECODE_ERRORS:
         return {}
 
 
 def decoded(
     response: Response, kind: type[T], *, place: str, unexpected: Callable[[], PipelineError]
 ) -> T:
-    """The JSON of a 2xx as a `kind`.
+    """The JSON body of a 2xx response, decoded as `kind`.
 
     Raises:
-        ServiceUnavailable: It was cut on its way.
-        PipelineError: It is something else: what `unexpected` returns.
+        ServiceUnavailable: The body is truncated.
+        PipelineError: The body is not a `kind`; `unexpected` returns the error to raise.
     """
     try:
         return msgspec.json.decode(response.body, type=kind)
-    except UNDECODABLE as exc:
-        raise (cut_short(response, place) if is_cut(exc, response.body) else unexpected()) from exc
+    except DECODE_ERRORS as exc:
+        raise (
+            truncated_answer(response, place) if is_truncated(exc, response.body) else unexpected()
+        ) from exc
 
 
-def is_cut(exc: Exception | None, body: bytes) -> bool:
-    """Whether `body`, which could not be decoded because of `exc`, is JSON that was cut.
+def is_truncated(exc: Exception | None, body: bytes) -> bool:
+    """Whether `body`, which failed to decode with `exc`, looks like truncated JSON.
 
-    Such an answer may come whole the next time. JSON of another shape will not, nor a page.
+    A retry can return the whole body. It does not help for JSON of another type or for HTML.
     """
     if isinstance(exc, msgspec.ValidationError | RecursionError):
         return False
     return body.lstrip()[:1] in {b"[", b"{"}
 
 
-def cut_short(response: Response, place: str) -> ServiceUnavailable:
-    """What to raise for a 2xx of which a part is missing: what was asked for may be done."""
+def truncated_answer(response: Response, place: str) -> ServiceUnavailable:
+    """The error for a 2xx with an incomplete body: the request may have been processed."""
     return ServiceUnavailable(
         f"{place}: the JSON of the answer to {response.request} is broken or cut short."
     )
 
 
 def _messages(fields: dict[str, Any]) -> Iterator[str]:
-    """From each of the shapes that error bodies have, the plainest first."""
+    """Messages found in the known shapes of error bodies, top-level fields first."""
     errors = fields.get("errors")
     inner = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
     for one in (fields, *inner):

@@ -1,7 +1,7 @@
-"""Reading an answer's body to its true end, and never more of it than a bound.
+"""Read and decompress a response body up to a size limit, and detect truncation.
 
-urllib3 takes a gzip stream that stops in the middle for a short one, and decompresses whatever
-comes; so the decompressing is done here, in small pieces, where a missing end is an error.
+urllib3 accepts a gzip stream that ends early and puts no limit on its decompressed size. So
+this module decompresses in small chunks, and a missing end of stream is an error.
 """
 
 from __future__ import annotations
@@ -16,89 +16,94 @@ from bk_pipeline.errors import AnswerTooLarge, PipelineError, ServiceUnavailable
 
 CHUNK_BYTES = 1 << 16
 GZIP = 16 + zlib.MAX_WBITS
-EMPTY_BY_NATURE = (204, 205, 304)
+BODYLESS_STATUSES = (204, 205, 304)
 SUCCESSES = range(200, 300)
-# Several times the largest answer that any service here documents.
-MOST_BYTES = 64 * 1024 * 1024
-# Of a refusal only the message is of use.
-MOST_REFUSAL_BYTES = 256 * 1024
+# Several times the largest response that any of the services documents.
+MAX_BODY_BYTES = 64 * 1024 * 1024
+# Only the message of an error response is used.
+MAX_ERROR_BODY_BYTES = 256 * 1024
 
 
 def read_body(
     answer: requests.Response,
     *,
     request: str,
-    most_bytes: int | None = None,
+    max_bytes: int | None = None,
 ) -> bytes:
     """The whole body, decompressed.
 
-    The body of a refusal (no 2xx) is cut instead of being an error: its status says it all.
+    The body of an error response (not 2xx) is truncated at the limit: its status is enough.
+
+    Args:
+        answer: The response, not read yet.
+        request: Method and address, for messages.
+        max_bytes: Limit of the decompressed size; None: `MAX_BODY_BYTES`.
 
     Raises:
-        ServiceUnavailable: It came broken.
-        UnexpectedAnswer: It is compressed in a way that nobody asked for, or larger than any
-            answer that is documented.
-        AnswerTooLarge: It is larger than `most_bytes`; no more than that was held.
-        urllib3.exceptions.HTTPError: The connection broke, or less came than was announced.
+        ServiceUnavailable: The body is corrupt or truncated.
+        UnexpectedAnswer: The encoding was not requested, or `max_bytes` is None and the body
+            exceeds `MAX_BODY_BYTES`.
+        AnswerTooLarge: The body exceeds `max_bytes`. No more than that is kept in memory.
+        urllib3.exceptions.HTTPError: The connection broke, or the body is shorter than its
+            Content-Length.
     """
     if answer.status_code not in SUCCESSES:
         return _refusal_body(answer, request=request)
-    body = _body(answer, request=request, most_bytes=most_bytes or MOST_BYTES)
+    body = _body(answer, request=request, max_bytes=max_bytes or MAX_BODY_BYTES)
     try:
         _fill(body, answer)
-    except _Full as exc:
-        if most_bytes is None:
+    except _TooLarge as exc:
+        if max_bytes is None:
             raise UnexpectedAnswer(
-                f"{request}: the answer is larger than {MOST_BYTES:,} bytes, decompressed, as no "
-                "answer of this service should be. Check what stands between us and it."
+                f"{request}: the answer is larger than {MAX_BODY_BYTES:,} bytes, decompressed; this "
+                "service should not send that much. Check for a proxy or gateway in between."
             ) from exc
-        raise AnswerTooLarge(f"{request}: the answer is larger than {most_bytes:,} bytes.") from exc
+        raise AnswerTooLarge(f"{request}: the answer is larger than {max_bytes:,} bytes.") from exc
     if not body.received and not _may_be_empty(answer):
-        raise ServiceUnavailable(f"{request}: the connection broke inside the answer's headers.")
+        raise ServiceUnavailable(f"{request}: the connection broke within the answer's headers.")
     return body.whole()
 
 
 def _refusal_body(answer: requests.Response, *, request: str) -> bytes:
     try:
-        body = _body(answer, request=request, most_bytes=MOST_REFUSAL_BYTES)
+        body = _body(answer, request=request, max_bytes=MAX_ERROR_BODY_BYTES)
     except UnexpectedAnswer:
         return b""
-    with suppress(_Full, PipelineError):
+    with suppress(_TooLarge, PipelineError):
         _fill(body, answer)
     return body.so_far()
 
 
 def _fill(body: _Plain, answer: requests.Response) -> None:
     raw: Any = answer.raw
-    # read1: whatever is there. read() would wait for a full chunk from a server that drips.
+    # read1 returns what is available; read() would wait for a full chunk from a slow server.
     while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
         body.add(chunk)
 
 
 def _may_be_empty(answer: requests.Response) -> bool:
-    """Whether an empty body is one that was meant so.
+    """Whether an empty body is legitimate.
 
-    http.client takes headers that stop in the middle for complete ones. What gives it away
-    is that nothing says how long the body is.
+    http.client accepts headers that end early. Such a response states no body length.
     """
     return (
         answer.request.method == "HEAD"
-        or answer.status_code in EMPTY_BY_NATURE
+        or answer.status_code in BODYLESS_STATUSES
         or "Content-Length" in answer.headers
         or "Transfer-Encoding" in answer.headers
     )
 
 
-class _Full(Exception):
-    """The body is larger than it may be."""
+class _TooLarge(Exception):
+    """The body exceeds its limit."""
 
 
 class _Plain:
-    """A body that comes as it is."""
+    """Collects an uncompressed body."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.received = False
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._kept = bytearray()
 
     def add(self, chunk: bytes) -> None:
@@ -115,14 +120,14 @@ class _Plain:
         room = self._most_bytes - len(self._kept)
         self._kept += piece[:room]
         if len(piece) > room:
-            raise _Full
+            raise _TooLarge
 
 
 class _Gzipped(_Plain):
-    """A body that is decompressed as it comes; it may be of several gzip members."""
+    """Decompresses a gzip body of one or more members while it is received."""
 
-    def __init__(self, most_bytes: int, request: str) -> None:
-        super().__init__(most_bytes)
+    def __init__(self, max_bytes: int, request: str) -> None:
+        super().__init__(max_bytes)
         self._request = request
         self._member = zlib.decompressobj(wbits=GZIP)
 
@@ -139,7 +144,7 @@ class _Gzipped(_Plain):
         return super().whole()
 
     def _decompress(self, chunk: bytes) -> None:
-        """In pieces: a chunk of 64 KiB may stand for 64 MiB."""
+        """Decompress in pieces, because a chunk of 64 KiB can expand to 64 MiB."""
         more = True
         while chunk or more:
             if self._member.eof:
@@ -147,7 +152,7 @@ class _Gzipped(_Plain):
             piece = self._member.decompress(chunk, CHUNK_BYTES)
             self._keep(piece)
             if self._member.eof:
-                # Zeros may fill up what follows a member.
+                # A member may be followed by zero padding.
                 chunk, more = self._member.unused_data.lstrip(b"\0"), False
             else:
                 chunk, more = self._member.unconsumed_tail, len(piece) == CHUNK_BYTES
@@ -158,14 +163,14 @@ class _Gzipped(_Plain):
         )
 
 
-def _body(answer: requests.Response, *, request: str, most_bytes: int) -> _Plain:
+def _body(answer: requests.Response, *, request: str, max_bytes: int) -> _Plain:
     match answer.headers.get("Content-Encoding", "").strip().lower():
         case "" | "identity":
-            return _Plain(most_bytes)
+            return _Plain(max_bytes)
         case "gzip" | "x-gzip":
-            return _Gzipped(most_bytes, request)
+            return _Gzipped(max_bytes, request)
         case _:
             raise UnexpectedAnswer(
-                f"{request}: the answer is compressed otherwise than with gzip, the only way "
-                "asked for. Check what stands between us and the service."
+                f"{request}: the answer has a content encoding other than gzip, the only one "
+                "requested. Check for a proxy or gateway in between."
             )

@@ -1,10 +1,10 @@
-"""One request within one deadline, from the lookup of the name to the body's last byte.
+"""Run one request under one deadline that covers everything from DNS to the body's last byte.
 
-No timeout of a socket does that: each byte that arrives starts it anew, a name's lookup has
-none, and neither it nor a TLS handshake is interrupted by a signal. So a request is made in a
-thread of its own, whose caller waits for it as long as it may take and can leave at any moment.
-Then the connection is shut, which ends the thread; one that hangs in a lookup is left behind
-(it is a daemon, and sends nothing once it comes back).
+Socket timeouts cannot do that: each received byte restarts them, DNS lookups have none, and a
+signal interrupts neither a lookup nor a TLS handshake. So each request runs in its own thread.
+The caller waits until the deadline and can give up at any moment; it then shuts the
+connection down, which ends the thread. A thread that hangs in a lookup is left behind: it is
+a daemon thread, and sends nothing when the lookup returns.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bk_pipeline import stopping
 from bk_pipeline.clock import Clock
 
 T = TypeVar("T")
-# How soon a deadline or a stop is noticed.
+# Interval at which the deadline and stop requests are checked.
 POLL_S = 0.1
 
-_here = local()
+_thread = local()
 
 
-class OutOfTime(Exception):
-    """The request was given up.
+class RequestAbandoned(Exception):
+    """The request was abandoned before it completed.
 
     Attributes:
-        sent: Something of it may have reached the service.
-        stopped: Because the program stops, and not because of the deadline.
+        sent: Whether part of it may have reached the service.
+        stopped: Whether the program is stopping; otherwise the deadline has passed.
     """
 
     def __init__(self, *, sent: bool, stopped: bool) -> None:
@@ -43,7 +43,7 @@ class OutOfTime(Exception):
 
 
 class Exchange(Generic[T]):
-    """One request: `call`, which uses connections of a `WatchedAdapter`."""
+    """Runs `call`, which makes one request over connections of a `WatchedAdapter`."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
@@ -56,13 +56,17 @@ class Exchange(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self, *, clock: Clock, until: float) -> T:
-        """What the call returns or raises, if it does before `until` on `clock`.
+        """Return or raise what the call does.
+
+        Args:
+            clock: Its monotonic time is compared with `until`.
+            until: The deadline, in seconds of `clock.monotonic()`.
 
         Raises:
-            OutOfTime: It did not.
+            RequestAbandoned: The deadline passed, or the program is stopping.
         """
         if stopping.grace_period_over():
-            raise OutOfTime(sent=False, stopped=True)
+            raise RequestAbandoned(sent=False, stopped=True)
         Thread(target=self._work, name="bk-http", daemon=True).start()
         try:
             while not self._done.wait(POLL_S):
@@ -75,11 +79,11 @@ class Exchange(Generic[T]):
             raise error
         return self._result.pop()
 
-    def note(self, connection: Any, *, connected: bool) -> None:
-        """The request uses this connection.
+    def use_connection(self, connection: Any, *, connected: bool) -> None:
+        """Record the connection that the request uses. Called from the request's thread.
 
         Raises:
-            ConnectionAbortedError: It was given up: nothing must be sent any more.
+            ConnectionAbortedError: The request was abandoned; nothing more may be sent.
         """
         with self._lock:
             if self._abandoned:
@@ -87,61 +91,66 @@ class Exchange(Generic[T]):
             self._connection, self._connected = connection, connected
 
     def _work(self) -> None:
-        _here.exchange = self
+        _thread.exchange = self
         try:
             self._result.append(self._call())
-        except BaseException as exc:  # noqa: BLE001  # it is the caller's
+        except BaseException as exc:  # noqa: BLE001  # raised in the caller's thread
             self._error = exc
         finally:
-            _here.exchange = None
+            _thread.exchange = None
             self._done.set()
 
     def _check(self, *, late: bool) -> None:
         stopped = stopping.grace_period_over()
         if late or stopped:
-            raise OutOfTime(sent=self._abandon(), stopped=stopped)
+            raise RequestAbandoned(sent=self._abandon(), stopped=stopped)
 
     def _abandon(self) -> bool:
-        """Shut the connection; whether something may have been sent."""
+        """Shut the connection down. Returns whether something may have been sent."""
         with self._lock:
             self._abandoned = True
             sock: Any = getattr(self._connection, "sock", None)
-            # The plain method: SSLSocket's own would take the TLS state from the other thread.
+            # SSLSocket's own shutdown would discard the TLS state that the other thread uses.
             with suppress(OSError, TypeError):
                 socket.socket.shutdown(getattr(sock, "socket", sock), socket.SHUT_RDWR)
             return self._connected
 
 
 class WatchedAdapter(HTTPAdapter):
-    """Its connections tell the thread's exchange of themselves."""
+    """An adapter whose connections register with the current thread's `Exchange`."""
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The pool of requests' own adapter, with connections that register themselves."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         pool.ConnectionCls = _watched(pool.ConnectionCls)
         return pool
 
 
-class _Watched:
-    """What a class of connections does besides."""
+class _WatchedConnection:
+    """Mixin for connection classes: registers each connection before it is used."""
 
     sock: Any
 
     def connect(self) -> None:
         _note(self, connected=False)
-        super().connect()  # type: ignore[misc]  # the other base's
+        super().connect()  # type: ignore[misc]  # of the connection class
         _note(self, connected=True)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         _note(self, connected=self.sock is not None)
-        super().request(*args, **kwargs)  # type: ignore[misc]  # the other base's
+        super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection class
 
 
 def _note(connection: Any, *, connected: bool) -> None:
-    exchange: Exchange[Any] | None = getattr(_here, "exchange", None)
+    exchange: Exchange[Any] | None = getattr(_thread, "exchange", None)
     if exchange is not None:
-        exchange.note(connection, connected=connected)
+        exchange.use_connection(connection, connected=connected)
 
 
 @cache
 def _watched(kind: type[Any]) -> type[Any]:
-    return kind if issubclass(kind, _Watched) else type(kind.__name__, (_Watched, kind), {})
+    return (
+        kind
+        if issubclass(kind, _WatchedConnection)
+        else type(kind.__name__, (_WatchedConnection, kind), {})
+    )

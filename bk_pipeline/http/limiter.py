@@ -1,12 +1,12 @@
 """Rate limiting of requests to one service, for all threads that send to it.
 
-A limiter closes when the service asks to slow down, or says that only a reserve is left of
-its limit. The pauses grow as long as nothing gets through: several refusals of requests that
-were under way together count as one. Buildkite's two quotas, which must never be exceeded and
-are shared between processes, are kept in `buildkite/quota.py`.
+A limiter closes when the service throttles a request, or reports that only a reserve remains
+of its limit. Pauses grow until a request succeeds; if several requests under way at the same
+time are throttled, that counts once. Buildkite's two quotas, which must never be exceeded and
+are shared between processes, have their own module, `buildkite/quota.py`.
 
 Source: Honeycomb's API description: `RateLimit: limit=100, remaining=50, reset=60`, reset in
-seconds. Its text and its examples spell the header differently; case does not matter to us.
+seconds. Its text and its examples differ in case, which is ignored here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.errors import DeliveryThrottled
 from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy
 
-# The requests that are left to others who use the same key.
+# Requests left for other users of the same key.
 RESERVE = 5
 
 _NUMBER = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d{1,9})")
 
 
 class RateLimiter:
-    """Holds back the requests to one service while it is closed."""
+    """Delays requests to one service while it is closed. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -42,9 +42,15 @@ class RateLimiter:
         stopped: Callable[[], bool] = lambda: False,
         on_wait: Callable[[float], None] | None = None,
     ) -> int:
-        """A permit for one request, once the limiter is open or `stopped` returns True.
+        """Wait until the limiter is open or `stopped` returns True; return a permit.
 
-        `on_wait` is called with the seconds of each wait, before it.
+        Args:
+            clock: Used for waiting.
+            stopped: Ends the wait before its time.
+            on_wait: Called before each wait, with its length in seconds.
+
+        Returns:
+            The permit, for `passed` or `refused`.
         """
         while not stopped():
             with self._lock:
@@ -58,7 +64,7 @@ class RateLimiter:
         return self._closings
 
     def passed(self, permit: int) -> None:
-        """The request with `permit` was taken."""
+        """Record that the request with `permit` succeeded."""
         with self._lock:
             if permit == self._closings:
                 self._closings_in_a_row = 0
@@ -66,7 +72,11 @@ class RateLimiter:
     def refused(
         self, permit: int, error: DeliveryThrottled, *, policy: RetryPolicy, clock: Clock
     ) -> float:
-        """Close because of `error`, the answer to the request with `permit`; seconds until it opens."""
+        """Close because the request with `permit` was throttled.
+
+        Returns:
+            Seconds until the limiter opens.
+        """
         with self._lock:
             now = clock.monotonic()
             if permit == self._closings:
@@ -77,10 +87,10 @@ class RateLimiter:
             return max(self._opens_at - now, 0.0)
 
     def learn(self, headers: Mapping[str, str], *, clock: Clock) -> None:
-        """Close until the limit's reset if an answer's headers say that only the reserve is left.
+        """Close until the limit resets, if `headers` show that only the reserve remains.
 
-        A limit too small for the reserve is used to its end. Headers without a limit change
-        nothing.
+        A limit no larger than the reserve is used up completely. Headers without a limit
+        change nothing.
         """
         found = {
             name: int(number) for name, number in _NUMBER.findall(headers.get("RateLimit", ""))
@@ -98,6 +108,6 @@ _limiters_lock = Lock()
 
 
 def limiter_of(destination: str) -> RateLimiter:
-    """The limiter of the destination of this name, the same for the whole process."""
+    """The process-wide limiter of the destination with this name."""
     with _limiters_lock:
         return _limiters.setdefault(destination, RateLimiter())

@@ -1,8 +1,8 @@
-"""How the network is reached: the standard variables for proxies and CA bundles.
+"""Proxies and CA bundles, from the standard environment variables.
 
-They count wherever they are set, exported or in `.env`, and so are read from what the
-settings hold and not from the process: `requests` knows only what is exported, and has no
-SSL_CERT_FILE. A variable in small letters goes before the same one in capitals.
+The variables may be exported or set in `.env`, so they are read from the settings instead of
+the process's environment: `requests` reads only exported ones and ignores SSL_CERT_FILE. A
+lower-case variable takes precedence over the same one in upper case.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LOOPBACK = ("localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Proxies and the CA bundle for all services. Its `repr` shows no password.
+    """Proxies and the CA bundle for all services. The `repr` shows no password.
 
     Attributes:
-        proxies: URLs by what they are for: `https`, `http`, `all`.
-        no_proxy: Hosts that are reached directly, as NO_PROXY has them.
+        proxies: Proxy URL by scheme: `https`, `http`, `all`.
+        no_proxy: Hosts that are reached directly, in the syntax of NO_PROXY.
         ca_bundle: Path of a file or folder of CA certificates; None: those of `certifi`.
-        ca_variable: The variable that names it, or should, for messages.
+        ca_variable: The variable to name in messages about the CA bundle.
     """
 
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -39,10 +39,10 @@ class Network:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """The network that these variables describe.
+        """The network configuration in these variables.
 
         Raises:
-            ConfigError: A value is malformed, or a CA bundle is not there.
+            ConfigError: A value is malformed, or the CA bundle does not exist.
         """
         given = sound({name: environment[name] for name in NETWORK if name in environment})
 
@@ -51,20 +51,20 @@ class Network:
 
         named = {name: url for name in ("https", "http", "all") if (url := proxy(name))}
         if not named and sys.platform in {"darwin", "win32"}:
-            named = getproxies()  # the operating system's own settings
+            named = getproxies()  # the operating system's settings
         ca_variable = next((name for name in CA_BUNDLES if name in given), CA_BUNDLES[0])
         ca_bundle = given.get(ca_variable)
         if ca_bundle is not None and not Path(ca_bundle).exists():
             raise ConfigError(
-                f"{ca_variable} is not the path of a file or folder that can be seen from here. "
-                "Put that of a bundle of CA certificates there, or unset it."
+                f"{ca_variable} is not the path of a file or folder that exists here. Set it to "
+                "the path of a CA bundle, or unset it."
             )
         return cls(named, proxy("no"), ca_bundle, ca_variable)
 
     def proxy_for(self, scheme: str, host: str, port: int) -> str | None:
-        """The proxy for a service; None if it is reached directly.
+        """The URL of the proxy for a service; None if it is reached directly.
 
-        No proxy can reach our own loopback, whatever NO_PROXY forgot.
+        Loopback addresses never use a proxy, even if NO_PROXY does not list them.
         """
         if host in LOOPBACK or host.startswith("127.") or self._direct(host, port):
             return None
@@ -78,7 +78,7 @@ class Network:
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY is of `host`: itself, a domain above it, or a network."""
+    """Whether a NO_PROXY entry matches `host`: the host, a parent domain, or a network."""
     try:
         address = ip_address(host)
     except ValueError:

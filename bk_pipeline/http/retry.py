@@ -1,7 +1,7 @@
-"""Trying again: the one loop of the package that waits for a service to recover.
+"""Retries: the only loop of the package that waits for a service to recover.
 
-One deadline holds for all attempts together. Only what is a `RetryableError` is tried
-again; everything else passes through untouched.
+One deadline covers all attempts together. Only a `RetryableError` is retried; any other
+exception is raised at once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RetryableError
 
-# Five of Buildkite's windows. A service that needs longer is asked again by the next run.
+# Five of Buildkite's rate limit windows. After a longer outage the next run tries again.
 LONGEST_WAIT_S = 300.0
 
 
 def wait_s(value: object, now: datetime) -> float | None:
-    """Seconds from `now` on, from 0 to `LONGEST_WAIT_S`; None if `value` cannot be read.
+    """The wait that a service asks for, in seconds, clamped to 0 to `LONGEST_WAIT_S`.
 
     Args:
         value: A number of seconds or an HTTP date, from a header or a body.
-        now: The moment, aware.
+        now: The current time, aware.
+
+    Returns:
+        Seconds; None if `value` is neither.
 
     Source: RFC 9110, section 10.2.3.
     """
@@ -50,12 +53,12 @@ def wait_s(value: object, now: datetime) -> float | None:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """What the header Retry-After asks for; see `wait_s`."""
+    """The wait in the Retry-After header, in seconds; see `wait_s`."""
     return wait_s(headers.get("Retry-After"), now)
 
 
 def http_date(text: str) -> datetime | None:
-    """The moment of an HTTP date, aware; None if `text` is none."""
+    """An HTTP date as an aware UTC datetime; None if `text` is not one."""
     try:
         moment = parsedate_to_datetime(text)
         moment = moment.replace(tzinfo=moment.tzinfo or UTC)
@@ -69,35 +72,42 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to go on, and how the pauses grow.
+    """Deadline and exponential backoff of retries.
 
     Attributes:
-        deadline_s: From the first attempt's start; every pause must end before it.
+        deadline_s: Measured from the start of the first attempt; every pause ends before it.
         first_pause_s: Upper bound of the first pause; doubles with each further one.
-        longest_pause_s: Where the doubling ends. A service may ask for longer, up to
+        longest_pause_s: Maximum of that bound. A service may ask for longer pauses, up to
             `LONGEST_WAIT_S`.
-        draw: A pause's share of its bound, from 0 to 1 ("full jitter"), so that clients
-            that failed together do not return together.
+        jitter: Returns a pause's share of its bound, from 0 to 1 ("full jitter"), so that
+            clients that failed at the same time do not retry at the same time.
     """
 
     deadline_s: float = 300.0
     first_pause_s: float = 1.0
     longest_pause_s: float = 60.0
-    draw: Callable[[], float] = field(default=random.random, repr=False)
+    jitter: Callable[[], float] = field(default=random.random, repr=False)
 
     def pause_s(self, attempt: int, error: RetryableError) -> float:
-        """Seconds to wait after attempt number `attempt` (from 1) ended in `error`."""
+        """Seconds to wait after attempt number `attempt` (from 1) failed with `error`."""
         growth = 2.0 ** min(attempt - 1, 60)
-        pause = self.draw() * min(self.first_pause_s * growth, self.longest_pause_s)
-        asked = error.retry_in_s
-        if asked is None or math.isnan(asked):
+        pause = self.jitter() * min(self.first_pause_s * growth, self.longest_pause_s)
+        requested = error.retry_in_s
+        if requested is None or math.isnan(requested):
             return pause
-        return max(pause, min(asked, LONGEST_WAIT_S))
+        return max(pause, min(requested, LONGEST_WAIT_S))
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The wait that begins now: until when, after which attempt (from 1), because of what."""
+    """A wait that is about to begin.
+
+    Attributes:
+        attempt: Number of the attempt that failed, from 1.
+        seconds: Length of the wait.
+        until: End of the wait, aware UTC.
+        error: The reason of the failure.
+    """
 
     attempt: int
     seconds: float
@@ -105,8 +115,8 @@ class Pause:
     error: RetryableError
 
     @property
-    def sentence(self) -> str:
-        """What failed, and when the next attempt follows."""
+    def message(self) -> str:
+        """What failed, and when the next attempt follows, for logs."""
         return (
             f"{self.error} Attempt {self.attempt + 1} follows in {self.seconds:.0f} s, "
             f"at {self.until:%H:%M:%SZ}."
@@ -117,9 +127,12 @@ _listener: ContextVar[Callable[[Pause], None] | None] = ContextVar("_listener", 
 
 
 @contextmanager
-def pauses_told_to(listener: Callable[[str], None]) -> Iterator[None]:
-    """Inside, `listener` gets a sentence for each pause of this thread that no `on_pause` takes."""
-    token = _listener.set(lambda pause: listener(pause.sentence))
+def report_pauses_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, call `listener` with a message for each pause of this thread.
+
+    Pauses of a `retry` with its own `on_pause` are reported there instead.
+    """
+    token = _listener.set(lambda pause: listener(pause.message))
     try:
         yield
     finally:
@@ -133,20 +146,20 @@ def retry(
     clock: Clock,
     on_pause: Callable[[Pause], None] | None = None,
 ) -> T:
-    """What `call` returns, once it does.
+    """Call `call` until it succeeds, and return its result.
 
-    An attempt is not interrupted: the last one may outlast the deadline by its own timeout.
+    Attempts are not interrupted: the last one may exceed the deadline by its own timeout.
 
     Args:
-        call: Must be safe to call again after each `RetryableError` that it raises.
+        call: Must be safe to repeat after each `RetryableError` that it raises.
         policy: Deadline and pauses.
-        clock: Tells time and waits.
-        on_pause: Told of each pause before it begins; without it, who `pauses_told_to` names.
+        clock: Used for measuring and waiting.
+        on_pause: Called before each pause. Default: the listener of `report_pauses_to`.
 
     Raises:
-        RetryableError: The last attempt's, with attempts and seconds added to its message:
-            the next pause would not end before the deadline.
-        Exception: Whatever else `call` raises, at once.
+        RetryableError: The error of the last attempt, with the number of attempts and the
+            elapsed seconds added: the next pause would not end before the deadline.
+        Exception: Any other exception of `call`, at once.
     """
     listener = on_pause or _listener.get()
     started = clock.monotonic()

@@ -1,7 +1,7 @@
-"""One request to one service: its answer, or an error of ours that holds no secret.
+"""Send one request to one service, and return its response or raise an error without secrets.
 
-Whatever reaches a caller from here, be it an error, a repr or a quotation, is free of the
-session's own headers and of query strings. Nothing here waits or tries again.
+Errors, reprs and quoted text from this module never contain the session's own headers or
+query strings. Nothing here waits or retries.
 """
 
 from __future__ import annotations
@@ -21,57 +21,66 @@ from bk_pipeline import __version__, telemetry
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import ConfigError, ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.body import SUCCESSES, read_body
-from bk_pipeline.http.exchange import Exchange, OutOfTime, WatchedAdapter
-from bk_pipeline.http.failures import WANTS_TLS, Redactor, explain, speaks_tls, without_request
+from bk_pipeline.http.exchange import Exchange, RequestAbandoned, WatchedAdapter
+from bk_pipeline.http.failures import (
+    TLS_REQUIRED_TEXTS,
+    Redactor,
+    explain,
+    tls_required,
+    without_request,
+)
 from bk_pipeline.http.network import Network
 
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"
 DEFAULT_PORTS = {"https": 443, "http": 80}
 REDIRECTS = range(300, 400)
 BAD_REQUEST = 400
-# Scheme, host and port: where credentials may go.
-Place = tuple[str, str, int]
-# A query; a name with several values stands in it as often.
+# Scheme, host and port. Credentials are sent to this origin only.
+Origin = tuple[str, str, int]
+# Query parameters; a name with several values is repeated.
 Params = Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for making the connection, between two bytes, and for the whole request.
+    """Timeouts of a request, in seconds.
 
-    The last is from the lookup of the name to the last byte of the answer.
+    Attributes:
+        connect_s: For making the connection.
+        read_s: Between two received bytes.
+        total_s: From the DNS lookup to the last byte of the response.
     """
 
     connect_s: float = 10.0
-    silence_s: float = 60.0
-    answer_s: float = 300.0
+    read_s: float = 60.0
+    total_s: float = 300.0
 
     def within(self, timeout_s: float | None) -> Timeouts:
-        """These, none of them longer than `timeout_s`."""
+        """These timeouts, each capped at `timeout_s`."""
         if timeout_s is None:
             return self
         return Timeouts(
             min(self.connect_s, timeout_s),
-            min(self.silence_s, timeout_s),
-            min(self.answer_s, timeout_s),
+            min(self.read_s, timeout_s),
+            min(self.total_s, timeout_s),
         )
 
     @classmethod
     def for_deadline(cls, deadline_s: float) -> Timeouts:
-        """Those of requests that are tried until a deadline: none outlasts it by much."""
-        return cls().within(max(deadline_s, cls().silence_s))
+        """Timeouts for requests that are retried until a deadline, so that none exceeds it by much."""
+        return cls().within(max(deadline_s, cls().read_s))
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete answer of any status but 3xx.
+    """A complete response of any status except 3xx.
 
     Attributes:
         status: The HTTP status.
-        headers: Looked up without regard to case.
-        body: Decompressed; never a part of what was sent.
-        request: What was asked, for messages: "GET api.buildkite.com/v2/...", no query.
-        url: What was asked, with its query: for resolving links, never for messages.
+        headers: Case-insensitive.
+        body: The whole body, decompressed.
+        request: Method and address for messages: "GET api.buildkite.com/v2/...", no query.
+        url: The URL with its query, for resolving links; never for messages.
     """
 
     status: int
@@ -82,38 +91,38 @@ class Response:
 
     @property
     def ok(self) -> bool:
-        """Whether it is a success, 2xx."""
+        """Whether the status is 2xx."""
         return self.status in SUCCESSES
 
 
-class _NowhereElse(requests.Session):
-    """A session that knows no redirects: else requests prepares the next request regardless."""
+class _NoRedirects(requests.Session):
+    """A session without redirects; requests would otherwise prepare the redirected request."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Nowhere, whatever `resp` says."""
+        """None for every response."""
 
 
 class HttpSession:
-    """A pool of connections to one service, for several threads at once.
+    """A pool of connections to one service. Thread-safe.
 
-    Proxies and CA bundles are those of `network`; nothing else comes from the environment, so
-    no `.netrc` replaces our credentials. Cookies are refused, redirects are errors.
+    Proxies and CA bundles come from `network`; nothing else is read from the environment, so
+    a `.netrc` cannot replace the credentials. Cookies are rejected; redirects are errors.
 
     Args:
-        base_url: Scheme, host, port and perhaps a path. Requests to another origin are refused.
-        setting: The environment variable that `base_url` comes from, for messages.
-        headers: Sent with every request. Their values count as secrets.
-        timeouts: Used where `send` is given none.
-        network: Proxies and CA bundle; by default those that are exported.
-        ca_file: Path of a CA bundle instead of the network's.
-        ca_setting: The environment variable that names such a bundle, for messages; by default
-            the network's.
+        base_url: Scheme, host, port and optionally a path. Other origins are never requested.
+        setting: The environment variable with `base_url`, for messages.
+        headers: Sent with every request. Their values are treated as secrets.
+        timeouts: Upper bounds of every request's timeouts.
+        network: Proxies and CA bundle. Default: from the exported variables.
+        ca_file: Path of a CA bundle to use instead of the network's.
+        ca_setting: The environment variable with the CA bundle, for messages. Default: the
+            network's.
         client_cert: Paths of the client's certificate and key.
-        pool_size: Connections kept open; more threads than that get connections of their own.
-        clock: Measures how long an answer takes.
+        pool_size: Connections kept open; further threads get temporary ones.
+        clock: Measures the time of a request.
 
     Raises:
-        ConfigError: A header's value cannot be sent, or `base_url` is no URL.
+        ConfigError: A header's value cannot be sent, or `base_url` is malformed.
     """
 
     def __init__(
@@ -134,19 +143,19 @@ class HttpSession:
         _refuse_unsendable(fixed)
         self.setting = setting
         self._base_url = base_url.rstrip("/")
-        parts, self._place = _split(self._base_url, setting)
+        parts, self._origin = _split(self._base_url, setting)
         network = network or Network.of(os.environ)
-        # Some services put a key into the path, so messages show no more than this.
+        # Some services have a key in the path, so messages show only the origin.
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self._base_path = parts.path
         self._timeouts = timeouts or Timeouts()
         self._ca_setting = ca_setting or network.ca_variable
         self._redact = Redactor(fixed)
         self._clock = clock or SystemClock()
-        self._session = _NowhereElse()
+        self._session = _NoRedirects()
         self._session.trust_env = False
         self._session.verify = ca_file or network.ca_bundle or True
-        proxy = network.proxy_for(*self._place)
+        proxy = network.proxy_for(*self._origin)
         self._session.proxies = {parts.scheme: proxy} if proxy else {}
         self._session.cert = client_cert
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -165,37 +174,41 @@ class HttpSession:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        most_bytes: int | None = None,
+        max_bytes: int | None = None,
     ) -> Response:
-        """The service's answer to one request, whatever its status; 3xx excepted.
+        """Send one request and return the response, whatever its status except 3xx.
 
         Args:
             method: GET, POST, ...
-            path_or_url: "/path" below the base URL, or a whole URL of the same origin.
-            params: Query, added to what the URL has.
-            body: Sent as it is; compressing it, and saying so, is the caller's.
-            headers: Besides the fixed ones; no secrets, they are not redacted.
-            timeout_s: For the whole request, if that is less than the session's timeouts.
-            most_bytes: How large a body may be, decompressed; else `MOST_BYTES` of `body.py`,
-                and a larger one is an UnexpectedAnswer.
+            path_or_url: "/path" below the base URL, or an absolute URL of the same origin.
+            params: Query parameters, added to those of the URL.
+            body: Sent unchanged; the caller compresses it and sets Content-Encoding.
+            headers: Additional headers. Not redacted, so they must not hold secrets.
+            timeout_s: Limit for the whole request, if less than the session's timeouts.
+            max_bytes: Limit of the decompressed body. Default: `MAX_BODY_BYTES`, beyond which
+                a body is an UnexpectedAnswer.
 
         Raises:
-            ServiceUnavailable: No answer, or not all of it. `maybe_processed` is False only
-                if no connection was made.
-            UnexpectedAnswer: A redirect, an encoding nobody asked for, or `path_or_url` is
-                of another origin and would carry our credentials there.
-            AnswerTooLarge: The body is larger than `most_bytes`; no more of it is held.
-            ConfigError: The proxy or the CA bundle cannot be used, or the URL's scheme is
-                http and the endpoint's https, or the other way round.
+            ServiceUnavailable: No response, or an incomplete one. `maybe_processed` is False
+                only if no connection was made.
+            UnexpectedAnswer: A redirect, an encoding that was not requested, or `path_or_url`
+                has another origin, which must not receive the credentials.
+            AnswerTooLarge: The body exceeds `max_bytes`. No more than that is kept in memory.
+            ConfigError: The proxy or the CA bundle cannot be used, or the URL has the wrong
+                one of the schemes http and https.
             FatalError: The service's certificate cannot be verified.
         """
-        url = self._own(path_or_url)
+        url = self._checked_url(path_or_url)
         parts = urlsplit(url)
         path = parts.path.removeprefix(self._base_path)
         request = f"{method} {parts.netloc}{path}"
         timeouts = self._timeouts.within(timeout_s)
-        told = {"http.request.method": method, "server.address": self._place[1], "url.path": path}
-        with telemetry.leaf_span(method, told, outgoing=True) as span:
+        attributes = {
+            "http.request.method": method,
+            "server.address": self._origin[1],
+            "url.path": path,
+        }
+        with telemetry.leaf_span(method, attributes, outgoing=True) as span:
 
             def exchange() -> Response:
                 answer = self._session.request(
@@ -204,38 +217,38 @@ class HttpSession:
                     params=params,
                     data=body,
                     headers=headers,
-                    timeout=(timeouts.connect_s, timeouts.silence_s),
+                    timeout=(timeouts.connect_s, timeouts.read_s),
                     allow_redirects=False,
                     stream=True,
                 )
                 with answer:
                     self._refuse_redirect(answer, request)
-                    content = read_body(answer, request=request, most_bytes=most_bytes)
+                    content = read_body(answer, request=request, max_bytes=max_bytes)
                 return Response(answer.status_code, answer.headers, content, request, answer.url)
 
-            response = self._within(exchange, timeouts.answer_s, request)
-            self._refuse_plain(response)
+            response = self._within(exchange, timeouts.total_s, request)
+            self._refuse_plain_http(response)
             span.set_attributes({"http.response.status_code": response.status})
             if not response.ok:
                 span.set_attributes({"error.type": str(response.status)})
         return response
 
     def quote(self, text: str, *, limit: int = 200) -> str:
-        """`text` from the service as an error may quote it: one line, cut, without our secrets."""
+        """`text` from the service for use in a message: one line, redacted, truncated."""
         return self._redact.quote(text, limit=limit)
 
-    def owns(self, url: str) -> bool:
-        """Whether `url` is whole, well-formed and of this service's origin."""
+    def is_same_origin(self, url: str) -> bool:
+        """Whether `url` is absolute, well-formed and has this session's origin."""
         if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
             return False
         try:
             parts = urlsplit(url)
-            return _place(parts) == self._place and "@" not in parts.netloc
+            return _origin(parts) == self._origin and "@" not in parts.netloc
         except ValueError:
             return False
 
     def close(self) -> None:
-        """Close the pooled connections. Using the session again opens new ones."""
+        """Close the pooled connections. The session can still be used and opens new ones."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -248,66 +261,67 @@ class HttpSession:
         return f"HttpSession({self.origin!r})"
 
     def _within(self, call: Callable[[], Response], seconds: float, request: str) -> Response:
-        """What `call` comes to within `seconds`, its errors as errors of ours."""
+        """The result of `call` within `seconds`; its exceptions are translated."""
         try:
             until = self._clock.monotonic() + seconds
             return Exchange(call).run(clock=self._clock, until=until)
-        except OutOfTime as exc:
-            why = f"no complete answer came in time, within {seconds:.0f} s"
+        except RequestAbandoned as exc:
+            reason = f"no complete answer came in time, within {seconds:.0f} s"
             if exc.stopped:
-                why = "it was given up, because the program was asked to stop"
-            raise ServiceUnavailable(f"{request}: {why}.", maybe_processed=exc.sent) from None
+                reason = "abandoned, because the program was asked to stop"
+            raise ServiceUnavailable(f"{request}: {reason}.", maybe_processed=exc.sent) from None
         except (RequestException, HTTPError, OSError, ValueError) as exc:
-            theirs = isinstance(exc, (RequestException, HTTPError, OSError)) or "SOCKS" in str(exc)
-            if not theirs:
+            # Other ValueErrors than urllib3's about SOCKS proxies are bugs of the caller.
+            known = isinstance(exc, (RequestException, HTTPError, OSError)) or "SOCKS" in str(exc)
+            if not known:
                 raise
             raise explain(
                 exc, request=request, setting=self.setting, ca_setting=self._ca_setting
             ) from without_request(exc)
 
-    def _own(self, path_or_url: str) -> str:
+    def _checked_url(self, path_or_url: str) -> str:
         url = self._base_url + path_or_url if path_or_url.startswith("/") else path_or_url
-        if not self.owns(url):
+        if not self.is_same_origin(url):
             raise UnexpectedAnswer(
-                f"A URL to follow leads away from {self.origin}, and our credentials must "
+                f"A URL to follow leads away from {self.origin}, and the credentials must "
                 f"not go there. Check that {self.setting} is the address that the service itself "
                 "uses."
             )
         return url
 
-    def _refuse_plain(self, response: Response) -> None:
-        plain = self._place[0] == "http" and response.status == BAD_REQUEST
-        if plain and any(words in response.body for words in WANTS_TLS):
-            raise speaks_tls(response.request, self.setting)
+    def _refuse_plain_http(self, response: Response) -> None:
+        plain = self._origin[0] == "http" and response.status == BAD_REQUEST
+        if plain and any(text in response.body for text in TLS_REQUIRED_TEXTS):
+            raise tls_required(response.request, self.setting)
 
     def _refuse_redirect(self, answer: requests.Response, request: str) -> None:
         if answer.status_code in REDIRECTS:
-            where = _place_shown(answer.headers.get("Location", ""))
+            where = _redirect_target(answer.headers.get("Location", ""))
             raise UnexpectedAnswer(
                 f"{request} was redirected{where} ({answer.status_code}); credentials are not "
-                f"carried along. Set {self.setting} to the address that answers itself."
+                f"sent along. Set {self.setting} to an address that does not redirect."
             )
 
 
-def _split(base_url: str, setting: str) -> tuple[SplitResult, Place]:
+def _split(base_url: str, setting: str) -> tuple[SplitResult, Origin]:
     try:
         parts = urlsplit(base_url)
-        place = _place(parts)
+        origin = _origin(parts)
     except ValueError as exc:
         raise ConfigError(f"{setting} is malformed: give a URL like https://host.") from exc
     if "@" in parts.netloc:
-        raise ConfigError(f"{setting} holds a user name or password: give the URL without it.")
-    return parts, place
+        raise ConfigError(f"{setting} holds a user name or password: give the URL without them.")
+    return parts, origin
 
 
-def _place(parts: SplitResult) -> Place:
+def _origin(parts: SplitResult) -> Origin:
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         raise ValueError("neither http nor https")
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
 
 
-def _place_shown(url: str) -> str:
-    """` to scheme://host`, or nothing where `url` names none; the rest may be a signature."""
+def _redirect_target(url: str) -> str:
+    """` to scheme://host`, or "" if `url` has no host. The rest may hold a signature."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -319,6 +333,6 @@ def _refuse_unsendable(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         if not value.isascii() or not value.isprintable() or value != value.strip():
             raise ConfigError(
-                f"The value of the header {name} cannot be sent: it holds line breaks, "
-                "surrounding spaces or letters beyond ASCII. Copy the token or key again."
+                f"The value of the header {name} cannot be sent: it has line breaks, "
+                "surrounding spaces or non-ASCII characters. Copy the token or key again."
             )

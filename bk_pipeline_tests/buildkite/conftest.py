@@ -31,16 +31,16 @@ def connect(clock, said):
     """Makes clients; closes them after the test. Never waits long for an answer."""
     with ExitStack() as opened:
 
-        def client(url, token=TOKEN, organization="acme", silence_s=5, **options):
+        def client(url, token=TOKEN, organization="acme", read_s=5, **options):
             session = HttpSession(
                 url,
                 setting="BUILDKITE_API_URL",
                 headers={"Authorization": f"Bearer {token}"},
-                timeouts=Timeouts(connect_s=2, silence_s=silence_s, answer_s=30),
+                timeouts=Timeouts(connect_s=2, read_s=read_s, total_s=30),
                 clock=clock,
             )
             options = {
-                "retry_policy": RetryPolicy(deadline_s=100, draw=lambda: 1.0),
+                "retry_policy": RetryPolicy(deadline_s=100, jitter=lambda: 1.0),
                 "on_wait": said.append,
                 "session": session,
                 "clock": clock,

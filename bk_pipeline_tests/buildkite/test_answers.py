@@ -77,7 +77,7 @@ PASSING = {
 
 @pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING.keys())
 def test_passing_failure_is_asked_again_with_growing_pauses(server, connect, clock, said, reply):
-    client = connect(server.url, silence_s=1 if isinstance(reply, Hang) else 30)
+    client = connect(server.url, read_s=1 if isinstance(reply, Hang) else 30)
     server.replies.extend([reply, reply, as_json([build(1, 1)])])
 
     assert numbers(client.iter_builds(WHOLE_DAY)) == [1]

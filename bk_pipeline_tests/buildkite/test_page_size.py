@@ -43,7 +43,7 @@ def test_next_page_is_sized_by_what_the_last_ones_builds_took(small):
 def test_one_build_is_taken_however_large(small):
     size = PageSize()
     size.learn([b"x" * 1_000_000])
-    assert (size.builds, size.most_bytes) == (1, None)
+    assert (size.builds, size.max_bytes) == (1, None)
 
 
 def test_answer_that_is_too_large_is_asked_for_in_smaller_pages(small, server, client):

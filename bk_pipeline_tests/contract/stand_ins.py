@@ -12,9 +12,9 @@ from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
 from bk_pipeline.http.session import Timeouts
 from bk_pipeline.sandbox.server import Sandbox
 
-PATIENT = Timeouts(connect_s=60, silence_s=60, answer_s=60)
+PATIENT = Timeouts(connect_s=60, read_s=60, total_s=60)
 # For tests of an answer that never comes.
-QUICK = Timeouts(connect_s=60, silence_s=3, answer_s=60)
+QUICK = Timeouts(connect_s=60, read_s=3, total_s=60)
 
 
 class HoneycombStandIn:

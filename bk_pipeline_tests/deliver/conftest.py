@@ -41,9 +41,9 @@ def honeycomb(sandbox, url, clock):
         sandbox.honeycomb_key,
         "ci builds",
         clock=clock,
-        retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
+        retry_policy=RetryPolicy(deadline_s=60, jitter=lambda: 0.5),
         # The limit for a whole response is measured with the fake clock.
-        timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
+        timeouts=Timeouts(connect_s=30, read_s=5, total_s=10**6),
     )
     yield destination
     destination.close()

@@ -11,7 +11,7 @@ from bk_pipeline.deliver.destination import ACCEPTED, Item, Limits, Outcome, Sen
 from bk_pipeline.errors import RequestTooLarge, ServiceUnavailable
 from bk_pipeline.http.retry import RetryPolicy
 
-RETRY = RetryPolicy(deadline_s=300, draw=lambda: 1.0)
+RETRY = RetryPolicy(deadline_s=300, jitter=lambda: 1.0)
 _names = count()
 
 ONE_BY_ONE = DeliveryPolicy(in_flight=1)

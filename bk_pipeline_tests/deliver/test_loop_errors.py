@@ -176,7 +176,7 @@ def test_throttling_stops_all_senders_until_the_pause_is_over(send, clock):
 )
 def test_error_after_the_deadline_leaves_sent_items_in_doubt(send, ledger, error, in_doubt):
     destination = ScriptedDestination(*[error] * 100)
-    destination.retry = RetryPolicy(deadline_s=20, draw=lambda: 1.0)
+    destination.retry = RetryPolicy(deadline_s=20, jitter=lambda: 1.0)
     made = tables(1)
 
     with pytest.raises(type(error), match=r"Gave up after \d+ attempts"):
@@ -244,7 +244,7 @@ def test_failure_of_one_sender_stops_the_others(send, ledger, clock):
         raise TokenRefused("401")
 
     destination.replies = [DeliveryThrottled("slow down", retry_in_s=100), refuse]
-    destination.retry = RetryPolicy(deadline_s=10_000, draw=lambda: 1.0)
+    destination.retry = RetryPolicy(deadline_s=10_000, jitter=lambda: 1.0)
 
     with pytest.raises(TokenRefused):
         send(tables(20), destination=destination, policy=DeliveryPolicy(in_flight=2))

@@ -78,9 +78,9 @@ def connect(sandbox, url, clock):
             endpoint or url,
             key or sandbox.honeycomb_key,
             clock=clock,
-            retry_policy=RetryPolicy(deadline_s=300, draw=lambda: 0.5),
+            retry_policy=RetryPolicy(deadline_s=300, jitter=lambda: 0.5),
             # The limit for a whole response is measured with the fake clock.
-            timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
+            timeouts=Timeouts(connect_s=30, read_s=5, total_s=10**6),
         )
         made.append(client)
         return client

@@ -1,4 +1,4 @@
-"""A scripted server, and a session that talks to it."""
+"""Fixtures: a scripted server, and sessions that talk to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def session(server, clock):
         server.url,
         setting="BUILDKITE_API_URL",
         headers={"Authorization": "Bearer s3cret-token-0001"},
-        timeouts=Timeouts(connect_s=2, silence_s=5, answer_s=30),
+        timeouts=Timeouts(connect_s=2, read_s=5, total_s=30),
         clock=clock,
     ) as opened:
         yield opened
@@ -30,7 +30,7 @@ def session(server, clock):
 
 @pytest.fixture
 def connect(clock):
-    """Opens sessions without credentials, to wherever; closes them after the test."""
+    """Opens sessions without credentials to any URL; closes them after the test."""
     with ExitStack() as opened:
         yield lambda url, **options: opened.enter_context(
             HttpSession(url, setting="X_URL", clock=clock, **options)

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers what a test told it to, byte for byte."""
+"""A real HTTP server on loopback that sends the responses of a test, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """What came in."""
+    """A received request."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A well-formed answer; with `length` it announces another length than it has."""
+    """A well-formed response. `length` overrides its Content-Length."""
 
     status: int = 200
     body: bytes = b"[]"
@@ -41,13 +41,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes for the wire, after which the connection is closed."""
+    """Raw bytes to send, after which the connection is closed."""
 
     wire: bytes
 
 
 class Hang:
-    """No answer until the server is closed."""
+    """No response until the server is closed."""
 
 
 Scripted = Answer | Raw | Hang
@@ -59,7 +59,7 @@ def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Gives the replies in order, then `otherwise`; remembers the requests."""
+    """Sends the replies in order, then `otherwise`; records the requests."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -83,12 +83,12 @@ class ScriptedServer(ThreadingHTTPServer):
         return reply(request) if callable(reply) else reply
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that give up in the middle are what tests are about."""
+        """Ignore clients that disconnect early: tests do so on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # The last bytes are not held back to be sent with more: Nagle would cost 40 ms a reply.
+    # Nagle's algorithm would delay each reply by 40 ms.
     disable_nagle_algorithm = True
     server: ScriptedServer
 
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = answer  # noqa: N815 - http.server's names
 
     def log_message(self, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.body import CHUNK_BYTES, MOST_BYTES, MOST_REFUSAL_BYTES
+from bk_pipeline.http.body import CHUNK_BYTES, MAX_BODY_BYTES, MAX_ERROR_BODY_BYTES
 from bk_pipeline.http.session import HttpSession, Timeouts
 from bk_pipeline_tests.http.scripted import Answer, Hang, Raw
 from bk_pipeline_tests.programs import missing
@@ -37,18 +37,20 @@ def head(*lines: str) -> bytes:
 
 
 BROKEN = {
-    "hung up without a word": Raw(b""),
+    "closed without a response": Raw(b""),
     "not http": Raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
-    "head cut": Raw(b"HTTP/1.1 200 OK\r\nContent-Ty"),
-    "body cut short": Raw(Answer(body=b"[1, 2", length=9).bytes()),
+    "head truncated": Raw(b"HTTP/1.1 200 OK\r\nContent-Ty"),
+    "body truncated": Raw(Answer(body=b"[1, 2", length=9).bytes()),
     "no body at all": Raw(Answer(body=b"", length=9).bytes()),
-    "gzip cut, length agrees": Answer(body=GZIPPED[:-12], headers={"Content-Encoding": "gzip"}),
-    "gzip broken inside": Answer(
+    "gzip truncated, length agrees": Answer(
+        body=GZIPPED[:-12], headers={"Content-Encoding": "gzip"}
+    ),
+    "gzip corrupt": Answer(
         body=GZIPPED[:14] + b"\xff\xff\xff" + GZIPPED[17:], headers={"Content-Encoding": "gzip"}
     ),
     "gzip only by name": Answer(body=b"[1, 2, 3]", headers={"Content-Encoding": "gzip"}),
     "broken chunk size": Raw(head("Transfer-Encoding: chunked") + b"zz\r\n[1, 2]\r\n0\r\n\r\n"),
-    "chunk cut": Raw(head("Transfer-Encoding: chunked") + b"20\r\n[1, 2"),
+    "chunk truncated": Raw(head("Transfer-Encoding: chunked") + b"20\r\n[1, 2"),
     "last chunk missing": Raw(head("Transfer-Encoding: chunked") + b"6\r\n[1, 2]\r\n"),
 }
 
@@ -65,8 +67,8 @@ def test_broken_answer_is_service_unavailable_and_maybe_processed(server, sessio
     assert "page=7" not in str(caught.value)
 
 
-def test_session_goes_on_after_a_broken_answer(server, session):
-    server.replies.extend([BROKEN["body cut short"], Answer(body=b"[4]")])
+def test_session_is_usable_after_a_broken_answer(server, session):
+    server.replies.extend([BROKEN["body truncated"], Answer(body=b"[4]")])
     with pytest.raises(ServiceUnavailable):
         session.send("GET", "/v2/builds")
 
@@ -86,8 +88,8 @@ def test_refused_connection_was_not_processed(connect):
     assert caught.value.__cause__.request is None
 
 
-def test_failure_of_another_request_under_way_does_not_count_as_this_ones(server, session, clock):
-    """An error's context may be a refused connection elsewhere; this request was sent."""
+def test_failure_of_another_request_is_not_taken_for_this_ones(server, session, clock):
+    """The error's context is a connection that another service refused; this request was sent."""
     server.otherwise = Hang()
     refused = None
     with HttpSession("http://127.0.0.1:9", setting="X_URL", clock=clock) as elsewhere:
@@ -102,7 +104,7 @@ def test_failure_of_another_request_under_way_does_not_count_as_this_ones(server
     assert here.value.maybe_processed
 
 
-def test_silence_beyond_the_requests_own_timeout_is_maybe_processed(server, session):
+def test_timeout_of_a_request_is_maybe_processed(server, session):
     server.otherwise = Hang()
     with pytest.raises(ServiceUnavailable, match="no answer came in time") as caught:
         session.send("POST", "/", timeout_s=1)
@@ -111,7 +113,7 @@ def test_silence_beyond_the_requests_own_timeout_is_maybe_processed(server, sess
 
 @contextmanager
 def listening(serve):
-    """The address of a server whose connections `serve` has, until it returns."""
+    """The address of a server whose one connection is handled by `serve`."""
     ended = threading.Event()
 
     def accept():
@@ -140,7 +142,7 @@ def drip(*head: bytes, forever: bytes = b"x"):
 
 
 def deaf(connection, ended):
-    """Reads nothing, so that what is sent fills all buffers."""
+    """Reads nothing, so that a large request fills all buffers."""
     ended.wait(60)
 
 
@@ -162,20 +164,21 @@ DRIPPING = {
 
 
 @pytest.mark.parametrize("serve", DRIPPING.values(), ids=DRIPPING.keys())
-def test_no_server_outlasts_the_deadline_of_the_whole_request(serve, connect):
+def test_slow_server_cannot_exceed_the_deadline_of_the_whole_request(serve, connect):
     with listening(serve) as place:
         session = connect(f"http://{place}", timeouts=Timeouts(60, 60, 1))
         session._clock = SystemClock()
         began = time.monotonic()
         with pytest.raises(ServiceUnavailable) as caught:
             session.send("POST", "/", body=b"x" * 50_000_000 if serve is deaf else b"[]")
-        assert time.monotonic() - began < 30  # for ever, without the deadline
+        assert time.monotonic() - began < 30  # endless without the deadline
         assert caught.value.maybe_processed
-        # The connection was shut, so that its thread ends too.
-        assert not ended_late()
+        # The connection was shut down, so its thread ends too.
+        assert not remaining_threads()
 
 
-def ended_late() -> list[threading.Thread]:
+def remaining_threads() -> list[threading.Thread]:
+    """Request threads that do not end within 30 s."""
     deadline = time.monotonic() + 30
     while threads := [one for one in threading.enumerate() if one.name == "bk-http"]:
         if time.monotonic() > deadline:
@@ -184,7 +187,7 @@ def ended_late() -> list[threading.Thread]:
     return threads
 
 
-def test_a_tls_handshake_that_hangs_was_not_processed(connect):
+def test_hanging_tls_handshake_was_not_processed(connect):
     with listening(deaf) as place:
         session = connect(f"https://{place}", timeouts=Timeouts(60, 60, 1))
         session._clock = SystemClock()
@@ -193,7 +196,7 @@ def test_a_tls_handshake_that_hangs_was_not_processed(connect):
         assert not caught.value.maybe_processed
 
 
-def test_a_lookup_that_hangs_is_left_and_sends_nothing_later(server, connect, monkeypatch):
+def test_hanging_dns_lookup_is_abandoned_and_sends_nothing_later(server, connect, monkeypatch):
     lookup, slow = socket.getaddrinfo, threading.Event()
 
     def hang(host, *rest, **named):
@@ -207,61 +210,61 @@ def test_a_lookup_that_hangs_is_left_and_sends_nothing_later(server, connect, mo
         session.send("POST", "/", body=b"[]")
     assert not caught.value.maybe_processed
     slow.set()
-    assert not ended_late()
+    assert not remaining_threads()
     assert server.requests == []
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "gzip, gzip"])
 @pytest.mark.parametrize("status", [401, 429, 503])
-def test_a_refusal_is_one_whatever_its_body_is(server, session, status, encoding):
+def test_error_response_is_returned_even_with_a_broken_body(server, session, status, encoding):
     body = gzip.compress(b"x" * 5_000_000)[:-9]
     server.otherwise = Answer(status, body, {"Content-Encoding": encoding, "Retry-After": "7"})
     found = session.send("GET", "/")
     assert (found.status, found.headers["Retry-After"]) == (status, "7")
-    assert len(found.body) == (MOST_REFUSAL_BYTES if encoding == "gzip" else 0)
+    assert len(found.body) == (MAX_ERROR_BODY_BYTES if encoding == "gzip" else 0)
 
 
-def test_a_body_that_explodes_is_never_held(server, session):
-    """A quarter of a mebibyte that stands for a quarter of a gibibyte."""
+def test_decompression_bomb_is_never_held_in_memory(server, session):
+    """A quarter of a mebibyte that expands to a quarter of a gibibyte."""
     packer = zlib.compressobj(wbits=31)
     zeros = bytes(1 << 20)
     bomb = b"".join(packer.compress(zeros) for _ in range(256)) + packer.flush()
     server.otherwise = Answer(body=bomb, headers={"Content-Encoding": "gzip"})
     tracemalloc.start()
     try:
-        with pytest.raises(UnexpectedAnswer, match=rf"larger than {MOST_BYTES:,} bytes"):
+        with pytest.raises(UnexpectedAnswer, match=rf"larger than {MAX_BODY_BYTES:,} bytes"):
             session.send("POST", "/")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2 * MOST_BYTES
+    assert peak < 2 * MAX_BODY_BYTES
 
 
-def test_a_piece_that_ends_with_the_last_chunk_is_whole(server, session):
+def test_gzip_body_of_whole_chunks_is_complete(server, session):
     body = bytes(4 * CHUNK_BYTES)
     server.otherwise = Answer(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
     assert session.send("GET", "/").body == body
 
 
-def test_encoding_nobody_asked_for_is_refused(server, session):
+def test_encoding_that_was_not_requested_is_rejected(server, session):
     server.otherwise = Answer(headers={"Content-Encoding": "br"})
-    with pytest.raises(UnexpectedAnswer, match="only way"):
+    with pytest.raises(UnexpectedAnswer, match="encoding other than gzip, the only one requested"):
         session.send("GET", "/")
 
 
 def test_no_connection_is_left_open(server, clock):
     with HttpSession(server.url, setting="X_URL", clock=clock) as session:
         server.replies.extend(
-            [Answer(), Answer(302), BROKEN["chunk cut"], BROKEN["body cut short"]]
+            [Answer(), Answer(302), BROKEN["chunk truncated"], BROKEN["body truncated"]]
         )
         session.send("GET", "/")
         for _ in range(3):
             with pytest.raises(PipelineError):
                 session.send("GET", "/")
-    gc.collect()  # an unclosed socket would be a ResourceWarning, and so a failure
+    gc.collect()  # an unclosed socket raises a ResourceWarning, which fails the test
 
 
-def test_token_is_in_no_repr_error_or_log(server, session, caplog):
+def test_token_appears_in_no_repr_error_or_log(server, session, caplog):
     caplog.set_level(logging.DEBUG)
     shown = [repr(session), str(session), repr(session._redact)]
     for reply in [*BROKEN.values(), Answer(302, b"", {"Location": "/x"})]:
@@ -287,7 +290,7 @@ def test_missing_ca_bundle_is_a_configuration_error(clock, tmp_path):
         session.send("GET", "/")
 
 
-def test_plain_http_under_an_https_address_is_named(server, connect):
+def test_https_url_of_a_plain_http_server_is_a_configuration_error(server, connect):
     url = server.url.replace("http:", "https:")
     session = connect(url)
     with pytest.raises(ConfigError, match=r"does not speak TLS .* use http:// in X_URL"):
@@ -295,15 +298,15 @@ def test_plain_http_under_an_https_address_is_named(server, connect):
 
 
 ALERT = Raw(b"\x15\x03\x03\x00\x02\x02\x32")
-IN_WORDS = (
+REJECTIONS = (
     b"Client sent an HTTP request to an HTTPS server.",
     b"<center>The plain HTTP request was sent to HTTPS port</center>",
     b"Reason: You're speaking plain HTTP to an SSL-enabled server port.",
 )
 
 
-@pytest.mark.parametrize("reply", [ALERT, *(Answer(400, words) for words in IN_WORDS)])
-def test_https_under_a_plain_http_address_is_named(server, session, reply):
+@pytest.mark.parametrize("reply", [ALERT, *(Answer(400, body) for body in REJECTIONS)])
+def test_http_url_of_an_https_server_is_a_configuration_error(server, session, reply):
     server.otherwise = reply
     with pytest.raises(ConfigError, match="speaks TLS: use https:// in BUILDKITE_API_URL"):
         session.send("POST", "/", body=b"[]")
@@ -311,11 +314,13 @@ def test_https_under_a_plain_http_address_is_named(server, session, reply):
 
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "https_proxy"])
 @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4", "socks"])
-def test_a_socks_proxy_asks_for_pysocks(monkeypatch, connect, variable, scheme):
+def test_socks_proxy_without_pysocks_is_a_configuration_error(
+    monkeypatch, connect, variable, scheme
+):
     monkeypatch.setenv(variable, f"{scheme}://me:s3cret-proxy@127.0.0.1:1080")
     session = connect("https://api.example.com")
-    said = r"SOCKS proxies need PySocks|socks:// does not say"
-    with pytest.raises(ConfigError, match=said) as caught:
+    message = r"SOCKS proxies need PySocks|socks:// does not say"
+    with pytest.raises(ConfigError, match=message) as caught:
         session.send("GET", "/")
     assert variable.upper() in str(caught.value)
     assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
@@ -334,7 +339,7 @@ def self_signed(tmp_path):
     return path
 
 
-def test_untrusted_certificate_is_fatal_and_says_what_to_do(self_signed, connect):
+def test_untrusted_certificate_is_fatal_and_names_the_setting(self_signed, connect):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(self_signed)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -353,7 +358,7 @@ def test_untrusted_certificate_is_fatal_and_says_what_to_do(self_signed, connect
         thread.join()
 
 
-def test_unreachable_proxy_was_not_processed_and_its_password_not_told(monkeypatch, connect):
+def test_unreachable_proxy_was_not_processed_and_its_password_is_not_shown(monkeypatch, connect):
     monkeypatch.setenv("https_proxy", "http://me:s3cret-proxy@127.0.0.1:9")
     session = connect("https://api.example.com")
     with pytest.raises(ServiceUnavailable, match="the proxy could not be reached") as caught:

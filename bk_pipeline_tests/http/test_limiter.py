@@ -6,7 +6,7 @@ from bk_pipeline.errors import DeliveryThrottled
 from bk_pipeline.http.limiter import RateLimiter, limiter_of
 from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy
 
-POLICY = RetryPolicy(first_pause_s=1, longest_pause_s=60, draw=lambda: 1.0)
+POLICY = RetryPolicy(first_pause_s=1, longest_pause_s=60, jitter=lambda: 1.0)
 
 
 @pytest.fixture
@@ -21,21 +21,21 @@ def enter(limiter, clock):
 
 @pytest.fixture
 def refuse(limiter, clock):
-    def refuse(permit, asked_s=None):
-        error = DeliveryThrottled("slow down", retry_in_s=asked_s)
+    def refuse(permit, retry_in_s=None):
+        error = DeliveryThrottled("slow down", retry_in_s=retry_in_s)
         return limiter.refused(permit, error, policy=POLICY, clock=clock)
 
     return refuse
 
 
-def test_an_open_limiter_lets_everybody_through_at_once(enter, clock):
+def test_open_limiter_permits_requests_at_once(enter, clock):
     enter()
     enter()
 
     assert clock.slept == []
 
 
-def test_everybody_waits_after_one_was_refused(enter, refuse, clock):
+def test_all_requests_wait_after_one_was_throttled(enter, refuse, clock):
     one = enter()
 
     refuse(one)
@@ -44,17 +44,17 @@ def test_everybody_waits_after_one_was_refused(enter, refuse, clock):
     assert clock.slept == [1.0]
 
 
-def test_pauses_grow_while_nothing_gets_through(enter, refuse):
+def test_pauses_grow_until_a_request_succeeds(enter, refuse):
     assert [refuse(enter()) for _ in range(4)] == [1.0, 2.0, 4.0, 8.0]
 
 
-def test_refusals_of_requests_under_way_together_count_as_one(enter, refuse):
+def test_throttling_of_concurrent_requests_counts_once(enter, refuse):
     one, two, three = enter(), enter(), enter()
 
     assert [refuse(one), refuse(two), refuse(three)] == [1.0, 1.0, 1.0]
 
 
-def test_a_success_makes_the_next_pause_short_again(limiter, enter, refuse):
+def test_success_resets_the_pauses(limiter, enter, refuse):
     refuse(enter())
     refuse(enter())
 
@@ -63,7 +63,7 @@ def test_a_success_makes_the_next_pause_short_again(limiter, enter, refuse):
     assert refuse(enter()) == 1.0
 
 
-def test_a_success_of_a_request_sent_before_the_refusal_says_nothing(limiter, enter, refuse):
+def test_success_of_a_request_sent_before_the_throttling_resets_nothing(limiter, enter, refuse):
     early, late = enter(), enter()
     refuse(late)
 
@@ -72,13 +72,13 @@ def test_a_success_of_a_request_sent_before_the_refusal_says_nothing(limiter, en
     assert refuse(enter()) == 2.0
 
 
-def test_a_longer_pause_that_the_service_asks_for_is_kept(enter, refuse, clock):
-    assert refuse(enter(), asked_s=90.0) == 90.0
+def test_longer_pause_requested_by_the_service_is_respected(enter, refuse, clock):
+    assert refuse(enter(), retry_in_s=90.0) == 90.0
     enter()
     assert sum(clock.slept) == 90.0
 
 
-def test_who_is_told_to_stop_does_not_wait(limiter, enter, refuse, clock):
+def test_stopped_caller_does_not_wait(limiter, enter, refuse, clock):
     refuse(enter())
 
     limiter.enter(clock, stopped=lambda: True)
@@ -86,7 +86,7 @@ def test_who_is_told_to_stop_does_not_wait(limiter, enter, refuse, clock):
     assert clock.slept == []
 
 
-def test_a_destination_has_one_limiter_in_the_whole_process():
+def test_destination_has_one_limiter_per_process():
     assert limiter_of("a destination") is limiter_of("a destination")
     assert limiter_of("a destination") is not limiter_of("another")
 
@@ -104,9 +104,9 @@ def test_a_destination_has_one_limiter_in_the_whole_process():
         ("nonsense", []),
         ("", []),
     ],
-    ids=["plenty", "enough", "the reserve", "absurd", "over", "small", "none of a few", "odd", "no"],
+    ids=["plenty", "enough", "reserve", "absurd", "over", "small", "small spent", "odd", "none"],
 )  # fmt: skip
-def test_the_next_call_waits_for_the_window_if_only_the_reserve_is_left(
+def test_next_request_waits_for_the_reset_if_only_the_reserve_remains(
     limiter, enter, clock, header, slept
 ):
     limiter.learn({"RateLimit": header}, clock=clock)

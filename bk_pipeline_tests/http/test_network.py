@@ -1,4 +1,4 @@
-"""Proxies and CA bundles, exported or in `.env`, for every service that is asked."""
+"""Proxies and CA bundles, exported or in `.env`, for every service that is called."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CREDENTIALS = {
 
 
 def variables(url):
-    """Settings under which all services are at `url`."""
+    """Settings with `url` as the address of all services."""
     names = (
         "BUILDKITE_API_URL",
         "HONEYCOMB_API_ENDPOINT",
@@ -45,13 +45,13 @@ def write_env(**lines):
     Path(".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
 
 
-def ask_all(clock):
-    """What comes of asking each service by the settings of `.env`: by name, an error or None."""
+def call_all(clock):
+    """Call each service with the settings of `.env`. By name: the error, or None."""
     settings = Settings.load()
     client = BuildkiteClient.from_settings(settings, clock=clock)
     markers = MarkerClient.from_settings(settings, clock=clock)
     opened = [one.open(clock) for one in destinations(settings)]
-    questions = {
+    calls = {
         "buildkite": client.access_token,
         "markers": lambda: markers.list_markers("ci"),
         "honeycomb": opened[0].describe,
@@ -59,9 +59,9 @@ def ask_all(clock):
     }
     found = {}
     with closing(client):
-        for name, ask in questions.items():
+        for name, call in calls.items():
             try:
-                ask()
+                call()
                 found[name] = None
             except PipelineError as exc:
                 found[name] = exc
@@ -85,39 +85,39 @@ SERVICES = ["buildkite", "markers", "honeycomb", "otlp 1", "otlp 2", "otlp 3"]
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"])
-def test_a_proxy_in_the_file_is_used_by_every_service(clock, name):
+def test_proxy_in_the_env_file_is_used_by_every_service(clock, name):
     with scripted_server() as proxy:
         write_env(**variables(FAR), **{name: proxy.url})
-        assert list(ask_all(clock)) == SERVICES
+        assert list(call_all(clock)) == SERVICES
         assert [one.path.startswith(FAR) for one in proxy.requests] == [True] * len(SERVICES)
 
 
-def test_a_host_in_no_proxy_is_reached_directly(clock):
+def test_host_in_no_proxy_is_reached_directly(clock):
     with scripted_server() as proxy:
         write_env(**variables("http://none.invalid"), HTTP_PROXY=proxy.url, NO_PROXY=".invalid")
-        assert all(isinstance(one, PipelineError) for one in ask_all(clock).values())
+        assert all(isinstance(one, PipelineError) for one in call_all(clock).values())
         assert proxy.requests == []
 
 
 @pytest.mark.parametrize("exported", ["HTTP_PROXY", "http_proxy"])
-def test_an_exported_proxy_takes_precedence_in_whatever_letters(clock, monkeypatch, exported):
+def test_exported_proxy_takes_precedence_in_either_case(clock, monkeypatch, exported):
     with scripted_server() as proxy, scripted_server() as other:
         write_env(**variables(FAR), http_proxy=other.url, HTTP_PROXY=other.url)
         monkeypatch.setenv(exported, proxy.url)
-        ask_all(clock)
+        call_all(clock)
         assert (len(proxy.requests), len(other.requests)) == (len(SERVICES), 0)
-        monkeypatch.setenv(exported, "")  # as compose's ${HTTP_PROXY:-} has it
-        ask_all(clock)
+        monkeypatch.setenv(exported, "")  # like ${HTTP_PROXY:-} in a Compose file
+        call_all(clock)
         assert len(other.requests) == len(SERVICES)
 
 
 @pytest.mark.parametrize("name", CA_BUNDLES[:3])
 @pytest.mark.parametrize("exported", [True, False], ids=["exported", "in the file"])
-def test_a_private_ca_is_trusted_by_every_service(*, clock, pair, monkeypatch, name, exported):
+def test_private_ca_is_trusted_by_every_service(*, clock, pair, monkeypatch, name, exported):
     with tls_server(pair) as server:
         address = variables(server.url.replace("http:", "https:"))
         write_env(**address)
-        without = ask_all(clock)
+        without = call_all(clock)
         assert {type(one).__name__ for one in without.values()} == {"FatalError"}
         assert all("cannot be verified" in str(one) for one in without.values())
         assert server.requests == []
@@ -125,23 +125,23 @@ def test_a_private_ca_is_trusted_by_every_service(*, clock, pair, monkeypatch, n
             monkeypatch.setenv(name, pair[0])
         else:
             write_env(**address, **{name: pair[0]})
-        ask_all(clock)
+        call_all(clock)
         assert len(server.requests) == len(SERVICES)
 
 
 @pytest.mark.parametrize("name", CA_BUNDLES)
-def test_a_bundle_that_is_not_there_is_named(clock, name):
+def test_missing_ca_bundle_is_an_error_with_its_variable(clock, name):
     write_env(**variables(FAR), **{name: "none.pem"})
     with pytest.raises(ConfigError, match=f"^{name} is not the path of a file"):
-        ask_all(clock)
+        call_all(clock)
 
 
-def test_the_environment_of_the_process_stays_as_it_is(clock, pair, monkeypatch):
+def test_environment_of_the_process_is_not_modified(clock, pair, monkeypatch):
     monkeypatch.setenv("LEFT", "alone")
     with scripted_server() as proxy:
         write_env(**variables(FAR), HTTP_PROXY=proxy.url, REQUESTS_CA_BUNDLE=pair[0])
         before = dict(os.environ)
-        ask_all(clock)
+        call_all(clock)
         assert dict(os.environ) == before
 
 
@@ -166,12 +166,12 @@ def test_the_environment_of_the_process_stays_as_it_is(clock, pair, monkeypatch)
         (",", "api.buildkite.com", False),
     ],
 )
-def test_no_proxy_is_read_as_curl_and_requests_do(entry, host, direct):
+def test_no_proxy_is_matched_like_curl_and_requests(entry, host, direct):
     network = Network.of({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": entry})
     assert (network.proxy_for("https", host, 443) is None) is direct
 
 
-def test_loopback_needs_no_proxy_and_schemes_have_their_own():
+def test_loopback_uses_no_proxy_and_each_scheme_has_its_own():
     network = Network.of({"HTTPS_PROXY": "http://s3cret:s3cret@p", "all_proxy": "http://all"})
     assert network.proxy_for("https", "localhost", 443) is None
     assert network.proxy_for("http", "127.0.0.2", 80) is None
@@ -180,8 +180,8 @@ def test_loopback_needs_no_proxy_and_schemes_have_their_own():
     assert "s3cret" not in repr(network)
 
 
-def test_a_proxys_password_is_in_no_error(clock):
+def test_proxy_password_appears_in_no_error(clock):
     write_env(**variables(FAR), HTTP_PROXY="http://me:s3cret@127.0.0.1:1")
-    told = [traceback.format_exception(exc) for exc in ask_all(clock).values()]
-    assert len(told) == len(SERVICES)
-    assert "s3cret" not in str(told)
+    shown = [traceback.format_exception(exc) for exc in call_all(clock).values()]
+    assert len(shown) == len(SERVICES)
+    assert "s3cret" not in str(shown)

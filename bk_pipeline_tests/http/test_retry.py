@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from bk_pipeline.errors import AccessDenied, QuotaSpent, ServiceUnavailable
 from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy, retry
 
-FULL = RetryPolicy(deadline_s=100, first_pause_s=1, longest_pause_s=8, draw=lambda: 1.0)
+FULL = RetryPolicy(deadline_s=100, first_pause_s=1, longest_pause_s=8, jitter=lambda: 1.0)
 
 
 class Flaky:
-    """Raises the given errors in turn, then returns how often it was called."""
+    """Raises the given errors one after the other, then returns the number of calls."""
 
     def __init__(self, *errors, takes_s=0.0, clock=None):
         self.errors = list(errors)
@@ -45,23 +45,23 @@ def test_pauses_double_up_to_the_longest(clock):
     assert clock.slept == [1, 2, 4, 8, 8, 8]
 
 
-def test_jitter_scales_the_whole_pause(clock):
-    policy = RetryPolicy(first_pause_s=8, draw=lambda: 0.25)
+def test_jitter_scales_the_pause(clock):
+    policy = RetryPolicy(first_pause_s=8, jitter=lambda: 0.25)
     retry(Flaky(down(), down()), policy=policy, clock=clock)
     assert clock.slept == [2, 4]
 
 
 @pytest.mark.parametrize(
-    ("asked", "paused"),
+    ("retry_in_s", "paused"),
     [(42, 42), (0.1, 1), (0, 1), (-5, 1), (math.nan, 1)],
     ids=["longer", "shorter", "none", "negative", "nan"],
 )
-def test_what_the_service_asks_for_is_the_shortest_pause(clock, asked, paused):
-    retry(Flaky(QuotaSpent("Spent.", retry_in_s=asked)), policy=FULL, clock=clock)
+def test_pause_requested_by_the_service_is_the_minimum(clock, retry_in_s, paused):
+    retry(Flaky(QuotaSpent("Spent.", retry_in_s=retry_in_s)), policy=FULL, clock=clock)
     assert clock.slept == [paused]
 
 
-def test_other_errors_pass_at_once(clock):
+def test_other_errors_are_raised_at_once(clock):
     refused = AccessDenied("No.")
     with pytest.raises(AccessDenied) as caught:
         retry(Flaky(down(), refused), policy=FULL, clock=clock)
@@ -70,7 +70,7 @@ def test_other_errors_pass_at_once(clock):
     assert clock.slept == [1]
 
 
-def test_deadline_counts_attempts_and_pauses_together(clock):
+def test_deadline_includes_attempts_and_pauses(clock):
     flaky = Flaky(*[down() for _ in range(9)], takes_s=30, clock=clock)
 
     with pytest.raises(ServiceUnavailable) as caught:
@@ -80,17 +80,17 @@ def test_deadline_counts_attempts_and_pauses_together(clock):
     assert clock.slept == [1, 2, 4]
 
 
-@pytest.mark.parametrize("asked", [101, 1e12, math.inf])
-def test_pause_beyond_the_deadline_is_not_begun(clock, asked):
+@pytest.mark.parametrize("retry_in_s", [101, 1e12, math.inf])
+def test_pause_beyond_the_deadline_is_not_started(clock, retry_in_s):
     with pytest.raises(QuotaSpent) as caught:
-        retry(Flaky(QuotaSpent("Spent.", retry_in_s=asked)), policy=FULL, clock=clock)
+        retry(Flaky(QuotaSpent("Spent.", retry_in_s=retry_in_s)), policy=FULL, clock=clock)
 
     assert str(caught.value) == "Spent. Gave up after 1 attempt in 0 s."
-    assert caught.value.retry_in_s == asked
+    assert caught.value.retry_in_s == retry_in_s
     assert clock.slept == []
 
 
-def test_each_pause_is_announced_before_it_begins(clock):
+def test_each_pause_is_reported_before_it_begins(clock):
     pauses = []
     began = clock.now()
     errors = [down(), down(30)]
@@ -112,18 +112,20 @@ def test_interruption_is_not_retried(clock):
 
 @given(
     attempt=st.integers(1, 10_000),
-    asked=st.none() | st.floats(),
+    retry_in_s=st.none() | st.floats(),
     share=st.floats(0, 1),
     first=st.floats(0, 1e3),
     longest=st.floats(0, 1e3),
 )
-def test_pause_is_never_negative_nor_below_what_was_asked(attempt, asked, share, first, longest):
-    policy = RetryPolicy(first_pause_s=first, longest_pause_s=longest, draw=lambda: share)
+def test_pause_is_never_negative_or_below_the_requested_one(
+    attempt, retry_in_s, share, first, longest
+):
+    policy = RetryPolicy(first_pause_s=first, longest_pause_s=longest, jitter=lambda: share)
 
-    pause = policy.pause_s(attempt, down(asked))
+    pause = policy.pause_s(attempt, down(retry_in_s))
 
     assert pause >= 0
-    if asked is None or math.isnan(asked):
+    if retry_in_s is None or math.isnan(retry_in_s):
         assert pause <= longest
     else:
-        assert pause >= min(asked, LONGEST_WAIT_S)
+        assert pause >= min(retry_in_s, LONGEST_WAIT_S)

@@ -35,11 +35,11 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
         ("", None),
     ],
 )
-def test_seconds_and_dates_are_read_within_bounds_and_nonsense_is_none(text, seconds):
+def test_seconds_and_dates_are_clamped_and_malformed_values_are_none(text, seconds):
     assert retry_after_s({"Retry-After": text}, NOW) == seconds
 
 
-def test_absent_header_is_none():
+def test_missing_header_is_none():
     assert retry_after_s({}, NOW) is None
 
 
@@ -47,21 +47,21 @@ def test_absent_header_is_none():
     ("value", "seconds"),
     [(7, 7), (10**400, LONGEST_WAIT_S), (-(10**400), 0), (True, None), ([], None), (None, None)],
 )
-def test_a_value_of_a_body_is_read_the_same(value, seconds):
+def test_value_in_a_body_is_parsed_the_same_way(value, seconds):
     assert wait_s(value, NOW) == seconds
 
 
 @pytest.mark.parametrize("reset", [b"315360000", b'"315360000"', b"1" + b"0" * 5000])
-def test_no_reset_of_a_body_is_waited_for_longer(reset):
+def test_reset_in_a_body_is_capped(reset):
     response = Response(429, {}, b'{"reset":' + reset + b"}", "GET x", "x")
     assert reset_in_s(response, NOW) <= LONGEST_WAIT_S
 
 
-def test_no_error_makes_anybody_wait_longer():
-    asked = QuotaSpent("spent", retry_in_s=315_360_000.0)
-    assert RetryPolicy().pause_s(1, asked) == LONGEST_WAIT_S
+def test_pauses_of_retries_and_runs_are_capped():
+    error = QuotaSpent("spent", retry_in_s=315_360_000.0)
+    assert RetryPolicy().pause_s(1, error) == LONGEST_WAIT_S
     with pytest.raises(dg.RetryRequested) as caught, as_dagster_failures(retries=2):
-        raise asked
+        raise error
     assert caught.value.seconds_to_wait == LONGEST_WAIT_S
     with pytest.raises(dg.RetryRequested) as caught, as_dagster_failures(retries=2):
         raise QuotaSpent("spent", retry_in_s=0.0)

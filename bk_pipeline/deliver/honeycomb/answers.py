@@ -29,15 +29,15 @@ from bk_pipeline.errors import (
 )
 from bk_pipeline.http import answers
 from bk_pipeline.http.answers import (
+    DECODE_ERRORS,
     PAYLOAD_TOO_LARGE,
     TOO_MANY_REQUESTS,
-    UNDECODABLE,
     Quote,
-    body_shown,
-    cut_short,
-    is_cut,
-    message_in,
-    said_in,
+    body_summary,
+    error_detail,
+    is_truncated,
+    service_message,
+    truncated_answer,
 )
 from bk_pipeline.http.retry import retry_after_s
 from bk_pipeline.http.session import BAD_REQUEST, Response
@@ -73,18 +73,18 @@ def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> lis
         return [ACCEPTED] * count
     try:
         elements = _elements.decode(response.body)
-    except UNDECODABLE as exc:
-        verdict = _verdict_of_drop(message_in(response))
+    except DECODE_ERRORS as exc:
+        verdict = _verdict_of_drop(service_message(response))
         if verdict is not None:
-            detail = said_in(response, quote)
+            detail = error_detail(response, quote)
             if DENYLIST.search(detail):
                 raise _on_denylist(response, detail, place) from exc
             return [Outcome(verdict, f"{response.status}: {detail}")] * count
-        if is_cut(exc, response.body):
-            raise cut_short(response, place) from exc
+        if is_truncated(exc, response.body):
+            raise truncated_answer(response, place) from exc
         raise UnexpectedAnswer(
             f"{place} answered {response.status} with something other than an outcome for each "
-            f"event: {body_shown(response, quote)}. Check HONEYCOMB_API_ENDPOINT and any "
+            f"event: {body_summary(response, quote)}. Check HONEYCOMB_API_ENDPOINT and any "
             "proxy in between; the batch is in doubt and will be sent again."
         ) from exc
     if len(elements) > count:
@@ -114,7 +114,7 @@ def refusal(response: Response, *, place: str, quote: Quote, now: datetime) -> P
     """Return the error for the status of a whole request; None for a 2xx."""
     if response.ok:
         return None
-    status, detail = response.status, said_in(response, quote)
+    status, detail = response.status, error_detail(response, quote)
     if status == TOO_MANY_REQUESTS and DENYLIST.search(detail):
         return _on_denylist(response, detail, place)
     message = (

@@ -47,11 +47,11 @@ from bk_pipeline.http.answers import (
     NOT_PASSED_ON,
     TOO_MANY_REQUESTS,
     Quote,
-    body_shown,
-    cut_short,
-    is_cut,
+    body_summary,
+    error_detail,
+    is_truncated,
     json_object,
-    said_in,
+    truncated_answer,
 )
 from bk_pipeline.http.retry import retry_after_s, wait_s
 from bk_pipeline.http.session import Response
@@ -164,11 +164,11 @@ def _partial_success(response: Response, context: MessageContext) -> _PartialSuc
             return _PartialSuccess(partial.rejected_spans, error_message=partial.error_message)
     except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         is_partial_message = content_type in PROTOBUF[:2] and response.body[:1] == PARTIAL_SUCCESS
-        if is_partial_message if isinstance(exc, DecodeError) else is_cut(exc, response.body):
-            raise cut_short(response, context.place) from exc
+        if is_partial_message if isinstance(exc, DecodeError) else is_truncated(exc, response.body):
+            raise truncated_answer(response, context.place) from exc
     raise UnexpectedAnswer(
         f"{context.place} answered {response.status} with something other than OTLP: "
-        f"{body_shown(response, context.quote)}. Check {context.endpoint} and any proxy in "
+        f"{body_summary(response, context.quote)}. Check {context.endpoint} and any proxy in "
         "between; the batch is in doubt and will be sent again."
     )
 
@@ -227,7 +227,7 @@ def _require_success(code: int, message: str, response: Response, context: Messa
     """
     if (code == 0 or code in range(200, 300)) and not DROPPED.search(message):
         return
-    detail = f"{response.status}: {context.quote(message) or body_shown(response, context.quote)}"
+    detail = f"{response.status}: {context.quote(message) or body_summary(response, context.quote)}"
     if code in THROTTLING_CODES:
         raise DeliveryThrottled(
             f"{context.place} accepts no more {context.signal.noun} at the moment ({detail}). "
@@ -318,11 +318,11 @@ def _pause_s(response: Response, now: datetime) -> float | None:
 def _detail(response: Response, quote: Quote) -> str:
     """Return the server's message about a failure on one line, else the kind of body."""
     if _content_type(response) not in PROTOBUF[:2]:
-        return said_in(response, quote)
+        return error_detail(response, quote)
     try:
-        return quote(Status.FromString(response.body).message) or body_shown(response, quote)
+        return quote(Status.FromString(response.body).message) or body_summary(response, quote)
     except DecodeError:
-        return body_shown(response, quote)
+        return body_summary(response, quote)
 
 
 def _content_type(response: Response) -> str:

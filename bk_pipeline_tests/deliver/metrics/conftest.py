@@ -29,8 +29,8 @@ def connect(clock):
             OtlpMetrics(
                 settings,
                 clock=clock,
-                retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
-                timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=10**6),
+                retry_policy=RetryPolicy(deadline_s=60, jitter=lambda: 0.5),
+                timeouts=Timeouts(connect_s=30, read_s=5, total_s=10**6),
             )
         )
         return made[-1]

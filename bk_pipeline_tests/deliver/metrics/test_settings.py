@@ -43,7 +43,7 @@ def test_metrics_variables_take_precedence_over_general_ones():
     )
 
     assert found.headers == {"b": "2"}
-    assert found.timeouts.answer_s == 5.0
+    assert found.timeouts.total_s == 5.0
     assert found.compression is Compression.GZIP
     assert found.headers_variable == "OTEL_EXPORTER_OTLP_METRICS_HEADERS"
 

@@ -36,8 +36,8 @@ def connect(clock):
             Otlp(
                 settings,
                 clock=clock,
-                retry_policy=RetryPolicy(deadline_s=60, draw=lambda: 0.5),
-                timeouts=Timeouts(connect_s=30, silence_s=5, answer_s=60),
+                retry_policy=RetryPolicy(deadline_s=60, jitter=lambda: 0.5),
+                timeouts=Timeouts(connect_s=30, read_s=5, total_s=60),
             )
         )
         return made[-1]

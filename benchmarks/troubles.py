@@ -90,7 +90,7 @@ TROUBLES = (
     Trouble("an answer that never comes, nothing taken", "hang"),
     Trouble("an answer that never comes, all taken", "hang", {"processed": True}),
     Trouble("an answer cut short", "cut_body"),
-    Trouble("an HTML page for an answer, then mended", "html", {"count": LASTING}),
+    Trouble("an HTML page for an answer, then repaired", "html", {"count": LASTING}),
     Trouble("an answer 7 elements short", "short_answer", {"missing": 7}, BOTH[:1]),
     Trouble(
         "3 of 50 events throttled singly",

@@ -40,6 +40,7 @@ VERSIONS = (
 @click.command(help=f"Run the named benchmarks ({', '.join(NAMES)}), or all of them.")
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 def main(names: tuple[str, ...]) -> None:
+    """Run the named benchmarks, or all; exit with 1 if a bound is not met."""
     console = Console()
     console.print(_machine(), highlight=False)
     figures: list[Figure] = []
@@ -65,7 +66,7 @@ def _machine() -> str:
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it."""
+    """Return the processor's name, if Linux reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Whether the routes of `transform` do the same work."""
+"""Checks that the routes of `transform` produce the same values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bk_pipeline.spans.model import SpanKind
 
 MS = pd.Timedelta(milliseconds=1)
 JOB_ID = "buildkite.job.id"
-# What the one route or the other does without; their modules say so.
+# Columns that a route does not fill; its module says so.
 LEFT_OUT = {"links", "bk_pipeline.time_adjusted"}
 COMPARED = (
     "trace_id",
@@ -30,7 +30,7 @@ COMPARED = (
 
 
 def require_same(ours: pa.Table, theirs: pd.DataFrame, route: str) -> str:
-    """A sentence that says that they are the same: every value of every row.
+    """Compare every value of every row, and return a sentence that says so.
 
     Raises:
         ValueError: They are not.
@@ -45,7 +45,7 @@ def require_same(ours: pa.Table, theirs: pd.DataFrame, route: str) -> str:
 
 
 def require_agreement(ours: pa.Table, theirs: pd.DataFrame, route: str) -> str:
-    """A sentence on how far they agree.
+    """Return a sentence on how far the two tables agree.
 
     Spans are compared in builds of one stage, the only ones that the route knows; values in
     jobs that ran, whose times were not clamped, and that are not block steps (theirs have no

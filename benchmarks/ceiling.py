@@ -1,4 +1,4 @@
-"""How many spans a second the sink takes: captured bodies sent again by plain sockets."""
+"""Measures how many spans per second the sink accepts, with captured bodies and plain sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPEATS = 3
 
 
 def spans_per_s(sink: Sink, bodies: Sequence[Sent], spans: int) -> float:
-    """At least so many, from `bodies` with so many spans; the sink forgets them."""
+    """Return the rate for `bodies`, which hold `spans` spans in total; the sink discards them."""
     shares = [bodies[at::CONNECTIONS] for at in range(CONNECTIONS)]
     best = 0.0
     for _ in range(REPEATS):

@@ -1,4 +1,4 @@
-"""A seeded corpus of payloads: a build's JSON text a line, 100 builds a file.
+"""A seeded corpus of payloads: one build's JSON text per line, 100 builds per file.
 
 That is what a transformation begins with: the raw store gives out each build's text by
 itself. The same on every machine: its day and seed are fixed. A tenth of it is every tenth
@@ -26,13 +26,13 @@ FILES = 120
 LEAST_JOBS = 100_000
 WARM_UP = 10
 AT_ONCE = 1024 * 1024  # bytes read
-# Long after the last of the day's builds has come to rest.
+# Long after the last build of the day has finished.
 LATER_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Where the payloads are, and how much they hold. Waiters are not counted as jobs."""
+    """The folder of the payloads, and its size. Waiters are not counted as jobs."""
 
     folder: Path
     builds: int
@@ -40,12 +40,12 @@ class Corpus:
     size_bytes: int
 
     def iter_payloads(self, *, every: int = 1) -> Iterator[bytes]:
-        """All of them, or those in every so many files, read as they are asked for."""
+        """Read all payloads lazily, or only those in one file of `every`."""
         return read_payloads(self.folder, every=every)
 
 
 def corpus_in(scratch: Path) -> Corpus:
-    """The corpus in `scratch`, made if it is not there yet: 300 MB on disk, a few seconds."""
+    """Return the corpus in `scratch`, after creating it if needed: 300 MB, a few seconds."""
     folder = scratch / "corpus"
     counts = folder / "counts.json"
     if not counts.exists():
@@ -57,19 +57,19 @@ def corpus_in(scratch: Path) -> Corpus:
 
 
 def read_payloads(folder: Path, *, every: int = 1) -> Iterator[bytes]:
-    """The payloads in `folder`, or in every so many of its files, read as they are asked for."""
+    """Read the payloads in `folder` lazily, or only those in one file of `every`."""
     for path in sorted(folder.glob("builds-*.ndjson"))[::every]:
         with path.open("rb", buffering=AT_ONCE) as file:
             yield from file
 
 
 def warm_up_payloads(folder: Path) -> list[bytes]:
-    """A few payloads, to be run through before anything is measured."""
+    """Return a few payloads to warm up with before measuring."""
     return list(islice(read_payloads(folder), WARM_UP))
 
 
 def _make(folder: Path) -> tuple[int, int]:
-    """Writes the files; how many jobs, and how many bytes."""
+    """Write the files, and return the number of jobs and of bytes."""
     world = World(seed=SEED, days=1, builds_per_day=FILES * BUILDS_PER_FILE, today=DAY)
     newest_first = world.builds(DAY)[::-1]
     jobs = size = 0

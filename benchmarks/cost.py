@@ -1,4 +1,4 @@
-"""What a fault has cost: counted by what the sandbox stored."""
+"""Counts the spans that a fault cost, from what the sandbox stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bk_pipeline_tests.deliver.tables import span_ids
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """In spans. Costs add up.
+    """The cost of a fault in spans. Costs can be added.
 
     Attributes:
         spans: Of how many.
@@ -39,7 +39,7 @@ class Cost:
 
     @property
     def beyond(self) -> int:
-        """Doubled although they were not in doubt."""
+        """Number of spans duplicated although they were not in doubt."""
         return max(0, self.doubled - self.in_doubt)
 
 
@@ -52,11 +52,11 @@ def cost_of(
     in_doubt: int,
     told_by_number: int = 0,
 ) -> Cost:
-    """What became of the spans of `made`, delivered with the ledger at `path`.
+    """Return the cost for the spans of `made`, delivered with the ledger at `path`.
 
     Raises:
-        ValueError: Spans are stored that nobody sent, or some are said to be missing that
-            are there.
+        ValueError: The sandbox stored spans that were not sent, or the ledger lists spans as
+            missing that it stored.
     """
     wanted = span_ids(list(made))
     stored = target.stored(sandbox)
@@ -75,7 +75,7 @@ def cost_of(
 
 
 def _listed(path: Path) -> set[tuple[str, str]]:
-    """What the ledger lists as not known to have arrived."""
+    """Return the spans that the ledger lists as not known to have arrived."""
     found = set()
     with Ledger.open(path, clock=HastyClock()) as ledger:
         for name in ledger.destinations():

@@ -1,4 +1,4 @@
-"""A day of a million spans from end to end, and one of a tenth: read, transformed, sent.
+"""A day of a million spans, and one of a tenth: extracted, transformed and delivered.
 
 Each stage runs in a process of its own, as Dagster's steps do: HTTP from the sandbox, raw
 Parquet, span Parquet, batches to the sink, the ledger on disk. Both services are processes
@@ -23,7 +23,7 @@ from benchmarks.measured import Measured, measured
 MANY, FEW = 66_000, 6_600  # builds of 15.2 spans each
 STAGES = ("extract", "transform", "deliver")
 MIB = 1024 * 1024
-# What our reserve leaves of Buildkite's limits, in builds a second.
+# Builds per second that Buildkite's limits allow after our reserve.
 USER_BUILDS_PER_S = 48 * 100 / 60
 ORGANIZATION_BUILDS_PER_S = 180 * 100 / 60
 
@@ -31,6 +31,7 @@ Stages = dict[str, Measured]
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     many, note = _day(scratch / "many", MANY)
     fews = [_day(scratch / f"few-{round_}", FEW)[0] for round_ in range(3)]
     ratio = _cpu_per_span(many) / median(map(_cpu_per_span, fews))
@@ -59,7 +60,7 @@ def _day(folder: Path, builds: int) -> tuple[Stages, str]:
     with stand_in.running(builds) as buildkite, sink.running() as honeycomb:
         settings = buildkite.settings(str(folder), HONEYCOMB_API_ENDPOINT=honeycomb.url)
         variables = json.dumps(settings)
-        # So that the sandbox has made its answers, and what is measured is not how it does.
+        # Lets the sandbox prepare its responses, so that their preparation is not measured.
         first = json.dumps({**settings, "BK_PIPELINE_DATA_DIR": str(folder / "before")})
         measured("benchmarks.days:extract", first)
         before = buildkite.cpu_seconds()

@@ -1,4 +1,4 @@
-"""What the processes of `extract`, `sync` and `day` do: a day, or a stage of it.
+"""The work of the measured processes of `extract`, `sync` and `day`: a day, or one step of it.
 
 The plain functions of `pipeline/` with the objects that the Dagster assets hand them;
 Dagster's own start-up is not in the figures.
@@ -23,22 +23,22 @@ Counts = dict[str, float]
 
 
 def extract(variables: str) -> Work:
-    """The work of reading what is new."""
+    """Return the work of extracting what is new."""
     return _work(_extract, variables)
 
 
 def transform(variables: str) -> Work:
-    """The work of making its spans."""
+    """Return the work of transforming it to spans."""
     return _work(_transform, variables)
 
 
 def deliver(variables: str) -> Work:
-    """The work of sending them."""
+    """Return the work of delivering them."""
     return _work(_deliver, variables)
 
 
 def whole(variables: str) -> Work:
-    """One after the other, in one process."""
+    """Return the work of all three steps, in one process."""
 
     def stages(app: App) -> Counts:
         return _extract(app) | _transform(app) | _deliver(app)
@@ -47,7 +47,7 @@ def whole(variables: str) -> Work:
 
 
 def _unheard(_: str) -> None:
-    """Waits are counted; the process's output is its result."""
+    """Count waits instead of logging them: standard output carries the result."""
 
 
 def _work(stage: Callable[[App], Counts], variables: str) -> Work:

@@ -34,12 +34,11 @@ from benchmarks.sink import Sink
 
 ROUNDS = 3
 MIB = 1024 * 1024
-# Every so many pages, and how often all of that.
+# Take one page of this many, and this many copies.
 SMALL, SMALL_EVERY = "small", 10
 SOME, SOME_EVERY = "some", 2
-# Memory is compared between these. The smaller one has more than a few row groups: with
-# fewer a delivery has not begun yet to do all at once that it does later, and what the
-# allocators keep has not levelled off.
+# Memory is compared between these. The smaller one has more than a few row groups: with fewer, a
+# delivery does not reach its full concurrency, and the allocators' memory is still growing.
 SHORT_DAY = SOME
 LONG_DAY, LONG_COPIES = "long day", 5
 
@@ -62,6 +61,7 @@ PAIRS = {
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     folder = scratch / "deliver"
     corpus = corpus_in(scratch)
     spans = {
@@ -96,7 +96,7 @@ def run(scratch: Path) -> Report:
 
 
 class _Stage:
-    """The parts and the sink that all routes have."""
+    """The span parts and the sink that all routes use."""
 
     def __init__(self, folder: Path, there: Sink) -> None:
         self._folder = folder
@@ -106,7 +106,7 @@ class _Stage:
         return str(self._folder / name)
 
     def once(self, route: str, part: str = SOME) -> Measured:
-        """One run of one of `ROUTES`.
+        """Measure one run of one of `ROUTES`.
 
         Raises:
             ValueError: The sink has not each of its spans once.
@@ -114,20 +114,22 @@ class _Stage:
         return self._run(ROUTES[route], part)
 
     def bodies(self, route: str) -> list[Sent]:
-        """What a run of the small part sends."""
+        """Return the bodies that a run of the small part sends."""
         measured(ROUTES[route], self.part(SMALL), self.sink.url)
         return self.sink.taken()
 
     def growth(self, route: str) -> tuple[int, int]:
-        """Bytes at the peak, of the short day and of the long one."""
+        """Return the peak memory in bytes for the short day and for the long one."""
         short, long = (self._run(route, part) for part in (SHORT_DAY, LONG_DAY))
         return short.peak_bytes, long.peak_bytes
 
     def _run(self, route: str, part: str) -> Measured:
         done = measured(route, self.part(part), self.sink.url)
-        tally = self.sink.tally()
-        if not tally["spans"] == tally["distinct"] == done.counts["spans"]:
-            raise ValueError(f"{route} sent {done.counts['spans']:.0f} spans, and came {tally}")
+        totals = self.sink.drain_totals()
+        if not totals["spans"] == totals["distinct"] == done.counts["spans"]:
+            raise ValueError(
+                f"{route} sent {done.counts['spans']:.0f} spans, but the sink received {totals}"
+            )
         return done
 
 

@@ -1,4 +1,4 @@
-"""Whether two ways have sent the same: each span once, and of each the same values."""
+"""Checks that two routes sent the same: each span once, with the same values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Contents = dict[tuple[str, ...], dict[str, Any]]
 
 
 def require_equal(ours: Iterable[Sent], theirs: Iterable[Sent], route: str) -> str:
-    """A sentence on what was compared.
+    """Compare two routes, and return a sentence on what was compared.
 
     Raises:
         ValueError: They did not send the same.

@@ -1,4 +1,4 @@
-"""A day read from the sandbox: how many requests, how fast, and with the rate limits on.
+"""Extracts a day from the sandbox: number of requests, speed, and speed with rate limits.
 
 Needed: hardly more requests than there are pages, and one for a look at a day in which
 nothing is new. With the limits on, as Buildkite has them (50 a minute for the user, 200 for
@@ -24,6 +24,7 @@ MIB = 1024 * 1024
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     folder = scratch / "extract"
     with stand_in.running(BUILDS) as there:
         _extract(there, folder / "before")

@@ -1,8 +1,8 @@
-"""What faults cost, in spans: each kind ordered from the sandbox, under both guarantees.
+"""Measures what faults cost in spans: each kind of fault, under both delivery guarantees.
 
 A day is delivered again and again until a run ends without an error, as Dagster's retries
-do; what lasts is mended after the first run that it ends. Then the sandbox says what it has
-stored. Nothing waits: the deliveries' clock skips pauses, except in front of a socket.
+do; a lasting fault is repaired after the first run that it ends. Then the stored spans are
+counted in the sandbox. Nothing waits: the deliveries' clock skips pauses, except in front of a socket.
 
 `python -m benchmarks.faults` also puts the table into `docs/operating.md`.
 """
@@ -70,8 +70,8 @@ Found = dict[tuple[str, str], dict[Guarantee, Cost]]
 
 
 def run(scratch: Path) -> Report:
-    """The table, and whether the promises were kept."""
-    # The sandbox's server complains of clients that were killed amid a request.
+    """Return the table, and whether the guarantees held."""
+    # The sandbox's server logs clients that were killed during a request.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     sandbox = Sandbox(World(days=0), clock=NOON.timestamp)
     folder = scratch / "faults"
@@ -117,7 +117,7 @@ def _befallen(
     guarantee: Guarantee,
     path: Path,
 ) -> Cost:
-    """What the trouble costs a day that is delivered until it is done."""
+    """Return the cost of a fault for a day that is delivered until it is complete."""
     sandbox.honeycomb.reset()
     sandbox.otlp.reset()
     sandbox.faults.clear()
@@ -160,7 +160,7 @@ def _run(
     clock: HastyClock,
     guarantee: Guarantee,
 ) -> int | None:
-    """How many spans were rejected without being named; None if the run ended in an error."""
+    """Return how many spans were rejected without their ids; None if the run failed."""
     try:
         with Ledger.open(path, clock=clock, busy_timeout_s=0.05) as ledger:
             return send(
@@ -196,14 +196,14 @@ def _figures(found: Found) -> list[Figure]:
 
 
 def page_part(report: Report) -> str:
-    """The table as Markdown, with what its columns mean."""
+    """Return the table as Markdown, with a description of its columns."""
     lines = [report.columns, tuple("---" for _ in report.columns), *report.rows]
     table = "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
     return f"{table}\n" + "".join(f"{fill(note, PAGE_WIDTH)}\n" for note in report.notes)
 
 
 def main() -> int:
-    """Write the page's table; 1 if a promise was broken."""
+    """Write the table to the documentation; return 1 if a guarantee was violated."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     with TemporaryDirectory(prefix="bk_pipeline-faults-") as scratch:

@@ -1,4 +1,4 @@
-"""What a benchmark reports: a table for people, and named figures, some of which must hold."""
+"""The report of a benchmark: a table, and named figures, some of which have bounds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a figure has to be. `least` or `most`, the bound itself included."""
+    """A bound of a figure: `least` or `most`, inclusive."""
 
     least: float | None = None
     most: float | None = None
 
     def holds(self, value: float) -> bool:
+        """Return whether `value` is within the bound."""
         return (self.least is None or value >= self.least) and (
             self.most is None or value <= self.most
         )
@@ -25,7 +26,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number. Its name begins with the benchmark's: `transform.spans_per_s`."""
+    """One measured number. Its name starts with the benchmark's: `transform.spans_per_s`."""
 
     name: str
     value: float
@@ -33,12 +34,13 @@ class Figure:
 
     @property
     def holds(self) -> bool:
+        """Return whether the figure is within its bound, if it has one."""
         return self.needed is None or self.needed.holds(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One benchmark's outcome. `rows` are what `columns` name, as text; `notes` say how."""
+    """The result of a benchmark. `rows` hold text for `columns`; `notes` describe the method."""
 
     title: str
     columns: tuple[str, ...]
@@ -48,7 +50,7 @@ class Report:
 
 
 def number(value: float) -> str:
-    """With as many digits as a person wants to see."""
+    """Format a number with as many digits as are readable."""
     if value == int(value) or abs(value) >= 1_000:  # noqa: PLR2004  # from there on, whole ones
         return f"{value:,.0f}"
     return f"{value:.3g}"

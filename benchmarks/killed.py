@@ -1,4 +1,4 @@
-"""Deliveries in processes of their own, to be killed: `Deliveries` orders them.
+"""Runs deliveries in separate processes that can be killed; `Deliveries` starts them.
 
 The process imports everything once and forks a child for each delivery, which saves each
 the second that imports take.
@@ -25,7 +25,7 @@ SETTLED = 0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a child is to do."""
+    """The task of a child process."""
 
     target: str
     url: str
@@ -37,7 +37,7 @@ class Order:
 
 
 class Deliveries:
-    """The process that forks."""
+    """The process that forks the children."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "benchmarks.killed"]
@@ -46,7 +46,7 @@ class Deliveries:
         )
 
     def run(self, order: Order, *, kill_after_s: float | None = None) -> bool:
-        """Whether the delivery ended by itself before it was killed.
+        """Run a delivery, and return whether it ended before it was killed.
 
         Raises:
             RuntimeError: It ended in an error.
@@ -77,7 +77,7 @@ class Deliveries:
         return self._process.stdout.readline()
 
 
-# Made before the fork, so that moments are moments of the delivery.
+# Created before the fork, so that kills hit the delivery and not its start-up.
 made = cache(day_of)
 
 
@@ -97,6 +97,7 @@ def _carry_out(order: Order) -> None:
 
 
 def main() -> None:
+    """Fork a child for each order on standard input."""
     for line in sys.stdin:
         order = Order(**json.loads(line))
         made(order.builds)

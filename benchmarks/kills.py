@@ -18,13 +18,13 @@ from bk_pipeline.sandbox.server import Sandbox
 KILLS = 50
 BUILDS = 200
 SEED = 11
-# A delivery is killed within so much of the time that it takes undisturbed, if it is not done.
+# A delivery is killed within this multiple of its undisturbed duration, unless it has ended.
 SHARE = 0.6
 
 
 @contextmanager
 def deliveries() -> Iterator[Deliveries]:
-    """The process that delivers, as long as the block lasts."""
+    """Run the process that delivers for the duration of the block."""
     process = Deliveries()
     try:
         yield process
@@ -41,7 +41,7 @@ def killed(
     guarantee: Guarantee,
     folder: Path,
 ) -> Cost:
-    """What 50 kills cost, in as many days as it takes to be killed so often."""
+    """Return the cost of 50 kills, over as many days as are needed for them."""
     chance = random.Random(SEED)  # noqa: S311  # moments, no secrets
     total, kills = Cost(), 0
     whole_s = 0.0
@@ -75,7 +75,7 @@ def _order(sandbox: Sandbox, url: str, target: str, guarantee: Guarantee, path: 
 
 
 def _in_doubt(path: Path) -> int:
-    """What the ledger of a killed delivery has in doubt; nothing if it had not made one yet."""
+    """Return the spans in doubt after a kill; none if there is no ledger yet."""
     with Ledger.open(path, clock=HastyClock()) as ledger:
         return sum(ledger.summary(name).in_doubt for name in ledger.destinations())
 

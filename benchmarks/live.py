@@ -1,4 +1,4 @@
-"""From a build's finish to its spans at the destination: `dagster dev` with its sensor on.
+"""Latency from a build's finish to its spans at the destination, with `dagster dev` and its sensor.
 
 Everything as a user has it: the project's own `dagster.yaml`, the sensor at its default
 interval, Buildkite's rate limits kept. Builds finish at different moments between two ticks.
@@ -19,13 +19,14 @@ from bk_pipeline_tests.worlds import stage
 ASSETS = ("raw_builds", "spans", "honeycomb_events")
 BUILDS = 5
 BUILDS_PER_DAY = 1_000
-# Between one delivery and the next finish, so that finishes fall all over the interval.
+# Delay between a delivery and the next finish, so that finishes are spread over the interval.
 PAUSES_S = 7.0
-# What the issue asks for: under two minutes.
+# The required latency: under two minutes.
 MOST_S = 120.0
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     folder = scratch / "live"
     with stage(folder / "data", builds_per_day=BUILDS_PER_DAY, limits=True) as scene:
         settings = environment(scene.sandbox, scene.url) | {
@@ -33,7 +34,7 @@ def run(scratch: Path) -> Report:
         }
         with dagster_dev(folder, settings, assets=ASSETS) as dagster:
             dagster.start_sensor("builds_sensor")
-            # The first run of a day reads all of it; what counts is the days after.
+            # The first run of a day lists all of it, so it is not measured.
             _delivered_s(scene.sandbox)
             seconds = []
             for _ in range(BUILDS):
@@ -55,7 +56,7 @@ def run(scratch: Path) -> Report:
 
 
 def _delivered_s(sandbox: Sandbox) -> float:
-    """Seconds from now, when a build finishes, until its spans are stored."""
+    """Finish a build, and return the seconds until its spans are stored."""
     began = time.monotonic()
     trace = sandbox.world.finish_build_now()["id"].replace("-", "")
     wait_for(lambda: _is_stored(sandbox, trace), every_s=0.5)

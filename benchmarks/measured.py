@@ -1,4 +1,4 @@
-"""Work measured in a process of its own: `measured(...)` here starts it, `main` is that process.
+"""Measures work in a separate process: `measured(...)` starts it, `main` runs in it.
 
 Time is what passes during the work alone; imports and a warm-up come before. Peak memory is
 the process's highest resident size (Linux: VmHWM, else ru_maxrss) less what it was resident
@@ -25,7 +25,7 @@ Work = Callable[[], dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run. `counts` is what the work itself reported of what it did.
+    """One run. `counts` holds the numbers that the work reported.
 
     `peak_bytes` leaves out what was resident before the work, `rss_bytes` leaves out nothing.
     """
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measured(prepare: str, *args: str) -> Measured:
-    """One run of what `prepare(*args)` gives, in a new process.
+    """Measure one run of the work that `prepare(*args)` returns, in a new process.
 
     Args:
         prepare: `module:function`. The function does what is not to be measured and returns
@@ -54,6 +54,7 @@ def measured(prepare: str, *args: str) -> Measured:
 
 
 def main(prepare: str, *args: str) -> None:
+    """Prepare and run the work, and print the measurements as JSON."""
     module, _, function = prepare.partition(":")
     work: Work = getattr(importlib.import_module(module), function)(*args)
     resident, _ = _memory()
@@ -66,9 +67,9 @@ def main(prepare: str, *args: str) -> None:
 
 
 def _memory() -> tuple[int, int]:
-    """Resident now and at the peak, in bytes; without /proc twice the peak."""
+    """Return current and peak resident memory in bytes; without /proc twice the peak."""
     if STATUS.exists():
-        # Not ru_maxrss: Linux hands that down from the process that started this one.
+        # Not ru_maxrss, which Linux inherits from the parent process.
         lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
         return _kib(lines["VmRSS"]), _kib(lines["VmHWM"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The corpus as span parts: Parquet files with the row groups that the pipeline makes."""
+"""Writes the corpus as span parts: Parquet files with the same row groups as the pipeline's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
 
 DAY = "2025-03-13"
-RECIPE = "00000000"
+FINGERPRINT = "00000000"
 
 
 def write_part(folder: Path, name: str, corpus: Corpus, *, every: int = 1, copies: int = 1) -> int:
-    """Make the part of all builds, or of those in every so many files; how many spans are in it.
+    """Write a part of all builds, or of one file in `every`; return its number of spans.
 
     With several `copies` all is there so often, each time with other ids.
     """
@@ -30,18 +30,18 @@ def write_part(folder: Path, name: str, corpus: Corpus, *, every: int = 1, copie
                 summary.spans += len(table)
                 yield _renamed(table, copy) if copy else table
 
-    SpanStore(Folder(str(folder))).write(DAY, SpanPart(name, RECIPE), tables(), summary)
+    SpanStore(Folder(str(folder))).write(DAY, SpanPart(name, FINGERPRINT), tables(), summary)
     return summary.spans
 
 
 def tables_in(part: str) -> Iterator[pa.Table]:
-    """The part's tables, given `<folder>/<name>`, read as they are asked for."""
+    """Read the tables of the part at `<folder>/<name>` lazily."""
     path = Path(part)
-    return SpanStore(Folder(str(path.parent))).tables(DAY, SpanPart(path.name, RECIPE))
+    return SpanStore(Folder(str(path.parent))).tables(DAY, SpanPart(path.name, FINGERPRINT))
 
 
 def _renamed(table: pa.Table, copy: int) -> pa.Table:
-    """The same spans in other traces: those of Buildkite's own begin with 01."""
+    """Return the same spans in other traces (the ids of Buildkite's traces start with 01)."""
     for name in ("trace_id", "span_id", "parent_span_id"):
         column = table[name].combine_chunks()
         ids = pc.binary_replace_slice(column.cast(pa.string()), 0, 2, f"f{copy:x}")

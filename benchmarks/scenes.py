@@ -1,4 +1,4 @@
-"""Where faults happen: a served sandbox, a destination there, a ledger, a day of spans.
+"""The environment of fault benchmarks: a sandbox, a destination, a ledger and a day of spans.
 
 What has become of the spans is counted by what the sandbox stored, and never by what the
 delivery or the ledger say of themselves.
@@ -34,33 +34,36 @@ SPANS_TO_POISON = 500
 RETRY = RetryPolicy(deadline_s=60)
 # Seconds of the real clock; how long an answer may take as a whole is by ours.
 PATIENT = Timeouts(connect_s=30, read_s=30, total_s=10**6)
-# Where answers are ordered that never come. Half a second is long on loopback.
+# For responses that never arrive. Half a second is long on loopback.
 IMPATIENT = Timeouts(connect_s=30, read_s=0.5, total_s=10**6)
 
 SpanId = tuple[str, str]
 
 
 class HastyClock:
-    """It is noon, and waiting costs nothing: time goes on by as much."""
+    """A clock that starts at noon; `sleep` advances it without waiting."""
 
     def __init__(self) -> None:
         self._slept_s = 0.0
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
+        """Return the current simulated time."""
         return NOON
 
     def monotonic(self) -> float:
+        """Return simulated monotonic seconds."""
         return self._slept_s
 
     def sleep(self, seconds: float) -> None:
+        """Advance the clock by `seconds` at once."""
         with self._lock:
             self._slept_s += seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind of destination, and how the sandbox knows it.
+    """A kind of destination, with its name in the sandbox.
 
     Attributes:
         service: The sandbox's name for it.
@@ -107,7 +110,7 @@ TARGETS: Mapping[str, Target] = {
 
 
 class Watched:
-    """A destination that counts the items of requests whose answer leaves them in doubt."""
+    """A destination that counts the items whose response leaves them in doubt."""
 
     def __init__(self, inner: Destination) -> None:
         self._inner = inner
@@ -118,7 +121,7 @@ class Watched:
         return getattr(self._inner, name)
 
     def send(self, items: Sequence[Item]) -> SendResult:
-        """What the destination says."""
+        """Send items, and return the destination's result."""
         try:
             answer = self._inner.send(items)
         except ServiceUnavailable as exc:
@@ -136,7 +139,7 @@ class Watched:
 
 
 def small_batches(destination: Honeycomb | Otlp, items: int = BATCH) -> Destination:
-    """The destination, with so many items in a batch that there are several."""
+    """Return the destination with small batches, so that there are several."""
     destination.limits = replace(destination.limits, batch_items=items)
     return destination
 
@@ -149,7 +152,7 @@ def send(
     clock: Clock,
     guarantee: Guarantee,
 ) -> Delivery:
-    """One delivery of the day, in its turn, as `pipeline.deliver_day` does it."""
+    """Deliver the day once under the delivery lock, as `pipeline.deliver_day` does."""
     with ledger.delivery_lock(destination.name, DAY):
         return deliver(
             made,
@@ -162,5 +165,5 @@ def send(
 
 
 def day_of(builds: int) -> list[pa.Table]:
-    """A day's spans: 8 a build, no links."""
+    """Return the spans of a day: 8 per build, without links."""
     return tables(builds)

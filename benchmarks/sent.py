@@ -1,4 +1,4 @@
-"""Bodies that arrived at the sink, read: by the official protobuf classes, or as JSON.
+"""Decodes the bodies that arrived at the sink, with the official protobuf classes or as JSON.
 
 With code of its own, so that nothing that ours and theirs have in common hides a fault.
 """
@@ -21,7 +21,7 @@ NS_PER_S = 1_000_000_000
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """One request's body as it came."""
+    """The body of one request, as received."""
 
     path: str
     encoding: str
@@ -29,7 +29,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     @property
     def plain(self) -> bytes:
-        """The body without its compression."""
+        """The decompressed body."""
         if self.encoding == "gzip":
             return gzip.decompress(self.body)
         if self.encoding == "zstd":
@@ -39,14 +39,14 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """One span, or a link of one, as a service would know it: its ids, and all that it says."""
+    """One span, or one of its links, as a service stores it: ids and values."""
 
     key: tuple[str, ...]
     content: dict[str, Any]
 
 
 def spans_of(sent: Sent) -> Iterator[Arrived]:
-    """What is in a body."""
+    """Yield the spans in a body."""
     return _events(sent.plain) if sent.path.startswith("/1/") else _otlp_spans(sent.plain)
 
 
@@ -59,7 +59,7 @@ def _events(body: bytes) -> Iterator[Arrived]:
 
 
 def _ns(text: str) -> int:
-    """RFC 3339, with as many digits as there are, to nanoseconds since 1970."""
+    """Convert RFC 3339 with any number of digits to nanoseconds since 1970."""
     text = text.replace("Z", "+00:00")
     whole, _, rest = text.partition(".")
     digits, _, zone = rest.partition("+")
@@ -88,6 +88,6 @@ def _attributes(pairs: Iterator[KeyValue]) -> dict[str, Any]:
     for pair in pairs:
         if pair.key in found:
             raise ValueError(f"{pair.key} stands twice")
-        # With its type, so that 1, 1.0, true and "1" differ.
+        # With the type, so that 1, 1.0, true and "1" differ.
         found[pair.key] = pair.value.SerializeToString()
     return found

@@ -1,7 +1,7 @@
-"""A loopback service that takes all and is cheap: what both sides of `deliver` send to.
+"""A cheap loopback service that accepts everything: the target of all routes of `deliver`.
 
 A process of its own, so that its work is not theirs. It keeps bodies as they come; what is
-in them is looked at when `tally` or `taken` asks, after the time is taken. One thing it
+in them is looked at when `drain_totals` or `taken` asks, after the time is taken. One thing it
 has to know at once: Honeycomb answers each event singly, so its batches are decompressed
 and their events counted (not parsed). Paths that have WARM_UP in them are answered and
 forgotten.
@@ -41,21 +41,22 @@ _unzstd = zstandard.ZstdDecompressor()
 
 
 class Sink:
-    """The process, from outside."""
+    """A handle for the sink's process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def tally(self) -> dict[str, float]:
-        """`requests`, `bytes`, `spans` and `distinct` ones since the last time; forgets them."""
+    def drain_totals(self) -> dict[str, float]:
+        """Return and reset `requests`, `bytes`, `spans` and `distinct` spans."""
         return self._ask("tally")
 
     def taken(self) -> list[Sent]:
-        """The bodies since the last time; forgets them."""
+        """Return and discard the bodies received so far."""
         with urlopen(f"{self.url}/taken") as answer:  # noqa: S310  # our own
             return msgspec.msgpack.decode(answer.read(), type=list[Sent])
 
     def cpu_seconds(self) -> float:
+        """Return the CPU seconds that the process has used."""
         return float(self._ask("cpu")["seconds"])
 
     def _ask(self, what: str) -> dict[str, float]:
@@ -66,7 +67,7 @@ class Sink:
 
 @contextmanager
 def running() -> Iterator[Sink]:
-    """A sink as long as the block lasts."""
+    """Run a sink for the duration of the block."""
     command = [sys.executable, "-m", "benchmarks.sink"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  # our own
     assert process.stdout is not None
@@ -79,16 +80,16 @@ def running() -> Iterator[Sink]:
 
 
 class _Kept:
-    """What the process has taken."""
+    """The bodies that the process has received."""
 
     def __init__(self) -> None:
         self._bodies: list[tuple[str, str, memoryview]] = []
-        # Written to once: a page that is touched for the first time takes microseconds.
+        # Touched in advance: the first write to a memory page takes microseconds.
         self._room = memoryview(bytearray(b"-") * ROOM_BYTES)
         self._used = 0
 
     def room(self, size: int) -> memoryview:
-        """Where a body of this size will be kept."""
+        """Return memory for a body of `size` bytes."""
         begin, end = self._used, self._used + size
         if end > ROOM_BYTES:
             return memoryview(bytearray(size))
@@ -96,7 +97,7 @@ class _Kept:
         return self._room[begin:end]
 
     def answer(self, method: str, path: str, encoding: str, body: memoryview) -> tuple[str, bytes]:
-        """Content type and body of the 200 that answers a request."""
+        """Return content type and body of the response to a request, a 200."""
         if method == "POST":
             if WARM_UP not in path:
                 self._bodies.append((path, encoding, body))
@@ -130,7 +131,7 @@ class _Kept:
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """As much of HTTP/1.1 as clients of ours and of theirs speak.
+    """The subset of HTTP/1.1 that the measured clients use.
 
     A body is read to where it will stay: on two processors this process has one of those that
     the clients are measured on.

@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own, so that its work and memory are not the pipeline's.
+"""Runs the sandbox in a separate process, so that its work and memory are not measured.
 
 Its day is the corpus's, of a size that one chooses; its clock is the machine's, so all of
 the day's builds have come to rest. It keeps its answers: what has been asked before costs it
@@ -34,25 +34,25 @@ KEY = DAY.isoformat()
 
 @dataclass
 class StandIn:
-    """The process, from outside. `variables` are the settings that point at it."""
+    """A handle for the process. `variables` are the settings that point at it."""
 
     url: str
     variables: dict[str, str]
     process: subprocess.Popen[str]
 
     def settings(self, data_dir: str, **more: str) -> dict[str, str]:
-        """Variables for data in `data_dir`, and everything sent although it is old."""
+        """Return settings with data in `data_dir` and without a maximum span age."""
         own = {"BK_PIPELINE_DATA_DIR": data_dir, "BK_PIPELINE_HONEYCOMB_MAX_AGE_DAYS": "0"}
         return {**self.variables, **own, **more}
 
     def stored(self) -> dict[str, Any]:
-        """What has arrived, as the sandbox counts it."""
+        """Return the sandbox's counts of what it has stored."""
         with urlopen(f"{self.url}/_sandbox/stored") as answer:  # noqa: S310  # our own
             found: dict[str, Any] = json.load(answer)
             return found
 
     def finish(self, builds: list[dict[str, Any]]) -> None:
-        """Serve these builds from now on."""
+        """Serve these finished builds from now on."""
         for build in builds:
             request = Request(  # noqa: S310  # our own
                 f"{self.url}/_sandbox/builds",
@@ -62,11 +62,11 @@ class StandIn:
             urlopen(request).close()  # noqa: S310  # our own
 
     def memory_bytes(self) -> int:
-        """The process's highest resident size; 0 where the system does not tell."""
+        """Return the process's peak resident memory in bytes; 0 if unknown."""
         return peak_bytes(self.process.pid)
 
     def cpu_seconds(self) -> float:
-        """What the process has used; 0 where the system does not tell."""
+        """Return the CPU seconds that the process has used; 0 if unknown."""
         try:
             with open(f"/proc/{self.process.pid}/stat") as stat:  # noqa: PTH123  # a pseudo-file
                 fields = stat.read().rpartition(")")[2].split()
@@ -77,7 +77,7 @@ class StandIn:
 
 @contextmanager
 def running(builds: int, *, limits: bool = False) -> Iterator[StandIn]:
-    """The sandbox of a day with so many builds, as long as the block lasts."""
+    """Run the sandbox with a day of `builds` builds for the duration of the block."""
     command = [sys.executable, "-m", "benchmarks.stand_in", str(builds), "limits" * limits]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  # our own
     assert process.stdout is not None
@@ -91,7 +91,7 @@ def running(builds: int, *, limits: bool = False) -> Iterator[StandIn]:
 
 
 def late_builds(count: int, series: int) -> list[dict[str, Any]]:
-    """`count` builds of the day that end now; each series has ids of its own."""
+    """Return `count` builds of the day that end now; each series has its own ids."""
     world = World(seed=SEED + 1, days=1, builds_per_day=100, today=DAY)
     now = int(time.time() * 1000)
     made = [build for build in world.builds(DAY) if len(build.jobs) > 1][:count]
@@ -108,12 +108,12 @@ def late_builds(count: int, series: int) -> list[dict[str, Any]]:
 
 
 def settings_of(variables: str) -> Settings:
-    """The settings that a process of a benchmark was handed as JSON."""
+    """Return the settings that a benchmark passed to its process as JSON."""
     return Settings.of(**json.loads(variables))
 
 
 def peak_bytes(pid: int) -> int:
-    """The highest resident size of a process; 0 where the system does not tell."""
+    """Return the peak resident memory of a process in bytes; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/status") as status:  # noqa: PTH123  # a pseudo-file
             lines = dict(line.split(":", 1) for line in status)
@@ -123,6 +123,7 @@ def peak_bytes(pid: int) -> int:
 
 
 def main(builds: str, limits: str = "") -> None:
+    """Serve the sandbox, and print its settings as JSON once it is ready."""
     world = World(seed=SEED, days=1, builds_per_day=int(builds), today=DAY + timedelta(days=1))
     world.builds(DAY)
     stand_in = Sandbox(world, limits=bool(limits), keep_events=False, cache_responses=True)

@@ -1,4 +1,4 @@
-"""Ten new builds brought into a day that holds 100, 1,000 and 10,000: read, transformed, sent.
+"""Syncs ten new builds into a day of 100, 1,000 and 10,000: extract, transform, deliver.
 
 What the sensor's runs do all day. Each round finishes ten more builds of the day and syncs
 it, the sizes in turn, in a process of its own each time; a ratio is the median of each
@@ -26,6 +26,7 @@ Day = tuple[StandIn, str]
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     with ExitStack() as opened:
         days: dict[int, Day] = {}
         for size in SIZES:

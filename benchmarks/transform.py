@@ -1,4 +1,4 @@
-"""Payloads to a whole span table in memory: ours, and the two obvious ways.
+"""Transforms payloads to a span table in memory: our route, and two simpler ones.
 
 Each route runs in a process of its own (see `measured.py` for how time and peak memory are
 taken), all of them in turn, several rounds; a figure is the median over the rounds, a ratio
@@ -44,6 +44,7 @@ Route = Callable[[Iterable[bytes]], Any]  # a table or a frame
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     corpus = corpus_in(scratch)
     about = (
         f"Corpus: {corpus.builds:,} builds with {corpus.jobs:,} jobs, "
@@ -65,7 +66,7 @@ def run(scratch: Path) -> Report:
 
 
 def prepare(route: str, folder: str, every: str = "1") -> Work:
-    """The work of one route over the payloads in `folder`, or in every so many of its files."""
+    """Return the work of a route over the payloads in `folder`, or one file in `every`."""
     table_of = _route(route)
     table_of(warm_up_payloads(Path(folder)))
 

@@ -1,4 +1,4 @@
-"""The faults, as orders to the sandbox; and two that befall the ledger."""
+"""The faults to inject into the sandbox, and two faults of the ledger."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bk_pipeline.http.session import Timeouts
 
 LASTING = 1_000_000
 BOTH = ("Honeycomb", "OTLP")
-# So many pages does the disk have room for, beyond those of an empty ledger.
+# Pages that fit on the disk beyond those of an empty ledger.
 ROOM_PAGES = 2
 
-Befall = Callable[[Path], AbstractContextManager[object]]
+InjectLedgerFault = Callable[[Path], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Trouble:
     """One fault.
 
     Attributes:
-        name: For people.
-        kind: The sandbox's name for it; "" if it does not befall the service.
-        details: As `Faults.inject` takes them.
-        targets: The destinations that can have it.
-        batch_items: How many spans are in a batch.
-        ledger: What befalls the ledger at the path, during the first run.
+        name: The name in the table.
+        kind: The sandbox's name of the fault; "" for a fault of the ledger.
+        details: Arguments of `Faults.inject`.
+        targets: The destinations that it applies to.
+        batch_items: Spans per batch.
+        ledger: Injects a fault into the ledger at a path, during the first run.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Trouble:
     details: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = BOTH
     batch_items: int = BATCH
-    ledger: Befall = nullcontext
+    ledger: InjectLedgerFault = nullcontext
 
     @property
     def timeouts(self) -> Timeouts:
-        """Those of the destination."""
+        """The timeouts of the destination."""
         return IMPATIENT if self.kind == "hang" else PATIENT
 
 

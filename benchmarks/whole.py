@@ -1,4 +1,4 @@
-"""The whole job, payloads to accepted spans: ours, and what one would write first.
+"""Payloads to accepted spans: our pipeline, and a straightforward implementation.
 
 Ours with its ledger on disk; theirs as `json`, a DataFrame, and the OpenTelemetry SDK or
 `libhoney`. All send to the loopback sink of `deliver`, each route in a process of its own,
@@ -27,7 +27,7 @@ from bk_pipeline.spans.model import SpanKind
 
 ROUNDS = 3
 EVERY, SMALL_EVERY = 2, 24
-# Spans that theirs know at all are ours too; the others are of builds with several stages.
+# The other route has a subset of our spans: it lacks builds with several stages.
 LEAST_IN_COMMON = 0.9
 
 ROUTES = {
@@ -43,6 +43,7 @@ PAIRS = {
 
 
 def run(scratch: Path) -> Report:
+    """Run the benchmark and return its report."""
     corpus = corpus_in(scratch)
     with sink.running() as there:
         notes = [_agreement(corpus.folder, there, theirs, ours) for theirs, ours in PAIRS.items()]
@@ -64,20 +65,22 @@ def run(scratch: Path) -> Report:
 
 
 def _once(folder: Path, there: Sink, route: str, every: int) -> Measured:
-    """One run of one of `ROUTES`.
+    """Measure one run of one of `ROUTES`.
 
     Raises:
         ValueError: The sink has not each of its spans once.
     """
     done = measured(ROUTES[route], str(folder), str(every), there.url)
-    tally = there.tally()
-    if not tally["spans"] == tally["distinct"] == done.counts["spans"]:
-        raise ValueError(f"{route} sent {done.counts['spans']:.0f} spans, and came {tally}")
+    totals = there.drain_totals()
+    if not totals["spans"] == totals["distinct"] == done.counts["spans"]:
+        raise ValueError(
+            f"{route} sent {done.counts['spans']:.0f} spans, but the sink received {totals}"
+        )
     return done
 
 
 def _agreement(folder: Path, there: Sink, theirs: str, ours: str) -> str:
-    """A sentence on how far both sent the same.
+    """Compare what both sent, and return a sentence on how far it is the same.
 
     Raises:
         ValueError: They did not.
@@ -100,7 +103,7 @@ def _agreement(folder: Path, there: Sink, theirs: str, ours: str) -> str:
 
 
 def _jobs(folder: Path, there: Sink, route: str) -> dict[tuple[str, ...], dict[str, object]]:
-    """What arrived of the jobs that ran and whose times are as the payload has them."""
+    """Return the spans of jobs that ran and whose times are those of the payload."""
     measured(ROUTES[route], str(folder), str(SMALL_EVERY), there.url)
     found = {}
     for one in (span for sent in there.taken() for span in spans_of(sent)):

@@ -1,4 +1,4 @@
-"""Ours, as `pipeline.deliver_day` does it: encoder, loop, several requests at once, ledger.
+"""Our route, as in `pipeline.deliver_day`: encoder, loop, concurrent requests, ledger.
 
 The ledger is a new SQLite file for each run, every batch written down twice. Warm-up is a
 delivery of a few spans to a path that the sink forgets, with a ledger of its own.
@@ -29,30 +29,32 @@ Open = Callable[[str, str], Destination]
 
 
 def honeycomb(part: str, url: str) -> Work:
-    """The work of delivering, from memory, to Honeycomb."""
+    """Return the work of delivering from memory to Honeycomb."""
     return _work(honeycomb_destination, list(tables_in(part)), part, url)
 
 
 def otlp(part: str, url: str) -> Work:
-    """The same, to an OTLP endpoint."""
+    """Return the work of delivering from memory to an OTLP endpoint."""
     return _work(otlp_destination, list(tables_in(part)), part, url)
 
 
 def honeycomb_from_disk(part: str, url: str) -> Work:
-    """The same to Honeycomb, from Parquet, a row group at a time."""
+    """Return the work of delivering to Honeycomb from Parquet, a row group at a time."""
     return _work(honeycomb_destination, tables_in(part), part, url)
 
 
 def otlp_from_disk(part: str, url: str) -> Work:
-    """The same to an OTLP endpoint."""
+    """Return the work of delivering to an OTLP endpoint from Parquet."""
     return _work(otlp_destination, tables_in(part), part, url)
 
 
 def honeycomb_destination(url: str, place: str) -> Destination:
+    """Return a Honeycomb destination at the sink."""
     return Honeycomb(url, "key", place, clock=CLOCK, max_age=None)
 
 
 def otlp_destination(url: str, place: str) -> Destination:
+    """Return an OTLP destination at the sink."""
     return Otlp(OtlpSettings(f"{url}/{place}/v1/traces"), clock=CLOCK)
 
 
@@ -68,7 +70,7 @@ def _work(open_: Open, tables: Iterable[pa.Table], part: str, url: str) -> Work:
 
 
 def delivered(tables: Iterable[pa.Table], destination: Destination, path: Path) -> int:
-    """How many were accepted, with a new ledger at `path`."""
+    """Deliver with a new ledger at `path`; return the number of accepted spans."""
     with (
         Ledger.open(path, clock=CLOCK) as ledger,
         ledger.delivery_lock(destination.name, DAY),

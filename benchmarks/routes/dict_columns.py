@@ -1,4 +1,4 @@
-"""What `dict_rows.py` puts into a row: the keys of a build's, a stage's, a step's and a job's."""
+"""Columns of the rows of `dict_rows.py`: those of builds, stages, steps and jobs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ PERSON = ("id", "graphql_id", "name", "email")
 
 
 def common_columns(build: Object) -> Object:
+    """Return the columns that all spans of a build have."""
     pipeline = build["pipeline"]
     creator = build["creator"] or {}
     request = build["pull_request"] or {}
@@ -69,6 +70,7 @@ def common_columns(build: Object) -> Object:
 
 
 def build_columns(build: Object, start: str, end: str, stages: list[Object]) -> Object:
+    """Return the root span's columns."""
     author = build["author"] or {}
     if isinstance(author, str):
         author = {"name": author}
@@ -117,18 +119,21 @@ def build_columns(build: Object, start: str, end: str, stages: list[Object]) -> 
 
 
 def ms_between(start: str, end: str) -> int:
+    """Return the milliseconds between two timestamps."""
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)) // timedelta(
         milliseconds=1
     )
 
 
 def build_links(build: Object) -> list[Object]:
+    """Return the links of the root span."""
     triggered = build["triggered_from"] or {}
     rebuilt = build["rebuilt_from"] or {}
     return [build_link(one) for one in (triggered.get("build_id"), rebuilt.get("id")) if one]
 
 
 def job_links(job: Object, trace_id: str) -> list[Object]:
+    """Return the links of a job's span."""
     links = []
     if job.get("retry_source"):
         links.append({"trace_id": trace_id, "span_id": last_digits(job["retry_source"]["job_id"])})
@@ -138,10 +143,12 @@ def job_links(job: Object, trace_id: str) -> list[Object]:
 
 
 def build_link(build_id: str) -> Object:
+    """Return a link to the root span of another build."""
     return {"trace_id": build_id.replace("-", ""), "span_id": last_digits(build_id)}
 
 
 def stage_columns(stage: Object, trace_id: str, root_id: str) -> Object:
+    """Return a stage span's columns."""
     number, state = stage["number"], stage["state"]
     failed = state == "failed"
     return {
@@ -159,6 +166,7 @@ def stage_columns(stage: Object, trace_id: str, root_id: str) -> Object:
 
 
 def step_columns(job: Object, number: int, trace_id: str, start: str, end: str) -> Object:
+    """Return a step span's columns."""
     step = job["step"]
     return {
         "span_id": span_id("buildkite.step", trace_id, str(number), step["id"]),
@@ -178,6 +186,7 @@ def step_columns(job: Object, number: int, trace_id: str, start: str, end: str) 
 
 
 def job_columns(job: Object, start: str, end: str) -> Object:
+    """Return a job span's columns."""
     get = job.get
     agent = get("agent") or {}
     tags = agent.get("meta_data")
@@ -254,5 +263,5 @@ def job_columns(job: Object, start: str, end: str) -> Object:
 
 
 def person(sent: Object | None) -> str | None:
-    """Without pictures and dates."""
+    """Return a person as JSON, without avatar and dates."""
     return dump({key: sent[key] for key in PERSON if sent.get(key)}) if sent else None

@@ -1,4 +1,4 @@
-"""An obvious way: `json.loads`, a dict a span, one `pandas.DataFrame`.
+"""A simple route: `json.loads`, one dict per span, one `pandas.DataFrame`.
 
 Written as a competent engineer in a hurry would, and as fast as plain dicts are: a row holds
 only the keys that its kind has, what all rows of a build share is put together once, times
@@ -33,12 +33,13 @@ from benchmarks.routes.dict_stages import stages_of
 from benchmarks.routes.obvious import ENDED, NO_SPAN, span_id
 from bk_pipeline.spans.fields import FIELDS, FieldType
 
-# Integers and booleans that have gaps, which pandas would make floats and objects of.
+# Integers and booleans with gaps, which pandas would convert to floats and objects.
 PANDAS_TYPES = {FieldType.INT: "Int64", FieldType.BOOL: "boolean"}
 TYPES = {field.name: PANDAS_TYPES[field.type] for field in FIELDS if field.type in PANDAS_TYPES}
 
 
 def frame_of_payloads(payloads: Iterable[bytes]) -> pd.DataFrame:
+    """Return the spans of payloads as a DataFrame."""
     rows: list[Object] = []
     for build in map(json.loads, payloads):
         if build["finished_at"]:
@@ -53,10 +54,10 @@ def frame_of_payloads(payloads: Iterable[bytes]) -> pd.DataFrame:
 
 
 def rows_of(build: Object) -> list[Object]:
-    """The build's span rows: the root, then stages, groups, steps and jobs in order of start."""
+    """Return the rows of a build: the root, then all other spans in order of start."""
     common = common_columns(build)
     timed = [(job, *times) for job in build["jobs"] if (times := start_and_end(job))]
-    # Clocks disagree a little: a job may be made before its build, and end after it.
+    # Clock skew: a job may be created before its build, and end after it.
     made = [job["created_at"] for job in build["jobs"] if job.get("created_at")]
     start = min([build["created_at"], *made])
     end = max([build["finished_at"], *(end for _, _, end in timed)])
@@ -70,7 +71,7 @@ def rows_of(build: Object) -> list[Object]:
 
 
 def stage_rows(stage: Object, common: Object, root_id: str) -> list[Object]:
-    """The stage's row, and those of its groups, steps and jobs."""
+    """Return the rows of a stage, its groups, steps and jobs."""
     number = stage["number"]
     trace_id = common["trace_id"]
     top = {**common, **stage_columns(stage, trace_id, root_id)}
@@ -114,14 +115,14 @@ def stage_rows(stage: Object, common: Object, root_id: str) -> list[Object]:
 
 
 def add_status(whole: Object, part: Object) -> None:
-    """A step or group is as its first failed part, and ok if all of them are."""
+    """Update the status of a step or group by one of its parts: error wins, ok needs all."""
     if whole["status"] == "error" or part["status"] == "ok":
         return
     whole["status"], whole["error.type"] = part["status"], part.get("error.type")
 
 
 def start_and_end(job: Object) -> tuple[str, str] | None:
-    """As sent; None if the job gives no span. All are in one format, so they compare as text."""
+    """Return start and end as sent, comparable as text; None if the job has no span."""
     if job["type"] == "waiter" or job["state"] in NO_SPAN:
         return None
     if job["type"] == "manual":
@@ -137,7 +138,7 @@ def start_and_end(job: Object) -> tuple[str, str] | None:
 def group_rows(
     steps: Iterable[Object], common: Object, stage_id: str, number: int
 ) -> Iterable[Object]:
-    """One row a group key; its steps become its children."""
+    """Return one row per group key, with its steps as children."""
     groups: dict[str, Object] = {}
     for step in steps:
         key = step["buildkite.step.group.key"]

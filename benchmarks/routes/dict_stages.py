@@ -1,4 +1,4 @@
-"""The stages of a build, for the way with dictionaries: when they began, ended, and how.
+"""The stages of a build, for the route with dictionaries: start, end and state.
 
 The rule is ours (`bk_pipeline.spans.kinds.build` says it), told again in plain dicts and
 texts: without it a fifth of the corpus would have other spans. Times are as sent, all in one
@@ -18,7 +18,7 @@ Timed = tuple[Object, str, str]  # a job, its start and its end
 
 
 def stages_of(build: Object, timed: list[Timed], start: str, end: str) -> list[Object]:
-    """The stages in order: number, start, end, state, blocked_state, and their jobs."""
+    """Return the stages in order: number, start, end, state, blocked_state, and jobs."""
     openings = _openings(timed, start)
     stages: list[Object] = [
         {"number": n, "start": at, "end": at, "jobs": [], "active": False, "blocked_state": None}
@@ -40,7 +40,7 @@ def stages_of(build: Object, timed: list[Timed], start: str, end: str) -> list[O
 
 
 def _openings(timed: list[Timed], start: str) -> list[str]:
-    """When stages after the first began: an unblocking or a manual retry ended a pause."""
+    """Return the starts of later stages: an unblocking or manual retry that ended a pause."""
     moments = sorted({at for at in (_resumed(job) for job, _, _ in timed) if at})
     if not moments:
         return []
@@ -85,7 +85,7 @@ def _end_idle(build: Object, stage: Object, end: str) -> None:
 
 
 def _begin_blocks(stage: Object) -> None:
-    """A block step waited since the stage ended, or the block step before it was unblocked."""
+    """Return the start of a block step: the end of the stage or of the block step before it."""
     since = stage["end"]
     jobs = stage["jobs"]
     for n, (job, _, end) in enumerate(jobs):

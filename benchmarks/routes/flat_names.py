@@ -1,8 +1,8 @@
-"""Our columns' names, and where `json_normalize` puts their values."""
+"""Maps our column names to the names that `json_normalize` gives their values."""
 
 from __future__ import annotations
 
-# What all spans of a build have, by where it stands in the flattened build.
+# Columns of all spans of a build, by their name in the flattened build.
 SHARED = {
     "buildkite.pipeline.id": "pipeline.id",
     "buildkite.pipeline.graphql_id": "pipeline.graphql_id",

@@ -1,4 +1,4 @@
-"""`libhoney`, as its documentation has it: an event a span, responses read in a thread.
+"""`libhoney`, used as documented: one event per span, responses read in a thread.
 
 Lossless by its own options: it waits where it would drop events or responses. Its batches
 are of 101 events, because `Client` does not pass on what it is told of their size. Without
@@ -34,14 +34,14 @@ OF_LINKS = FIXED | {"meta.annotation_type": "link"}
 
 
 def honeycomb(part: str, url: str) -> Work:
-    """The work of sending, from memory."""
+    """Return the work of sending from memory."""
     tables = list(tables_in(part))
     sent(rows_of([tables[0][:1_000]]), url, WARM_UP)
     return lambda: {"spans": sent(rows_of(tables), url, DATASET)}
 
 
 def sent(rows: Iterable[tuple[Row, Row]], url: str, dataset: str) -> int:
-    """How many were taken."""
+    """Send the rows, and return how many were accepted."""
     client = libhoney.Client(
         writekey="key",
         dataset=dataset,
@@ -70,7 +70,7 @@ def _read(client: libhoney.Client, statuses: list[int]) -> None:
 
 
 def _events(identity: Row, attributes: Row, service: str) -> Iterator[dict[str, Any]]:
-    """The span's event, then its links'."""
+    """Yield the span's event, then those of its links."""
     columns = {name: _column(value) for name, value in attributes.items()}
     failed = {"error": True} if identity["status"] == "error" else {}
     parent = identity["parent_span_id"]
@@ -102,5 +102,5 @@ def _events(identity: Row, attributes: Row, service: str) -> Iterator[dict[str, 
 
 
 def _column(value: Any) -> Any:
-    """Honeycomb has no lists: it keeps their JSON, with a newline."""
+    """Return a list as Honeycomb stores it: JSON with a newline."""
     return json.dumps(value, separators=(",", ":")) + "\n" if isinstance(value, list) else value

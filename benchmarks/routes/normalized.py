@@ -1,4 +1,4 @@
-"""The other obvious way: `json.loads` and `pandas.json_normalize`, then whole columns.
+"""Another simple route: `json.loads` and `pandas.json_normalize`, then whole columns.
 
 Builds and jobs are flattened by pandas, renamed, and made into span rows with merges and
 groupings. Same columns, ids, jobs, steps and groups as `dict_rows.py`, and the same is left
@@ -33,6 +33,7 @@ MS = pd.Timedelta(milliseconds=1)
 
 
 def frame_of_payloads(payloads: Iterable[bytes]) -> pd.DataFrame:
+    """Return the spans of payloads as a DataFrame."""
     found = []
     for build in map(json.loads, payloads):
         if build["finished_at"]:
@@ -47,7 +48,7 @@ def frame_of_payloads(payloads: Iterable[bytes]) -> pd.DataFrame:
 
 
 def _make_flat(build: dict[str, Any]) -> None:
-    """What shall be JSON text becomes it before pandas takes it apart."""
+    """Convert values that stay JSON to text before pandas flattens them."""
     del build["env"]
     states = (job["state"] for job in build["jobs"] if job.get("state"))
     build["job_counts"] = dump(Counter(states))
@@ -82,7 +83,7 @@ def _spans(builds: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
     step_ids = steps.set_index("buildkite.step.id")["span_id"]
     job_spans["parent_span_id"] = jobs["step.id"].map(step_ids)
     groups = _group_spans(steps)
-    # A group's steps hang under it, all else under the build's one stage.
+    # A group's steps are its children; all others are children of the build's one stage.
     stage_ids = stages.set_index("trace_id")["span_id"]
     groups["parent_span_id"] = groups["trace_id"].map(stage_ids)
     steps["parent_span_id"] = steps["group_id"].fillna(steps["trace_id"].map(stage_ids))
@@ -93,7 +94,7 @@ def _spans(builds: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_times(jobs: pd.DataFrame) -> pd.DataFrame:
-    """The jobs that give spans, with `start` and `end`."""
+    """Return the jobs that have spans, with `start` and `end`."""
     manual = jobs["type"] == "manual"
     start = jobs["started_at"].fillna(jobs["runnable_at"]).fillna(jobs["created_at"])
     end = jobs["finished_at"].fillna(jobs["expired_at"])
@@ -169,7 +170,7 @@ def _job_spans(jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _step_spans(jobs: pd.DataFrame, job_spans: pd.DataFrame) -> pd.DataFrame:
-    """One row a step, over its attempts; failed if an attempt that nobody retried failed."""
+    """Return one row per step over its attempts; failed if an attempt failed that was not retried."""
     first = jobs.drop_duplicates("step.id")
     steps = _renamed(first, {"trace_id": "trace_id"} | STEP)
     steps["buildkite.step.type"] = first["type"].map(STEP_TYPES)

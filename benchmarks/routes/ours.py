@@ -1,4 +1,4 @@
-"""Ours, as `pipeline.transform_day` does it: msgspec structs, column builders, Arrow.
+"""Our route, as in `pipeline.transform_day`: msgspec structs, column builders, Arrow.
 
 A group of payloads of the size that the raw store gives out at a time becomes spans, and
 these a table; the groups' tables are put in a row without a copy.
@@ -17,16 +17,17 @@ from bk_pipeline.store.raw import ROW_GROUP_BYTES
 
 
 def table_of_payloads(payloads: Iterable[bytes]) -> pa.Table:
+    """Return the span table of payloads."""
     return pa.concat_tables(tables_of_payloads(payloads))
 
 
 def tables_of_payloads(payloads: Iterable[bytes]) -> Iterator[pa.Table]:
-    """A table a group, as the span store has them."""
+    """Yield one table per group of payloads, as the span store writes them."""
     return map(_table, _groups(payloads))
 
 
 def private_table_of_payloads(payloads: Iterable[bytes]) -> pa.Table:
-    """With what looks like a secret masked: what the pipeline does by default."""
+    """Return the table with secrets masked, as the pipeline does by default."""
     privacy = Privacy()
     return pa.concat_tables(privacy.apply(_table(group)) for group in _groups(payloads))
 

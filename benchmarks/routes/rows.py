@@ -1,4 +1,4 @@
-"""Spans as dictionaries, for the ways that take one span at a time.
+"""Spans as dictionaries, for the routes that process one span at a time.
 
 Not `spans.table.rows`, which is written for people: times come as integers, since Arrow
 makes slow objects of them, and values that are missing are left out.
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def rows_of(tables: Iterable[pa.Table]) -> Iterator[tuple[Row, Row]]:
-    """Each span's identity, and its attributes; maps are attributes of their own."""
+    """Yield each span's identity and attributes; each key of a map is an attribute."""
     for table in tables:
         for name in ("start", "end"):
             at = table.schema.get_field_index(name)
@@ -46,7 +46,7 @@ def rows_of(tables: Iterable[pa.Table]) -> Iterator[tuple[Row, Row]]:
 
 
 def alone(part: str, _url: str) -> Work:
-    """The work of making rows and doing nothing with them."""
+    """Return the work of creating the rows only."""
     tables = list(tables_in(part))
     return lambda: {"spans": sum(1 for _ in rows_of(tables))}
 

@@ -40,19 +40,19 @@ PLACE = "bench"
 RESOURCE = [field.name for field in FIELDS if field.resource]
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 CODES = {"unset": StatusCode.UNSET, "ok": StatusCode.OK, "error": StatusCode.ERROR}
-# The SDK's default drops what is beyond 128 attributes.
+# By default the SDK drops attributes beyond 128.
 LIMITS = SpanLimits(max_span_attributes=SpanLimits.UNSET)
 
 
 def otlp(part: str, url: str) -> Work:
-    """The work of sending, from memory."""
+    """Return the work of sending from memory."""
     tables = list(tables_in(part))
     sent(rows_of([tables[0][:1_000]]), url, WARM_UP)
     return lambda: {"spans": sent(rows_of(tables), url, PLACE)}
 
 
 def sent(rows: Iterable[tuple[Row, Row]], url: str, place: str) -> int:
-    """How many were taken."""
+    """Send the rows, and return how many were accepted."""
     exporter = _Exporter(endpoint=f"{url}/{place}/v1/traces", compression=Compression.NoCompression)
     sdk = _Sdk(BatchSpanProcessor(exporter, max_queue_size=QUEUE))
     count = 0
@@ -68,7 +68,7 @@ def sent(rows: Iterable[tuple[Row, Row]], url: str, place: str) -> int:
 
 
 class _Exporter(OTLPSpanExporter):
-    """Remembers what it gave up; the processor does not."""
+    """Records failed exports, which the processor does not."""
 
     failed = 0
 
@@ -80,7 +80,7 @@ class _Exporter(OTLPSpanExporter):
 
 
 class _Ids(IdGenerator):
-    """The ids of the span that is being made."""
+    """Generates the ids of the span that is being recorded."""
 
     trace_id = span_id = 0
 
@@ -100,7 +100,7 @@ class _Sdk:
         self._tracers: dict[tuple[object, ...], Tracer] = {}
 
     def record(self, identity: Row, attributes: Row) -> None:
-        """Begin the span and end it."""
+        """Start the span and end it."""
         resource = {name: attributes.pop(name) for name in RESOURCE if name in attributes}
         self._ids.trace_id = int(identity["trace_id"], 16)
         self._ids.span_id = int(identity["span_id"], 16)

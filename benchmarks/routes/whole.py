@@ -1,4 +1,4 @@
-"""The whole job in one process: payloads to accepted spans.
+"""Payloads to accepted spans in one process.
 
 Ours is what `pipeline.transform_day` and `deliver_day` do, ledger and all, without the
 Parquet files between them. Theirs is what one would write first: `json`, a dictionary a
@@ -33,7 +33,7 @@ from benchmarks.routes.rows import IDENTITY, LISTS, MAPS, Row
 from benchmarks.sink import WARM_UP
 from bk_pipeline.spans.fields import FIELDS, FieldType
 
-# What pandas has types of its own for, and libraries want as plain ones.
+# Pandas types that have to be converted to Python types for the libraries.
 PLAIN = {FieldType.INT: int, FieldType.BOOL: bool}
 PLAIN_TYPES = {field.name: PLAIN[field.type] for field in FIELDS if field.type in PLAIN}
 
@@ -41,22 +41,22 @@ Send = Callable[[Iterator[tuple[Row, Row]], str, str], int]
 
 
 def our_honeycomb(folder: str, every: str, url: str) -> Work:
-    """The work of every so many files in `folder`."""
+    """Return the work of one file in `every` in `folder`, sent to Honeycomb."""
     return _ours(honeycomb_destination, folder, every, url)
 
 
 def our_otlp(folder: str, every: str, url: str) -> Work:
-    """The same, to an OTLP endpoint."""
+    """Return the same work, sent to an OTLP endpoint."""
     return _ours(otlp_destination, folder, every, url)
 
 
 def their_honeycomb(folder: str, every: str, url: str) -> Work:
-    """The same by a DataFrame and `libhoney`."""
+    """Return the work with a DataFrame and `libhoney`."""
     return _theirs(libhoney_events.sent, folder, every, url)
 
 
 def their_otlp(folder: str, every: str, url: str) -> Work:
-    """The same by a DataFrame and the OpenTelemetry SDK."""
+    """Return the work with a DataFrame and the OpenTelemetry SDK."""
     return _theirs(sdk_spans.sent, folder, every, url)
 
 
@@ -85,7 +85,7 @@ def _theirs(send: Send, folder: str, every: str, url: str) -> Work:
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[tuple[Row, Row]]:
-    """As `rows.rows_of` has them, of a frame."""
+    """Yield the rows of a frame, like `rows.rows_of`."""
     names = list(frame.columns)
     for values in frame.itertuples(index=False, name=None):
         row = dict(zip(names, values, strict=True))

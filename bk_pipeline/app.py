@@ -87,7 +87,7 @@ class App:
         reserve = settings.buildkite_reserve_percent / 100
         self._quota = SharedQuota(settings.quota_path, reserve=reserve)
         # The sensor may use half of the reserve, so that a backfill does not starve it.
-        self._sensor_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, owners=0)
+        self._sensor_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, user_reserve=0)
 
     def changed(self, variables: Mapping[str, str]) -> App:
         """Return an app with other values of some variables and the same clock and results.
@@ -109,7 +109,7 @@ class App:
         self,
         on_wait: Report | None = None,
         *,
-        patience_s: float = math.inf,
+        max_wait_s: float = math.inf,
         deadline_s: float | None = None,
         quota: Quota | None = None,
     ) -> BuildkiteClient:
@@ -119,7 +119,7 @@ class App:
 
         Args:
             on_wait: Called with a message before each wait. Default: the app's.
-            patience_s: Limit for each wait, each response, and the retries of a request. A
+            max_wait_s: Limit for each wait, each response, and the retries of a request. A
                 finite one also gives access to half of the reserve: it is for the sensor.
             deadline_s: How long a request is retried. Default: the setting's.
             quota: Another quota than the one the processes share.
@@ -128,15 +128,15 @@ class App:
             ConfigError: The token or the organization is not set.
         """
         deadline_s = self.settings.http_deadline_s if deadline_s is None else deadline_s
-        shared = self._quota if math.isinf(patience_s) else self._sensor_quota
+        shared = self._quota if math.isinf(max_wait_s) else self._sensor_quota
         return BuildkiteClient.from_settings(
             self.settings,
             clock=self.clock,
             quota=quota or shared,
             paging=self._paging,
-            retry_policy=RetryPolicy(deadline_s=min(deadline_s, patience_s)),
+            retry_policy=RetryPolicy(deadline_s=min(deadline_s, max_wait_s)),
             on_wait=on_wait or self.on_wait,
-            patience_s=patience_s,
+            max_wait_s=max_wait_s,
         )
 
     def folder(self) -> Folder:

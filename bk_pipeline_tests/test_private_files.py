@@ -38,7 +38,7 @@ def modes_of_all_files(root):
     folder.write("raw/day/watermark.json", b"{}")
     StatsStore(folder).write("pipelines", "2026-11-20", table, source="")
     _write(root / "export.ndjson", b"{}")
-    SharedQuota(root / "buildkite-quota.json").standings(0.0)
+    SharedQuota(root / "buildkite-quota.json").statuses(0.0)
     with (
         Ledger.open(root / "ledger.sqlite", clock=SystemClock()) as ledger,
         ledger.delivery_lock("honeycomb", "2026-11-20"),

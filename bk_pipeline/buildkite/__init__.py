@@ -1,4 +1,4 @@
-"""Reading builds from Buildkite's REST API: start at `client.py`.
+"""Read builds from Buildkite's REST API; start with `client.py`.
 
-The rule of the room: whatever is known about the API's behaviour is here and nowhere else.
+All knowledge about the API's behaviour is in this package and nowhere else.
 """

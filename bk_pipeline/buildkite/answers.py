@@ -1,6 +1,6 @@
-"""What Buildkite's answers mean: which error a status is, and how a body is read.
+"""Interpret Buildkite's responses: the error for a status, and the parsed body.
 
-Decided by status, headers and fields. The service's words are quoted, never obeyed.
+Decisions are based on status, headers and JSON fields. Buildkite's messages are only quoted.
 """
 
 from __future__ import annotations
@@ -35,13 +35,20 @@ from bk_pipeline.http.session import Response
 
 T = TypeVar("T")
 
-PLACE = "Buildkite"
+SERVICE = "Buildkite"
 CREATE_TOKEN = "Personal Settings > API Access Tokens in Buildkite"  # noqa: S105 - a menu
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is asked for, for messages and for knowing which setting is to blame."""
+    """What a request asks for, used in messages and to name the setting to check.
+
+    Attributes:
+        organization: Slug of the organization.
+        pipeline: Slug of the pipeline; None: all pipelines.
+        scope: The token scope that is needed; None for a request about the token itself.
+        number: Number of the build; None for a listing.
+    """
 
     organization: str
     pipeline: str | None = None
@@ -59,32 +66,32 @@ class Subject:
 def refusal(
     response: Response, subject: Subject, *, quote: Quote, now: datetime
 ) -> PipelineError | None:
-    """The error that the status stands for; None for a success. 429 is `api.py`'s."""
+    """The error for the status; None for a success. `api.py` handles 429."""
     if response.ok:
         return None
-    status, said = response.status, error_detail(response, quote)
+    status, detail = response.status, error_detail(response, quote)
     messages = {
         TokenRefused: (
             "Buildkite does not know the token in BUILDKITE_API_TOKEN (401). It may have been "
             f"revoked or have expired: create one with the scope read_builds under "
-            f"{CREATE_TOKEN} and put it there."
+            f"{CREATE_TOKEN} and set the variable to it."
         ),
         AccessDenied: (
-            f"The token in BUILDKITE_API_TOKEN may not read {subject} (403: {said}). Give it "
+            f"The token in BUILDKITE_API_TOKEN may not read {subject} (403: {detail}). Give it "
             f"the scope {subject.scope or 'read_builds'} and access to the organization "
             f"{subject.organization} under {CREATE_TOKEN}."
         ),
         NotFound: _not_found(subject),
         ServiceUnavailable: (
-            f"Buildkite cannot answer for {subject} at the moment ({status}: {said})."
+            f"Buildkite cannot serve {subject} at the moment ({status}: {detail})."
         ),
         RequestRefused: (
-            f"Buildkite refuses to tell {subject} ({status}: {said}). Asking again does not "
+            f"Buildkite rejected the request for {subject} ({status}: {detail}). A retry does not "
             f"help; check BUILDKITE_ORGANIZATION_SLUG and BUILDKITE_API_URL."
         ),
     }
     retry_in_s = retry_after_s(response.headers, now)
-    return answers.refusal(response, said, messages, retry_in_s=retry_in_s)
+    return answers.refusal(response, detail, messages, retry_in_s=retry_in_s)
 
 
 def _not_found(subject: Subject) -> str:
@@ -106,15 +113,16 @@ def _not_found(subject: Subject) -> str:
     )
 
 
-def sent_at(response: Response) -> datetime | None:
-    """The moment at which Buildkite says it answered, on its own clock; None if it does not say."""
+def server_time(response: Response) -> datetime | None:
+    """The response's `Date` header: Buildkite's own time, aware UTC; None without one."""
     return http_date(response.headers.get("Date", ""))
 
 
 def reset_in_s(response: Response, now: datetime) -> float:
-    """Seconds that a 429 wants us to wait; a whole window where it does not say.
+    """Seconds to wait after a 429; a whole window if the response does not say.
 
-    From the body's `reset`, the headers of the scope that the body names, `Retry-After`.
+    Read from the body's `reset`, else from the Reset header of the body's `scope`, else from
+    `Retry-After`.
     """
     fields = json_object(response.body)
     prefix = "RateLimit-User" if fields.get("scope") == "rest_user" else "RateLimit"
@@ -122,12 +130,12 @@ def reset_in_s(response: Response, now: datetime) -> float:
         seconds = wait_s(value, now)
         if seconds is not None:
             return seconds
-    asked = retry_after_s(response.headers, now)
-    return WINDOW_S if asked is None else asked
+    seconds = retry_after_s(response.headers, now)
+    return WINDOW_S if seconds is None else seconds
 
 
-def spent_shown(response: Response) -> str:
-    """Which quota a 429 is about: "user quota (50 a minute)"."""
+def exhausted_quota(response: Response) -> str:
+    """The quota that a 429 is about, for messages: "user quota (50 a minute)"."""
     fields = json_object(response.body)
     names = {"rest": "organization quota", "rest_user": "user quota"}
     name = names.get(str(fields.get("scope")), "quota")
@@ -136,44 +144,54 @@ def spent_shown(response: Response) -> str:
 
 
 def read_elements(response: Response, quote: Quote) -> Split:
-    """The elements of a JSON array, each exactly as it was sent and free of the page's memory.
+    """The elements of a JSON array, each as copied bytes, unchanged.
 
-    An element that is broken does not keep the others from being read.
+    A broken element does not prevent the others from being read.
 
     Raises:
-        ServiceUnavailable: The array was cut on its way: it has no end.
-        UnexpectedAnswer: The body is something else.
+        ServiceUnavailable: The array is truncated.
+        UnexpectedAnswer: The body is not an array.
     """
     split = split_elements(response.body)
     if split is None:
-        raise _not_wanted(response, "a JSON array of builds", quote)
+        raise _unexpected_body(response, "a JSON array of builds", quote)
     if not split.closed:
-        raise truncated_answer(response, PLACE)
+        raise truncated_answer(response, SERVICE)
     return split
 
 
 def read_payload(response: Response, quote: Quote) -> bytes:
-    """The JSON object that the body is, exactly as it was sent; the errors are the same."""
+    """The bytes of the JSON object in the body, unchanged.
+
+    Raises:
+        ServiceUnavailable: The object is truncated.
+        UnexpectedAnswer: The body is not an object.
+    """
     payload = whole_object(response.body)
     if payload is None:
         if is_truncated(None, response.body):
-            raise truncated_answer(response, PLACE)
-        raise _not_wanted(response, "a JSON object", quote)
+            raise truncated_answer(response, SERVICE)
+        raise _unexpected_body(response, "a JSON object", quote)
     return payload
 
 
 def read_object(response: Response, kind: type[T], quote: Quote) -> T:
-    """The body as a `kind`; the errors are those of `read_elements`."""
+    """The body decoded as a `kind`.
+
+    Raises:
+        ServiceUnavailable: The body is truncated.
+        UnexpectedAnswer: The body is not a `kind`.
+    """
     return decoded(
         response,
         kind,
-        place=PLACE,
-        unexpected=lambda: _not_wanted(response, "a JSON object", quote),
+        place=SERVICE,
+        unexpected=lambda: _unexpected_body(response, "a JSON object", quote),
     )
 
 
-def _not_wanted(response: Response, wanted: str, quote: Quote) -> UnexpectedAnswer:
+def _unexpected_body(response: Response, expected: str, quote: Quote) -> UnexpectedAnswer:
     return UnexpectedAnswer(
-        f"{response.request}: wanted {wanted}, got {body_summary(response, quote)}. Check that "
-        "BUILDKITE_API_URL is Buildkite's REST API and that no login page stands before it."
+        f"{response.request}: expected {expected}, got {body_summary(response, quote)}. Check that "
+        "BUILDKITE_API_URL is Buildkite's REST API and that no login page is in front of it."
     )

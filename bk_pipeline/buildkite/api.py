@@ -1,7 +1,7 @@
-"""One question to the REST API, asked until it is answered, within both quotas.
+"""Send one request to the REST API with retries, within both quotas.
 
-This is where the pieces meet: the gate lets it go, the session sends it, the answer feeds
-the quota and becomes a value or an error, and `http/retry.py` asks again where that helps.
+`QuotaLimiter` grants a permit, the session sends the request, the response's headers update
+the quota and its body becomes a value or an error, and `http/retry.py` retries if that helps.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from functools import partial
 from typing import TypeVar
 
 from bk_pipeline import telemetry
-from bk_pipeline.buildkite.answers import Subject, refusal, reset_in_s, sent_at, spent_shown
-from bk_pipeline.buildkite.quota import LOOK_AGAIN_S, Quota, Ticket
+from bk_pipeline.buildkite.answers import Subject, exhausted_quota, refusal, reset_in_s, server_time
+from bk_pipeline.buildkite.quota import POLL_S, Permit, Quota
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent, ServiceUnavailable
 from bk_pipeline.http.answers import TOO_MANY_REQUESTS
 from bk_pipeline.http.retry import Pause, RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Params, Response
 
-# A wait for other requests' answers is announced if it is longer than this.
-QUIET_S = 3.0
+# A wait for the responses of other requests is reported if it is longer than this.
+ANNOUNCE_AFTER_S = 3.0
 
 
-class Gate:
-    """Lets requests go when the quota has room for them, whichever thread makes them.
+class QuotaLimiter:
+    """Delays requests until the quota has room for them. Thread-safe.
 
     Args:
-        quota: The token's.
-        clock: Tells time and waits.
-        on_wait: Told of each wait before it.
-        patience_s: The longest wait; rather than wait longer, nothing is asked.
+        quota: Of the token.
+        clock: Used for measuring and waiting.
+        on_wait: Called with a message before each wait.
+        max_wait_s: Longest wait, in seconds; a longer one is an error instead.
     """
 
     def __init__(
@@ -43,49 +43,53 @@ class Gate:
         *,
         clock: Clock,
         on_wait: Callable[[str], None],
-        patience_s: float = math.inf,
+        max_wait_s: float = math.inf,
     ) -> None:
         self._quota = quota
         self._clock = clock
         self._on_wait = on_wait
-        self._patience_s = patience_s
+        self._max_wait_s = max_wait_s
 
-    def enter(self) -> Ticket:
-        """Leave for one request, however long it takes to get; hand it to `Quota.settle`.
+    def acquire(self) -> Permit:
+        """Wait for a permit for one request; return it to `Quota.settle`.
 
-        While other requests are under way, their answers are waited for, since they may
-        tell of more room; otherwise the quota's reset is, and that is announced.
+        While other requests are under way, this waits for their responses, which may report
+        more room; otherwise it waits for the quota's reset, and reports that.
 
         Raises:
-            QuotaSpent: There is no room before the patience ends.
+            QuotaSpent: No room becomes available within `max_wait_s`.
         """
         began_at = self._clock.monotonic()
         announced = False
         while True:
             with self._quota.changed:
                 now = self._clock.monotonic()
-                ticket = self._quota.begin(now)
-                if ticket is not None:
-                    return ticket
+                permit = self._quota.begin(now)
+                if permit is not None:
+                    return permit
                 wait = self._quota.wait(now)
                 if wait is None:
                     continue
-                elsewhere = self._quota.elsewhere
+                under_way_elsewhere = self._quota.under_way_elsewhere
                 waited_s = now - began_at
-                answers = now >= self._quota.blocked_until and waited_s < self._patience_s
-                soon = min(wait.seconds, LOOK_AGAIN_S) if elsewhere else wait.seconds
-                quiet_s = QUIET_S - waited_s  # how long this wait may still go unannounced
-                if answers and self._quota.under_way > elsewhere and (announced or quiet_s > 0):
+                answers = now >= self._quota.blocked_until and waited_s < self._max_wait_s
+                soon = min(wait.seconds, POLL_S) if under_way_elsewhere else wait.seconds
+                quiet_s = ANNOUNCE_AFTER_S - waited_s  # until this wait has to be reported
+                if (
+                    answers
+                    and self._quota.under_way > under_way_elsewhere
+                    and (announced or quiet_s > 0)
+                ):
                     self._quota.changed.wait(timeout=soon if announced else min(soon, quiet_s))
                     continue
             if answers and not announced and quiet_s <= 0:
                 announced = True
                 self._on_wait(f"{wait.why} Waiting for the answers to requests under way.")
                 continue
-            if answers and elsewhere:
+            if answers and under_way_elsewhere:
                 self._clock.sleep(soon)
                 continue
-            if waited_s + wait.seconds > self._patience_s:
+            if waited_s + wait.seconds > self._max_wait_s:
                 raise QuotaSpent(
                     f"{wait.why} There is room in {wait.seconds:.0f} s.", retry_in_s=wait.seconds
                 )
@@ -97,7 +101,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Requests made, and seconds waited for the quota or before another attempt."""
+    """Number of requests, and seconds waited for the quota or before a retry."""
 
     requests: int = 0
     waited_s: float = 0.0
@@ -106,8 +110,8 @@ class Usage:
         return Usage(self.requests - earlier.requests, self.waited_s - earlier.waited_s)
 
 
-class Tally:
-    """A `Clock` that adds up for how long it was slept on. For several threads at once."""
+class UsageClock:
+    """A `Clock` that also counts requests and the seconds slept. Thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -116,18 +120,23 @@ class Tally:
 
     @property
     def usage(self) -> Usage:
+        """The totals so far."""
         return self._usage
 
     def count_request(self) -> None:
+        """Add one request."""
         self._add(Usage(requests=1))
 
     def now(self) -> datetime:
+        """The current time, aware UTC."""
         return self._clock.now()
 
     def monotonic(self) -> float:
+        """Seconds on a clock that never goes backwards."""
         return self._clock.monotonic()
 
     def sleep(self, seconds: float) -> None:
+        """Sleep for `seconds` and add them to the usage."""
         self._add(Usage(waited_s=seconds))
         self._clock.sleep(seconds)
 
@@ -141,7 +150,7 @@ T = TypeVar("T")
 
 
 class Api:
-    """GET requests of one token. For several threads at once."""
+    """Makes the GET requests of one token. Thread-safe."""
 
     def __init__(
         self,
@@ -151,16 +160,18 @@ class Api:
         clock: Clock,
         policy: RetryPolicy,
         on_wait: Callable[[str], None],
-        patience_s: float = math.inf,
+        max_wait_s: float = math.inf,
     ) -> None:
         self.session = session
         self._quota = quota
-        self._clock = self.tally = Tally(clock)
+        self._clock = self.usage_clock = UsageClock(clock)
         self._policy = policy
         self._on_wait = on_wait
-        self._gate = Gate(quota, clock=self.tally, on_wait=on_wait, patience_s=patience_s)
-        # Each answer bounds it from above, since it was under way for a while.
-        self._ahead = timedelta.max
+        self._limiter = QuotaLimiter(
+            quota, clock=self.usage_clock, on_wait=on_wait, max_wait_s=max_wait_s
+        )
+        # The least of what the responses show; each includes the response's time in transit.
+        self._clock_skew = timedelta.max
 
     def get(
         self,
@@ -171,52 +182,57 @@ class Api:
         params: Params | None = None,
         max_bytes: int | None = None,
     ) -> T:
-        """What `read` makes of the answer.
+        """Make one request, with retries, and return the result of `read`.
 
-        Waiting for the quota before the first attempt does not count against the retries'
-        deadline: it is no failure.
+        Waiting for the quota before the first attempt does not count against the deadline of
+        the retries, because it is not a failure.
 
         Args:
-            path_or_url: "/v2/...", or a link that the API gave.
-            read: Called with a success. A RetryableError of its own has the question asked
-                again.
-            subject: What is asked for, for messages.
-            params: The query.
-            max_bytes: How large an answer may be.
+            path_or_url: "/v2/...", or a link from a response.
+            read: Called with a successful response. If it raises a RetryableError, the request
+                is retried.
+            subject: What is requested, for messages.
+            params: Query parameters.
+            max_bytes: Limit of the decompressed body.
 
         Raises:
-            RetryableError: No usable answer until the deadline.
-            AnswerTooLarge: The answer is larger than `max_bytes`.
+            RetryableError: No usable response before the deadline.
+            AnswerTooLarge: The body exceeds `max_bytes`.
             FatalError: By status; see `answers.refusal`.
         """
-        first: list[Ticket] = [self._gate.enter()]
+        first: list[Permit] = [self._limiter.acquire()]
 
         def attempt() -> T:
-            ticket = first.pop() if first else self._gate.enter()
+            permit = first.pop() if first else self._limiter.acquire()
             send = partial(self._send, path_or_url, params, max_bytes)
-            return read(self._ask(send, ticket, subject))
+            return read(self._ask(send, permit, subject))
 
         return retry(attempt, policy=self._policy, clock=self._clock, on_pause=self._announce)
 
     @property
-    def ahead(self) -> timedelta:
-        """By how much our clock is ahead of Buildkite's, at most; 0 if it is not, or unknown."""
-        return max(self._ahead, timedelta()) if self._ahead < timedelta.max else timedelta()
+    def clock_skew(self) -> timedelta:
+        """Upper bound of how far this host's clock is ahead of Buildkite's.
 
-    def _ask(self, send: Callable[[], Response], ticket: Ticket, subject: Subject) -> Response:
-        """The answer, if it is a success. Gives the ticket back whatever happens."""
+        Zero if it is not ahead, or no response has shown it yet.
+        """
+        return (
+            max(self._clock_skew, timedelta()) if self._clock_skew < timedelta.max else timedelta()
+        )
+
+    def _ask(self, send: Callable[[], Response], permit: Permit, subject: Subject) -> Response:
+        """Send a request and return its response if it is a success. Always settles the permit."""
         headers: Mapping[str, str] | None = None
         complete = False
-        self.tally.count_request()
+        self.usage_clock.count_request()
         try:
             response = send()
             headers, complete = response.headers, response.ok
-            if (date := sent_at(response)) is not None:
-                self._ahead = min(self._ahead, self._clock.now() - date)
+            if (date := server_time(response)) is not None:
+                self._clock_skew = min(self._clock_skew, self._clock.now() - date)
             if response.status == TOO_MANY_REQUESTS:
-                raise self._spent(response)
+                raise self._quota_error(response)
         finally:
-            self._quota.settle(ticket, self._clock.monotonic(), headers, complete=complete)
+            self._quota.settle(permit, self._clock.monotonic(), headers, complete=complete)
         failed = refusal(response, subject, quote=self.session.quote, now=self._clock.now())
         if failed is not None:
             raise failed
@@ -234,12 +250,12 @@ class Api:
                 maybe_processed=False,
             ) from exc
 
-    def _spent(self, response: Response) -> QuotaSpent:
-        """The error of a 429, after which no thread of this client asks before the reset."""
+    def _quota_error(self, response: Response) -> QuotaSpent:
+        """The error for a 429. Blocks all requests of this quota until its reset."""
         now = self._clock.monotonic()
         self._quota.block(now, reset_in_s(response, self._clock.now()))
         return QuotaSpent(
-            f"Buildkite's {spent_shown(response)} is spent (429).",
+            f"Buildkite's {exhausted_quota(response)} is spent (429).",
             retry_in_s=self._quota.pause_s(now),
         )
 

@@ -1,4 +1,7 @@
-"""What the program asks of Buildkite. Every method may wait; none prints, logs or stores."""
+"""Client for the parts of Buildkite's REST API that the pipeline uses.
+
+Every method may wait for the quota or before a retry. None of them prints, logs or stores.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ import msgspec
 from bk_pipeline.buildkite.answers import Subject, read_elements, read_object, read_payload
 from bk_pipeline.buildkite.api import Api, Usage
 from bk_pipeline.buildkite.listing import (
-    MOST_NAMES,
-    BranchChoice,
-    PipelineChoice,
-    Sieve,
+    MAX_NAMED_PIPELINES,
+    BranchFilter,
+    PageFilter,
+    PipelineFilter,
+    collect_finished,
     finished_params,
-    gather,
     iter_pages,
     wire_time,
 )
-from bk_pipeline.buildkite.paging import LEAN, PageSize, Paging, Sheet, iter_sheets
+from bk_pipeline.buildkite.paging import LEAN, PageSize, Paging, RawPage, iter_raw_pages
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import (
     AccessToken,
@@ -32,7 +35,7 @@ from bk_pipeline.buildkite.records import (
     Page,
     Sample,
     read_build,
-    sample_in,
+    read_sample,
 )
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import AnswerTooLarge, NotFound
@@ -44,35 +47,33 @@ from bk_pipeline.window import Window
 
 API_URL = "https://api.buildkite.com"
 PER_PAGE = "100"
-# Of what has finished lately the organization's first page is mostly all: beyond so many
-# pipelines that is asked for first.
-FEW_NAMES = 2
+# Recently finished builds mostly fit on the organization's first page. With more named
+# pipelines than this, that page is requested first.
+MAX_NAMED_PIPELINES_FINISHED = 2
 WHOLE = {"include_retried_jobs": "true"}
 
 
-def _unheard(_: str) -> None:
-    """Nobody wants to know of waits."""
+def _ignore_wait(_: str) -> None:
+    """Default of `on_wait`."""
 
 
 class BuildkiteClient:
-    """One organization's builds. For several threads at once: they share connections and quota.
+    """Reads the builds of one organization. Thread-safe: threads share connections and quota.
 
     Args:
-        organization: Its slug.
+        organization: Slug of the organization.
         token: An API access token with the scope `read_builds`.
-        api_url: Where the REST API answers.
-        clock: Tells time and waits.
-        network: Proxies and CA bundle; by default those that are exported.
-        session: Instead of one made for `token`; must carry the token itself. Closed by
-            `close`.
-        quota: To be shared with other clients of the same token.
-        paging: What is known of the service's paging, to be shared with other clients of it.
-        retry_policy: How long to go on after failures.
-        choice: The pipelines wanted.
-        branches: The branches wanted.
-        on_wait: Told of each wait, before it: why, and until when.
-        patience_s: How long an answer may take, and a wait for the quota; for those who
-            would rather ask another time.
+        api_url: Base URL of the REST API.
+        clock: Used for measuring and waiting.
+        network: Proxies and CA bundle. Default: from the exported variables.
+        session: Used instead of a new one; must send the token itself. Closed by `close`.
+        quota: Can be shared with other clients of the same token.
+        paging: What is known about the service's paging; can be shared with other clients.
+        retry_policy: Deadline and pauses of retries.
+        pipelines: The pipelines whose builds to return.
+        branches: The branches whose builds to return.
+        on_wait: Called before each wait with a message: why, and until when.
+        max_wait_s: Limit for one request and for one wait for the quota, in seconds.
     """
 
     def __init__(
@@ -87,22 +88,22 @@ class BuildkiteClient:
         quota: Quota | None = None,
         paging: Paging | None = None,
         retry_policy: RetryPolicy | None = None,
-        choice: PipelineChoice | None = None,
-        branches: BranchChoice | None = None,
-        on_wait: Callable[[str], None] = _unheard,
-        patience_s: float = math.inf,
+        pipelines: PipelineFilter | None = None,
+        branches: BranchFilter | None = None,
+        on_wait: Callable[[str], None] = _ignore_wait,
+        max_wait_s: float = math.inf,
     ) -> None:
         self.organization = organization
-        self.choice = choice or PipelineChoice()
-        self.branches = branches or BranchChoice()
+        self.pipelines = pipelines or PipelineFilter()
+        self.branches = branches or BranchFilter()
         self._clock = clock or SystemClock()
         policy = retry_policy or RetryPolicy()
         self._session = session or HttpSession(
-            # Some copy the documentation's base URL, which ends in the version.
+            # The base URL in Buildkite's documentation ends in the version.
             api_url.rstrip("/").removesuffix("/v2"),
             setting="BUILDKITE_API_URL",
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
-            timeouts=Timeouts.for_deadline(policy.deadline_s).within(patience_s),
+            timeouts=Timeouts.for_deadline(policy.deadline_s).within(max_wait_s),
             network=network,
             clock=self._clock,
         )
@@ -113,7 +114,7 @@ class BuildkiteClient:
             clock=self._clock,
             policy=policy,
             on_wait=on_wait,
-            patience_s=patience_s,
+            max_wait_s=max_wait_s,
         )
 
     @classmethod
@@ -125,13 +126,13 @@ class BuildkiteClient:
         quota: Quota | None = None,
         paging: Paging | None = None,
         retry_policy: RetryPolicy | None = None,
-        on_wait: Callable[[str], None] = _unheard,
-        patience_s: float = math.inf,
+        on_wait: Callable[[str], None] = _ignore_wait,
+        max_wait_s: float = math.inf,
     ) -> Self:
-        """The client that the environment describes.
+        """A client with the token, organization and filters of the settings.
 
         Raises:
-            ConfigError: Token or organization are not set.
+            ConfigError: The token or the organization is not set.
         """
         organization, token = settings.require_buildkite()
         return cls(
@@ -143,61 +144,61 @@ class BuildkiteClient:
             quota=quota,
             paging=paging,
             retry_policy=retry_policy,
-            choice=PipelineChoice(settings.pipelines),
-            branches=BranchChoice(settings.branches),
+            pipelines=PipelineFilter(settings.pipelines),
+            branches=BranchFilter(settings.branches),
             on_wait=on_wait,
-            patience_s=patience_s,
+            max_wait_s=max_wait_s,
         )
 
     def iter_builds(
         self, window: Window, *, finished_from: datetime | None = None, jobs: bool = True
     ) -> Iterator[Page]:
-        """The builds created in `window`, each once, on pages of at most 100.
+        """The builds created in `window`, each once, in pages of at most 100.
 
-        Newest first within a pipeline; pipelines that are named one by one follow each
-        other. Asks while it is read, and keeps no page. Every retried job is in `jobs`.
+        Newest first; if pipelines are listed separately, one pipeline after the other. Pages
+        are requested lazily and not kept. `jobs` includes every retried job.
 
         Args:
-            window: By `created_at`, half-open as the API's filters are.
-            finished_from: Only builds that finished at this moment (aware, UTC) or later.
-            jobs: Whether they come with their jobs; without, answers are small and quick.
+            window: Of `created_at`, half-open like the API's filters.
+            finished_from: Only builds that finished at this time (aware UTC) or later.
+            jobs: Whether builds include their jobs; responses are small and fast without.
 
         Raises:
-            RetryableError: Buildkite did not answer until the deadline.
-            FatalError: It refuses; the message says what to do.
+            RetryableError: No response before the deadline.
+            FatalError: Buildkite rejected a request; the message says what to do.
             ListingTooDeep: One second holds more builds than Buildkite lists.
         """
-        names = self._names_to_ask(window, finished_from)
+        names = self._pipelines_to_list(window, finished_from)
         if names is None:
             return
-        # What is asked for by name is wanted, whatever slug it answers with: it may be renamed.
-        sieve = Sieve(PipelineChoice() if names else self.choice, self.branches)
+        # A pipeline that was renamed is found by its old slug and returned with its new one.
+        page_filter = PageFilter(PipelineFilter() if names else self.pipelines, self.branches)
         for pipeline in names or (None,):
             subject = Subject(self.organization, pipeline)
             fullness = WHOLE if jobs else LEAN
-            read = partial(self._sheets, subject, PageSize(), finished_from, fullness)
-            yield from iter_pages(read, window, sieve)
+            read = partial(self._raw_pages, subject, PageSize(), finished_from, fullness)
+            yield from iter_pages(read, window, page_filter)
 
     def iter_finished(
         self, window: Window, *, finished_from: datetime, max_pages: int
     ) -> FinishedListing:
-        """The builds created in `window` that have finished since, without jobs; cheap to ask.
+        """The builds created in `window` that finished recently, without jobs.
 
-        Buildkite lists by creation, newest first, and has no "finished before": what
-        `max_pages` cuts off are the builds created longest ago. With one pipeline named,
-        only that one is asked for; otherwise one listing of the organization is sifted here,
-        so that a question costs one request however many pipelines are chosen.
+        Buildkite lists by creation, newest first, and has no "finished before" filter, so
+        `max_pages` cuts off the oldest builds. A single named pipeline is listed by itself;
+        otherwise the organization is listed and filtered here, so that the number of requests
+        does not depend on the number of pipelines.
 
         Args:
-            window: By `created_at`; widened to whole seconds.
-            finished_from: Aware, UTC. Asked for from the beginning of its second.
-            max_pages: Pages of 100 builds to read at most.
+            window: Of `created_at`; widened to whole seconds.
+            finished_from: Aware UTC; rounded down to a whole second.
+            max_pages: Maximum number of pages of 100 builds to read.
 
         Raises:
-            RetryableError: Buildkite did not answer until the deadline.
-            FatalError: It refuses; the message says what to do.
+            RetryableError: No response before the deadline.
+            FatalError: Buildkite rejected a request; the message says what to do.
         """
-        names = self.choice.names
+        names = self.pipelines.names
         single = len(names) == 1
         subject = Subject(self.organization, names[0] if single else None)
         params: Params = {
@@ -206,18 +207,18 @@ class BuildkiteClient:
             **finished_params(window, finished_from),
             **self.branches.params,
         }
-        sheets = iter_sheets(
+        raw_pages = iter_raw_pages(
             self._api, _path(subject), params=params, subject=subject, paging=self._paging
         )
-        sieve = Sieve(PipelineChoice() if single else self.choice, self.branches)
-        return gather(sheets, sieve, max_pages=max_pages)
+        page_filter = PageFilter(PipelineFilter() if single else self.pipelines, self.branches)
+        return collect_finished(raw_pages, page_filter, max_pages=max_pages)
 
     def build(self, pipeline: str, number: int) -> BuildRecord:
-        """One build as it is now, retried jobs and all.
+        """The current state of one build, including its retried jobs.
 
         Raises:
-            NotFound: There is none, or the token may not see it.
-            RecordError: It cannot be used.
+            NotFound: The build does not exist, or the token may not see it.
+            RecordError: The build's JSON cannot be used.
         """
         subject = Subject(self.organization, pipeline, number=number)
         payload = self._api.get(
@@ -237,17 +238,17 @@ class BuildkiteClient:
         jobs: bool = False,
         finished_from: datetime | None = None,
     ) -> Sample:
-        """The newest builds created in `window`, and how many pages of so many there are.
+        """The newest builds created in `window`, and the number of pages of that size.
 
-        One request, of the organization or of one pipeline; whatever pipelines are chosen. A
-        second one where it is not clear that there is no further page.
+        Lists the organization or one pipeline, without the filter on pipelines. Costs one
+        request, or two if the first page does not show whether there is another.
 
         Args:
-            window: By `created_at`.
-            pipeline: A slug.
-            count: Builds at most, up to 100.
-            jobs: Whether they come with their jobs, and then only those that have finished.
-            finished_from: Only those that finished at this moment (aware, UTC) or later.
+            window: Of `created_at`.
+            pipeline: A slug; None: the whole organization.
+            count: Maximum number of builds, up to 100.
+            jobs: Whether builds include their jobs; then only finished builds are listed.
+            finished_from: Only builds that finished at this time (aware UTC) or later.
         """
         subject = Subject(self.organization, pipeline)
         params: dict[str, str | Sequence[str]] = {
@@ -265,27 +266,28 @@ class BuildkiteClient:
         return found
 
     def _sample_page(self, subject: Subject, params: Params, count: int) -> Sample:
-        read = partial(sample_in, quote=self._session.quote, paging=self._paging, asked=count)
+        read = partial(read_sample, quote=self._session.quote, paging=self._paging, per_page=count)
         return self._api.get(_path(subject), read, params=params, subject=subject)
 
     @property
-    def ahead(self) -> timedelta:
-        """By how much our clock is ahead of Buildkite's, at most; 0 if it is not, or unknown.
+    def clock_skew(self) -> timedelta:
+        """Upper bound of how far this host's clock is ahead of Buildkite's.
 
-        Known from the `Date` of the answers so far; their time under way is in it.
+        Zero if it is not ahead, or unknown. Derived from the `Date` headers so far; includes
+        the responses' time in transit.
         """
-        return self._api.ahead
+        return self._api.clock_skew
 
     @property
     def usage(self) -> Usage:
-        """What this client's questions have cost so far."""
-        return self._api.tally.usage
+        """Requests and waiting time of this client so far."""
+        return self._api.usage_clock.usage
 
     def access_token(self) -> AccessToken:
-        """What the token may do; needs no scope.
+        """The token's scopes, expiry and owner. Needs no scope.
 
         Raises:
-            TokenRefused: Buildkite does not know it.
+            TokenRefused: Buildkite does not know the token.
         """
         return self._api.get(
             "/v2/access-token",
@@ -294,11 +296,11 @@ class BuildkiteClient:
         )
 
     def organization_visible(self) -> bool:
-        """Whether the token may list the organization's builds; False if it cannot see it.
+        """Whether the token can list the organization's builds; False if it cannot see it.
 
         Raises:
             TokenRefused: Buildkite does not know the token.
-            AccessDenied: The organization is there, and the scope is missing.
+            AccessDenied: The organization exists, but the token lacks the scope.
         """
         subject = Subject(self.organization)
         try:
@@ -325,39 +327,39 @@ class BuildkiteClient:
     def __repr__(self) -> str:
         return f"BuildkiteClient({self.organization!r}, {self._session.origin!r})"
 
-    def _names_to_ask(
+    def _pipelines_to_list(
         self, window: Window, finished_from: datetime | None
     ) -> tuple[str, ...] | None:
-        """The pipelines to ask for one by one; none to ask for the organization.
+        """The pipelines to list separately; empty to list the organization.
 
-        None if nothing is there to be asked for. Where it is not clear what needs fewer
-        requests, the organization's first page tells, without jobs: how many pages it has.
+        None if the window holds no builds of the pipelines. If there are many names, the
+        organization's first page, without jobs, shows which way needs fewer requests.
         """
-        names = self.choice.plain
-        few = MOST_NAMES if finished_from is None else FEW_NAMES
+        names = self.pipelines.plain
+        few = MAX_NAMED_PIPELINES if finished_from is None else MAX_NAMED_PIPELINES_FINISHED
         if len(names) <= few:
             return names
         sample = self.sample(window, finished_from=finished_from)
-        if sample.pages == 1 and not any(one.pipeline in self.choice for one in sample.builds):
+        if sample.pages == 1 and not any(one.pipeline in self.pipelines for one in sample.builds):
             return None
         return () if sample.pages is not None and sample.pages <= len(names) else names
 
-    def _sheets(
+    def _raw_pages(
         self,
         subject: Subject,
         size: PageSize,
         finished_from: datetime | None,
         fullness: Mapping[str, str],
         window: Window,
-    ) -> Iterator[Sheet]:
-        """The pages of a window's listing, of a size that follows what builds take."""
+    ) -> Iterator[RawPage]:
+        """The raw pages of a window's listing, with a page size adapted to the builds' size."""
         params: Params = {
             "per_page": str(size.builds),
             **fullness,
             **_window_params(window, finished_from),
             **self.branches.params,
         }
-        sheets = iter_sheets(
+        raw_pages = iter_raw_pages(
             self._api,
             _path(subject),
             params=params,
@@ -366,9 +368,9 @@ class BuildkiteClient:
             max_bytes=size.max_bytes,
         )
         try:
-            for sheet in sheets:
-                size.learn(sheet.elements)
-                yield sheet
+            for raw_page in raw_pages:
+                size.learn(raw_page.elements)
+                yield raw_page
         except AnswerTooLarge:
             size.shrink()
             raise

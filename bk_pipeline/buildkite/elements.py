@@ -1,8 +1,8 @@
-"""Split a page into its elements, even if some of them are broken.
+"""Split a JSON array into its elements, even if some of them are broken.
 
-A good page takes one strict pass of msgspec. Only if that fails is the page gone through
-element by element, as leniently as Python's own JSON reader is: each element keeps its bytes,
-and what is wrong with it is found when it is decoded.
+A valid page takes one strict pass of msgspec. Only if that fails, the page is scanned element
+by element, as leniently as Python's own JSON parser. Each element keeps its bytes; errors in
+it are found when it is decoded.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# NaN, control characters and numbers of any length pass: an element's end is all that matters.
+# Accepts NaN, control characters and numbers of any length: only an element's end matters.
 _LENIENT = JSONDecoder(strict=False, parse_int=len, parse_float=len, parse_constant=len)
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
-# Between elements. Bytes are read as Latin-1 here, in which a BOM is three letters.
+# Between elements. Bytes are decoded as Latin-1 here, so a BOM is three characters.
 _BLANK = r"[ \t\r\n\0]|\xef\xbb\xbf"
 _SPACE = re.compile(rf"(?:{_BLANK})*+")
 _BETWEEN = re.compile(rf"(?:{_BLANK}|,)*+")
 _CANDIDATE = re.compile(rf",(?:{_BLANK})*+(?=\{{)")
 _BUILD_KEYS = {"id", "number", "created_at"}
-# Buildkite's builds begin with it.
+# Buildkite's builds begin with their id.
 _FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([^"\\]{1,100})"')
 
 
 class Split(NamedTuple):
-    """A page's elements, each exactly as it was sent.
+    """A page's elements, each with its original bytes.
 
     Attributes:
-        elements: Good ones and broken ones.
-        closed: The array has an end; without one the page was cut short on its way.
-        sure: That end was found where it must be, and not guessed behind a broken element.
+        elements: Valid and broken ones.
+        closed: Whether the array has an end; if not, the page is truncated.
+        certain: Whether that end was found, and not guessed after a broken element.
     """
 
     elements: list[bytes]
     closed: bool = True
-    sure: bool = True
+    certain: bool = True
 
 
 def split_elements(body: bytes) -> Split | None:
-    """The elements of the JSON array in `body`, free of its memory; None if it is no array."""
+    """The elements of the JSON array in `body`, copied; None if it is not an array."""
     try:
         elements = msgspec.json.decode(body, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -51,8 +51,10 @@ def split_elements(body: bytes) -> Split | None:
 
 
 def split_leniently(body: bytes) -> Split | None:
-    """The same for a page that is broken somewhere. An element that cannot be told from the
-    rest by its brackets reaches up to where the next build begins.
+    """`split_elements` for a page with broken elements.
+
+    If an element's end cannot be determined from its brackets, it extends to the start of the
+    next build.
     """
     text = body.decode("latin-1")
     begin = _end_of_space(text, 0)
@@ -68,7 +70,7 @@ def split_leniently(body: bytes) -> Split | None:
     if closed or not elements:
         return Split(elements, closed, closed)
     last = elements[-1].rstrip(b" \t\r\n\0")
-    return Split([*elements[:-1], last.removesuffix(b"]")], last.endswith(b"]"), sure=False)
+    return Split([*elements[:-1], last.removesuffix(b"]")], last.endswith(b"]"), certain=False)
 
 
 def split_values(body: bytes) -> list[bytes]:
@@ -89,7 +91,7 @@ def split_values(body: bytes) -> list[bytes]:
 
 
 def whole_object(body: bytes) -> bytes | None:
-    """The one JSON object in `body` as it was sent, even a broken one; None if it was cut short."""
+    """The bytes of the JSON object in `body`, even a broken one; None if it is truncated."""
     text = body.decode("latin-1")
     begin = _end_of_space(text, 0)
     if not text.startswith("{", begin):
@@ -100,7 +102,7 @@ def whole_object(body: bytes) -> bytes | None:
 
 
 def id_in(element: bytes) -> str | None:
-    """The id that a broken element has, if it can be seen."""
+    """The id of a broken element; None if it cannot be found."""
     _, value = _end_of_value(element.decode(errors="replace"), 0)
     if isinstance(value, dict):
         found = value.get("id")
@@ -110,7 +112,7 @@ def id_in(element: bytes) -> str | None:
 
 
 def _extents(text: str, at: int) -> Iterator[tuple[int, int]]:
-    """Where each element begins and ends; and the array's `]`, or what is taken for it."""
+    """Start and end of each element, and of the `]` that seems to close the array."""
     while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
         end = at + 1 if text[at] == "]" else _end_of_element(text, at)
         yield at, end
@@ -124,7 +126,7 @@ def _end_of_element(text: str, at: int) -> int:
     end = _end_by_brackets(text, at)
     if end is None or not _ends_well(text, end):
         end = len(text)
-    # Brackets may balance by accident where one or a quote is missing: no element holds a build.
+    # With a bracket or quote missing, brackets can still balance. No element contains a build.
     return _next_build(text, at, end)
 
 
@@ -134,10 +136,9 @@ def _ends_well(text: str, end: int) -> bool:
 
 
 def _next_build(text: str, at: int, limit: int) -> int:
-    """Where the next build begins after the broken element at `at`, its comma before it.
+    """Position of the comma before the next build after the broken element at `at`.
 
-    Objects of other kinds, jobs for instance, are passed over whole. `limit` if there is none
-    before that.
+    Other objects, like jobs, are skipped. Returns `limit` if no build begins before it.
     """
     while (found := _CANDIDATE.search(text, at, limit)) is not None:
         begin = found.end()
@@ -149,17 +150,17 @@ def _next_build(text: str, at: int, limit: int) -> int:
 
 
 def _is_build(value: Any) -> bool:
-    if isinstance(value, str):  # an object too deep to be read
+    if isinstance(value, str):  # an object nested too deeply to parse
         return all(f'"{key}"' in value for key in _BUILD_KEYS)
     return isinstance(value, dict) and value.keys() >= _BUILD_KEYS
 
 
 def _end_of_space(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches everywhere
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # always matches
 
 
 def _end_of_value(text: str, at: int) -> tuple[int | None, Any]:
-    """Where the JSON value at `at` ends (None: it is broken), and the value if it can be had."""
+    """End of the JSON value at `at` (None if it is broken), and the value if it was parsed."""
     try:
         value, end = _LENIENT.raw_decode(text, at)
     except ValueError:
@@ -170,7 +171,7 @@ def _end_of_value(text: str, at: int) -> tuple[int | None, Any]:
 
 
 def _end_by_brackets(text: str, at: int) -> int | None:
-    """Where as many brackets have been closed as were opened from `at` on; None: nowhere."""
+    """Position after which all brackets opened from `at` on are closed; None if there is none."""
     depth = 0
     for token in _TOKENS.finditer(text, at):
         if token[0] in "[{":

@@ -1,12 +1,14 @@
-"""All builds of a window, each once, whatever happens to the listing while it is read.
+"""List all builds of a window, each once, even if the listing changes while it is read.
 
-Newest first, as the API lists. From page to page we go by time: the next question is for
-what was created before the end of the oldest listed second. Page numbers count from the
-listing's head, so a build that leaves it (it went on running, it was deleted) would pull an
-unread one onto a page that has been read; and deep pages are refused. Only within one
-second, where time leads no further, the `Link` header does. Where that ends in "too deep",
-or the order is not as documented, the window is halved, later half first. A build that is
-listed twice is dropped by its id.
+The API lists newest first. Paging goes by time: after each page, the next request is for
+builds created before the end of the oldest listed second. Page numbers are not safe, because
+they count from the newest build: one that leaves the listing (resumed or deleted) moves an
+unread build onto a page that was already read. The API also refuses deep pages. Within one
+second, where time cannot narrow the listing, the `Link` header is followed. If that is refused
+as too deep, or the order is not as documented, the window is halved, and the later half is
+read first. A build that is listed twice is dropped by its id.
+
+`PipelineFilter` and `BranchFilter`, at the end, select builds by globs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from bk_pipeline import telemetry
-from bk_pipeline.buildkite.paging import Sheet
+from bk_pipeline.buildkite.paging import RawPage
 from bk_pipeline.buildkite.records import (
     BuildRecord,
     FinishedBuild,
@@ -34,42 +36,42 @@ from bk_pipeline.spans.timing import from_ns, to_ns
 from bk_pipeline.text import Globs
 from bk_pipeline.window import Window, halve
 
-# In the message of a second that holds too many builds.
+# Number of pipelines named in the message about a second with too many builds.
 PIPELINES_SHOWN = 5
 OF_DEPTH = re.compile(r"\b(this|too) deep\b|\bdepth\b", re.IGNORECASE)
 
 
 def wire_time(moment: datetime) -> str:
-    """ISO 8601 in UTC, as the API's filters read it; exact, so that windows stay half-open.
+    """A UTC datetime in ISO 8601, as the API's filters expect it.
 
-    Whole seconds are sent without a fraction, others with all six digits: rounding would
-    move a window's edge, and a build at the edge into two windows or none.
+    Whole seconds have no fraction, others all six digits. Rounding would move the window's
+    edge, and put a build at the edge into two windows or none.
     """
     whole = moment.microsecond == 0
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ" if whole else "%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass
-class Sieve:
-    """Sorts a page's elements: new and wanted, known, unwanted, unusable.
+class PageFilter:
+    """Selects the new builds of a page that match the filters, and the unusable ones.
 
     Attributes:
-        wanted: The pipelines to keep, by slug.
+        pipelines: The pipelines to keep, by slug.
         branches: The branches to keep.
-        seen: When the builds were created that may be listed again, by id.
-        unusable: Digests of what has been set aside.
+        seen: Creation times of the builds that may be listed again, by id.
+        unusable: Digests of the unusable builds so far.
     """
 
-    wanted: Container[str]
+    pipelines: Container[str]
     branches: Container[str | None] = field(default_factory=Globs)
     seen: dict[str, int] = field(default_factory=dict)
     unusable: set[bytes] = field(default_factory=set)
 
     def sort(self, elements: list[bytes]) -> tuple[Page, list[BuildRecord]]:
-        """The page to hand out, and all its readable builds, known and unwanted ones too."""
+        """The page to return, and all its usable builds, including seen and filtered ones."""
         listed: list[BuildRecord] = []
         new: list[BuildRecord] = []
-        set_aside: list[RecordError] = []
+        quarantined: list[RecordError] = []
         for element in elements:
             try:
                 build = read_build(element)
@@ -77,24 +79,26 @@ class Sieve:
                 digest = hashlib.sha256(element).digest()
                 if digest not in self.unusable:
                     self.unusable.add(digest)
-                    set_aside.append(error)
+                    quarantined.append(error)
             else:
                 listed.append(build)
                 if build.id not in self.seen:
                     self.seen[build.id] = build.created_ns
                     new.append(build)
-        kept = [one for one in new if one.pipeline in self.wanted and one.branch in self.branches]
-        return Page(kept, set_aside), listed
+        kept = [
+            one for one in new if one.pipeline in self.pipelines and one.branch in self.branches
+        ]
+        return Page(kept, quarantined), listed
 
     def forget_from(self, moment: datetime) -> None:
-        """Nothing that was created at `moment` or later is listed again."""
+        """Forget builds created at `moment` or later: they will not be listed again."""
         before = to_ns(moment)
         self.seen = {key: created for key, created in self.seen.items() if created < before}
 
 
 @dataclass
-class Reach:
-    """How far down one listing has come, and whose builds it consists of."""
+class ListingProgress:
+    """How far one listing has been read, and the pipelines of its builds."""
 
     pages: int = 0
     oldest_ns: int | None = None
@@ -102,6 +106,7 @@ class Reach:
     pipelines: Counter[str] = field(default_factory=Counter)
 
     def add(self, listed: list[BuildRecord]) -> None:
+        """Record a page of builds."""
         self.pages += 1
         for build in listed:
             self.pipelines[build.pipeline] += 1
@@ -111,9 +116,9 @@ class Reach:
                 self.oldest_ns = build.created_ns
 
     def rest(self, window: Window) -> Window | None:
-        """The part of `window` that is still to be listed; None if time leads no further.
+        """The part of `window` still to be listed; None if time cannot narrow it.
 
-        It begins with the second of the oldest build: others of it may be missing.
+        It includes the second of the oldest build, because others of that second may be missing.
         """
         if self.oldest_ns is None or not self.in_order:
             return None
@@ -121,10 +126,11 @@ class Reach:
         return Window(window.start, end) if window.start < end < window.end else None
 
     def halves(self, window: Window) -> tuple[Window, Window]:
-        """Both halves of `window`, which is listed no further, earlier first.
+        """Both halves of `window`, earlier first, for a listing that cannot continue.
 
         Raises:
-            ListingTooDeep: It cannot be cut; the message names the pipelines that fill it.
+            ListingTooDeep: The window cannot be halved; the message names the pipelines with
+                the most builds in it.
         """
         try:
             return halve(window)
@@ -137,15 +143,15 @@ class Reach:
 
 
 def iter_pages(
-    read: Callable[[Window], Iterator[Sheet]], window: Window, sieve: Sieve
+    read: Callable[[Window], Iterator[RawPage]], window: Window, page_filter: PageFilter
 ) -> Iterator[Page]:
-    """The pages of `window`, without those on which nothing is new.
+    """The pages of `window`, without those that hold nothing new.
 
     Args:
-        read: The pages of a window's listing, newest first; each is asked for when wanted. If
-            it raises AnswerTooLarge, it will ask for smaller pages the next time.
-        window: Half-open, by `created_at`.
-        sieve: Knows what was seen before and what is wanted.
+        read: Returns the raw pages of a window's listing, newest first, requested lazily. After
+            it raised AnswerTooLarge, its next call uses smaller pages.
+        window: Of `created_at`, half-open.
+        page_filter: Selects the builds; keeps the ids seen so far.
 
     Raises:
         ListingTooDeep: One second holds more builds than Buildkite lists.
@@ -154,50 +160,49 @@ def iter_pages(
     waiting = [window]
     while waiting:
         part = waiting.pop()
-        sieve.forget_from(part.end)
-        reach = Reach()
-        with telemetry.leaf_span("list window", _told(part)) as span:
+        page_filter.forget_from(part.end)
+        progress = ListingProgress()
+        with telemetry.leaf_span("list window", _window_attributes(part)) as span:
             try:
-                for sheet in read(part):
-                    page, listed = sieve.sort(sheet.elements)
-                    reach.add(listed)
-                    if page.builds or page.set_aside:
+                for raw_page in read(part):
+                    page, listed = page_filter.sort(raw_page.elements)
+                    progress.add(listed)
+                    if page.builds or page.quarantined:
                         yield page
-                    rest = reach.rest(part) if sheet.more else None
+                    rest = progress.rest(part) if raw_page.more else None
                     if rest is not None:
                         waiting.append(rest)
                         break
             except AnswerTooLarge:
                 waiting.append(part)
             except RequestRefused as refused:
-                if not too_deep(refused, pages=reach.pages):
+                if not too_deep(refused, pages=progress.pages):
                     raise
-                waiting += reach.halves(part)
-            span.set_attributes({"bk_pipeline.pages": reach.pages})
+                waiting += progress.halves(part)
+            span.set_attributes({"bk_pipeline.pages": progress.pages})
 
 
-def _told(window: Window) -> dict[str, telemetry.Value]:
+def _window_attributes(window: Window) -> dict[str, telemetry.Value]:
     edges = {"created_from": window.start, "created_to": window.end}
     return {f"bk_pipeline.{name}": wire_time(edge) for name, edge in edges.items()}
 
 
 def too_deep(refused: RequestRefused, *, pages: int) -> bool:
-    """Whether a listing was refused for its depth, after `pages` of it were answered.
+    """Whether a listing was refused for its depth, after `pages` pages were read.
 
-    The same question without a page was good, so a 400 can only be about the page; on the
-    first page the words must say so.
+    The same query was accepted for earlier pages, so a later 400 can only be about the page.
+    On the first page the message must say so.
 
-    Source: the API's answer "Listing builds this deep is not supported. ..."; how deep that
-    is stands nowhere.
+    Source: the API's message "Listing builds this deep is not supported. ..."; the limit is
+    not documented.
     """
     return refused.status == BAD_REQUEST and (pages > 0 or bool(OF_DEPTH.search(refused.detail)))
 
 
 def finished_params(window: Window, finished_from: datetime) -> dict[str, str]:
-    """The query for builds created in `window` that finished at `finished_from` or later.
+    """Query parameters for builds created in `window` that finished at `finished_from` or later.
 
-    Widened to whole seconds. Bounded by `created_to`, so that builds created while one
-    reads do not shift the pages.
+    Widened to whole seconds. `created_to` keeps builds created meanwhile from shifting pages.
     """
     before = window.end.replace(microsecond=0)
     if before < window.end:
@@ -209,31 +214,33 @@ def finished_params(window: Window, finished_from: datetime) -> dict[str, str]:
     }
 
 
-def gather(sheets: Iterator[Sheet], sieve: Sieve, *, max_pages: int) -> FinishedListing:
-    """The wanted builds of the first `max_pages` (at least 1) pages; no further one is asked for.
+def collect_finished(
+    raw_pages: Iterator[RawPage], page_filter: PageFilter, *, max_pages: int
+) -> FinishedListing:
+    """The matching builds of the first `max_pages` (at least 1) pages; no more are requested.
 
-    Builds that are not finished are left out: they went on since they were listed. Cut off
-    by depth is cut off, too.
+    Builds that are no longer finished are left out. A listing refused for its depth counts as
+    cut off.
     """
     builds: list[FinishedBuild] = []
-    set_aside: list[str] = []
+    quarantined: list[str] = []
     created: list[int] = []
     read = 0
     cut_off = False
     try:
-        for sheet in islice(sheets, max_pages):
+        for raw_page in islice(raw_pages, max_pages):
             read += 1
-            # Whether a page follows that may follow is known once it is asked for.
-            cut_off = sheet.more and read == max_pages
-            page, listed = sieve.sort(sheet.elements)
+            # Before the last page, requesting the next one shows whether it exists.
+            cut_off = raw_page.more and read == max_pages
+            page, listed = page_filter.sort(raw_page.elements)
             created += [build.created_ns for build in listed]
-            set_aside += map(str, page.set_aside)
+            quarantined += map(str, page.quarantined)
             builds += [small for build in page.builds if (small := _finished(build)) is not None]
     except RequestRefused as refused:
         if not too_deep(refused, pages=read):
             raise
         cut_off = True
-    return FinishedListing(builds, set_aside, cut_off, oldest_ns=min(created, default=None))
+    return FinishedListing(builds, quarantined, cut_off, oldest_ns=min(created, default=None))
 
 
 def _finished(build: BuildRecord) -> FinishedBuild | None:
@@ -245,37 +252,37 @@ def _finished(build: BuildRecord) -> FinishedBuild | None:
 
 
 WILDCARDS = frozenset("*?[")
-# So many pipelines are asked for one by one without asking first whether that is cheaper.
-MOST_NAMES = 10
-# More would make too long a URL.
-MOST_BRANCHES = 20
+# Up to this number of named pipelines is listed separately, without checking the cost first.
+MAX_NAMED_PIPELINES = 10
+# More would make the URL too long.
+MAX_BRANCH_FILTERS = 20
 
 
-class PipelineChoice(Globs):
-    """Globs over pipelines' slugs."""
+class PipelineFilter(Globs):
+    """Globs that select pipelines by slug."""
 
     @property
     def plain(self) -> tuple[str, ...]:
-        """The pipelines, if `globs` are plain names; otherwise none."""
+        """The slugs, if all globs are plain names; otherwise empty."""
         named = not self._excluded and not any(WILDCARDS & set(name) for name in self._included)
         return self._included if named else ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The same, if they are at most `MOST_NAMES`: few enough to be asked for one by one."""
-        return self.plain if len(self.plain) <= MOST_NAMES else ()
+        """`plain`, if it has at most `MAX_NAMED_PIPELINES` slugs; otherwise empty."""
+        return self.plain if len(self.plain) <= MAX_NAMED_PIPELINES else ()
 
 
-class BranchChoice(Globs):
-    """Globs over branches."""
+class BranchFilter(Globs):
+    """Globs that select builds by branch."""
 
     @property
     def params(self) -> Mapping[str, Sequence[str]]:
-        """What has Buildkite leave out builds that nobody wants, as far as it can.
+        """Query parameters that make Buildkite filter by branch, if it supports the globs.
 
-        Source: Buildkite REST API, "List all builds": `branch[]`, of which each may hold `*`.
+        Source: Buildkite REST API, "List all builds": `branch[]`, whose values may contain `*`.
         """
-        told = len(self._included) <= MOST_BRANCHES and all(
+        supported = len(self._included) <= MAX_BRANCH_FILTERS and all(
             not (WILDCARDS - {"*"}) & set(glob) for glob in self._included
         )
-        return {"branch[]": self._included} if self._included and told else {}
+        return {"branch[]": self._included} if self._included and supported else {}

@@ -1,13 +1,15 @@
-"""From page to page of one listing, whether or not its `Link` headers can be relied on.
+"""Read the pages of one listing, even if its `Link` headers are not reliable.
 
 A gateway may remove the header, leave Buildkite's own address in it, or return fewer builds
-than were asked for. So the header only helps. A link that cannot be followed is replaced by
-the page's number, and a listing ends where a page brings nothing new.
+than requested. So the header is only a hint. If a link cannot be followed, the page number is
+used instead, and a listing ends at a page without new builds.
 
 Buildkite sends no `Link` with a listing of one page, so a short page without it is either the
-whole listing or a page that a gateway has capped and stripped of the header. Until a header
-has come from the service, `iter_sheets` makes one more request to find out. `Paging` remembers
-what the answers have shown; the clients of a process share it.
+whole listing or a page that a gateway has capped and stripped of the header. Until the service
+has sent a header, `iter_raw_pages` makes one more request to find out. `Paging` keeps what the
+responses have shown, and is shared by the clients of a process.
+
+`PageSize` adapts the number of builds per page to their size.
 
 Source: RFC 8288 for the header; Buildkite REST API, "Pagination".
 """
@@ -30,13 +32,13 @@ from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
 from bk_pipeline.http.session import Params, Response
 
 _FIRST_ID = re.compile(rb'"id"\s*:\s*"([^"]+)"')
-MOST = 100
-# Without jobs and pipelines an answer is small and quick.
+MAX_PER_PAGE = 100
+# Without jobs and pipelines, responses are small and fast.
 LEAN = {"exclude_jobs": "true", "exclude_pipeline": "true"}
 
 
-class Sheet(NamedTuple):
-    """One page's elements, each as it was sent, and whether a further page may follow."""
+class RawPage(NamedTuple):
+    """The unparsed elements of one page, and whether another page may follow."""
 
     elements: list[bytes]
     more: bool
@@ -44,47 +46,53 @@ class Sheet(NamedTuple):
 
 @dataclass(slots=True)
 class Paging:
-    """What a service's answers have shown of its paging.
+    """What a service's responses have shown about its paging.
 
     Attributes:
-        links: A `Link` header has come, so it is not stripped on the way.
-        cap: The size of the smallest page that was shorter than asked and not the last.
+        links: Whether a response had a `Link` header, so that no gateway strips it.
+        cap: Size of the smallest page that was shorter than requested and not the last.
     """
 
     links: bool = False
-    cap: int = MOST
+    cap: int = MAX_PER_PAGE
 
-    def more(self, response: Response, count: int, asked: int) -> bool | None:
-        """Whether another page follows this one, of `count` builds of the `asked` ones.
+    def more(self, response: Response, count: int, per_page: int) -> bool | None:
+        """Whether another page may follow this one.
 
-        None if only a further request can tell: the page is short, it has no `Link`, and no
-        answer of the service had one yet. A full page without `Link` may have a successor.
+        Args:
+            response: The page.
+            count: Number of builds on it.
+            per_page: Number of builds requested.
+
+        Returns:
+            None if only another request can tell: the page is short and has no `Link`, and no
+            response of the service had one yet. True for a full page without `Link`.
         """
         header = "Link" in response.headers
         self.links |= header
         if next_link(response) is not None:
-            self.learn_cap(count, asked)
+            self.learn_cap(count, per_page)
             return True
         if header or not count:
             return False
-        if count >= min(asked, self.cap):
+        if count >= min(per_page, self.cap):
             return True
         return False if self.links else None
 
-    def learn_cap(self, count: int, asked: int) -> None:
-        """Take in that a page of `count` builds, of the `asked` ones, was not the last."""
-        if 0 < count < asked:
+    def learn_cap(self, count: int, per_page: int) -> None:
+        """Record that a page with `count` of the `per_page` requested builds was not the last."""
+        if 0 < count < per_page:
             self.cap = min(self.cap, count)
 
 
-class _Got(NamedTuple):
+class _FetchedPage(NamedTuple):
     elements: list[bytes]
     link: str | None
     more: bool | None
     linked: bool
 
 
-def iter_sheets(
+def iter_raw_pages(
     api: Api,
     path: str,
     *,
@@ -92,32 +100,32 @@ def iter_sheets(
     subject: Subject,
     paging: Paging,
     max_bytes: int | None = None,
-) -> Iterator[Sheet]:
-    """The pages of one listing. Each is asked for when it is wanted, not before.
+) -> Iterator[RawPage]:
+    """The pages of one listing, requested lazily.
 
     Args:
-        api: Asks.
-        path: Of the listing.
-        params: With `per_page`.
+        api: Makes the requests.
+        path: Path of the listing.
+        params: Query parameters, including `per_page`.
         subject: What is listed, for messages.
-        paging: What is known of the service; learns from each page.
-        max_bytes: How large a page may be.
+        paging: What is known about the service; updated with each page.
+        max_bytes: Limit of a page's decompressed size.
 
     Raises:
-        AnswerTooLarge: A page is larger than `max_bytes`.
-        RequestRefused: At a later page too: the listing is deeper than the API lists.
-        UnexpectedAnswer: A page is no array; or there must be more, and no way leads there.
+        AnswerTooLarge: A page exceeds `max_bytes`.
+        RequestRefused: Also on a later page: the listing is deeper than the API supports.
+        UnexpectedAnswer: A page is not an array, or the next page cannot be reached.
     """
     listing = _Listing(api, path, params, subject=subject, paging=paging, max_bytes=max_bytes)
-    page: _Got | None = listing.first()
+    page: _FetchedPage | None = listing.first()
     while page is not None:
         more = page.more is not False
-        yield Sheet(page.elements, more)
+        yield RawPage(page.elements, more)
         page = listing.after(page) if more else None
 
 
 class _Listing:
-    """The pages that one listing has come by, and the builds that were on them."""
+    """State of one listing: the URLs visited and the builds seen."""
 
     def __init__(
         self,
@@ -131,38 +139,38 @@ class _Listing:
     ) -> None:
         self._api, self._path, self._params = api, path, params
         self._subject, self._paging, self._most_bytes = subject, paging, max_bytes
-        self._asked = int(str(params["per_page"]))
+        self._per_page = int(str(params["per_page"]))
         self._number = 1
-        self._been: set[str] = set()
+        self._visited: set[str] = set()
         self._seen: set[bytes] = set()
         self._doubtful: bytes | None = None
 
-    def first(self) -> _Got:
+    def first(self) -> _FetchedPage:
         page = self._get(self._path, self._params)
         self._brings_new(page)
         return page if page.more is not None else page._replace(more=not self._is_last(page))
 
-    def _is_last(self, page: _Got) -> bool:
-        """Whether nothing follows the first page, which is short and has no `Link`.
+    def _is_last(self, page: _FetchedPage) -> bool:
+        """Whether the first page, which is short and has no `Link`, is the whole listing.
 
-        Costs one small request: for page 2 in pages that are one build shorter. It begins with
-        the last build of `page` and holds what follows it; and since there is a page before
-        it, it has a `Link` header unless that is stripped. If it does not begin with that
-        build, page numbers are ignored, and the rest has to be looked for by time.
+        Costs one small request, for page 2 with a page size that is one build smaller. That
+        page begins with the last build of `page` and holds what follows it. It is not the
+        first page, so it has a `Link` header unless a gateway strips it. If it does not begin
+        with that build, page numbers are ignored, and the rest has to be found by time.
         """
         count, last = len(page.elements), _key(page.elements[-1])
         size = max(count - 1, 1)
         params = {**self._params, **LEAN, "per_page": str(size), "page": "2"}
-        found = set(map(_key, self._get(self._path, params, asked=size).elements))
+        found = set(map(_key, self._get(self._path, params, per_page=size).elements))
         if found <= self._seen and (last in found or not found):
             return True
-        self._paging.learn_cap(count, self._asked)
+        self._paging.learn_cap(count, self._per_page)
         return False
 
-    def after(self, page: _Got) -> _Got | None:
-        """The page after `page`; None if there is none that brings anything new.
+    def after(self, page: _FetchedPage) -> _FetchedPage | None:
+        """The page after `page`; None if no further page has new builds.
 
-        By its link, where that can be followed and leads on, else by its number.
+        Found by the page's link if it can be followed and has new builds, else by number.
         """
         self._number += 1
         if page.link is not None:
@@ -174,61 +182,65 @@ class _Listing:
             return found
         if found.elements and found.more and not found.linked:
             raise UnexpectedAnswer(
-                f"{self._path}: page {self._number} holds the same builds as those before it, and "
-                "no Link header leads on. Set BUILDKITE_API_URL to an address that passes "
-                "Buildkite's Link header and page parameter on."
+                f"{self._path}: page {self._number} has the same builds as the pages before it, "
+                "and no Link header. Set BUILDKITE_API_URL to an address that forwards "
+                "Buildkite's Link header and page parameter."
             )
         return None
 
-    def _get(self, path_or_url: str, params: Params | None, asked: int | None = None) -> _Got:
+    def _get(
+        self, path_or_url: str, params: Params | None, per_page: int | None = None
+    ) -> _FetchedPage:
         return self._api.get(
             path_or_url,
-            partial(self._read, asked=asked or self._asked),
+            partial(self._read, per_page=per_page or self._per_page),
             params=params,
             subject=self._subject,
             max_bytes=self._most_bytes,
         )
 
-    def _read(self, response: Response, asked: int) -> _Got:
+    def _read(self, response: Response, per_page: int) -> _FetchedPage:
         split = read_elements(response, self._api.session.quote)
-        if not split.sure:
+        if not split.certain:
             self._confirm(response)
-        more = self._paging.more(response, len(split.elements), asked)
+        more = self._paging.more(response, len(split.elements), per_page)
         link = next_link(response)
-        self._been.add(response.url)
+        self._visited.add(response.url)
         usable = (
-            link is not None and self._api.session.is_same_origin(link) and link not in self._been
+            link is not None
+            and self._api.session.is_same_origin(link)
+            and link not in self._visited
         )
-        return _Got(split.elements, link if usable else None, more, linked=link is not None)
+        return _FetchedPage(split.elements, link if usable else None, more, linked=link is not None)
 
     def _confirm(self, response: Response) -> None:
-        """Have a page asked for again whose end may be missing; what comes twice was meant so."""
+        """Retry a page whose end may be missing once; accept it if the body is the same again."""
         digest = sha256(response.body).digest()
         if digest != self._doubtful:
             self._doubtful = digest
             raise ServiceUnavailable(
-                f"{response.request}: the last build of the answer is broken, perhaps on its way."
+                f"{response.request}: the last build of the answer is broken, perhaps truncated."
             )
 
-    def _brings_new(self, page: _Got) -> bool:
+    def _brings_new(self, page: _FetchedPage) -> bool:
         found = set(map(_key, page.elements)) - self._seen
         self._seen |= found
         return bool(found)
 
 
 def _key(element: bytes) -> bytes:
-    """What an element is known by: its first id, which is the build's; else all of it."""
+    """An element's key: its first id, which is the build's, else a digest of its bytes."""
     found = _FIRST_ID.search(element, 0, 200)
     return found[1] if found else sha256(element).digest()
 
 
 def next_link(response: Response) -> str | None:
-    """The URL with `rel="next"`, made whole; None if there is none."""
+    """The absolute URL with `rel="next"`; None if there is none."""
     return _link(response, "next")
 
 
 def page_count(response: Response) -> int | None:
-    """How many pages the listing has whose first page this is; None if that is not said."""
+    """The number of pages of a listing, from its first page's `Link`; None if unknown."""
     try:
         (number,) = parse_qs(urlsplit(_link(response, "last") or "").query).get("page", ["0"])
         return int(number) if int(number) > 1 else None
@@ -242,40 +254,40 @@ def _link(response: Response, relation: str) -> str | None:
             try:
                 return urljoin(response.url, link["url"])
             except ValueError:
-                return link["url"]  # malformed, and so refused by whoever would follow it
+                return link["url"]  # malformed; never followed
     return None
 
 
 MIB = 1024 * 1024
-MOST_BUILDS = 100
-# What a page should come to, and where it is broken off, decompressed.
-WANTED_BYTES = 12 * MIB
-MOST_BYTES = 48 * MIB
+MAX_PER_PAGE = 100
+# Target size of a page and limit of a response, decompressed.
+TARGET_PAGE_BYTES = 12 * MIB
+MAX_PAGE_BYTES = 48 * MIB
 GROWTH = 2
 SHRINKAGE = 4
 
 
 class PageSize:
-    """The size of one listing's pages; each question asks for `builds` of them."""
+    """The page size of one listing: `builds` is the number to request next."""
 
     def __init__(self) -> None:
-        self.builds = MOST_BUILDS
+        self.builds = MAX_PER_PAGE
 
     @property
     def max_bytes(self) -> int | None:
-        """Where to break off an answer to the next question.
+        """Limit of the next response; None for the general limit.
 
-        None: only where every answer is. A single build cannot be asked for in smaller pages.
+        A single build cannot be requested in smaller pages, so it gets the general limit.
         """
-        return MOST_BYTES if self.builds > 1 else None
+        return MAX_PAGE_BYTES if self.builds > 1 else None
 
     def learn(self, elements: list[bytes]) -> None:
-        """Take in a page that came."""
+        """Adapt the page size to the builds of a page."""
         if elements:
             mean = sum(map(len, elements)) / len(elements)
-            fitting = int(WANTED_BYTES / max(mean, 1))
-            self.builds = max(1, min(fitting, self.builds * GROWTH, MOST_BUILDS))
+            fitting = int(TARGET_PAGE_BYTES / max(mean, 1))
+            self.builds = max(1, min(fitting, self.builds * GROWTH, MAX_PER_PAGE))
 
     def shrink(self) -> None:
-        """An answer was broken off: ask for fewer from now on."""
+        """Reduce the page size after a response exceeded the limit."""
         self.builds = max(1, self.builds // SHRINKAGE)

@@ -1,17 +1,17 @@
-"""The two rate limits of Buildkite's REST API, kept before they bite.
+"""Stay within the two rate limits of Buildkite's REST API.
 
-Fed by the headers of every answer, asked before every request. The rule that must hold: a
-request is let go only if, were it and all those under way counted by Buildkite right now,
-either quota would still have its reserve. Answers come late and in any order, so:
+`Quota` is updated with the headers of every response and consulted before every request. The
+invariant: a request may be sent only if both quotas would keep their reserve even if Buildkite
+counted it and all requests under way right now. Responses arrive late and in any order, so:
 
-- a report counts until the window that it may describe is certainly over, and of several
-  the lowest counts;
-- a request without an answer may have been counted, and counts for one window;
-- with no report in force one request goes first, and the others wait for what it reports:
-  other users may have spent the new window already.
+- a report counts until the window that it may describe is certainly over, and the lowest of
+  several reports wins;
+- a request without a response may have been counted, so it counts for one window;
+- without a current report, one probe request goes first and the others wait for its response,
+  because other users may have used up the new window.
 
-Other processes of this host share it through a file (`shared_quota.py`). Whoever else uses
-the token or the organization is seen only through the headers, and left the reserve.
+Other processes of this host share the quota through a file (`shared_quota.py`). Other users of
+the token or the organization show only in the headers; the reserve is for them.
 
 Source: Buildkite REST API, "Rate limits": `RateLimit-*` for the organization,
 `RateLimit-User-*` for the token's owner, each over 60 seconds.
@@ -28,44 +28,51 @@ from dataclasses import dataclass, field
 from bk_pipeline.http.retry import LONGEST_WAIT_S
 
 WINDOW_S = 60.0
-# Reset comes as whole seconds, rounded who knows how.
+# Reset is in whole seconds with unspecified rounding.
 ROUNDING_S = 1.0
-# The share of the organization's quota that is left to others.
-RESERVE = 0.1
-# The requests that are left to the token's owner.
-OWNERS = 2
-# How soon to look again for the answer that tells about a new window.
-LOOK_AGAIN_S = 1.0
+# Share of the organization's quota that is left to other users.
+ORGANIZATION_RESERVE = 0.1
+# Requests of the user quota that are left to the token's owner.
+USER_RESERVE = 2
+# Interval at which to check for the response that reports a new window.
+POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Make no request for `seconds`; `why` is a sentence."""
+    """Seconds to wait before a request; `why` is the reason as a sentence."""
 
     seconds: float
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """One quota as the last answers tell it. `ours` is what we let ourselves make a minute."""
+class QuotaStatus:
+    """The state of one quota according to the last responses.
+
+    Attributes:
+        name: Organization or user.
+        limit: Requests per window.
+        remaining: Requests left in the current window.
+        usable: The limit less the reserve.
+    """
 
     name: str
     limit: int
-    left: int
-    ours: int
+    remaining: int
+    usable: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """Leave for one request, given back with its answer."""
+class Permit:
+    """Permission for one request, to be settled with its response."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one answer says of one family."""
+    """The rate limit headers of one response for one family."""
 
     limit: int | None
     remaining: int
@@ -74,18 +81,20 @@ class Report:
 
 @dataclass
 class Family:
-    """One quota and what is known of its present window.
+    """One quota and what is known about its current window.
 
     Attributes:
         name: Organization or user.
-        prefix: What its headers' names begin with.
-        share: The reserve, as a share of the limit.
-        least: The reserve at least, in requests.
-        reports: What remained, and when the window that said so is certainly over. Soonest
-            first, which is also lowest first: others are outweighed and dropped.
-        lost: When the windows are over that requests without an answer may be counted in.
-        asking: The request that goes first while no report is in force.
-        absent: Answers carry no such headers; nothing to keep.
+        prefix: Common prefix of its headers.
+        share: The reserve as a share of the limit.
+        least: Minimum reserve, in requests.
+        limit: Requests per window; None until a response has reported it.
+        reports: Pairs of the time at which the reported window is certainly over, and the
+            requests that remained. Sorted by time, and so by number: dominated reports are
+            dropped.
+        lost: Ends of the windows in which requests without a response may be counted.
+        probe: Number of the request that goes first while there is no current report.
+        absent: Whether responses have no such headers, so that there is no limit to keep.
     """
 
     name: str
@@ -95,22 +104,22 @@ class Family:
     limit: int | None = None
     reports: list[tuple[float, int]] = field(default_factory=list)
     lost: list[float] = field(default_factory=list)
-    asking: int | None = None
+    probe: int | None = None
     absent: bool = False
 
     @property
     def reserve(self) -> int:
-        """Requests that are not ours to make; at least one a window always is."""
+        """Requests left to other users; at least one per window always stays usable."""
         if self.limit is None:
             return self.least
         return min(max(math.ceil(self.limit * self.share), self.least), max(self.limit - 1, 0))
 
     def wait(self, now: float, under_way: int) -> Wait | None:
-        """None if one more request may go beside `under_way` others."""
+        """How long to wait before one more request besides `under_way` others; None if not."""
         if self.absent:
             return None
-        if self.asking is not None and not self._in_force(now):
-            return Wait(LOOK_AGAIN_S, f"Buildkite's {self.name} quota is being asked for.")
+        if self.probe is not None and not self._in_force(now):
+            return Wait(POLL_S, f"Another request is checking Buildkite's {self.name} quota.")
         if self._has_room(now, under_way):
             return None
         moments = sorted({over for over, _ in self.reports} | set(self.lost))
@@ -118,18 +127,26 @@ class Family:
         enough = (moment for moment in later if self._has_room(moment, under_way))
         left = f"{self.left(now):.0f} of {self.limit}" if self.limit else f"{self.left(now):.0f}"
         why = f"Buildkite's {self.name} quota is down to its reserve ({left} left)."
-        return Wait(next(enough, now + LOOK_AGAIN_S) - now, why)
+        return Wait(next(enough, now + POLL_S) - now, why)
 
     def begin(self, now: float, number: int) -> None:
+        """Register request `number`; it becomes the probe if there is no current report."""
         self.reports = self._in_force(now)
         self.lost = [over for over in self.lost if over > now]
         if not self.reports:
-            self.asking = number
+            self.probe = number
 
     def settle(self, number: int, report: Report | None, now: float, *, complete: bool) -> None:
-        """Take in one answer. `complete`: a success, so that headers it lacks do not exist."""
-        if self.asking == number:
-            self.asking = None
+        """Update with the response to request `number`.
+
+        Args:
+            number: Of the request.
+            report: Its rate limit headers; None if it has none, or there was no response.
+            now: Time of the response.
+            complete: Whether it is a success, whose missing headers mean there is no limit.
+        """
+        if self.probe == number:
+            self.probe = None
         if report is None:
             self.lost.append(now + WINDOW_S)
             self.absent = self.absent or (complete and not self._in_force(now))
@@ -146,7 +163,7 @@ class Family:
         return [(over, remaining) for over, remaining in self.reports if over > now]
 
     def left(self, now: float) -> float:
-        """What surely remains, were nothing under way; infinite before the first report."""
+        """Requests that certainly remain, not counting those under way; infinite if unknown."""
         whole = math.inf if self.limit is None else self.limit
         lowest = min((remaining for _, remaining in self._in_force(now)), default=whole)
         return lowest - sum(over > now for over in self.lost)
@@ -155,26 +172,29 @@ class Family:
         return self.left(now) - under_way - 1 >= self.reserve
 
 
-def families(reserve: float = RESERVE, owners: int = OWNERS) -> tuple[Family, ...]:
-    """Both quotas, nothing known of either.
+def families(
+    reserve: float = ORGANIZATION_RESERVE, user_reserve: int = USER_RESERVE
+) -> tuple[Family, ...]:
+    """Both quotas in their initial state.
 
-    `reserve` is the organization's, as a share; `owners` is the user's, in requests.
+    Args:
+        reserve: Share of the organization's quota to leave to other users.
+        user_reserve: Requests of the user quota to leave to the token's owner.
     """
     return (
-        # Others' dashboards, webhooks and scripts live on the same 200 a minute: a tenth
-        # keeps them going while we run flat out, and the user quota binds us earlier anyway.
+        # Dashboards and scripts share the 200 requests a minute. A tenth keeps them working
+        # during a backfill, and the user quota is usually the tighter limit anyway.
         Family("organization", "RateLimit", share=reserve, least=1),
-        # The token's owner at a terminal, and a request counted after we gave it up.
-        Family("user", "RateLimit-User", share=0.0, least=owners),
+        # For the owner's own commands, and for a request counted after it was abandoned.
+        Family("user", "RateLimit-User", share=0.0, least=user_reserve),
     )
 
 
 @dataclass
 class Quota:
-    """Both families together; for any number of threads and clients with the same token.
+    """Both families together, for any number of threads and clients with the same token.
 
-    `now` is always seconds on a clock that never goes backwards. `changed` is notified
-    whenever an answer has been taken in.
+    `now` is always in seconds of a monotonic clock. `changed` is notified after each response.
     """
 
     families: tuple[Family, ...] = field(default_factory=families)
@@ -184,84 +204,84 @@ class Quota:
     changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     @contextmanager
-    def held(self, now: float) -> Iterator[None]:  # noqa: ARG002  # for those who share it
-        """A block in which nobody else looks at the quota or changes it."""
+    def locked(self, now: float) -> Iterator[None]:  # noqa: ARG002  # used by SharedQuota
+        """Lock the quota against other threads within the block."""
         with self.changed:
             yield
 
     @property
-    def elsewhere(self) -> int:
-        """Of those under way: requests of others, of whose answers `changed` is not notified."""
+    def under_way_elsewhere(self) -> int:
+        """Number of requests under way in other processes; `changed` is not notified of them."""
         return 0
 
     def wait(self, now: float) -> Wait | None:
-        """What to wait for before a request may be made; None if it may be made now."""
-        with self.held(now):
+        """The wait before a request may be made; None if it may be made now."""
+        with self.locked(now):
             waits = [family.wait(now, self.under_way) for family in self.families]
             if now < self.blocked_until:
                 waits.append(Wait(self.blocked_until - now, "Buildkite answered 429."))
             return max((w for w in waits if w), key=lambda w: w.seconds, default=None)
 
     def pause_s(self, now: float) -> float:
-        """Seconds until a request may be made, or until asking again may help; 0 for now."""
+        """Seconds until a request may be made or `wait` may change; 0 if it may be made now."""
         wait = self.wait(now)
         return wait.seconds if wait else 0.0
 
-    def standings(self, now: float) -> list[Standing]:
-        """Both quotas; without those that the answers so far said nothing of."""
-        with self.held(now):
+    def statuses(self, now: float) -> list[QuotaStatus]:
+        """The state of both quotas, without those that no response has reported yet."""
+        with self.locked(now):
             return [
-                Standing(one.name, one.limit, int(one.left(now)), one.limit - one.reserve)
+                QuotaStatus(one.name, one.limit, int(one.left(now)), one.limit - one.reserve)
                 for one in self.families
                 if one.limit is not None
             ]
 
-    def begin(self, now: float) -> Ticket | None:
-        """Leave for one request, to be given back to `settle`; None if one must wait."""
-        with self.held(now):
+    def begin(self, now: float) -> Permit | None:
+        """A permit for one request, to be passed to `settle`; None if it has to wait."""
+        with self.locked(now):
             if self.wait(now):
                 return None
             self.issued += 1
-            self._depart(self.issued, now)
+            self._add_under_way(self.issued, now)
             for family in self.families:
                 family.begin(now, self.issued)
-            return Ticket(self.issued)
+            return Permit(self.issued)
 
     def settle(
-        self, ticket: Ticket, now: float, headers: Mapping[str, str] | None, *, complete: bool
+        self, permit: Permit, now: float, headers: Mapping[str, str] | None, *, complete: bool
     ) -> None:
-        """Take in a request's answer.
+        """Update the quota with a request's response.
 
         Args:
-            ticket: From `begin`; each exactly once.
-            now: When the answer came.
-            headers: The answer's; None if none came.
-            complete: It was a success from Buildkite itself, no proxy's 502.
+            permit: From `begin`; settled exactly once.
+            now: Time of the response.
+            headers: Of the response; None if there was none.
+            complete: Whether it was a success, and so from Buildkite itself.
         """
-        with self.held(now):
-            self._arrive(ticket.number)
+        with self.locked(now):
+            self._remove_under_way(permit.number)
             for family in self.families:
                 report = read_report(headers, family.prefix) if headers is not None else None
-                family.settle(ticket.number, report, now, complete=complete)
+                family.settle(permit.number, report, now, complete=complete)
             self.changed.notify_all()
 
     def block(self, now: float, seconds: float) -> None:
-        """Let nothing go for `seconds`: a 429 said so."""
-        with self.held(now):
+        """Block all requests for `seconds`, after a 429."""
+        with self.locked(now):
             wait_s = min(seconds, LONGEST_WAIT_S) + ROUNDING_S
             self.blocked_until = max(self.blocked_until, now + wait_s)
 
-    def _depart(self, number: int, now: float) -> None:  # noqa: ARG002  # for those who share it
+    def _add_under_way(self, number: int, now: float) -> None:  # noqa: ARG002  # used by SharedQuota
         self.under_way += 1
 
-    def _arrive(self, number: int) -> None:  # noqa: ARG002  # for those who share it
+    def _remove_under_way(self, number: int) -> None:  # noqa: ARG002  # used by SharedQuota
         self.under_way -= 1
 
 
 def read_report(headers: Mapping[str, str], prefix: str) -> Report | None:
-    """What `headers` say of the family `prefix`; None if they do not say what remains.
+    """The rate limit headers that begin with `prefix`; None without a number of remaining requests.
 
-    Malformed values count as absent, impossible ones as the nearest possible.
+    Malformed values count as missing; impossible ones are clamped.
     """
     remaining = _number(headers.get(f"{prefix}-Remaining"))
     if remaining is None:

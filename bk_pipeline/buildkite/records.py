@@ -1,6 +1,7 @@
-"""What the client hands out: small structs, and a build's JSON exactly as it was sent.
+"""The client's return types, and the parser of a build's JSON.
 
-A build that cannot be used is a `RecordError`, which `Page.set_aside` holds: one bad build never stops a listing.
+A build's payload keeps its original bytes. An unusable build becomes a `RecordError` in
+`Page.quarantined`, so one bad build never stops a listing.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class BuildRecord(msgspec.Struct, frozen=True):
-    """One build: what it is found by, and `payload`, its JSON as Buildkite sent it.
+    """One build: its key fields, and `payload`, its JSON as Buildkite sent it.
 
-    `pipeline` is the slug. `state` is "unknown" where Buildkite gives none. `finished_ns` is
-    None until the build has finished, and again when it goes on.
+    `pipeline` is the slug. `state` is "unknown" if Buildkite sends none. `finished_ns` is None
+    until the build has finished, and again while it is resumed. Times are Unix nanoseconds.
     """
 
     id: str
@@ -46,7 +47,7 @@ class BuildRecord(msgspec.Struct, frozen=True):
 
 
 class FinishedBuild(msgspec.Struct, frozen=True):
-    """A build that finished lately, without its jobs."""
+    """A recently finished build, without its jobs. Times are Unix nanoseconds."""
 
     id: str
     number: int
@@ -57,17 +58,17 @@ class FinishedBuild(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Builds that were not on an earlier page, and why others had to be left out."""
+    """Builds that were not on an earlier page, and the errors of unusable ones."""
 
     builds: list[BuildRecord]
-    set_aside: list[RecordError]
+    quarantined: list[RecordError]
 
 
 class Sample(msgspec.Struct, frozen=True):
     """The first page of a listing, newest creation first.
 
-    `pages` is how many pages there are; None where there are more, or may be, and Buildkite
-    does not say how many. `size` is how many builds the page has, readable or not.
+    `pages` is the number of pages; None if there may be more than one and Buildkite does not
+    send the number. `size` is the number of builds on the page, usable or not.
     """
 
     builds: list[BuildRecord]
@@ -78,11 +79,11 @@ class Sample(msgspec.Struct, frozen=True):
 class FinishedListing(msgspec.Struct, frozen=True):
     """Newest creation first. If `cut_off`, builds created earlier may have finished as well.
 
-    `oldest_ns` is when the oldest of all that was listed was created, wanted or not.
+    `oldest_ns` is the creation time of the oldest listed build, including those filtered out.
     """
 
     builds: list[FinishedBuild]
-    set_aside: list[str]
+    quarantined: list[str]
     cut_off: bool
     oldest_ns: int | None
 
@@ -91,12 +92,14 @@ class FinishedListing(msgspec.Struct, frozen=True):
 
 
 class TokenOwner(msgspec.Struct, frozen=True):
+    """The user that an access token belongs to."""
+
     name: str | None = None
     email: str | None = None
 
 
 class AccessToken(msgspec.Struct, frozen=True):
-    """What a token may do. `expires_at` is None if it never expires."""
+    """An access token's properties. `expires_at` is None if it never expires."""
 
     uuid: str
     scopes: list[str]
@@ -126,11 +129,11 @@ _decode_keys = msgspec.json.Decoder(_Keys).decode
 
 
 def read_build(payload: bytes) -> BuildRecord:
-    """The record of one build's JSON. `payload` is kept as it is.
+    """Parse one build's JSON. `payload` is kept unchanged.
 
     Raises:
-        RecordError: It is no JSON object, or its id, number, pipeline, `created_at` or
-            `finished_at` cannot be used.
+        RecordError: It is not a JSON object, or its id, number, pipeline, `created_at` or
+            `finished_at` is missing or invalid.
     """
     try:
         keys = _keys_of(payload)
@@ -156,7 +159,7 @@ def _moment(text: str, name: str, record_id: str) -> int:
     try:
         return parse_ns(text)
     except (ValueError, OverflowError):
-        # Without the cause: its text quotes the payload.
+        # The cause is dropped because its text quotes the payload.
         raise RecordError(f"`$.{name}` is not a time", record_id=record_id) from None
 
 
@@ -170,7 +173,7 @@ def _keys_of(payload: bytes) -> _Keys:
 
 
 def _slug_in(url: str | None) -> str | None:
-    """The pipeline in `.../pipelines/{slug}/builds/{number}`, a build's own API address."""
+    """The pipeline's slug in a build's API URL, `.../pipelines/{slug}/builds/{number}`."""
     try:
         match urlsplit(url or "").path.split("/"):
             case [*_, "pipelines", slug, "builds", _] if slug:
@@ -180,21 +183,21 @@ def _slug_in(url: str | None) -> str | None:
     return None
 
 
-def sample_in(
-    response: Response, *, quote: Callable[[str], str], paging: Paging, asked: int
+def read_sample(
+    response: Response, *, quote: Callable[[str], str], paging: Paging, per_page: int
 ) -> Sample:
-    """The readable builds of a listing's first page, and how many pages there are.
+    """The usable builds of a listing's first page, and the number of pages.
 
     Raises:
-        ServiceUnavailable: The answer was cut on its way.
-        UnexpectedAnswer: It is no array.
+        ServiceUnavailable: The body is truncated.
+        UnexpectedAnswer: The body is not an array.
     """
     builds = []
     elements = read_elements(response, quote).elements
-    more = paging.more(response, len(elements), asked)
+    more = paging.more(response, len(elements), per_page)
     for element in elements:
         try:
             builds.append(read_build(element))
         except RecordError:
-            continue  # one of a hundred changes no estimate
+            continue  # one of a hundred does not matter to an estimate
     return Sample(builds, 1 if more is False else page_count(response), len(elements))

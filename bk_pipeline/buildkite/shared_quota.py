@@ -1,13 +1,13 @@
-"""The quota of several processes of one host: its state in a file that all of them lock.
+"""Share the quota between the processes of one host, through a locked file.
 
-Each run of Dagster's is a process, and so is the sensor; all use the same token. Whoever
-asks or answers takes the lock, reads what the others left, and writes it back: some tenths
-of a millisecond, beside requests of which there are 200 a minute at most.
+Dagster's runs and its sensor are separate processes that use the same token. Each operation
+takes the lock, reads the state and writes it back. That takes some tenths of a millisecond,
+for at most 200 requests a minute.
 
-A process that dies leaves its tickets behind. They count as under way until no answer to
-them can tell anything of a window that still lasts. Moments are those of the host's own
-monotonic clock, which all its processes share; a file from before a restart, or from another
-host, holds moments that cannot be, and they are dropped.
+A process that dies leaves its permits behind. They count as under way until their responses
+could no longer concern the current window. Times are seconds of the host's monotonic clock,
+which its processes share. Impossible times, in a file from before a reboot or from another
+host, are dropped.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from bk_pipeline.buildkite.quota import (
-    OWNERS,
-    RESERVE,
+    ORGANIZATION_RESERVE,
     ROUNDING_S,
+    USER_RESERVE,
     WINDOW_S,
     Family,
     Quota,
@@ -32,14 +32,14 @@ from bk_pipeline.errors import RetryableError, StorageError
 from bk_pipeline.http.retry import LONGEST_WAIT_S
 from bk_pipeline.private_files import file_mode, make_file, make_folder
 
-# After this, a request without an answer is taken for that of a process that died.
+# A request without a response for this long is assumed to belong to a process that died.
 LEASE_S = 2 * WINDOW_S
-LOCK_PATIENCE_S = 60.0
+LOCK_TIMEOUT_S = 60.0
 FURTHEST_S = LONGEST_WAIT_S + ROUNDING_S
 
 
 class _Known(msgspec.Struct):
-    """What is known of one family; see `Family`."""
+    """The stored state of one family; see `Family`. `asking` is its `probe`."""
 
     limit: int | None
     reports: list[tuple[float, int]]
@@ -49,7 +49,7 @@ class _Known(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    """The file. `departed` maps the tickets under way to when they were given."""
+    """The file's content. `departed` maps the permits under way to their time of issue."""
 
     issued: int
     blocked_until: float
@@ -61,27 +61,34 @@ _decode = msgspec.json.Decoder(_State).decode
 
 
 class SharedQuota(Quota):
-    """A `Quota` that all processes with the same `path` keep together.
+    """A `Quota` that is shared by all processes with the same `path`.
 
-    What is left in reserve is each object's own affair: those who ask little and cannot wait
-    may leave less than the others.
+    The reserve is not shared: a process with few but urgent requests can have a smaller one.
+
+    Args:
+        path: The file; its lock is next to it.
+        reserve: See `families`.
+        user_reserve: See `families`.
     """
 
-    def __init__(self, path: Path, *, reserve: float = RESERVE, owners: int = OWNERS) -> None:
-        super().__init__(families=families(reserve, owners))
+    def __init__(
+        self, path: Path, *, reserve: float = ORGANIZATION_RESERVE, user_reserve: int = USER_RESERVE
+    ) -> None:
+        super().__init__(families=families(reserve, user_reserve))
         self._path = path
-        self._lock = FileLock(path.with_suffix(".lock"), timeout=LOCK_PATIENCE_S, mode=file_mode())
+        self._lock = FileLock(path.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S, mode=file_mode())
         self._depth = 0
         self._departed: dict[int, float] = {}
         self._ours: set[int] = set()
 
     @property
-    def elsewhere(self) -> int:
+    def under_way_elsewhere(self) -> int:
+        """Number of requests under way in other processes."""
         return len(self._departed.keys() - self._ours)
 
     @contextmanager
-    def held(self, now: float) -> Iterator[None]:
-        """A block in which no thread and no process looks at the quota or changes it.
+    def locked(self, now: float) -> Iterator[None]:
+        """Lock the quota against other threads and processes within the block.
 
         Raises:
             StorageError: The file cannot be used.
@@ -100,23 +107,23 @@ class SharedQuota(Quota):
                     self._write()
             except Timeout as exc:
                 raise RetryableError(
-                    f"Another process has locked {self._path} for {LOCK_PATIENCE_S:.0f} s. Try "
-                    "again; if it stays so, end that process."
+                    f"Another process has locked {self._path} for {LOCK_TIMEOUT_S:.0f} s. Try "
+                    "again; if that persists, end that process."
                 ) from exc
             except OSError as exc:
                 raise StorageError(
-                    f"The quota that processes share cannot be kept in {self._path}: {exc}. Make "
-                    "the folder writable, or set BK_PIPELINE_DATA_DIR to another."
+                    f"The shared quota cannot be stored in {self._path}: {exc}. Make the folder "
+                    "writable, or set BK_PIPELINE_DATA_DIR to another one."
                 ) from exc
             finally:
                 self._depth = 0
 
-    def _depart(self, number: int, now: float) -> None:
+    def _add_under_way(self, number: int, now: float) -> None:
         self._departed[number] = now
         self._ours.add(number)
         self.under_way = len(self._departed)
 
-    def _arrive(self, number: int) -> None:
+    def _remove_under_way(self, number: int) -> None:
         self._departed.pop(number, None)
         self._ours.discard(number)
         self.under_way = len(self._departed)
@@ -125,7 +132,7 @@ class SharedQuota(Quota):
         try:
             state = _decode(self._path.read_bytes())
         except (FileNotFoundError, msgspec.DecodeError):
-            # Nobody was here before, or died while writing: one request asks anew.
+            # First use, or a process died while writing: start with one probe request.
             state = _State(0, 0.0, {}, {})
         self.issued = max(state.issued, self.issued)
         self.blocked_until = state.blocked_until if state.blocked_until <= now + FURTHEST_S else 0.0
@@ -144,12 +151,12 @@ class SharedQuota(Quota):
         family.limit = known.limit
         family.reports = [one for one in known.reports if one[0] <= now + FURTHEST_S]
         family.lost = [over for over in known.lost if over <= now + FURTHEST_S]
-        family.asking = known.asking if known.asking in self._departed else None
+        family.probe = known.asking if known.asking in self._departed else None
         family.absent = known.absent
 
     def _write(self) -> None:
         known = {
-            one.name: _Known(one.limit, one.reports, one.lost, one.asking, one.absent)
+            one.name: _Known(one.limit, one.reports, one.lost, one.probe, one.absent)
             for one in self.families
         }
         state = _State(self.issued, self.blocked_until, self._departed, known)

@@ -95,7 +95,7 @@ def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
         cursor, lost = _read(context.cursor, now)
         with (
             as_tick_failures(),
-            app.buildkite(context.log.info, patience_s=REQUEST_PATIENCE_S) as client,
+            app.buildkite(context.log.info, max_wait_s=REQUEST_PATIENCE_S) as client,
         ):
             found, behind = _poll(client, cursor.place, app)
         ended = end_lost_runs(context.instance)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from statistics import mean
 
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.listing import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RecordError
@@ -77,7 +77,9 @@ def cost_of(
     Raises:
         PipelineError: From the client.
     """
-    found = [_look(client, pipeline, window, clock) for pipeline in client.choice.names or (None,)]
+    found = [
+        _look(client, pipeline, window, clock) for pipeline in client.pipelines.names or (None,)
+    ]
     days = -(-(window.end - window.start) // DAY)
     # A day's last page is half full, and an empty day costs a request.
     requests = sum(one.builds / PER_PAGE + days / 2 for one in found)
@@ -108,7 +110,7 @@ def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: 
     began = clock.monotonic()
     whole = client.sample(window, pipeline=pipeline, count=SAMPLED, jobs=True).builds
     seconds = clock.monotonic() - began
-    choice = PipelineChoice() if pipeline else client.choice
+    choice = PipelineFilter() if pipeline else client.pipelines
     listed = [*page.builds, *whole]
     wanted = [one for one in listed if one.pipeline in choice]
     sizes = [size for one in whole if one.pipeline in choice and (size := _size(one))]

@@ -63,16 +63,16 @@ def organization(it: Installation) -> Answer:
 
 def rate_limits(it: Installation) -> Answer:
     """How both quotas stand, as the answers so far tell."""
-    standings = it.quota.standings(it.clock.monotonic())
-    if not standings:
+    statuses = it.quota.statuses(it.clock.monotonic())
+    if not statuses:
         return remark("the answers carry no RateLimit headers: is a proxy in between?")
     words = "; ".join(
-        f"{one.name}: {one.left} of {one.limit} requests left this minute, of which runs may use "
-        f"{one.left - spared} and leave {spared} to others"
-        for one in standings
-        for spared in [min(one.limit - one.ours, one.left)]
+        f"{one.name}: {one.remaining} of {one.limit} requests left this minute, of which runs may use "
+        f"{one.remaining - spared} and leave {spared} to others"
+        for one in statuses
+        for spared in [min(one.limit - one.usable, one.remaining)]
     )
-    if any(one.left < one.limit * SCARCE for one in standings):
+    if any(one.remaining < one.limit * SCARCE for one in statuses):
         return remark(f"{words}. Others are using them now: runs wait for their turn.")
     return fine(f"{words}.")
 
@@ -85,8 +85,8 @@ def backfill_cost(it: Installation) -> Answer:
     days = max((now - start).days, 1)
     if start >= now:
         return remark("BK_PIPELINE_START_DATE lies ahead: there is no day yet.")
-    standings = it.quota.standings(it.clock.monotonic())
-    a_minute = min((one.ours for one in standings), default=None)
+    statuses = it.quota.statuses(it.clock.monotonic())
+    a_minute = min((one.usable for one in statuses), default=None)
     found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
     if not found.builds and found.seen:
         return remark(

@@ -103,7 +103,7 @@ def extract_day(
     writer = PartWriter(raw, day.key, fetched_at=started_at)
     for page in client.iter_builds(day.window, finished_from=since):
         result.listed += len(page.builds)
-        result.quarantined += map(privacy.describe, page.set_aside)
+        result.quarantined += map(privacy.describe, page.quarantined)
         writer.add(
             [
                 one
@@ -117,9 +117,9 @@ def extract_day(
     writer.flush()
     result.stored, result.parts = writer.stored, len(writer.parts)
     # In Buildkite's time, which its filters use. If our clock is behind, ours is earlier still.
-    watermark = started_at - client.ahead
+    watermark = started_at - client.clock_skew
     raw.set_watermark(day.key, watermark, quarantined=quarantined)
-    result.watermark, result.clock_skew = watermark, client.ahead
+    result.watermark, result.clock_skew = watermark, client.clock_skew
     result.usage = client.usage - before
     return result
 

@@ -96,7 +96,7 @@ def poll(
         through = not listing.cut_off or below <= start
     if cursor.backlog is None:
         # In Buildkite's time, which its filters compare with.
-        began_at -= client.ahead
+        began_at -= client.clock_skew
     since = began_at - OVERLAP
     kept = {build: at for build, at in seen.items() if from_ns(at) >= since.replace(microsecond=0)}
     if through:

@@ -1,4 +1,4 @@
-"""A scripted server with a client for it, and builds to be listed."""
+"""Fixtures: a scripted server, and clients that talk to it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def server():
 
 
 @pytest.fixture
-def said():
-    """What the clients have announced."""
+def messages():
+    """The messages that the clients passed to `on_wait`."""
     return []
 
 
 @pytest.fixture
-def connect(clock, said):
-    """Makes clients; closes them after the test. Never waits long for an answer."""
+def connect(clock, messages):
+    """Makes clients with short timeouts; closes them after the test."""
     with ExitStack() as opened:
 
         def client(url, token=TOKEN, organization="acme", read_s=5, **options):
@@ -41,7 +41,7 @@ def connect(clock, said):
             )
             options = {
                 "retry_policy": RetryPolicy(deadline_s=100, jitter=lambda: 1.0),
-                "on_wait": said.append,
+                "on_wait": messages.append,
                 "session": session,
                 "clock": clock,
                 **options,

@@ -1,4 +1,4 @@
-"""A Buildkite that lists what a test gives it: windows, pages, the Link header and a depth."""
+"""A fake of Buildkite's listings: windows, pages, the Link header and a depth limit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def text_of(moment: datetime) -> str:
 
 
 def build(number: int = 1, after_s: float = 0, pipeline: str = "web", **fields: Any) -> dict:
-    """A build created `after_s` after the day's beginning."""
+    """A build created `after_s` seconds after the start of `DAY`."""
     created = DAY + timedelta(seconds=after_s)
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{pipeline}/{number}")),
@@ -48,21 +48,21 @@ def build(number: int = 1, after_s: float = 0, pipeline: str = "web", **fields: 
 
 @dataclass
 class Listed:
-    """Answers listings of `builds`, refused from page `depth` + 1 on.
+    """Serves listings of `builds`; pages after `depth` are refused.
 
-    A page has the builds that were asked for, `per_page` at most. As at Buildkite, there is no
-    `Link` header where there is one page.
+    A page has the requested number of builds, at most `per_page`. Like Buildkite, it sends no
+    `Link` header with a listing of one page.
     """
 
     builds: list[dict]
     per_page: int = 100
     depth: int | None = None
-    asked: list[dict[str, str]] = field(default_factory=list)
+    queries: list[dict[str, str]] = field(default_factory=list)
 
     def __call__(self, request: Request) -> Answer:
         url = urlsplit(request.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        self.asked.append({"path": url.path, **query})
+        self.queries.append({"path": url.path, **query})
         page = int(query.pop("page", 1))
         if self.depth is not None and page > self.depth:
             return as_json({"message": TOO_DEEP}, 400)
@@ -79,7 +79,7 @@ class Listed:
         return as_json(found[begin : begin + size], headers={"Link": header} if header else {})
 
     def find(self, query: dict[str, str], path: str) -> list[dict]:
-        def wanted(build: dict) -> bool:
+        def matches(build: dict) -> bool:
             created = datetime.fromisoformat(build["created_at"])
             return (
                 created >= datetime.fromisoformat(query.get("created_from", "1970-01-01T00:00:00Z"))
@@ -89,4 +89,4 @@ class Listed:
                 and ("/pipelines/" not in path or f"/{build['pipeline']['slug']}/" in path)
             )
 
-        return sorted(filter(wanted, self.builds), key=lambda b: b["created_at"], reverse=True)
+        return sorted(filter(matches, self.builds), key=lambda b: b["created_at"], reverse=True)

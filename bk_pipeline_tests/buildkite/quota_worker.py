@@ -1,4 +1,4 @@
-"""What the tests of several processes have each of them do: ask so many times."""
+"""A worker process for the tests of a quota that processes share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bk_pipeline.clock import SystemClock
 
 
 def ask(url: str, token: str, path: str, times: str) -> None:
-    """When told to on standard input, so that all processes begin together."""
+    """Make `times` requests after a line on standard input, so that processes start together."""
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
     clock = SystemClock()
@@ -23,9 +23,9 @@ def ask(url: str, token: str, path: str, times: str) -> None:
 
 
 def die(path: str) -> None:
-    """Take leave for a request, say so, and never give it back."""
-    ticket = SharedQuota(Path(path)).begin(SystemClock().monotonic())
-    print("gone" if ticket else "refused", flush=True)  # noqa: T201
+    """Take a permit, print a line, and never settle it."""
+    permit = SharedQuota(Path(path)).begin(SystemClock().monotonic())
+    print("gone" if permit else "refused", flush=True)  # noqa: T201
     sys.stdin.read()
 
 

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from bk_pipeline.buildkite.listing import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.errors import (
     AccessDenied,
     NotFound,
@@ -28,27 +28,27 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_refusal_is_not_repeated_and_says_what_to_do(server, client, clock, status):
-    kind, words = STATUSES[status]
+def test_refused_request_is_not_retried_and_says_what_to_do(server, client, clock, status):
+    kind, message = STATUSES[status]
     server.otherwise = as_json({"message": "created_from is no time"}, status)
 
     with pytest.raises(kind) as caught:
         list(client.iter_builds(WHOLE_DAY))
 
     assert type(caught.value) is kind
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert len(server.requests) == 1
     assert clock.slept == []
 
 
 def test_missing_pipeline_is_named(server, connect):
     server.otherwise = as_json({"message": "No pipeline found"}, 404)
-    client = connect(server.url, choice=PipelineChoice(("gone",)))
+    client = connect(server.url, pipelines=PipelineFilter(("gone",)))
     with pytest.raises(NotFound, match=r"no pipeline gone, .* Check BK_PIPELINE_PIPELINES"):
         list(client.iter_builds(WHOLE_DAY))
 
 
-def test_servers_words_are_shortened(server, client):
+def test_message_of_the_server_is_truncated(server, client):
     server.otherwise = as_json({"message": "no\n" * 500}, 400)
     with pytest.raises(RequestRefused) as caught:
         list(client.iter_builds(WHOLE_DAY))
@@ -56,13 +56,13 @@ def test_servers_words_are_shortened(server, client):
     assert len(str(caught.value)) < 500
 
 
-def test_proxys_page_in_place_of_a_refusal_is_described(server, client):
+def test_html_error_page_of_a_proxy_is_described(server, client):
     server.otherwise = Answer(403, b"<html>\nBlocked", {"Content-Type": "text/html"})
     with pytest.raises(AccessDenied, match='403: text/html beginning with "<html> Blocked"'):
         list(client.iter_builds(WHOLE_DAY))
 
 
-PASSING = {
+TRANSIENT = {
     "500": as_json({"message": "oops"}, 500),
     "502 without headers": Answer(502, b"<html>", {"Content-Type": "text/html"}),
     "503": as_json({"message": "later"}, 503),
@@ -75,17 +75,17 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING.keys())
-def test_passing_failure_is_asked_again_with_growing_pauses(server, connect, clock, said, reply):
+@pytest.mark.parametrize("reply", TRANSIENT.values(), ids=TRANSIENT.keys())
+def test_transient_failure_is_retried_with_growing_pauses(server, connect, clock, messages, reply):
     client = connect(server.url, read_s=1 if isinstance(reply, Hang) else 30)
     server.replies.extend([reply, reply, as_json([build(1, 1)])])
 
     assert numbers(client.iter_builds(WHOLE_DAY)) == [1]
     assert clock.slept == [1, 2]
-    assert said[0].endswith("Attempt 2 follows in 1 s, at 12:00:01Z.")
+    assert messages[0].endswith("Attempt 2 follows in 1 s, at 12:00:01Z.")
 
 
-def test_failure_that_does_not_pass_ends_with_attempts_and_seconds(server, client):
+def test_lasting_failure_reports_attempts_and_seconds(server, client):
     server.otherwise = as_json({"message": "later"}, 503)
     with pytest.raises(
         ServiceUnavailable, match=r"503: later\)\. Gave up after 7 attempts in 63 s"
@@ -99,7 +99,7 @@ def test_retry_after_of_a_503_is_honoured(server, client, clock):
     assert clock.slept == [17]
 
 
-NO_LISTS = {
+NOT_ARRAYS = {
     "html": (
         Answer(body=b"<!doctype html><title>Sign in", headers={"Content-Type": "text/html"}),
         "text/html",
@@ -111,8 +111,8 @@ NO_LISTS = {
 }
 
 
-@pytest.mark.parametrize(("reply", "shown"), NO_LISTS.values(), ids=NO_LISTS.keys())
-def test_what_is_no_list_is_described_and_not_asked_for_again(server, client, reply, shown):
+@pytest.mark.parametrize(("reply", "shown"), NOT_ARRAYS.values(), ids=NOT_ARRAYS.keys())
+def test_body_that_is_not_an_array_is_described_and_not_retried(server, client, reply, shown):
     server.otherwise = reply
 
     with pytest.raises(UnexpectedAnswer, match="Check that BUILDKITE_API_URL") as caught:
@@ -122,15 +122,15 @@ def test_what_is_no_list_is_described_and_not_asked_for_again(server, client, re
     assert len(server.requests) == 1
 
 
-def test_token_is_in_no_error_announcement_repr_or_log(server, client, said, caplog):
-    """Even where the other side repeats it."""
+def test_token_appears_in_no_error_message_repr_or_log(server, client, messages, caplog):
+    """Even if the server echoes it."""
     caplog.set_level("DEBUG")
     echo = f"token {TOKEN} (Bearer {TOKEN})"
     replies = [as_json({"message": echo}, status) for status in (400, 401, 403, 404, 418, 422)]
     replies += [as_json({"reset": 999, "scope": echo, "limit": echo}, 429)]
     replies += [as_json({"message": echo}, 400), Answer(302, b"", {"Location": f"/x?{TOKEN}"})]
     replies += [Answer(body=f"<p>{echo}".encode(), headers={"Content-Type": echo})]
-    broken = [reply for reply in PASSING.values() if not isinstance(reply, Hang)]
+    broken = [reply for reply in TRANSIENT.values() if not isinstance(reply, Hang)]
     shown = [repr(client), str(client), repr(client._session), repr(client._api._quota)]
 
     for number, reply in enumerate([*replies, *broken]):
@@ -146,6 +146,6 @@ def test_token_is_in_no_error_announcement_repr_or_log(server, client, said, cap
             shown += [str(error), repr(error), repr(vars(error))]
             error = error.__cause__ or error.__context__
 
-    everything = "\n".join([*shown, *said, caplog.text])
+    everything = "\n".join([*shown, *messages, caplog.text])
     assert TOKEN not in everything
     assert "[redacted]" in everything

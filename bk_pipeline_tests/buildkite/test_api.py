@@ -27,19 +27,17 @@ SPENT = {
 
 
 @pytest.mark.parametrize(("body", "headers", "pause", "name"), SPENT.values(), ids=SPENT.keys())
-def test_429_waits_for_the_reset_it_names(
-    *, server, client, clock, said, body, headers, pause, name
-):
+def test_429_waits_for_its_reset(*, server, client, clock, messages, body, headers, pause, name):
     server.replies.append(as_json(body, 429, headers))
 
     list(client.iter_builds(WHOLE_DAY))
 
     assert sum(clock.slept) == pytest.approx(pause)
     assert len(clock.slept) == 1
-    assert f"Buildkite's {name} is spent (429)." in said[0]
+    assert f"Buildkite's {name} is spent (429)." in messages[0]
 
 
-def test_429_beyond_the_deadline_says_when_to_come_back(server, client, clock):
+def test_429_beyond_the_deadline_has_the_time_of_the_next_retry(server, client, clock):
     server.otherwise = as_json({"reset": 400}, 429)
     with pytest.raises(QuotaSpent, match="Gave up after 1 attempt") as caught:
         list(client.iter_builds(WHOLE_DAY))
@@ -47,19 +45,19 @@ def test_429_beyond_the_deadline_says_when_to_come_back(server, client, clock):
     assert clock.slept == []
 
 
-def test_quota_is_waited_for_before_it_is_spent_and_announced(server, client, clock, said):
+def test_wait_before_the_quota_is_spent_is_reported(server, client, clock, messages):
     server.replies.append(as_json([], headers={**QUOTA, "RateLimit-User-Remaining": "2"}))
     list(client.iter_builds(WHOLE_DAY))
     list(client.iter_builds(WHOLE_DAY))
 
-    assert said == [
+    assert messages == [
         "Buildkite's user quota is down to its reserve (2 of 50 left). Waiting 43 s, until 12:00:43Z."
     ]
     assert clock.slept == [43]
 
 
-def test_who_has_no_patience_is_told_instead_of_made_to_wait(server, connect, clock):
-    client = connect(server.url, patience_s=10)
+def test_wait_longer_than_the_maximum_is_an_error(server, connect, clock):
+    client = connect(server.url, max_wait_s=10)
     server.replies.append(as_json([], headers={**QUOTA, "RateLimit-User-Remaining": "2"}))
     list(client.iter_builds(WHOLE_DAY))
     with pytest.raises(QuotaSpent, match=r"\(2 of 50 left\)\. There is room in 43 s\.") as caught:
@@ -68,7 +66,7 @@ def test_who_has_no_patience_is_told_instead_of_made_to_wait(server, connect, cl
     assert clock.slept == []
 
 
-def test_waiting_for_the_quota_is_no_part_of_the_retries_deadline(server, connect, clock):
+def test_waiting_for_the_quota_does_not_count_against_the_deadline(server, connect, clock):
     client = connect(server.url)
     spent = {**QUOTA, "RateLimit-User-Remaining": "2", "RateLimit-User-Reset": "99"}
     server.replies.extend([as_json([], headers=spent), as_json({}, 503), as_json([])])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.buildkite.listing import BranchChoice, PipelineChoice
+from bk_pipeline.buildkite.listing import BranchFilter, PipelineFilter
 
 TEN = tuple(f"p{n}" for n in range(10))
 
@@ -20,12 +20,12 @@ TEN = tuple(f"p{n}" for n in range(10))
     ],
     ids=["none", "one", "twice", "wildcard", "exclusion", "ten", "eleven"],
 )
-def test_pipelines_are_asked_one_by_one_if_few_and_plain(globs, names):
-    assert PipelineChoice(globs).names == names
+def test_few_plain_names_are_listed_separately(globs, names):
+    assert PipelineFilter(globs).names == names
 
 
 @pytest.mark.parametrize(
-    ("globs", "told"),
+    ("globs", "branches"),
     [
         ((), None),
         (("main", "release/*"), ("main", "release/*")),
@@ -36,5 +36,5 @@ def test_pipelines_are_asked_one_by_one_if_few_and_plain(globs, names):
     ],
     ids=["none", "plain", "with exclusion", "only exclusion", "our own wildcards", "many"],
 )
-def test_buildkite_is_told_the_branches_that_it_can_tell_apart(globs, told):
-    assert BranchChoice(globs).params.get("branch[]") == told
+def test_branches_are_sent_if_buildkite_supports_their_globs(globs, branches):
+    assert BranchFilter(globs).params.get("branch[]") == branches

@@ -20,7 +20,7 @@ PAYLOADS = [
     for path in sorted(GOLDEN.glob("*.json"))
     if not path.name.endswith(".spans.json")
 ]
-# Values that make a strict reader refuse the page, or that no field expects.
+# Values that make a strict parser reject the page, or that no field expects.
 ODD = {
     "surrogate": rb'"abc\ud83d"',
     "no utf-8": b'"\xff\xfe"',
@@ -38,7 +38,7 @@ ODD = {
     "left out": b"",
 }
 REPAIRED = {"surrogate", "no utf-8", "control", "huge", "digits", "duplicate"}
-NO_BUILDS = [b"null", b"7", b'"x"', b"[]", b"{}", b"NaN", b"\xff", b'{"id":"b-9"', b'"never', b"}"]
+NOT_BUILDS = [b"null", b"7", b'"x"', b"[]", b"{}", b"NaN", b"\xff", b'{"id":"b-9"', b'"never', b"}"]
 
 
 def page(*elements: bytes) -> bytes:
@@ -52,7 +52,7 @@ def text(number: int, odd: bytes | None = None) -> bytes:
 
 @st.composite
 def mutated(draw: st.DrawFn, element: bytes) -> bytes:
-    """`element` with some bytes in it replaced, inserted or taken away."""
+    """`element` with some of its bytes replaced, inserted or removed."""
     at = draw(st.integers(0, len(element) - 1))
     gone = draw(st.sampled_from([0, 1, 1, 1, 2, 40, len(element)]))
     new = draw(
@@ -78,7 +78,7 @@ def with_an_odd_value(draw: st.DrawFn, element: bytes) -> bytes:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_one_mutated_element_leaves_every_other_one_as_it_was(data):
+def test_mutated_element_does_not_affect_the_others(data):
     elements = data.draw(st.lists(st.sampled_from(PAYLOADS), min_size=1, max_size=4, unique=True))
     which = data.draw(st.integers(0, len(elements) - 1))
     how = data.draw(st.sampled_from([mutated, with_an_odd_value]))
@@ -94,14 +94,14 @@ def test_one_mutated_element_leaves_every_other_one_as_it_was(data):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from([*PAYLOADS, b"null", b"[1, 2]", b'"]"']), max_size=4))
-def test_the_fast_and_the_slow_way_agree(elements):
+def test_strict_and_lenient_splitting_agree(elements):
     body = page(*elements)
     assert split_elements(body) == split_leniently(body) == Split(elements)
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_value_in_a_build_stops_no_other(server, client, odd):
-    """It is read all the same where there is a standard way, else quarantined with its id."""
+def test_odd_value_in_a_build_does_not_affect_the_others(server, client, odd):
+    """The build is read if there is a standard way to, else it is quarantined with its id."""
     elements = text(3), text(2, ODD[odd]), text(1)
     server.otherwise = Answer(body=page(*elements))
 
@@ -110,7 +110,7 @@ def test_odd_value_in_a_build_stops_no_other(server, client, odd):
     expected = [3, 2, 1] if odd in REPAIRED else [3, 1]
     assert [one.number for one in found.builds] == expected
     assert [one.payload for one in found.builds if one.number != 2] == [elements[0], elements[2]]
-    assert [str(one).partition(":")[0] for one in found.set_aside] == (
+    assert [str(one).partition(":")[0] for one in found.quarantined] == (
         [] if odd in REPAIRED else [build(2)["id"]]
     )
     finished = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=1)
@@ -119,7 +119,7 @@ def test_odd_value_in_a_build_stops_no_other(server, client, odd):
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_value_in_the_only_build_of_an_answer(server, client, odd):
+def test_odd_value_in_a_single_build(server, client, odd):
     server.otherwise = Answer(body=text(2, ODD[odd]))
     if odd in REPAIRED:
         assert client.build("web", 2).payload == text(2, ODD[odd])
@@ -129,9 +129,9 @@ def test_odd_value_in_the_only_build_of_an_answer(server, client, odd):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("odd", NO_BUILDS)
+@pytest.mark.parametrize("odd", NOT_BUILDS)
 @pytest.mark.parametrize("where", [0, 1, 2], ids=["first", "middle", "last"])
-def test_element_that_is_no_build_is_quarantined_alone(server, client, odd, where):
+def test_only_the_element_that_is_not_a_build_is_quarantined(server, client, odd, where):
     elements = [text(2), text(1)]
     elements.insert(where, odd)
     server.otherwise = Answer(body=page(*elements))
@@ -139,9 +139,9 @@ def test_element_that_is_no_build_is_quarantined_alone(server, client, odd, wher
     [found] = client.iter_builds(WHOLE_DAY)
 
     assert [one.number for one in found.builds] == [2, 1]
-    assert len(found.set_aside) <= 2
+    assert len(found.quarantined) <= 2
     if odd != b"}" or where:
-        assert found.set_aside
+        assert found.quarantined
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_element_that_is_no_build_is_quarantined_alone(server, client, odd, wher
     [(b"\xef\xbb\xbf", b""), (b"\n\xef\xbb\xbf ", b"\n"), (b"", b"\x00\x00"), (b"", b"<!-- p -->")],
     ids=["bom", "bom amid space", "nul bytes", "garbage"],
 )
-def test_what_stands_around_a_page_is_no_matter(server, client, before, after):
+def test_bytes_around_a_page_are_ignored(server, client, before, after):
     server.otherwise = Answer(body=before + page(text(2), text(1)) + after)
     assert numbers(client.iter_builds(WHOLE_DAY)) == [2, 1]
     server.otherwise = Answer(body=before + text(1) + after)
@@ -157,7 +157,7 @@ def test_what_stands_around_a_page_is_no_matter(server, client, before, after):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])
-def test_page_that_was_cut_short_is_asked_for_again(server, connect, cut):
+def test_truncated_page_is_requested_again(server, connect, cut):
     client = connect(server.url, paging=Paging(links=True))
     whole = page(text(2), text(1))
     server.replies.append(Answer(body=whole[:-cut]))
@@ -166,8 +166,8 @@ def test_page_that_was_cut_short_is_asked_for_again(server, connect, cut):
     assert len(server.requests) == 2
 
 
-def test_broken_last_build_is_asked_for_once_more_as_the_page_may_have_been_cut(server, connect):
-    """Cut behind an inner bracket, a page ends as a whole one does."""
+def test_page_with_a_broken_last_build_is_requested_again_once(server, connect):
+    """A page that is truncated after an inner bracket ends like a complete one."""
     client = connect(server.url, paging=Paging(links=True))
     whole = page(text(3), text(2), text(1))
     server.replies.append(Answer(body=whole[: whole.rindex(b'"jobs": []') + len(b'"jobs": []')]))
@@ -177,11 +177,11 @@ def test_broken_last_build_is_asked_for_once_more_as_the_page_may_have_been_cut(
     server.otherwise = Answer(body=page(text(3), text(2)[:-1]))
     [found] = client.iter_builds(WHOLE_DAY)
     assert [one.number for one in found.builds] == [3]
-    assert str(found.set_aside[0]).startswith(build(2)["id"])
+    assert str(found.quarantined[0]).startswith(build(2)["id"])
     assert len(server.requests) == 4
 
 
-def test_neighbours_that_are_broken_are_each_quarantined_with_their_id():
+def test_adjacent_broken_elements_each_keep_their_id():
     odd = [text(n, value) for n, value in enumerate(ODD.values(), 1)]
     split = split_elements(page(*odd))
     assert split is not None

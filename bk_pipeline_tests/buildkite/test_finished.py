@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from bk_pipeline.buildkite.listing import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.window import Window
@@ -12,7 +12,7 @@ from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, Listed, build
 from bk_pipeline_tests.http.scripted import as_json
 
 
-def test_finished_builds_are_asked_for_leanly(server, client):
+def test_finished_builds_are_requested_without_jobs(server, client):
     whole = build(1, 10)
     del whole["pipeline"], whole["jobs"]
     server.otherwise = as_json([whole, build(2, 5, finished_at=None), 7])
@@ -29,7 +29,7 @@ def test_finished_builds_are_asked_for_leanly(server, client):
     )
     assert small.finished_ns - small.created_ns == 60_000_000_000
     assert not found.cut_off
-    assert found.set_aside == ["record without an id: Expected `object`, got `int`"]
+    assert found.quarantined == ["record without an id: Expected `object`, got `int`"]
     assert server.requests[0].path == (
         "/v2/organizations/acme/builds?per_page=100&exclude_jobs=true&exclude_pipeline=true"
         "&finished_from=2026-11-19T00%3A00%3A01Z&created_from=2026-11-19T00%3A00%3A00Z"
@@ -48,7 +48,7 @@ def test_finished_builds_are_asked_for_leanly(server, client):
     ],
     ids=["one", "too few", "exactly", "plenty", "too deep"],
 )
-def test_finished_builds_tell_whether_they_were_cut_off(
+def test_finished_listing_shows_whether_it_was_cut_off(
     *, server, client, pages, depth, requests, cut_off
 ):
     server.otherwise = Listed([build(n, n) for n in range(40)][1:], per_page=10, depth=depth)
@@ -68,9 +68,9 @@ def test_finished_builds_tell_whether_they_were_cut_off(
         (("w*",), "/v2/organizations/acme/builds"),
     ],
 )
-def test_question_for_finished_builds_costs_one_request(server, connect, globs, path):
+def test_finished_listing_costs_one_request(server, connect, globs, path):
     server.otherwise = Listed([build(1, 1, "web"), build(2, 2, "other")])
-    client = connect(server.url, choice=PipelineChoice(globs), paging=Paging(links=True))
+    client = connect(server.url, pipelines=PipelineFilter(globs), paging=Paging(links=True))
 
     found = client.iter_finished(WHOLE_DAY, finished_from=DAY, max_pages=5)
 

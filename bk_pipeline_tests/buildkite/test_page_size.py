@@ -9,13 +9,13 @@ from bk_pipeline_tests.buildkite.listed import WHOLE_DAY, Listed, build, numbers
 
 @pytest.fixture
 def small(monkeypatch):
-    """As if 20 kB were much: pages of 5 builds of 4 kB are wanted."""
-    monkeypatch.setattr(paging, "WANTED_BYTES", 20_000)
-    monkeypatch.setattr(paging, "MOST_BYTES", 80_000)
+    """Sets the target size to 20 kB: 5 builds of 4 kB."""
+    monkeypatch.setattr(paging, "TARGET_PAGE_BYTES", 20_000)
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 80_000)
 
 
 class Sized(Listed):
-    """Pages of the size that is asked for."""
+    """Serves pages of any requested size."""
 
     def __call__(self, request):
         self.per_page = int(request.path.partition("per_page=")[2].partition("&")[0])
@@ -26,13 +26,13 @@ def sizes(server) -> list[int]:
     return [int(one.path.partition("per_page=")[2].partition("&")[0]) for one in server.requests]
 
 
-def test_pages_are_as_large_as_buildkite_gives_while_builds_are_small():
+def test_page_size_is_the_maximum_while_builds_are_small():
     size = PageSize()
     size.learn([b"x" * 25_000] * 100)
     assert size.builds == 100
 
 
-def test_next_page_is_sized_by_what_the_last_ones_builds_took(small):
+def test_page_size_follows_the_mean_size_of_builds(small):
     size = PageSize()
     size.learn([b"x" * 4_000] * 10)
     assert size.builds == 5
@@ -40,13 +40,13 @@ def test_next_page_is_sized_by_what_the_last_ones_builds_took(small):
     assert size.builds == 10
 
 
-def test_one_build_is_taken_however_large(small):
+def test_page_of_one_build_has_no_size_limit(small):
     size = PageSize()
     size.learn([b"x" * 1_000_000])
     assert (size.builds, size.max_bytes) == (1, None)
 
 
-def test_answer_that_is_too_large_is_asked_for_in_smaller_pages(small, server, client):
+def test_too_large_answer_is_requested_in_smaller_pages(small, server, client):
     large = [build(n, n * 60, message="x" * 4_000) for n in range(1, 61)]
     server.otherwise = Sized(large)
 
@@ -58,6 +58,6 @@ def test_answer_that_is_too_large_is_asked_for_in_smaller_pages(small, server, c
     assert max(sum(len(b.payload) for b in page.builds) for page in pages) < 80_000
 
 
-def test_builds_larger_than_an_answer_may_be_are_read_one_by_one(small, server, client):
+def test_builds_larger_than_the_limit_are_read_one_by_one(small, server, client):
     server.otherwise = Sized([build(n, n * 60, message="x" * 100_000) for n in range(1, 4)])
     assert sorted(numbers(client.iter_builds(WHOLE_DAY))) == [1, 2, 3]

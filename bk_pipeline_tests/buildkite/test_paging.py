@@ -48,25 +48,25 @@ def test_next_link_is_found_in_the_header(header, url):
         ('<https://x/?page=2>; rel="next", <https://x/?page=x>; rel="last"', None),
         ('<https://x/?page=2>; rel="next", <https://x/?page=1>; rel="last"', None),
     ],
-    ids=["one page", "said", "not said", "nonsense", "impossible"],
+    ids=["one page", "last", "no last", "malformed", "impossible"],
 )
 def test_pages_are_counted_by_the_header(server, client, header, count):
     server.otherwise = as_json([build(1, 1)], headers={"Link": header} if header else {})
     assert client.sample(WINDOW).pages == count
 
 
-def test_within_a_second_a_listing_follows_the_links_it_is_given(server, client):
+def test_links_are_followed_within_a_second(server, client):
     last_second = 3599
     for page in (2, 3):
-        link = f'<{server.url}/elsewhere?cursor={page}>; rel="next"'
+        link = f'<{server.url}/next?cursor={page}>; rel="next"'
         server.replies.append(as_json([build(page, last_second)], headers={"Link": link}))
-    link = f'<{server.url}/elsewhere?cursor=2>; rel="prev"'
+    link = f'<{server.url}/next?cursor=2>; rel="prev"'
     server.replies.append(as_json([build(1, last_second)], headers={"Link": link}))
 
     pages = list(client.iter_builds(WINDOW))
 
     assert [record.number for page in pages for record in page.builds] == [2, 3, 1]
-    assert [r.path for r in server.requests[1:]] == ["/elsewhere?cursor=2", "/elsewhere?cursor=3"]
+    assert [r.path for r in server.requests[1:]] == ["/next?cursor=2", "/next?cursor=3"]
 
 
 # Each second that holds so many builds needs pages of its own.
@@ -76,7 +76,7 @@ AT_ONCE = [build(n, 3599.5) for n in range(1, 251)]
 
 
 class Gateway:
-    """Stands before a `Listed` Buildkite: caps its pages, and changes or drops their links."""
+    """A gateway in front of `Listed`: caps its pages, and changes or drops their links."""
 
     def __init__(self, builds, link, cap=None):
         self.listed = Listed(builds, per_page=cap or 100)
@@ -85,7 +85,7 @@ class Gateway:
     def __call__(self, request):
         answer = self.listed(request)
         link = answer.headers.get("Link")
-        changed = self.link(link, len(self.listed.asked), request) if self.link else link
+        changed = self.link(link, len(self.listed.queries), request) if self.link else link
         return replace(answer, headers={"Link": changed} if changed else {})
 
 
@@ -121,7 +121,7 @@ LINKS = {
 @pytest.mark.parametrize("cap", [None, 30, 25, 10, 50], ids="cap {}".format)
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("builds", [SPREAD, CROWDED, AT_ONCE], ids=["spread", "crowded", "at once"])
-def test_listing_is_whole_whatever_a_gateway_does(*, server, client, builds, link, cap):
+def test_listing_is_complete_behind_any_gateway(*, server, client, builds, link, cap):
     gateway = server.otherwise = Gateway(builds, LINKS[link], cap)
 
     listed = numbers(client.iter_builds(WINDOW))
@@ -132,7 +132,7 @@ def test_listing_is_whole_whatever_a_gateway_does(*, server, client, builds, lin
     assert not finished.cut_off
     assert client.sample(WINDOW).pages != 1
     fewest = len(builds) // (cap or 100)
-    assert len(gateway.listed.asked) <= 2 * 2 * (fewest + 3) + 1
+    assert len(gateway.listed.queries) <= 2 * 2 * (fewest + 3) + 1
     assert all(request.headers["Host"] in server.url for request in server.requests)
 
 
@@ -145,7 +145,7 @@ def test_listing_is_whole_whatever_a_gateway_does(*, server, client, builds, lin
     known=st.integers(0, 100),
 )
 def test_every_build_is_listed_once_at_any_cap(*, server, connect, cap, link, spread, crowd, known):
-    """`known` builds were listed before: what has been learned of the gateway misleads nobody."""
+    """What an earlier listing of `known` builds showed about the gateway does no harm."""
     client = connect(server.url)
     server.otherwise = Gateway([build(n, n) for n in range(1, known + 1)], link, cap)
     assert len(numbers(client.iter_builds(WINDOW))) == known
@@ -158,8 +158,8 @@ def test_every_build_is_listed_once_at_any_cap(*, server, connect, cap, link, sp
 
     assert sorted(one.number for one in found) == list(range(1, len(builds) + 1))
     assert not found.cut_off
-    # Each crowded second is read again once, page by page; each page may have a wrong link.
-    assert len(gateway.listed.asked) <= 6 * (len(builds) / cap + 1) + 4 * len(spread) + 6
+    # Each crowded second is read twice, page by page; each page may have a wrong link.
+    assert len(gateway.listed.queries) <= 6 * (len(builds) / cap + 1) + 4 * len(spread) + 6
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 10, 30, 37, 99])
@@ -175,24 +175,24 @@ def test_short_page_without_a_link_costs_one_request_until_a_link_has_come(serve
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 10, 30, 37, 99])
-def test_without_links_the_end_of_a_listing_costs_one_small_request(server, client, count):
+def test_end_of_a_listing_without_links_costs_one_small_request(server, client, count):
     gateway = server.otherwise = Gateway(
         [build(n, n) for n in range(1, count + 1)], LINKS["stripped"]
     )
     for _ in range(3):
         assert len(numbers(client.iter_builds(WINDOW))) == count
     assert len(server.requests) == (6 if count else 3)
-    assert all(asked["exclude_jobs"] == "true" for asked in gateway.listed.asked[1::2] if count)
+    assert all(query["exclude_jobs"] == "true" for query in gateway.listed.queries[1::2] if count)
 
 
-def test_listing_whose_size_is_a_known_cap_may_go_on_though_links_pass(server, client):
+def test_listing_of_the_size_of_a_known_cap_may_continue(server, client):
     server.otherwise = Listed([build(n, n) for n in range(1, 51)], per_page=37)
     assert len(numbers(client.iter_builds(WINDOW))) == 50
     server.otherwise = Gateway([build(n, n) for n in range(1, 51)], LINKS["stripped"], 37)
     assert len(numbers(client.iter_builds(WINDOW))) == 50
 
 
-def test_clients_of_a_process_share_what_they_learn_of_paging(server, connect):
+def test_clients_share_what_is_known_about_paging(server, connect):
     server.otherwise = Listed([build(n, n) for n in range(1, 6)])
     paging = Paging()
     for _ in range(2):
@@ -200,8 +200,8 @@ def test_clients_of_a_process_share_what_they_learn_of_paging(server, connect):
     assert len(server.requests) == 3
 
 
-def test_page_numbers_that_are_ignored_prove_nothing(server, client):
-    """Neither links nor page numbers lead on, and pages are capped: time does."""
+def test_listing_is_complete_if_page_numbers_are_ignored(server, client):
+    """No links, no page numbers, and capped pages: only time can narrow the listing."""
     listed = Listed([build(n, 10 * n) for n in range(1, 81)], per_page=7)
 
     def gateway(request):
@@ -215,14 +215,14 @@ def test_page_numbers_that_are_ignored_prove_nothing(server, client):
 def test_full_page_without_a_link_may_have_a_successor(server, client):
     server.otherwise = Listed([build(n, n) for n in range(1, 101)])
     assert len(numbers(client.iter_builds(WINDOW))) == 100
-    # By time, to what was created before; and the proof that this is all.
+    # The second goes by time to earlier builds; the third proves that there are no more.
     assert len(server.requests) == 3
 
 
-def test_a_second_that_cannot_be_read_whole_is_an_error(server, client):
-    """No link leads on, and the page's number is ignored."""
+def test_second_that_cannot_be_read_completely_is_an_error(server, client):
+    """There is no link, and the page number is ignored."""
     server.otherwise = as_json([build(n, 3599.5) for n in range(1, 101)])
-    with pytest.raises(UnexpectedAnswer, match="passes Buildkite's Link header"):
+    with pytest.raises(UnexpectedAnswer, match="forwards Buildkite's Link header"):
         list(client.iter_builds(WINDOW))
 
 
@@ -230,7 +230,7 @@ def test_a_second_that_cannot_be_read_whole_is_an_error(server, client):
     "link",
     ["https://evil.test/v2?page=2", "//evil.test/v2?page=2", "http://127.0.0.1:1/v2", "http://[x"],
 )
-def test_token_does_not_follow_a_link_that_leads_away(server, client, link):
+def test_token_is_not_sent_to_the_origin_of_a_foreign_link(server, client, link):
     server.otherwise = as_json([build(1, 3599)], headers={"Link": f'<{link}>; rel="next"'})
 
     assert numbers(client.iter_builds(WINDOW)) == [1]

@@ -20,15 +20,15 @@ def headers(remaining=40, user_remaining=40, reset=30, limit=200, user_limit=50)
     }
 
 
-def told(**values):
-    """A quota that was told `values` at moment 100."""
+def quota_with(**values):
+    """A quota that received a response with `values` at time 100."""
     quota = Quota()
     quota.settle(quota.begin(100), 100, headers(**values), complete=True)
     return quota
 
 
-def test_request_goes_at_once_while_there_is_room():
-    assert told().pause_s(100) == 0
+def test_request_is_permitted_while_there_is_room():
+    assert quota_with().pause_s(100) == 0
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_request_goes_at_once_while_there_is_room():
     ],
 )
 def test_reserve_of_either_family_is_kept(values, family):
-    wait = told(**values).wait(100)
+    wait = quota_with(**values).wait(100)
 
     if family is None:
         assert wait is None
@@ -54,13 +54,13 @@ def test_reserve_of_either_family_is_kept(values, family):
 
 
 def test_requests_under_way_count_as_made():
-    quota = told(user_remaining=5)
-    tickets = [quota.begin(100) for _ in range(4)]
-    assert [ticket is None for ticket in tickets] == [False, False, False, True]
+    quota = quota_with(user_remaining=5)
+    permits = [quota.begin(100) for _ in range(4)]
+    assert [permit is None for permit in permits] == [False, False, False, True]
 
 
-def test_report_of_a_slow_answer_does_not_raise_what_is_left():
-    quota = told(user_remaining=10)
+def test_late_report_does_not_raise_the_remaining_requests():
+    quota = quota_with(user_remaining=10)
     slow, fast = quota.begin(100), quota.begin(100)
     quota.settle(fast, 101, headers(user_remaining=3), **OK)
     quota.settle(slow, 102, headers(user_remaining=9), **OK)
@@ -70,12 +70,12 @@ def test_report_of_a_slow_answer_does_not_raise_what_is_left():
 
 
 def test_failed_request_counts_as_made():
-    quota = told(user_remaining=3)
+    quota = quota_with(user_remaining=3)
     quota.settle(quota.begin(100), 101, None, complete=False)
     assert quota.begin(101) is None
 
 
-def test_first_request_goes_alone_until_its_answer_reports():
+def test_other_requests_wait_for_the_report_of_the_first():
     quota = Quota()
     first = quota.begin(100)
     assert quota.begin(100) is None
@@ -84,8 +84,8 @@ def test_first_request_goes_alone_until_its_answer_reports():
     assert quota.begin(100) is not None
 
 
-def test_after_the_reset_one_request_asks_for_the_new_window():
-    quota = told(user_remaining=0, reset=30)
+def test_one_request_probes_the_new_window_after_the_reset():
+    quota = quota_with(user_remaining=0, reset=30)
     assert quota.begin(130.9) is None
     first = quota.begin(131)
     assert quota.begin(131) is None
@@ -93,23 +93,23 @@ def test_after_the_reset_one_request_asks_for_the_new_window():
     assert quota.begin(131) is not None
 
 
-def test_lost_first_request_lets_the_next_one_ask():
+def test_next_request_probes_if_the_first_one_was_lost():
     quota = Quota()
     quota.settle(quota.begin(100), 101, None, complete=False)
     assert quota.begin(101) is not None
 
 
-def test_late_answer_from_the_old_window_holds_no_longer_than_that_window():
-    quota = told(user_remaining=20, reset=30)
+def test_late_report_of_the_old_window_expires_with_it():
+    quota = quota_with(user_remaining=20, reset=30)
     old = quota.begin(100)
-    asking = quota.begin(131)
+    probe = quota.begin(131)
     quota.settle(old, 132, headers(user_remaining=0, reset=1), **OK)
-    quota.settle(asking, 132, headers(user_remaining=48, reset=59), **OK)
+    quota.settle(probe, 132, headers(user_remaining=48, reset=59), **OK)
     assert quota.pause_s(132) == 2
     assert quota.pause_s(134) == 0
 
 
-def test_service_without_limits_is_asked_freely():
+def test_requests_are_unlimited_without_rate_limit_headers():
     quota = Quota()
     quota.settle(quota.begin(100), 100, {}, complete=True)
     assert all(quota.begin(100) for _ in range(500))
@@ -122,15 +122,15 @@ def test_failure_without_headers_does_not_make_limits_absent():
     assert quota.begin(100) is None
 
 
-def test_limits_that_appear_later_are_kept():
+def test_limits_that_appear_later_are_respected():
     quota = Quota()
     quota.settle(quota.begin(100), 100, {}, complete=True)
     quota.settle(quota.begin(101), 101, headers(user_remaining=2), **OK)
     assert quota.pause_s(101) == 31
 
 
-def test_429_blocks_all_until_its_reset():
-    quota = told()
+def test_429_blocks_all_requests_until_its_reset():
+    quota = quota_with()
     quota.block(100, 42)
     assert quota.pause_s(100) == 43
     assert quota.begin(142.9) is None
@@ -138,7 +138,7 @@ def test_429_blocks_all_until_its_reset():
 
 
 @pytest.mark.parametrize("bad", ["", "x", "nan", "inf", "-inf", "1e999", "12;13", None])
-def test_malformed_remaining_counts_as_absent(bad):
+def test_malformed_remaining_counts_as_missing(bad):
     fields = {"RateLimit-Limit": "200"} | ({} if bad is None else {"RateLimit-Remaining": bad})
     assert read_report(fields, "RateLimit") is None
 
@@ -156,7 +156,7 @@ def test_malformed_remaining_counts_as_absent(bad):
     ],
     ids=["over limit", "negative", "no limit", "all negative", "alone", "fractions", "epoch reset"],
 )
-def test_impossible_values_become_possible(fields, expected):
+def test_impossible_values_are_clamped(fields, expected):
     report = read_report({f"X-{name}": value for name, value in fields.items()}, "X")
     assert (report.limit, report.remaining, report.reset_s) == expected
 
@@ -169,12 +169,12 @@ def test_impossible_values_become_possible(fields, expected):
     ),
     st.lists(st.floats(0, 1e4), max_size=5),
 )
-def test_no_headers_stop_requests_for_ever(lies, gaps):
+def test_no_headers_block_requests_forever(lies, gaps):
     quota, now = Quota(), 100.0
     for gap in gaps:
         now += gap
-        if ticket := quota.begin(now):
-            quota.settle(ticket, now, lies, complete=True)
+        if permit := quota.begin(now):
+            quota.settle(permit, now, lies, complete=True)
 
     pause = quota.pause_s(now)
 

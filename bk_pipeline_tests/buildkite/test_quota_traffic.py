@@ -1,4 +1,4 @@
-"""The quota under traffic: many requests, late answers, lost ones, and several threads."""
+"""The quota under load: many requests, late and lost responses, and several threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bk_pipeline.buildkite.api import Gate
+from bk_pipeline.buildkite.api import QuotaLimiter
 from bk_pipeline.buildkite.quota import Family, Quota
 
 PREFIXES = ("RateLimit", "RateLimit-User")
@@ -19,7 +19,7 @@ PREFIXES = ("RateLimit", "RateLimit-User")
 
 @dataclass
 class Service:
-    """A rate limiter with fixed windows, which remembers the least that ever remained."""
+    """A rate limiter with fixed windows; `least` is the lowest number that ever remained."""
 
     limit: int
     period: float = 60.0
@@ -42,7 +42,7 @@ class Service:
 
 @dataclass
 class Traffic:
-    """Workers that send as often as the quota lets them, over a slow and lossy network."""
+    """Workers that send as often as the quota permits, over a slow and lossy network."""
 
     quota: Quota
     services: list[Service]
@@ -63,15 +63,15 @@ class Traffic:
         heapq.heappush(self.events, (self.now + delay, self.chance.random(), act))
 
     def send(self) -> None:
-        ticket = self.quota.begin(self.now)
-        if ticket is None:
+        permit = self.quota.begin(self.now)
+        if permit is None:
             self.at(min(self.quota.pause_s(self.now), 1.0), self.send)
         elif self.chance.random() < self.loss / 2:
-            self.at(self.delay(), lambda: self.settle(ticket, None))
+            self.at(self.delay(), lambda: self.settle(permit, None))
         else:
-            self.at(self.delay(), lambda: self.count(ticket))
+            self.at(self.delay(), lambda: self.count(permit))
 
-    def count(self, ticket) -> None:
+    def count(self, permit) -> None:
         fields = {}
         for prefix, service in zip(PREFIXES, self.services, strict=True):
             remaining, reset = service.take(self.now)
@@ -79,10 +79,10 @@ class Traffic:
             fields[f"{prefix}-Limit"] = str(service.limit)
             fields[f"{prefix}-Reset"] = str(reset)
         lost = self.chance.random() < self.loss / 2
-        self.at(self.delay(), lambda: self.settle(ticket, None if lost else fields))
+        self.at(self.delay(), lambda: self.settle(permit, None if lost else fields))
 
-    def settle(self, ticket, fields) -> None:
-        self.quota.settle(ticket, self.now, fields, complete=fields is not None)
+    def settle(self, permit, fields) -> None:
+        self.quota.settle(permit, self.now, fields, complete=fields is not None)
         self.at(0, self.send)
 
     def delay(self) -> float:
@@ -102,7 +102,7 @@ class Traffic:
 def test_remaining_never_falls_below_the_reserve(
     *, limits, offsets, rounding, delays, loss, workers, seed
 ):
-    """In whatever order and window requests are counted, answered and lost."""
+    """In any order and window of requests being counted, answered and lost."""
     services = [
         Service(limit, offset=offset, rounding=rounding)
         for limit, offset in zip(limits, offsets, strict=True)
@@ -124,12 +124,12 @@ def test_threads_that_share_a_quota_never_spend_the_reserve(clock):
     lock = threading.Lock()
     family = Family("user", "RateLimit-User", share=0, least=2)
     quota = Quota((family,))
-    gate = Gate(quota, clock=clock, on_wait=lambda _: None)
+    limiter = QuotaLimiter(quota, clock=clock, on_wait=lambda _: None)
     done = []
 
     def work():
         for _ in range(20):
-            ticket = gate.enter()
+            permit = limiter.acquire()
             with lock:
                 remaining, reset = service.take(clock.monotonic())
             fields = {
@@ -137,7 +137,7 @@ def test_threads_that_share_a_quota_never_spend_the_reserve(clock):
                 "RateLimit-User-Limit": "12",
                 "RateLimit-User-Reset": str(reset),
             }
-            quota.settle(ticket, clock.monotonic(), fields, complete=True)
+            quota.settle(permit, clock.monotonic(), fields, complete=True)
             done.append(remaining)
 
     threads = [threading.Thread(target=work) for _ in range(8)]

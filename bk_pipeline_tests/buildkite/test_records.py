@@ -13,7 +13,7 @@ def read(**fields):
     return read_build(json.dumps({**build(7), **fields}).encode())
 
 
-def test_keys_are_read_and_the_payload_is_kept_as_sent():
+def test_keys_are_read_and_the_payload_is_unchanged():
     payload = b'{ "number":7,"id":"a", "created_at":"2026-11-19T00:00:00.5Z",\n"x":1e2,"pipeline":{"slug":"web","y":[]} }'
 
     record = read_build(payload)
@@ -24,14 +24,14 @@ def test_keys_are_read_and_the_payload_is_kept_as_sent():
     assert record.created_ns == 1_795_046_400_500_000_000
 
 
-def test_finished_build_has_its_finish():
+def test_finished_build_has_its_finish_time():
     record = read(state="failed", blocked=True)
     assert record.finished_ns - record.created_ns == 60_000_000_000
     assert (record.state, record.blocked) == ("failed", True)
 
 
 @pytest.mark.parametrize("pipeline", [None, "absent"])
-def test_pipeline_is_taken_from_the_url_where_the_object_is_left_out(pipeline):
+def test_pipeline_is_taken_from_the_url_if_the_object_is_missing(pipeline):
     whole = {**build(7, pipeline="web"), "pipeline": None}
     if pipeline == "absent":
         del whole["pipeline"]
@@ -55,7 +55,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("fields", "path"), UNUSABLE.values(), ids=UNUSABLE.keys())
-def test_unusable_build_is_a_record_error_that_shows_where(fields, path):
+def test_unusable_build_is_a_record_error_with_the_path(fields, path):
     with pytest.raises(RecordError) as caught:
         read(**fields)
 
@@ -65,7 +65,7 @@ def test_unusable_build_is_a_record_error_that_shows_where(fields, path):
 
 
 @pytest.mark.parametrize("payload", [b"1", b"null", b'"x"', b"[]", b"{}"])
-def test_no_build_at_all_is_a_record_error_without_an_id(payload):
+def test_payload_that_is_not_a_build_is_a_record_error_without_an_id(payload):
     with pytest.raises(RecordError, match="record without an id"):
         read_build(payload)
 

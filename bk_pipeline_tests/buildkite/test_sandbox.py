@@ -1,4 +1,4 @@
-"""The client against the sandbox, which was written from the same facts by another hand."""
+"""The client against the sandbox, an independent implementation of the same API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 
 import pytest
 
-from bk_pipeline.buildkite.listing import BranchChoice, PipelineChoice
+from bk_pipeline.buildkite.listing import BranchFilter, PipelineFilter
 from bk_pipeline.errors import AccessDenied, NotFound, TokenRefused, UnexpectedAnswer
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
@@ -21,13 +21,13 @@ DAYS = Window(datetime(2026, 11, 17, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=
 
 @pytest.fixture(scope="module")
 def world():
-    """Three days of builds, made once; read-only."""
+    """Three days of builds, generated once; read-only."""
     return World(seed=1, days=3, builds_per_day=120, today=DAYS.end.date())
 
 
 @pytest.fixture
 def run(world, clock, connect):
-    """Starts a sandbox with these options; gives it and a client of it."""
+    """Starts a sandbox with the given options; returns it and a client of it."""
     with ExitStack() as started:
 
         def start(client=None, of=world, **options):
@@ -42,7 +42,7 @@ def ids(pages):
     return [record.id for page in pages for record in page.builds]
 
 
-def test_days_are_listed_whole_whatever_the_depth(run, world):
+def test_days_are_listed_completely_under_any_depth_limit(run, world):
     _, plain = run(limits=False)
     expected = ids(plain.iter_builds(DAYS))
     days = [DAYS.start.date() + timedelta(days=n) for n in range(3)]
@@ -53,7 +53,7 @@ def test_days_are_listed_whole_whatever_the_depth(run, world):
         assert sorted(ids(client.iter_builds(DAYS))) == sorted(expected)
 
 
-def test_days_next_to_each_other_share_no_build(run):
+def test_adjacent_days_share_no_build(run):
     _, client = run(limits=False)
     edges = [DAYS.start + timedelta(days=n) for n in range(4)]
 
@@ -62,7 +62,7 @@ def test_days_next_to_each_other_share_no_build(run):
     assert sorted(chain(*days)) == sorted(ids(client.iter_builds(DAYS)))
 
 
-def test_later_listing_asks_only_for_what_has_finished_since(run, clock):
+def test_later_listing_returns_only_builds_finished_since(run, clock):
     _, client = run(limits=False)
     whole = [record for page in client.iter_builds(DAYS) for record in page.builds]
     since = clock.now() - timedelta(hours=20)
@@ -76,26 +76,26 @@ def test_later_listing_asks_only_for_what_has_finished_since(run, clock):
     assert 0 < len(later) < len(whole)
 
 
-def test_payload_holds_every_attempt_of_a_retried_job(run):
+def test_payload_has_every_attempt_of_a_retried_job(run):
     _, client = run(limits=False)
     payloads = [json.loads(r.payload) for page in client.iter_builds(DAYS) for r in page.builds]
     assert any(job.get("retried") for payload in payloads for job in payload["jobs"])
 
 
-def test_pipelines_are_the_same_asked_singly_or_sifted(run):
+def test_pipeline_listed_separately_or_filtered_has_the_same_builds(run):
     globs = ("*", "!no-such")
-    _, sifting = run({"choice": PipelineChoice(globs)}, limits=False)
+    _, sifting = run({"pipelines": PipelineFilter(globs)}, limits=False)
     records = [r for page in sifting.iter_builds(DAYS) for r in page.builds]
     slug = records[0].pipeline
-    _, single = run({"choice": PipelineChoice((slug,))}, limits=False)
+    _, single = run({"pipelines": PipelineFilter((slug,))}, limits=False)
 
     assert ids(single.iter_builds(DAYS)) == [r.id for r in records if r.pipeline == slug]
 
 
-def test_branches_are_the_same_sifted_by_buildkite_or_here(run):
+def test_branches_filtered_by_buildkite_or_the_client_have_the_same_builds(run):
     _, all_of_them = run(limits=False)
-    _, theirs = run({"branches": BranchChoice(("main", "feature/*"))}, limits=False)
-    _, ours = run({"branches": BranchChoice(("mai[n]", "feature/*"))}, limits=False)
+    _, theirs = run({"branches": BranchFilter(("main", "feature/*"))}, limits=False)
+    _, ours = run({"branches": BranchFilter(("mai[n]", "feature/*"))}, limits=False)
 
     expected = [
         record.id
@@ -126,28 +126,28 @@ def test_threads_share_one_client_without_a_429(run, clock, limits):
     assert clock.slept
 
 
-def test_organization_busy_with_others_is_waited_for(run, clock, said):
+def test_client_waits_while_others_use_the_organization_quota(run, clock, messages):
     sandbox, client = run()
     client.access_token()
     sandbox.limits.consume("rest", 185)
     client.access_token()
     client.access_token()
 
-    assert "organization quota is down to its reserve" in said[0]
+    assert "organization quota is down to its reserve" in messages[0]
     assert sum(clock.slept) >= 60
 
 
-def test_429_caused_by_others_is_sat_out(run, clock, said):
+def test_client_waits_after_a_429_caused_by_others(run, clock, messages):
     sandbox, client = run()
     sandbox.limits.consume("rest_user", 60)
 
     assert client.access_token().scopes
-    assert "user quota (50 a minute) is spent (429)" in said[0]
+    assert "user quota (50 a minute) is spent (429)" in messages[0]
     assert sum(clock.slept) == pytest.approx(61)
 
 
 @pytest.mark.parametrize("kind", ["status", "reset", "reset_after", "cut_body"])
-def test_day_is_whole_in_spite_of_faults(run, kind):
+def test_day_is_complete_despite_faults(run, kind):
     sandbox, client = run(limits=False)
     expected = ids(client.iter_builds(DAYS))
     sandbox.faults.inject("buildkite", kind, count=2, after=1)
@@ -156,7 +156,7 @@ def test_day_is_whole_in_spite_of_faults(run, kind):
     assert len(sandbox.buildkite.requests) > 4
 
 
-def test_login_page_of_a_network_stops_the_listing(run, clock):
+def test_login_page_stops_the_listing(run, clock):
     sandbox, client = run()
     sandbox.faults.inject("buildkite", "html")
     with pytest.raises(UnexpectedAnswer, match="Sign in"):
@@ -164,7 +164,7 @@ def test_login_page_of_a_network_stops_the_listing(run, clock):
     assert clock.slept == []
 
 
-def test_token_and_organization_are_told_apart(run, connect):
+def test_errors_distinguish_token_scope_and_organization(run, connect):
     sandbox, client = run()
     assert "read_builds" in client.access_token().scopes
     assert client.organization_visible()
@@ -190,4 +190,4 @@ def test_newly_finished_builds_are_found(run, clock):
 
     assert payload["id"] in {small.id for small in found}
     assert all(small.finished_ns >= before.timestamp() * 10**9 - 10**9 for small in found)
-    assert found.set_aside == []
+    assert found.quarantined == []

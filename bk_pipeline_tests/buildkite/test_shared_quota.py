@@ -1,4 +1,4 @@
-"""One quota for several objects, as for several processes, and for real processes."""
+"""A quota shared by several objects in one process, and by real processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bk_pipeline.buildkite.api import Gate
+from bk_pipeline.buildkite.api import QuotaLimiter
 from bk_pipeline.buildkite.shared_quota import LEASE_S, SharedQuota
 from bk_pipeline.errors import QuotaSpent, StorageError
 from bk_pipeline.sandbox.server import Sandbox, running
@@ -26,31 +26,31 @@ def path(tmp_path):
 
 @pytest.fixture
 def two(path):
-    """Two processes' quotas; the first was told that 40 of 50 remain, at moment 100."""
+    """The quotas of two processes; the first received a report of 40 of 50 at time 100."""
     one, other = SharedQuota(path), SharedQuota(path)
     one.settle(one.begin(100), 100, headers(), complete=True)
     return one, other
 
 
-def test_what_one_was_told_the_other_knows(two):
+def test_report_to_one_process_counts_for_the_other(two):
     one, other = two
     one.settle(one.begin(101), 101, headers(user_remaining=2, reset=30), complete=True)
     assert other.wait(101).seconds == 31
-    assert [s.left for s in other.standings(101)] == [40, 2]
+    assert [s.left for s in other.statuses(101)] == [40, 2]
 
 
-def test_requests_of_one_count_as_made_for_the_other(two):
+def test_requests_of_one_process_count_for_the_other(two):
     one, other = two
     one.settle(one.begin(101), 101, headers(user_remaining=4), complete=True)
-    ticket = one.begin(102)
+    permit = one.begin(102)
     assert other.begin(102) is not None
     assert other.begin(102) is None
-    assert (one.elsewhere, other.elsewhere) == (0, 1)
-    one.settle(ticket, 103, headers(user_remaining=3), complete=True)
+    assert (one.under_way_elsewhere, other.under_way_elsewhere) == (0, 1)
+    one.settle(permit, 103, headers(user_remaining=3), complete=True)
     assert other.begin(103) is None
 
 
-def test_only_one_process_asks_for_a_new_window(path):
+def test_only_one_process_probes_a_new_window(path):
     one, other = SharedQuota(path), SharedQuota(path)
     first = one.begin(100)
     assert other.begin(100) is None
@@ -58,21 +58,21 @@ def test_only_one_process_asks_for_a_new_window(path):
     assert other.begin(101) is not None
 
 
-def test_429_of_one_blocks_the_other(two):
+def test_429_of_one_process_blocks_the_other(two):
     one, other = two
     one.block(100, 42)
     assert other.begin(142.9) is None
     assert other.begin(143) is not None
 
 
-def test_what_a_dead_process_asked_is_forgotten_in_time(path):
+def test_requests_of_a_dead_process_expire(path):
     SharedQuota(path).begin(100)
     alive = SharedQuota(path)
     assert alive.begin(100 + LEASE_S - 1) is None
     assert alive.begin(100 + LEASE_S) is not None
 
 
-def test_answer_after_the_lease_is_taken_in(two):
+def test_response_after_the_lease_still_counts(two):
     one, other = two
     late = one.begin(101)
     assert other.begin(400) is not None
@@ -81,13 +81,13 @@ def test_answer_after_the_lease_is_taken_in(two):
 
 
 @pytest.mark.parametrize("content", [b"", b'{"issued": 1', b"[]", b"\xff"])
-def test_file_that_cannot_be_read_is_begun_anew(path, content):
+def test_corrupt_file_is_replaced(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     assert SharedQuota(path).begin(100) is not None
 
 
-def test_moments_of_before_a_restart_are_forgotten(path):
+def test_times_from_before_a_reboot_are_dropped(path):
     before = SharedQuota(path)
     before.settle(before.begin(9e6), 9e6, headers(user_remaining=0), complete=True)
     before.block(9e6, 60)
@@ -95,40 +95,40 @@ def test_moments_of_before_a_restart_are_forgotten(path):
     assert SharedQuota(path).begin(50) is not None
 
 
-def test_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
+def test_unwritable_path_is_an_error_with_the_setting(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="BK_PIPELINE_DATA_DIR"):
         SharedQuota(tmp_path / "file" / "quota.json").begin(100)
 
 
 @pytest.mark.parametrize("answered_after", [3, 8])
-def test_gate_looks_again_while_another_process_asks(path, clock, answered_after):
+def test_limiter_polls_while_another_process_probes(path, clock, answered_after):
     other = SharedQuota(path)
-    ticket = other.begin(clock.monotonic())
-    looks = []
+    permit = other.begin(clock.monotonic())
+    polls = []
 
     class Watched(type(clock)):
         def sleep(self, seconds):
             super().sleep(seconds)
-            looks.append(seconds)
-            if len(looks) == answered_after:
-                other.settle(ticket, self.monotonic(), headers(), complete=True)
+            polls.append(seconds)
+            if len(polls) == answered_after:
+                other.settle(permit, self.monotonic(), headers(), complete=True)
 
     announced = []
     watched = Watched(clock.now())
-    gate = Gate(SharedQuota(path), clock=watched, on_wait=announced.append)
+    limiter = QuotaLimiter(SharedQuota(path), clock=watched, on_wait=announced.append)
 
-    assert gate.enter()
-    assert looks == [1] * answered_after
-    # A wait of more than a few seconds is announced, and once.
+    assert limiter.acquire()
+    assert polls == [1] * answered_after
+    # A wait of more than a few seconds is reported, once.
     assert len(announced) == (answered_after > 3)
 
 
-def test_gate_has_no_more_patience_with_another_process_than_it_was_given(path, clock):
+def test_wait_for_another_process_is_limited(path, clock):
     SharedQuota(path).begin(clock.monotonic())
-    gate = Gate(SharedQuota(path), clock=clock, on_wait=print, patience_s=10)
-    with pytest.raises(QuotaSpent, match="being asked for"):
-        gate.enter()
+    limiter = QuotaLimiter(SharedQuota(path), clock=clock, on_wait=print, max_wait_s=10)
+    with pytest.raises(QuotaSpent, match="is checking Buildkite's"):
+        limiter.acquire()
     assert sum(clock.slept) == 10
 
 
@@ -151,7 +151,7 @@ def start(*arguments):
     ids=["user", "organization, with background requests"],
 )
 def test_processes_that_share_a_token_leave_the_reserve(path, limits, scope, reserve):
-    """Each of them alone would stay below the limit, and together they would be above it."""
+    """Each process alone would stay below the limit; together they would exceed it."""
     sandbox = Sandbox(World(days=1, builds_per_day=0), window_s=1, **limits)
     with running(sandbox) as url:
         workers = [start("ask", url, sandbox.buildkite_token, path, 12) for _ in range(4)]
@@ -168,9 +168,9 @@ def test_processes_that_share_a_token_leave_the_reserve(path, limits, scope, res
     assert sandbox.limits.lowest_remaining[scope] >= reserve
 
 
-def test_process_that_is_killed_keeps_nobody_waiting_for_its_lock(path, two):
+def test_lock_of_a_killed_process_is_released(path, two):
     worker = start("die", path)
     assert worker.stdout.readline() == "gone\n"
     worker.kill()
     worker.communicate(timeout=TIMEOUT_S)
-    assert SharedQuota(path).standings(0) is not None
+    assert SharedQuota(path).statuses(0) is not None

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.listing import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.errors import ServiceUnavailable, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.pipeline.newly_finished import Backlog, PollCursor, poll
@@ -36,7 +36,7 @@ def ask(server, clock):
             "token",
             api_url=server.url,
             clock=clock,
-            choice=PipelineChoice(globs),
+            pipelines=PipelineFilter(globs),
             retry_policy=RetryPolicy(deadline_s=0),
         ) as client:
             return poll(client, cursor, first_day=first_day, zone=ZONE, clock=clock)

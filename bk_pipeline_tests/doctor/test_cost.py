@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.listing import PipelineChoice
+from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.cost import cost_of
 from bk_pipeline.sandbox.world import World
@@ -25,7 +25,7 @@ def reckon(serve):
             world.organization.slug,
             sandbox.buildkite_token,
             api_url=sandbox.url,
-            choice=PipelineChoice(globs),
+            pipelines=PipelineFilter(globs),
         ) as client:
             cost = cost_of(client, window, clock=SystemClock(), requests_a_minute=48)
             every = [build for page in client.iter_builds(window) for build in page.builds]

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from bk_pipeline import telemetry
-from bk_pipeline.buildkite.api import Gate
+from bk_pipeline.buildkite.api import QuotaLimiter
 from bk_pipeline.buildkite.quota import Quota
 
 
@@ -72,7 +72,7 @@ def test_quota_wait_is_a_span_with_its_reason(tracer, clock):
     quota.block(clock.monotonic(), 7)
 
     with telemetry.use_tracer(tracer):
-        Gate(quota, clock=clock, on_wait=lambda _: None).enter()
+        QuotaLimiter(quota, clock=clock, on_wait=lambda _: None).acquire()
 
     reason = {"bk_pipeline.reason": "Buildkite answered 429."}
     assert tracer.calls == [("wait for quota", reason, True, False)]

@@ -41,6 +41,14 @@ def refusal(
     if response.ok:
         return None
     detail = error_detail(response, quote)
+    messages = _messages(response, detail, place, dataset)
+    retry_in_s = retry_after_s(response.headers, now)
+    return answers.refusal(response, detail, messages, retry_in_s=retry_in_s)
+
+
+def _messages(
+    response: Response, detail: str, place: str, dataset: str
+) -> dict[type[PipelineError], str]:
     status = response.status
     not_found = (
         f"{place} does not know {response.request} (404: {detail}). Check "
@@ -48,11 +56,11 @@ def refusal(
     )
     if dataset:
         not_found = (
-            f"{place} has no dataset {dataset} (404: {detail}). Its first events create a "
-            "dataset: materialize honeycomb_events first, or name another dataset, or "
-            "__all__ for the whole environment, in the rules file."
+            f"{place} has no dataset {dataset} (404: {detail}). The first events create "
+            "it: materialize honeycomb_events first, or name another dataset, or __all__ for "
+            "the whole environment, in the rules file."
         )
-    messages = {
+    return {
         DeliveryThrottled: (
             f"{place} accepts no more calls at the moment (429: {detail}). Run again later; "
             "markers placed so far are recorded."
@@ -76,5 +84,3 @@ def refusal(
             "does not help; check the rule's type, message and url."
         ),
     }
-    retry_in_s = retry_after_s(response.headers, now)
-    return answers.refusal(response, detail, messages, retry_in_s=retry_in_s)

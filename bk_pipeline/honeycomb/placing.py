@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.honeycomb.client import Color, MarkerClient
 from bk_pipeline.honeycomb.marker import ListedMarker, Subject, subject_of
-from bk_pipeline.honeycomb.matching import markers_in
+from bk_pipeline.honeycomb.matching import SpanKey, markers_in
 from bk_pipeline.honeycomb.planning import Plan, datasets_to_list, plan
 from bk_pipeline.honeycomb.rules import Rules
 
@@ -130,15 +130,21 @@ def plan_day(
     listings = {dataset: list_markers(dataset) for dataset in sorted(datasets)}
     ours = {one.marker_id for one in ledger.placed(client.name)} if listings else set()
     planned = plan(markers, placed, listings, ours=ours, oldest=oldest, restore=restore)
-    present = {(rule.id, rule.dataset) for rule in rules.rules}
-    planned.delete = [
-        one
-        for one in known
-        if (one.rule, one.dataset) not in present
-        or ((one.trace_id, one.span_id) in seen and subject_of(one) not in markers)
-    ]
+    planned.delete = [one for one in known if _is_obsolete(one, rules, markers, seen)]
     ids = {dataset: {one.id for one in listed} for dataset, listed in listings.items()}
     return DayPlan(day, planned, ids)
+
+
+def _is_obsolete(
+    placed: PlacedMarker,
+    rules: Rules,
+    markers: Collection[Subject],
+    seen: Collection[SpanKey],
+) -> bool:
+    """Return whether the marker's rule is gone or no longer matches its span, if seen."""
+    if not any((rule.id, rule.dataset) == (placed.rule, placed.dataset) for rule in rules.rules):
+        return True
+    return (placed.trace_id, placed.span_id) in seen and subject_of(placed) not in markers
 
 
 def place(
@@ -150,10 +156,7 @@ def place(
     progress: Callable[[str], None],
     result: Placement | None = None,
 ) -> Placement:
-    """Create, change and record markers as planned; delete nothing.
-
-    Each marker is recorded, and counted in `result`, as soon as it is created.
-    """
+    """Create, change and record planned markers one by one, counted in `result`; delete none."""
     changes = planned.plan
     done = Placement() if result is None else result
     done.unchanged += changes.unchanged

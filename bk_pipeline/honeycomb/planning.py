@@ -72,8 +72,7 @@ def plan(
     Args:
         markers: The markers that the rules define.
         placed: Their records in the ledger.
-        listings: Honeycomb's markers by dataset; without a dataset's list, none of its markers is
-            considered missing.
+        listings: Honeycomb's markers by dataset; none is missing in datasets without a list.
         ours: The ids of markers in the ledger, which are not recovered as others.
         oldest: Markers that start before this Unix second are not placed.
         restore: Place markers deleted by others again.

@@ -114,10 +114,8 @@ def parse_response(
 ) -> SendResult:
     """Return the result of a request with `count` items from its 2xx response.
 
-    A partial success says how many spans or data points were rejected, but not which. So unless all
-    of them were, no item can be recorded as rejected. Resending would duplicate the accepted ones
-    and is forbidden by the specification. Therefore all items are settled as accepted, and the run
-    reports the number with the server's message.
+    A partial success counts rejected spans or data points without naming them and must not be
+    resent: unless all were rejected, all items are settled as accepted, and the number is reported.
 
     Args:
         response: The response.

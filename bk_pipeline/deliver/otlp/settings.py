@@ -1,8 +1,10 @@
 """OTLP endpoint settings from `OTEL_EXPORTER_OTLP_*` and `OTEL_*` resource variables.
 
 They follow the specification: a variable of one signal takes precedence over the general one, and
-an empty value counts as unset. Malformed values that the specification ignores with a warning are
-errors here, because spans sent wrongly cannot be recalled.
+an empty value counts as unset. There are two differences. Malformed values that the specification
+ignores with a warning are errors, because spans sent wrongly cannot be recalled. And there is no
+default endpoint (a collector on localhost), because it would make every run fail that is meant for
+another destination.
 
 Sources: OpenTelemetry specification, "OpenTelemetry Protocol Exporter", "Environment Variable
 Specification" and "Resource SDK".
@@ -154,20 +156,12 @@ class OtlpSettings:
     def from_environment(
         cls, environment: Mapping[str, str], *, signal: Signal = TRACES, shown_prefix: str = ""
     ) -> Self | None:
-        """Read the settings of a signal.
-
-        The specification's default endpoint, a collector on localhost, does not apply: it would
-        make every run fail that is meant for another destination.
+        """Return the settings of a signal; None without an endpoint or if OTLP export is disabled.
 
         Args:
             environment: Variables and their values.
             signal: The signal to be sent.
-            shown_prefix: The prefix of the variables as users set them, for messages; `environment`
-                has them without it.
-
-        Returns:
-            None if no endpoint is set, if OTEL_TRACES_EXPORTER (or that of the signal) does not
-                include otlp, or if OTEL_SDK_DISABLED is true.
+            shown_prefix: The prefix that users put before the variables, for messages.
 
         Raises:
             ConfigError: A variable is malformed or not supported; the message names it.

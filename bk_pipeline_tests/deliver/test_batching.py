@@ -1,3 +1,5 @@
+"""Grouping of items into batches within a destination's limits."""
+
 from __future__ import annotations
 
 from itertools import pairwise

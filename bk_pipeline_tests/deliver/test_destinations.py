@@ -1,3 +1,5 @@
+"""The destinations that settings configure."""
+
 from __future__ import annotations
 
 import pytest

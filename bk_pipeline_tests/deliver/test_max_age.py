@@ -1,3 +1,5 @@
+"""The maximum span age of destinations: known hosts and settings."""
+
 from __future__ import annotations
 
 from datetime import timedelta

@@ -1,3 +1,5 @@
+"""Prepared span rows, and the selection of rows and items to send."""
+
 from __future__ import annotations
 
 from datetime import timedelta

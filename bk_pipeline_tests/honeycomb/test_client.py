@@ -1,3 +1,5 @@
+"""The client for markers, with a running sandbox and its faults."""
+
 from __future__ import annotations
 
 import pytest

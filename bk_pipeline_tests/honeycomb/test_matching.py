@@ -1,3 +1,5 @@
+"""The spans that rules match, and their markers."""
+
 from __future__ import annotations
 
 import pytest

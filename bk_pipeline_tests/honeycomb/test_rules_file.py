@@ -1,3 +1,5 @@
+"""Reading the rules file: defaults, and errors with their lines."""
+
 from __future__ import annotations
 
 import re

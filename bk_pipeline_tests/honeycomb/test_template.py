@@ -1,3 +1,5 @@
+"""Templates of marker messages and URLs."""
+
 from __future__ import annotations
 
 import pytest

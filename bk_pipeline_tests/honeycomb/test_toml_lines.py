@@ -1,3 +1,5 @@
+"""The line numbers of values in a TOML file."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The account of a key, the destination's name, and trace links."""
+
 from __future__ import annotations
 
 import pytest

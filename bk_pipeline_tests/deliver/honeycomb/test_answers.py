@@ -1,3 +1,5 @@
+"""The interpretation of Honeycomb's responses."""
+
 from __future__ import annotations
 
 import json

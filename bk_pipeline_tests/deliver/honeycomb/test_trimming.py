@@ -1,3 +1,5 @@
+"""Trimming of Honeycomb events to the limits."""
+
 from __future__ import annotations
 
 import msgspec

@@ -1,3 +1,5 @@
+"""The interpretation of responses of an OTLP endpoint."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Export requests of items with several resources, and their estimated size."""
+
 from __future__ import annotations
 
 from hypothesis import given

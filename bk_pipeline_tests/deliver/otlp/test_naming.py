@@ -1,3 +1,5 @@
+"""The names of OTLP destinations in the ledger, without secrets."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""Parsing of headers and resource attributes."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The settings of an OTLP endpoint from environment variables."""
+
 from __future__ import annotations
 
 import dataclasses

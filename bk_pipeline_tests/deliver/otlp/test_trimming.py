@@ -1,3 +1,5 @@
+"""Trimming of OTLP spans to the limits."""
+
 from __future__ import annotations
 
 import json

@@ -109,8 +109,8 @@ def _jobs(folder: Path, there: Sink, route: str) -> dict[tuple[str, ...], dict[s
     for one in (span for sent in there.taken() for span in spans_of(sent)):
         told = {**one.content, **one.content.get("attributes", {})}
         is_job = told.get("name") == SpanKind.JOB
-        gate = "manual" in str(told.get("buildkite.job.type"))
-        if is_job and not gate and "bk_pipeline.time_adjusted" not in told:
+        block_step = "manual" in str(told.get("buildkite.job.type"))
+        if is_job and not block_step and "bk_pipeline.time_adjusted" not in told:
             times = ("start_time_unix_nano", "end_time_unix_nano", "time", "duration_ms")
             names = {*COMPARED, *times} - {"parent_span_id", "status"}
             found[one.key] = {name: told[name] for name in names if name in told}

@@ -78,9 +78,19 @@ def everything() -> dict[str, Any]:
     ]
     matrix = make_job("m", matrix={"os": "linux"}, state="expired", run_s=None, expired_at=at(99))
     trigger = make_trigger(triggered={"id": uid("other"), "number": 3})
-    gate = make_block(unblocked_s=400)
+    block_step = make_block(unblocked_s=400)
     return make_build(
-        [test, again, late, *parallel, make_waiter(), matrix, gate, trigger, make_block("Second?")],
+        [
+            test,
+            again,
+            late,
+            *parallel,
+            make_waiter(),
+            matrix,
+            block_step,
+            trigger,
+            make_block("Second?"),
+        ],
         blocked=True,
         meta_data={"a": "b"},
         merge_queue={"base_branch": "main"},

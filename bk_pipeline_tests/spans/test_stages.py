@@ -125,15 +125,15 @@ def test_unblocking_without_further_jobs_starts_no_stage():
 
 
 def test_consecutive_block_steps_wait_one_after_another():
-    gates = [make_block("One?", unblocked_s=100), make_block("Two?", unblocked_s=300)]
-    jobs = [make_job("a"), *gates, make_job("b", runnable_s=301)]
+    block_steps = [make_block("One?", unblocked_s=100), make_block("Two?", unblocked_s=300)]
+    jobs = [make_job("a"), *block_steps, make_job("b", runnable_s=301)]
     assert block_spans_of(jobs) == [(1, 13.0, 100.0, False), (1, 100.0, 300.0, False)]
     assert [start for start, _ in periods(jobs)] == [0.0, 300.0]
 
 
 def test_parallel_block_steps_both_wait_from_the_end_of_the_stage():
-    gates = [make_block("One?", unblocked_s=300), make_block("Two?", unblocked_s=100)]
-    assert block_spans_of([make_job("a"), *gates]) == [
+    block_steps = [make_block("One?", unblocked_s=300), make_block("Two?", unblocked_s=100)]
+    assert block_spans_of([make_job("a"), *block_steps]) == [
         (1, 13.0, 300.0, False),
         (1, 13.0, 100.0, False),
     ]

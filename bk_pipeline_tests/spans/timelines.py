@@ -31,7 +31,7 @@ PAUSES = st.one_of(
 class Life:
     """One job's: `stage` is where it belongs, `ended` None if it never did.
 
-    A gate (block step) has only `ended`: its unblocking.
+    A block step has only `ended`: its unblocking.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Life:
     started: int | None = None
     ended: int | None = None
     state: str = "passed"
-    gate: bool = False
+    block_step: bool = False
     replaces: Life | None = None
     kind: str = ""
     step: str = ""
@@ -77,7 +77,7 @@ class Timeline:
 
     def _job(self, one: Life, now: int) -> dict[str, Any]:
         over = one.ended is not None and one.ended <= now
-        if one.gate:
+        if one.block_step:
             return make_block(
                 one.name, unblocked_s=one.ended / 1000 if over and one.ended is not None else None
             )
@@ -105,7 +105,7 @@ class Timeline:
         return at((moment // SECOND * SECOND if whole else moment) / 1000)
 
     def job_id(self, one: Life) -> str:
-        return uid(f"job {one.name}" if one.gate else f"timeline {one.name}")
+        return uid(f"job {one.name}" if one.block_step else f"timeline {one.name}")
 
 
 class _Generator:
@@ -143,7 +143,7 @@ class _Generator:
 
     def _is_retryable(self, one: Life) -> bool:
         replaced = any(other.replaces is one for other in self.lives)
-        return not one.gate and one.ended is not None and not replaced
+        return not one.block_step and one.ended is not None and not replaced
 
     def _pause(self, *, blocked: bool, until: int | None) -> None:
         finished = self.now + self.draw(FINISHED_LATER)
@@ -166,9 +166,16 @@ class _Generator:
             self._run(opened=self.now)
 
     def _add_gate(self, moment: int, stage: int) -> None:
-        name = f"gate {len(self.lives)}"
+        name = f"block step {len(self.lives)}"
         self.lives.append(
-            Life(name, self.first_created, stage=stage, ended=moment, state="unblocked", gate=True)
+            Life(
+                name,
+                self.first_created,
+                stage=stage,
+                ended=moment,
+                state="unblocked",
+                block_step=True,
+            )
         )
 
     def _retry(self, ended: list[Life]) -> None:

@@ -85,7 +85,7 @@ def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
     """Return the metadata of `honeycomb_markers`; `markers` is how many the day has."""
     return {
         "created": placed.created,
-        "found again": placed.recovered,
+        "found again": placed.found_again,
         "changed": placed.changed,
         "as they should be": placed.unchanged,
         "deleted in Honeycomb": placed.missing,

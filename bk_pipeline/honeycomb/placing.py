@@ -72,11 +72,11 @@ class MarkerLedger(Protocol):
 class Placement:
     """The result of placing markers, as counts.
 
-    `recovered` counts markers that Honeycomb had and the ledger did not know.
+    `found_again` counts markers that Honeycomb had and the ledger did not know.
     """
 
     created: int = 0
-    recovered: int = 0
+    found_again: int = 0  # names of fields are labels in the command line's output
     changed: int = 0
     deleted: int = 0
     unchanged: int = 0
@@ -162,7 +162,7 @@ def place(
     done.unchanged += changes.unchanged
     done.missing += len(changes.missing)
     done.too_old += changes.too_old
-    done.recovered += len(changes.recovered)
+    done.found_again += len(changes.recovered)
 
     def remember(subject: Subject, marker_id: str, digest: bytes) -> None:
         placed = PlacedMarker(*subject, day=planned.day, marker_id=marker_id, digest=digest)
@@ -182,7 +182,7 @@ def place(
         others.add(marker_id)
         remember(subject, marker_id, marker.digest)
         done.created += 1
-        done.recovered += was_recovered
+        done.found_again += was_recovered
         progress(f"{planned.day}: {done.created:,} of {len(changes.create):,} markers placed")
     for dataset in sorted({subject.dataset for subject, _ in changes.create}):
         done.colors_set += set_colors(dataset, rules.colors_in(dataset), client=client)

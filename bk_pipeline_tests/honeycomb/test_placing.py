@@ -137,7 +137,7 @@ def test_markers_unknown_to_the_ledger_are_recovered(day, rules_of, stored, tmp_
         done = day.run(rules, *failed_builds(3), ledger=empty.markers)
         again = day.run(rules, *failed_builds(3), ledger=empty.markers)
 
-    assert (done.created, done.recovered, done.changed) == (0, 6, 0)
+    assert (done.created, done.found_again, done.changed) == (0, 6, 0)
     assert again.unchanged == 6
     assert stored.markers == before
 
@@ -177,7 +177,7 @@ def test_lost_response_makes_no_second_marker(day, rules_of, stored, sandbox):
 
     done = day.run(rules_of(FAILED), *failed_builds(3))
 
-    assert (done.created, done.recovered) == (3, 1)
+    assert (done.created, done.found_again) == (3, 1)
     assert len(stored.markers) == 3
 
 

@@ -19,10 +19,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import day, deliver, extract, faults, live, sync, transform, whole
+from benchmarks import day, deliver, extract, faults, live, startup, sync, transform, whole
 from benchmarks.figures import Figure, Report, number
 
-BENCHMARKS: list[ModuleType] = [transform, deliver, whole, extract, sync, day, faults, live]
+BENCHMARKS: list[ModuleType] = [
+    startup,
+    transform,
+    deliver,
+    whole,
+    extract,
+    sync,
+    day,
+    faults,
+    live,
+]
 
 NAMES = [module.__name__.rpartition(".")[2] for module in BENCHMARKS]
 LATEST = Path(__file__).with_name("latest.json")

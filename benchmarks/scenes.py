@@ -17,12 +17,13 @@ import pyarrow as pa
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import Destination, Item, SendResult, Verdict
-from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.loop import deliver
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import Timeouts
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox
 from bk_pipeline_tests.deliver.tables import DAY, tables

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from benchmarks.scenes import BATCH, IMPATIENT, PATIENT, SPANS_TO_POISON
-from bk_pipeline.http.session import Timeouts
+from bk_pipeline.http.network import Timeouts
 
 LASTING = 1_000_000
 BOTH = ("Honeycomb", "OTLP")

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from bk_pipeline.analysis.columns import TABLES
-from bk_pipeline.cli.main import cli
+from bk_pipeline.cli.commands import cli
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.fields import FIELDS, UNAVAILABLE, Field
 from bk_pipeline.spans.model import SpanKind

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from bk_pipeline.cli.main import cli
+from bk_pipeline.cli.commands import cli
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline_tests.dagster_dev import wait_for
 from bk_pipeline_tests.worlds import stage

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bk_pipeline.cli.main import cli
+from bk_pipeline.cli.commands import cli
 from bk_pipeline.cli.trace import LEGEND, waterfall
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.world import World

@@ -17,9 +17,10 @@ from benchmarks.parts import DAY, tables_in
 from benchmarks.sink import WARM_UP
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destination import Destination
-from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.loop import deliver
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.ledger.store import Ledger
 
 DATASET = "bench"

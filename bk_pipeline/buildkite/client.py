@@ -39,9 +39,9 @@ from bk_pipeline.buildkite.records import (
 )
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import AnswerTooLarge, NotFound
-from bk_pipeline.http.network import Network
+from bk_pipeline.http.network import Network, Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import HttpSession, Params, Timeouts
+from bk_pipeline.http.session import HttpSession, Params
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import Window
 

@@ -24,8 +24,6 @@ from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-from requests.utils import parse_header_links
-
 from bk_pipeline.buildkite.answers import Subject, read_elements
 from bk_pipeline.buildkite.api import Api
 from bk_pipeline.errors import ServiceUnavailable, UnexpectedAnswer
@@ -249,6 +247,8 @@ def page_count(response: Response) -> int | None:
 
 
 def _link(response: Response, relation: str) -> str | None:
+    from requests.utils import parse_header_links  # noqa: PLC0415  # requests takes a while
+
     for link in parse_header_links(response.headers.get("Link", "")):
         if relation in link.get("rel", "").lower().split() and link["url"]:
             try:

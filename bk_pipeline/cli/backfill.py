@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
-import click
-
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import DAY, Console, echo
+from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.progress import Bar, Log, shown_on
 from bk_pipeline.cli.signals import summing_up
 from bk_pipeline.defs.home import local_instance
@@ -49,29 +47,8 @@ MOST_IN_A_ROW = 3
 ON_INTERRUPT = 130
 
 
-@click.command()
-@click.option("--from", "first", type=DAY, required=True, help="First day, like 2026-11-01.")
-@click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
-@click.option("--full-refresh", is_flag=True, help="Read the days anew even if they are stored.")
-@click.option(
-    "--resend",
-    is_flag=True,
-    help="Send again what was delivered with another ledger and this one does not know.",
-)
 def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
-    """Take days from Buildkite to every destination that is configured.
-
-    Each day is materialized in Dagster, one after the other, in this process; the Dagster
-    UI shows them if DAGSTER_HOME is the same. Stop it whenever you like (Ctrl-C): the same
-    command goes on where it was. A day that was done costs one request, and nothing is sent
-    twice.
-
-    A day that fails does not keep the others from being done. A refused token, a full disk
-    and the like end the backfill at once, and so do three failed days in a row.
-
-    Exit status 0: all days are done. 75: some are not, and may be if you try later. 1: some
-    failed for a reason that stays. 2: a setting or argument is wrong. 130: interrupted.
-    """
+    """Take days from Buildkite to every destination that is configured."""
     settings = Settings.load()
     settings.require_buildkite()
     days = _days(first, last, settings, App(settings))

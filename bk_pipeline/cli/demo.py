@@ -10,7 +10,6 @@ from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import click
 from rich.progress import track
 
 from bk_pipeline.app import App
@@ -49,19 +48,8 @@ class Numbers:
     seconds: float
 
 
-@click.command()
-@click.option("--days", default=3, show_default=True, type=click.IntRange(1, 366))
-@click.option("--builds-per-day", default=40, show_default=True, type=click.IntRange(1, 50_000))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the story.")
 def demo(days: int, builds_per_day: int, as_json: bool) -> None:
-    """Try everything on stand-ins: no account, no server, nothing leaves this machine.
-
-    Starts stand-ins for Buildkite and Honeycomb, backfills the last DAYS through Dagster,
-    delivers them, and shows what happened and a build as a waterfall.
-
-    --json prints days, builds, jobs, spans, events_accepted, events_rejected, duplicates,
-    requests and seconds. Exit status 0 only if all was accepted and nothing doubled.
-    """
+    """Try everything on stand-ins: no account, no server, nothing leaves this machine."""
     stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day))
     with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder, running(stand_in) as url:
         settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=folder)

@@ -8,7 +8,6 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import click
 from rich.table import Table
 from rich.text import Text
 
@@ -28,23 +27,8 @@ MARKS = {
 NAME_WIDTH = 16
 
 
-@click.command()
-@click.option(
-    "--days",
-    default=30,
-    show_default=True,
-    type=click.IntRange(1, 366),
-    help="Reckon what a backfill of so many days would cost.",
-)
 def doctor(days: int) -> None:
-    """Check settings, keys, limits and places, in the order in which a run needs them.
-
-    Each check ends in a tick, or in the one thing to do. Asks Buildkite a handful of small
-    questions and each destination one; sends no span, and prints no secret.
-
-    Exit status 0: nothing failed. 2: a setting is missing or malformed. 1: something else
-    failed.
-    """
+    """Check settings, keys, limits and places, in the order in which a run needs them."""
     console = Console(highlight=False)
     findings: list[Finding] = []
     with console.status("") as status, closing(Lines(partial(echo, err=True))) as lines:

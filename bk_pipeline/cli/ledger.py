@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
+from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
@@ -21,19 +21,8 @@ from bk_pipeline.spans import ids
 from bk_pipeline.text import counted
 
 
-@click.group(cls=Suggesting, invoke_without_command=True)
-@click.pass_context
-def ledger(context: click.Context) -> None:
-    """Show what was delivered where; list and re-queue what was rejected; adopt deliveries.
-
-    Without a command: the destinations, with counts of items (spans, and at Honeycomb
-    links too).
-    """
-    if context.invoked_subcommand is None:
-        _destinations()
-
-
-def _destinations() -> None:
+def destinations() -> None:
+    """Show the destinations, with counts of items."""
     table = Table("destination", box=None, header_style="bold")
     for name in ("accepted", "rejected", "presumed sent", "in doubt", "builds"):
         table.add_column(name, justify="right")
@@ -47,12 +36,6 @@ def _destinations() -> None:
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
-@ledger.command()
-@click.argument("destination")
-@click.option("--day", type=DAY, help="Only of this day.")
-@click.option("--build", help="Only of this build, by its UUID.")
-@click.option("--reason", help="Only if the reason holds this text.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 def rejected(
     destination: str, day: date | None, build: str | None, reason: str | None, limit: int
 ) -> None:
@@ -67,19 +50,10 @@ def rejected(
         line_of(fields)
 
 
-@ledger.command()
-@click.argument("destination")
-@click.option("--day", type=DAY, help="Only of this day.")
-@click.option("--build", help="Only of this build, by its UUID.")
-@click.option("--reason", help="Only if the reason holds this text.")
-@click.option("--all", "everything", is_flag=True, help="All that was rejected or presumed sent.")
 def requeue(
     destination: str, day: date | None, build: str | None, reason: str | None, everything: bool
 ) -> None:
-    """Have DESTINATION's next delivery send again what was rejected or presumed sent.
-
-    What was accepted is never sent again. Materialize the days concerned to send it.
-    """
+    """Have DESTINATION's next delivery send again what was rejected or presumed sent."""
     if not (day or build or reason or everything):
         raise ConfigError("Say what to re-queue: --day, --build, --reason, or --all of it.")
     with _opened() as book:
@@ -94,9 +68,6 @@ def requeue(
     echo(f"{counted(count, 'item')} will be sent again when materialized.")
 
 
-@ledger.command()
-@click.argument("destination")
-@click.option("--yes", is_flag=True, help="Do not ask.")
 def forget(destination: str, yes: bool) -> None:
     """Forget all that DESTINATION accepted: everything would be sent, and billed, again."""
     with _opened() as book:
@@ -112,18 +83,8 @@ def forget(destination: str, yes: bool) -> None:
     echo(f"Forgotten: {counted(count, 'item')} of {destination}.")
 
 
-@ledger.command()
-@click.argument("destinations", nargs=-1)
-@click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
-@click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
 def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) -> None:
-    """Take for delivered what was delivered from this data directory with another ledger.
-
-    For a ledger that is new, restored from a backup, or in a new place: what the data directory
-    says was delivered is not sent again, and deliveries go on with what is new. Concerns all
-    configured destinations, or those named like their assets. Sends nothing. To send everything
-    again instead: bk-pipeline backfill --resend.
-    """
+    """Take for delivered what was delivered from this data directory with another ledger."""
     app = App(Settings.load())
     spans = app.spans()
     days = [

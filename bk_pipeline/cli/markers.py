@@ -12,7 +12,7 @@ from functools import cache
 import click
 
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import DAY, Console, Suggesting, echo, line_of
+from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.errors import NotFound
 from bk_pipeline.honeycomb.marker import Marker
 from bk_pipeline.honeycomb.placing import color_changes, set_colors
@@ -23,31 +23,9 @@ from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, pru
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted
 
-FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
-TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
-RESTORE = click.option(
-    "--restore", is_flag=True, help="Place again what somebody deleted in Honeycomb."
-)
 
-
-@click.group(cls=Suggesting)
-def markers() -> None:
-    """Mark deploys, failed builds and the like on Honeycomb's graphs.
-
-    Which builds and jobs become markers is said by the file that BK_PIPELINE_MARKERS names;
-    docs/markers.md has ready rules. The asset honeycomb_markers places them day by day; these
-    commands do so for all days of the span table, and show what would be done.
-    """
-
-
-@markers.command("list")
-@click.option("--all", "everyones", is_flag=True, help="Also markers that others made.")
 def listed(everyones: bool) -> None:
-    """List the markers that we made, as Honeycomb has them now.
-
-    A line a marker, between tabs: dataset, rule, id, start, end, type, message, URL. Of one
-    that somebody deleted in Honeycomb: dataset, rule, id and "deleted in Honeycomb".
-    """
+    """List the markers that we made, as Honeycomb has them now."""
     with _opened() as (_, it, _):
         ours = {one.marker_id: one for one in it.ledger.markers.placed(it.client.name)}
         datasets = {one.dataset for one in ours.values()}
@@ -66,16 +44,8 @@ def listed(everyones: bool) -> None:
                     _line(dataset, rule, one.id, *times, *words)
 
 
-@markers.command()
-@FROM
-@TO
-@RESTORE
 def plan(first: date | None, last: date | None, restore: bool) -> None:
-    """Show what apply would create and change, and prune delete. Changes nothing.
-
-    A line a marker, between tabs: what would be done, day, dataset, rule, start, message; then
-    a line of counts.
-    """
+    """Show what apply would create and change, and prune delete. Changes nothing."""
     total: Counter[str] = Counter()
     with _opened() as (app, it, _):
         days = {*app.raw().days(), *_placed_days(it)}
@@ -91,10 +61,6 @@ def plan(first: date | None, last: date | None, restore: bool) -> None:
     echo(_sentence(total))
 
 
-@markers.command()
-@FROM
-@TO
-@RESTORE
 def apply(first: date | None, last: date | None, restore: bool) -> None:
     """Create and change markers as the rules say, and set the colours of their types."""
     total: Counter[str] = Counter()
@@ -114,14 +80,8 @@ def apply(first: date | None, last: date | None, restore: bool) -> None:
     echo(_sentence(total))
 
 
-@markers.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
 def prune(yes: bool) -> None:
-    """Delete the markers that we made and that no rule asks for any more.
-
-    Because the rule is gone or another one, or because the build ended differently since. Never
-    touches what others made.
-    """
+    """Delete the markers that we made and that no rule asks for any more."""
     with _opened() as (_, it, lines):
         listed = cache(it.client.list_markers)
         plans = {day: plan_markers(day, it, listed=listed).plan for day in sorted(_placed_days(it))}

@@ -5,44 +5,16 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
-import click
-
 from bk_pipeline.cli.output import echo
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.sandbox.server import Sandbox, serve
 from bk_pipeline.sandbox.world import World
 
 
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8099, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--seed", default=1, show_default=True, help="Another seed, another organization.")
-@click.option(
-    "--days", default=7, show_default=True, type=click.IntRange(1, 366), help="Days of history."
-)
-@click.option(
-    "--builds-per-day",
-    default=40,
-    show_default=True,
-    type=click.IntRange(1, 50_000),
-    help="Builds on a working day.",
-)
-@click.option(
-    "--today",
-    type=click.DateTime(["%Y-%m-%d"]),
-    help="Last day that has builds (UTC). Default: the present day, with new builds as you watch.",
-)
 def sandbox(
     *, host: str, port: int, seed: int, days: int, builds_per_day: int, today: datetime | None
 ) -> None:
-    """Serve stand-ins for Buildkite and Honeycomb until interrupted.
-
-    A made-up organization with DAYS of history and builds going on as you watch, and a
-    Honeycomb that takes what Honeycomb would take. Prints the `export` lines that point a
-    shell at it; with those, make dev and bk-pipeline backfill work against it, on data of
-    their own. GET /_sandbox/stored tells what has arrived, POST /_sandbox/builds finishes
-    another build.
-    """
+    """Serve stand-ins for Buildkite and Honeycomb until interrupted."""
     world = World(
         seed=seed,
         days=days,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,41 +139,8 @@ def _refuse_error(value: bytes) -> None:
     raise RecordError(f'it is an error of Buildkite\'s, "{line.rstrip(".")}"')
 
 
-FORMATS = ("ndjson", "table", "parquet")
-
-
-@click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(FORMATS),
-    default="ndjson",
-    show_default=True,
-    help="ndjson: an object a span. table: for people. parquet: the columns of docs/spans.md.",
-)
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write here, whole or not at all. Default: standard output.",
-)
 def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
-    """Turn answers of Buildkite's builds API into spans, without any network.
-
-    A FILE holds one build object or an array of them, as GET
-    /v2/organizations/{org}/builds gives them, or several of either, as jq -c makes them; - is
-    standard input. It may be gzipped, and in UTF-8 or UTF-16. Builds that have not finished, or
-    never run, give no spans. The privacy settings (BK_PIPELINE_SPANS_*) apply; no other does.
-
-    Exit status 0: every build could be read. 1: some could not; standard error names each, with
-    the reason, and the spans of the others are written. Also 1, with nothing written: a file
-    cannot be read or is no build answer.
-
-    \b
-      curl -H "Authorization: Bearer $TOKEN" \\
-        "https://api.buildkite.com/v2/organizations/acme/builds?include_retried_jobs=true" \\
-        | bk-pipeline spans --format table -
-    """
+    """Turn answers of Buildkite's builds API into spans, without any network."""
     privacy = Privacy.from_settings(Settings.load())
     found = _Found()
     tables = [_table(file, found, privacy) for file in files]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
-import click
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
@@ -18,10 +16,9 @@ from bk_pipeline.app import App
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.cli.output import Console, echo
-from bk_pipeline.errors import ConfigError, PipelineError
+from bk_pipeline.errors import PipelineError
 from bk_pipeline.lines import Lines
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans import ids
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
@@ -124,23 +121,8 @@ SHOWN_FAILURES = 10
 SHORT_COMMIT = 7
 
 
-@click.command()
-@click.argument("build", metavar="BUILD")
-@click.option("--fetch", is_flag=True, help="Ask Buildkite, even if the span table has it.")
-@click.option("--all", "every", is_flag=True, help="A line for every job, however many.")
 def trace(build: str, fetch: bool, every: bool) -> None:
-    """Show a build as a waterfall: who waited, who ran, who failed, when.
-
-    BUILD is the URL of a build's page (or of its trace at Honeycomb), pipeline#number, a
-    number, or a UUID. It is looked for in the span table, and asked of Buildkite if it is
-    not there. Links to its trace follow, one for each destination that has pages.
-
-    \b
-      bk-pipeline trace https://buildkite.com/acme/web/builds/4182
-      bk-pipeline trace web#4182
-
-    Without a terminal there is no colour; NO_COLOR=1 takes it from a terminal too.
-    """
+    """Show a build as a waterfall: who waited, who ran, who failed, when."""
     reference = read_reference(build)
     app = App(Settings.load(BK_PIPELINE_HTTP_DEADLINE_S=str(LINK_DEADLINE_S)))
     errors = Console(stderr=True)
@@ -263,28 +245,3 @@ def _unfinished(build: Build, privacy: Privacy) -> str:
         + (f"; its {counted(len(jobs), 'job')}: {told}" if jobs else "")
         + f". Its trace is made when it has finished. {url}"
     )
-
-
-@click.command()
-def traceparent() -> None:
-    """Print the W3C TRACEPARENT of the Buildkite job that this runs in.
-
-    Spans made with it as their parent hang under the job's span. It is worked out from
-    BUILDKITE_BUILD_ID and BUILDKITE_JOB_ID; nothing is asked of anybody. The shell can do
-    the same without this command:
-
-    \b
-      job="${BUILDKITE_JOB_ID//-/}"
-      export TRACEPARENT="00-${BUILDKITE_BUILD_ID//-/}-${job: -16}-01"
-    """
-    build, job = (_of_the_job(name) for name in ("BUILDKITE_BUILD_ID", "BUILDKITE_JOB_ID"))
-    echo(f"00-{ids.trace_id(build)}-{ids.uuid_span_id(SpanKind.JOB, job)}-01")
-
-
-def _of_the_job(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigError(
-            f"{name} is not set. Run this inside a Buildkite job, where the agent sets it."
-        )
-    return value

@@ -1,6 +1,6 @@
 """The kinds of destinations, and those that the settings configure.
 
-To add a kind, add a line to `KINDS`. There can be several destinations of a kind: `otlp` is the one
+To add a kind, add a line to `KINDS`; its code is imported when one is opened. There can be several destinations of a kind: `otlp` is the one
 of the plain variables, `otlp:tempo` one with variables that start with `BK_PIPELINE_TEMPO_`.
 """
 
@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.destination import Destination
-from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.max_age import otlp_max_age
-from bk_pipeline.deliver.metrics.destination import OtlpMetrics
-from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import METRICS
 from bk_pipeline.environment import SDK_DISABLED
@@ -23,10 +20,13 @@ from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from bk_pipeline.deliver.destination import Destination
+
 ENTRY = re.compile(r"([a-z_]+)(?::([a-z][a-z0-9_]*))?")
 VARIABLE = "BK_PIPELINE_DESTINATIONS"
 
-OpenDestination = Callable[[Clock], Destination]
+OpenDestination = Callable[[Clock], "Destination"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,13 @@ class Configured:
 def _honeycomb(settings: Settings, _prefix: str) -> Resolved | None:
     if settings.honeycomb_api_key is None:
         return None
-    return Resolved(lambda clock: Honeycomb.from_settings(settings, clock=clock))
+
+    def open_(clock: Clock) -> Destination:
+        from bk_pipeline.deliver.honeycomb.destination import Honeycomb  # noqa: PLC0415
+
+        return Honeycomb.from_settings(settings, clock=clock)
+
+    return Resolved(open_)
 
 
 def _otlp(settings: Settings, prefix: str) -> Resolved | None:
@@ -82,9 +88,13 @@ def _otlp(settings: Settings, prefix: str) -> Resolved | None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
     age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
-    return Resolved(
-        lambda clock: Otlp(endpoint, clock=clock, age=age, retry_policy=policy), endpoint.name
-    )
+
+    def open_(clock: Clock) -> Destination:
+        from bk_pipeline.deliver.otlp.endpoint import Otlp  # noqa: PLC0415
+
+        return Otlp(endpoint, clock=clock, age=age, retry_policy=policy)
+
+    return Resolved(open_, endpoint.name)
 
 
 def _otlp_metrics(settings: Settings, prefix: str) -> Resolved | None:
@@ -95,10 +105,13 @@ def _otlp_metrics(settings: Settings, prefix: str) -> Resolved | None:
         return None
     policy = RetryPolicy(deadline_s=settings.http_deadline_s)
     age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
-    return Resolved(
-        lambda clock: OtlpMetrics(endpoint, clock=clock, age=age, retry_policy=policy),
-        endpoint.name,
-    )
+
+    def open_(clock: Clock) -> Destination:
+        from bk_pipeline.deliver.metrics.destination import OtlpMetrics  # noqa: PLC0415
+
+        return OtlpMetrics(endpoint, clock=clock, age=age, retry_policy=policy)
+
+    return Resolved(open_, endpoint.name)
 
 
 KINDS: Mapping[str, Kind] = {

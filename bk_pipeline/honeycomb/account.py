@@ -13,7 +13,8 @@ import msgspec
 
 from bk_pipeline.errors import UnexpectedAnswer
 from bk_pipeline.http.answers import Quote, body_summary, decoded
-from bk_pipeline.http.session import DEFAULT_PORTS, Response
+from bk_pipeline.http.network import DEFAULT_PORTS
+from bk_pipeline.http.session import Response
 
 INGEST = "ingest"
 

@@ -19,9 +19,9 @@ from bk_pipeline.honeycomb.answers import KEY, refusal
 from bk_pipeline.honeycomb.marker import ListedMarker, Marker
 from bk_pipeline.http.answers import body_summary, decoded, unreachable
 from bk_pipeline.http.limiter import RateLimiter
-from bk_pipeline.http.network import Network
+from bk_pipeline.http.network import Network, Timeouts
 from bk_pipeline.http.retry import RetryPolicy, retry
-from bk_pipeline.http.session import HttpSession, Response, Timeouts
+from bk_pipeline.http.session import HttpSession, Response
 from bk_pipeline.settings import Settings
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from urllib.request import getproxies
 from bk_pipeline.environment import CA_BUNDLES, NETWORK, sound
 from bk_pipeline.errors import ConfigError
 
+DEFAULT_PORTS = {"https": 443, "http": 80}
 LOOPBACK = ("localhost", "::1")
 
 
@@ -91,3 +92,33 @@ def _covers(entry: str, host: str, port: int) -> bool:
         return entry == "*" or address in ip_network(entry.strip("[]"), strict=False)
     except ValueError:
         return entry in {f"{host}:{port}", f"[{host}]:{port}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Timeouts of a request, in seconds.
+
+    Attributes:
+        connect_s: For making the connection.
+        read_s: Between two received bytes.
+        total_s: From the DNS lookup to the last byte of the response.
+    """
+
+    connect_s: float = 10.0
+    read_s: float = 60.0
+    total_s: float = 300.0
+
+    def within(self, timeout_s: float | None) -> Timeouts:
+        """These timeouts, each capped at `timeout_s`."""
+        if timeout_s is None:
+            return self
+        return Timeouts(
+            min(self.connect_s, timeout_s),
+            min(self.read_s, timeout_s),
+            min(self.total_s, timeout_s),
+        )
+
+    @classmethod
+    def for_deadline(cls, deadline_s: float) -> Timeouts:
+        """Timeouts for requests that are retried until a deadline, so that none exceeds it by much."""
+        return cls().within(max(deadline_s, cls().read_s))

@@ -29,46 +29,15 @@ from bk_pipeline.http.failures import (
     tls_required,
     without_request,
 )
-from bk_pipeline.http.network import Network
+from bk_pipeline.http.network import DEFAULT_PORTS, Network, Timeouts
 
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"
-DEFAULT_PORTS = {"https": 443, "http": 80}
 REDIRECTS = range(300, 400)
 BAD_REQUEST = 400
 # Scheme, host and port. Credentials are sent to this origin only.
 Origin = tuple[str, str, int]
 # Query parameters; a name with several values is repeated.
 Params = Mapping[str, str | Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Timeouts of a request, in seconds.
-
-    Attributes:
-        connect_s: For making the connection.
-        read_s: Between two received bytes.
-        total_s: From the DNS lookup to the last byte of the response.
-    """
-
-    connect_s: float = 10.0
-    read_s: float = 60.0
-    total_s: float = 300.0
-
-    def within(self, timeout_s: float | None) -> Timeouts:
-        """These timeouts, each capped at `timeout_s`."""
-        if timeout_s is None:
-            return self
-        return Timeouts(
-            min(self.connect_s, timeout_s),
-            min(self.read_s, timeout_s),
-            min(self.total_s, timeout_s),
-        )
-
-    @classmethod
-    def for_deadline(cls, deadline_s: float) -> Timeouts:
-        """Timeouts for requests that are retried until a deadline, so that none exceeds it by much."""
-        return cls().within(max(deadline_s, cls().read_s))
 
 
 @dataclass(frozen=True, slots=True)

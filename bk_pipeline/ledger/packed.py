@@ -7,9 +7,9 @@ span keeps the ledger small and its statements few.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     Connection,
@@ -22,8 +22,7 @@ from sqlalchemy import (
     delete,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.dml import UpdateBase
 
 from bk_pipeline.ledger.tables import delivered_parts, destinations
@@ -67,10 +66,8 @@ def count(packed_bytes: int) -> int:
     return packed_bytes // ITEM_ID_BYTES
 
 
-_INSERTS: Mapping[str, Callable[[Table], postgresql.Insert | sqlite.Insert]] = {
-    "postgresql": postgresql.insert,
-    "sqlite": sqlite.insert,
-}
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 
 def insert_new(connection: Connection, table: Table, rows: Select[Any] | None = None) -> Executable:
@@ -80,17 +77,18 @@ def insert_new(connection: Connection, table: Table, rows: Select[Any] | None = 
 
 @cache
 def _made(dialect: str, table: Table, rows: Select[Any] | None) -> Executable:
-    made = _INSERTS[dialect](table)
+    made = _insert(dialect, table)
     if rows is not None:
         made = made.from_select(rows.selected_columns.keys(), rows)
     return made.on_conflict_do_nothing()
 
 
-# Those whose parameters have names.
-_DIALECTS: Mapping[str, Callable[[], Dialect]] = {
-    "postgresql": psycopg.dialect,
-    "sqlite": lambda: sqlite.dialect(paramstyle="named"),
-}
+def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    if dialect == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415  # most ledgers are files
+
+    return postgresql.insert(table)
 
 
 def execute_many(
@@ -102,7 +100,15 @@ def execute_many(
 
 @cache
 def _text(dialect: str, statement: UpdateBase) -> str:
-    return str(statement.compile(dialect=_DIALECTS[dialect]()))
+    return str(statement.compile(dialect=_with_named_parameters(dialect)))
+
+
+def _with_named_parameters(dialect: str) -> Dialect:
+    if dialect == "sqlite":
+        return sqlite.dialect(paramstyle="named")
+    from sqlalchemy.dialects.postgresql import psycopg  # noqa: PLC0415  # most ledgers are files
+
+    return psycopg.dialect()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
 
 
 _NUMBER = select(destinations.c.id).where(destinations.c.name == bindparam("name"))

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, delete, insert, inspect, select, update
 
 from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.database import Database
-from bk_pipeline.ledger.postgres import open_postgres
 from bk_pipeline.ledger.sqlite import open_sqlite
 from bk_pipeline.ledger.tables import (
     SCHEMA_VERSION,
@@ -149,6 +148,9 @@ def open_database(where: Path | str, *, busy_timeout_s: float, create: bool) -> 
     """
     text = str(where)
     if "://" in text and not text.startswith(SQLITE):
+        # Here, because most ledgers are files, and psycopg takes a while to import.
+        from bk_pipeline.ledger.postgres import open_postgres  # noqa: PLC0415
+
         database = open_postgres(text, busy_timeout_s=busy_timeout_s)
     else:
         path = Path(text.removeprefix(SQLITE)).expanduser().absolute()

@@ -29,8 +29,6 @@ from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 __all__ = ["SCHEMA", "VALUE_LIMIT_BYTES", "add_attributes", "rows", "table_of", "truncate"]
 
 LINKS = pa.list_(pa.struct([("trace_id", pa.string()), ("span_id", pa.string())]))
-KINDS = pa.array(map(str, SpanKind), pa.string())
-STATUSES = pa.array(map(str, SpanStatus), pa.string())
 
 IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("trace_id", DICTIONARY),
@@ -81,11 +79,13 @@ def _identity_arrays(traces: Sequence[Trace], columns: Columns) -> Iterator[pa.A
     yield pa.DictionaryArray.from_arrays(columns.owners("trace").indices, trace_ids)
     yield pa.array([span.span_id for span in spans], pa.string())
     yield pa.array([span.parent_id for span in spans], pa.string())
-    yield pa.DictionaryArray.from_arrays(columns.kinds, KINDS)
+    # Not module constants: the first array of Python values makes pyarrow import pandas.
+    kinds, statuses = (pa.array(map(str, of), pa.string()) for of in (SpanKind, SpanStatus))
+    yield pa.DictionaryArray.from_arrays(columns.kinds, kinds)
     yield pa.array([span.start_ns for span in spans], pa.int64()).cast(MOMENT)
     yield pa.array([span.end_ns for span in spans], pa.int64()).cast(MOMENT)
     codes = enum_codes([span.status for span in spans], SpanStatus)
-    yield pa.DictionaryArray.from_arrays(codes, STATUSES)
+    yield pa.DictionaryArray.from_arrays(codes, statuses)
     yield _links_array([span.links for span in spans])
 
 

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import HttpSession, Timeouts
+from bk_pipeline.http.session import HttpSession
 from bk_pipeline_tests.http.scripted import scripted_server
 
 TOKEN = "bkua_s3cret0123456789"

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from bk_pipeline.cli.backfill import backfill, without_trace
+from bk_pipeline.cli.backfill import without_trace
+from bk_pipeline.cli.commands import backfill
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running

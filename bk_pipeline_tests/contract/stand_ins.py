@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.destination import Destination
-from bk_pipeline.deliver.honeycomb import Honeycomb
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
-from bk_pipeline.http.session import Timeouts
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.sandbox.server import Sandbox
 
 PATIENT = Timeouts(connect_s=60, read_s=60, total_s=60)

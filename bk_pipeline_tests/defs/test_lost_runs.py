@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bk_pipeline.app import App
-from bk_pipeline.cli.backfill import backfill
+from bk_pipeline.cli.commands import backfill
 from bk_pipeline.cli.doctor import pools
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.defs.definitions import build_definitions

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.loop import deliver
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import Timeouts
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World

@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.errors import (
     AccessDenied,

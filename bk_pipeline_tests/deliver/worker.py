@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline_tests.deliver.tables import DAY, tables

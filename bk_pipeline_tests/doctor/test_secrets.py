@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bk_pipeline.deliver.destinations import destinations
-from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import PipelineError
 from bk_pipeline.settings import ALIASES, Settings
 from bk_pipeline_tests.doctor.conftest import checkup

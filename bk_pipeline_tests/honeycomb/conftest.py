@@ -8,8 +8,8 @@ import requests
 from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.marker import Marker
 from bk_pipeline.honeycomb.rules_file import load_rules
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import Timeouts
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from bk_pipeline.http.session import HttpSession, Timeouts
+from bk_pipeline.http.network import Timeouts
+from bk_pipeline.http.session import HttpSession
 from bk_pipeline_tests.http.scripted import scripted_server
 
 

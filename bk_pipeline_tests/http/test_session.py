@@ -10,7 +10,8 @@ from bk_pipeline.errors import (
     ConfigError,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.session import HttpSession, Timeouts
+from bk_pipeline.http.network import Timeouts
+from bk_pipeline.http.session import HttpSession
 from bk_pipeline_tests.http.scripted import Answer
 
 TOKEN = "s3cret-token-0001"

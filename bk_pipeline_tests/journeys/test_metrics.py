@@ -11,8 +11,8 @@ import pytest
 
 from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.defs.runs import materialize_days
-from bk_pipeline.deliver.metrics import OtlpMetrics
-from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.metrics.destination import OtlpMetrics
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import METRICS
 from bk_pipeline.pipeline import deliver_day, extract_day, transform_day
 from bk_pipeline_tests.worlds import stage

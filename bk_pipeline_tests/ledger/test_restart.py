@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.honeycomb import Honeycomb
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.errors import RetryableError
 from bk_pipeline.http.retry import RetryPolicy

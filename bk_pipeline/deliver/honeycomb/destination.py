@@ -27,9 +27,9 @@ from bk_pipeline.honeycomb.account import (
     parse_account,
 )
 from bk_pipeline.http.answers import unreachable
-from bk_pipeline.http.network import Network
+from bk_pipeline.http.network import Network, Timeouts
 from bk_pipeline.http.retry import RetryPolicy, retry
-from bk_pipeline.http.session import HttpSession, Response, Timeouts
+from bk_pipeline.http.session import HttpSession, Response
 from bk_pipeline.settings import Settings
 from bk_pipeline.units import NS_PER_S
 

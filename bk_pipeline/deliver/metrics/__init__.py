@@ -6,7 +6,3 @@ build and job whether it was counted, and everything that works for spans (batch
 throttling, delivery locks, re-queueing) works here too. `docs/metrics.md` describes what a backend
 sees.
 """
-
-from bk_pipeline.deliver.metrics.destination import OtlpMetrics
-
-__all__ = ["OtlpMetrics"]

@@ -17,8 +17,9 @@ from bk_pipeline.deliver.otlp.variables import Compression
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import ServiceUnavailable
 from bk_pipeline.http.answers import unreachable
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import HttpSession, Response, Timeouts
+from bk_pipeline.http.session import HttpSession, Response
 
 # Compresses to a tenth; level 6 compresses to a fourteenth at half the speed.
 GZIP_LEVEL = 1

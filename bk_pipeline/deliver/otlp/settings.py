@@ -21,7 +21,6 @@ from hashlib import sha256
 from typing import Self
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from bk_pipeline.deliver.otlp.shape import SERVICE_NAME
 from bk_pipeline.deliver.otlp.variables import (
     DEFAULT_TIMEOUT_MS,
     GENERAL,
@@ -36,8 +35,7 @@ from bk_pipeline.deliver.otlp.variables import (
 )
 from bk_pipeline.environment import sound
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.http.network import Network
-from bk_pipeline.http.session import DEFAULT_PORTS, Timeouts
+from bk_pipeline.http.network import DEFAULT_PORTS, Network, Timeouts
 
 # Headers that select a tenant: Grafana Tempo and Mimir, Honeycomb (classic), Axiom, OpenObserve.
 TENANT_HEADERS = (
@@ -112,6 +110,7 @@ def _hash(text: str) -> str:
 
 
 ACCOUNT = "BK_PIPELINE_OTLP_ACCOUNT"
+SERVICE_NAME = "service.name"
 DEFAULT_SERVICE_NAME = "buildkite"
 
 

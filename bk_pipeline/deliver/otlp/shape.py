@@ -20,7 +20,6 @@ from bk_pipeline.deliver.encoding import (
 )
 
 SCOPE_NAME = "bk_pipeline"
-SERVICE_NAME = "service.name"
 
 # Flags of a span or link: it is known whether the parent or linked span is remote (0x100), and
 # it is (0x200).

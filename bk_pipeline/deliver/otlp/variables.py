@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from bk_pipeline.environment import SDK_DISABLED, quoted
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.http.session import Timeouts
+from bk_pipeline.http.network import Timeouts
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.deliver.honeycomb import Honeycomb
-from bk_pipeline.deliver.honeycomb.destination import trace_link
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb, trace_link
 from bk_pipeline.errors import (
     AccessDenied,
     ConfigError,

@@ -6,11 +6,11 @@ from itertools import count
 
 import pytest
 
-from bk_pipeline.deliver.metrics import OtlpMetrics
-from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.metrics.destination import OtlpMetrics
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import METRICS
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import Timeouts
 
 numbers = count()
 

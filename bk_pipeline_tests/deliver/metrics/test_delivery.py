@@ -10,7 +10,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.metrics.measurements import COLUMNS
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RetryableError, TokenRefused
 from bk_pipeline_tests.builders import make_block, make_build, make_job, uid

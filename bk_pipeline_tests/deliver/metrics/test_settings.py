@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.deliver.otlp import OtlpSettings
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import METRICS, Compression
 from bk_pipeline.errors import ConfigError
 

@@ -6,15 +6,16 @@ from itertools import count
 
 import pytest
 
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import (
     NotFound,
     RetryableError,
     TokenRefused,
     UnexpectedAnswer,
 )
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.http.session import Timeouts
 from bk_pipeline_tests.deliver.tables import payload, span_count, table, tables, uuid
 from bk_pipeline_tests.http.scripted import Answer, scripted_server
 

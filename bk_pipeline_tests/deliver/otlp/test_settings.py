@@ -9,10 +9,11 @@ import pytest
 
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import UNSUPPORTED, Compression
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.http.session import Timeouts
+from bk_pipeline.http.network import Timeouts
 from bk_pipeline.settings import Settings
 
 ENDPOINT = "http://collector:4318"

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from bk_pipeline.deliver.otlp import Otlp, OtlpSettings
+from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import FatalError
 from bk_pipeline_tests.deliver.tables import span_count, tables
 from bk_pipeline_tests.http.scripted import Answer, scripted_server

@@ -1,0 +1,110 @@
+"""What `commands.py` declares commands with: groups, types of arguments. Imports click only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from difflib import get_close_matches
+from importlib.abc import MetaPathFinder
+from typing import Any
+
+import click
+
+from bk_pipeline.tokens import redact_tokens
+
+
+class _Day(click.ParamType[date]):
+    """A date like 2026-11-01."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if isinstance(value, date):
+            return value
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            day = None
+        if day is None or day.isoformat() != value:
+            self.fail(f"expected YYYY-MM-DD, got {value!r}", param, ctx)
+        return day
+
+
+DAY = _Day()
+
+
+class Suggesting(click.Group):
+    """A group that names the nearest command if there is none of the name that was given."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that `args` begin with.
+
+        Raises:
+            click.UsageError: There is none.
+        """
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(
+                f"No such command {args[0]!r}.{did_you_mean(args[0], self.list_commands(ctx))}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean backfill?`, or nothing if no known word is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+class Program(Suggesting):
+    """The group of all commands, in the order in which they are declared."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        """Write the first line of each command's help, not shortened."""
+        lines = [(name, (one.help or "").partition("\n")[0]) for name, one in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _tokens_redacted():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _tokens_redacted():
+            return super().invoke(ctx)
+
+
+class NoPandas(MetaPathFinder):
+    """A block in which pandas is not found, for commands that have no use for it.
+
+    pyarrow tries to import it before it converts its first Python values, and does without if
+    it cannot. That saves more time than the rest of such a command takes.
+    """
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002  # importlib's signature
+        """Refuse pandas, and leave all other modules to others."""
+        if name == "pandas":
+            raise ModuleNotFoundError("This command does without pandas.", name=name)
+
+
+@contextmanager
+def _tokens_redacted() -> Iterator[None]:
+    """A block whose usage errors repeat no token that was typed in as an argument."""
+    try:
+        yield
+    except click.ClickException as exc:
+        exc.message = redact_tokens(exc.message)  # type: ignore[misc]  # its one text
+        raise

@@ -308,7 +308,7 @@ def test_locked_ledger_stops_the_delivery_before_anything_is_sent(scene, tmp_pat
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with Ledger.open(path, clock=scene.clock, busy_timeout_s=0.5) as impatient:
-        with pytest.raises(RetryableError, match="locked by another process"):
+        with pytest.raises(RetryableError, match="Another process has locked the ledger"):
             scene.send(ledger=impatient)
         other.rollback()
         other.close()

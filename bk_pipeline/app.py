@@ -214,7 +214,7 @@ class App:
         from bk_pipeline.ledger.store import Ledger  # noqa: PLC0415  # see above
 
         if create:
-            self.settings.refuse_lone_ledger()
+            self.settings.check_ledger_location()
         return Ledger.from_settings(self.settings, clock=self.clock, create=create)
 
     def delivery_policy(self) -> DeliveryPolicy:

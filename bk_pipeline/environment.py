@@ -1,9 +1,9 @@
-"""The variables of this process and of `.env`, read by one rule whatever they are for.
+"""Read the variables of this process and of `.env`, with one rule for all of them.
 
-Exported variables take precedence over `.env`. White space around a value does not count, and
-an empty value is as good as none. A value that could only be a mistake is refused by name:
-quotation marks that are part of it, line breaks, characters that cannot be seen, a token in
-a variable that holds none. No message repeats a value.
+Exported variables take precedence over `.env`. White space around a value is ignored, and an
+empty value counts as unset. Values that can only be mistakes are errors: quotation marks that
+are part of the value, line breaks, invisible characters, a token in a variable that takes
+none. Messages name the variable and never show its value.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ _QUOTED = re.compile(r"""[^=]*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)')"""
 
 
 def env_path() -> Path:
-    """Where `.env` is searched for: in the working directory, nowhere else."""
+    """Path of `.env`: always in the working directory."""
     return Path(ENV_FILE).absolute()
 
 
 def env_file(ours: Callable[[str], bool] = lambda _: False) -> dict[str, str]:
-    """What `.env` in the working directory sets, empty values included; `{}` if there is none.
+    """The variables in `.env` of the working directory, including empty ones; `{}` without it.
 
     Args:
-        ours: Whether a variable's line is to be clear. Those of other programs may hold anything.
+        ours: Whether to check a variable's line for ambiguous syntax, by the variable's name.
+            Lines of other programs may hold anything.
 
     Raises:
-        ConfigError: It cannot be read, or a line would change its value unnoticed. Names
-            the line, never what is in it.
+        ConfigError: The file cannot be read, or its syntax would silently change a value. Names
+            the line, but does not show it.
     """
     bindings = _bindings()
     for one in bindings:
@@ -63,14 +64,14 @@ def _bindings() -> list[Binding]:
         with path.open(encoding=ENCODING) as file:
             bindings = list(parse_stream(file))
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text in UTF-8. Save it as that.") from None
+        raise ConfigError(f"{path} is not valid UTF-8. Save it with that encoding.") from None
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}.") from exc
     wrong = next((one for one in bindings if one.error), None)
     if wrong is not None:
         raise ConfigError(
-            f"{path}, line {_line(wrong)}, is no NAME=value. Put it so, with quotes around a "
-            "value only where both are there, or # before a remark."
+            f"{path}, line {_line(wrong)} is not of the form NAME=value. Check for an unclosed "
+            "quote, or put # before a comment."
         )
     return bindings
 
@@ -82,7 +83,7 @@ def _line(binding: Binding) -> int:
 
 
 def _unclear(binding: Binding, bindings: Iterable[Binding]) -> str:
-    """What python-dotenv would change in the value and hardly anybody expects; "" if nothing."""
+    """A message if python-dotenv would change the value unexpectedly; otherwise ""."""
     found = _QUOTED.match(binding.original.string)
     double, single = found.groups() if found else (None, None)
     if double is not None and _CONTROL_ESCAPE.search(double):
@@ -146,56 +147,57 @@ _QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # noqa: RUF001  # exactly th
 _MAY_END_QUOTED = ("SPANS_MASK",)
 # What Kubernetes sets in every pod of a namespace that has a service bk-pipeline-….
 _SERVICE_LINK = re.compile(r"_SERVICE_(?:HOST|PORT)(?:_\w+)?$|_PORT(?:_\d+_(?:TCP|UDP)(?:_\w+)?)?$")
-# Of this project's own tests.
+# Variables of this project's own tests.
 _TESTS = "BK_PIPELINE_TEST_"
 _NEAR = 0.85
 
 
 def ours(name: str) -> bool:
-    """Whether a variable is one that we read."""
+    """Whether a variable has a name or prefix that this package reads."""
     return name.startswith((OURS, "HONEYCOMB_", "OTEL_")) or name in BUILDKITE or name in NETWORK
 
 
 def environment() -> dict[str, str]:
-    """All variables: those exported, and those of `.env` that are not.
+    """All variables: the exported ones, and those of `.env` that are not exported.
 
     Raises:
-        ConfigError: `.env` cannot be read. What is wrong with values is told by `problems`.
+        ConfigError: `.env` cannot be read. `value_problems` checks the values.
     """
-    exported = tidied(os.environ)
+    exported = trimmed(os.environ)
     # https_proxy and HTTPS_PROXY are one variable.
     proxies = {name.upper() for name in exported if name in NETWORK}
-    file = {n: v for n, v in tidied(env_file(ours)).items() if n.upper() not in proxies}
+    file = {n: v for n, v in trimmed(env_file(ours)).items() if n.upper() not in proxies}
     return {**file, **exported}
 
 
-def tidied(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables without white space around the values of ours, and without empty ones."""
+def trimmed(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables without empty ones, with white space stripped from this package's values."""
     stripped = {n: v.strip() if ours(n) else v for n, v in variables.items()}
     return {name: value for name, value in stripped.items() if value}
 
 
-def problems(variables: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with the values, by the names of the variables of ours that have them."""
+def value_problems(variables: Mapping[str, str]) -> dict[str, str]:
+    """For each of this package's variables with an invalid value: what is wrong, by name."""
     found = {name: _problem(name, value) for name, value in variables.items() if ours(name)}
     return {name: problem for name, problem in found.items() if problem}
 
 
-def sound(variables: Mapping[str, str], *, shown_prefix: str = "") -> dict[str, str]:
-    """The variables, tidied, if nothing is wrong with them.
+def validated(variables: Mapping[str, str], *, shown_prefix: str = "") -> dict[str, str]:
+    """The trimmed variables.
 
     Raises:
-        ConfigError: A line for each malformed one, with `shown_prefix` before its name.
+        ConfigError: Values are malformed. One line per variable, with `shown_prefix` before its
+            name.
     """
-    tidy = tidied(variables)
-    wrong = problems(tidy)
+    tidy = trimmed(variables)
+    wrong = value_problems(tidy)
     if wrong:
         lines = (f"{shown_prefix}{name} is malformed: {what}." for name, what in wrong.items())
         raise ConfigError("\n".join(lines))
     return tidy
 
 
-def quoted(value: str, *, end: bool = True) -> bool:
+def has_quotes(value: str, *, end: bool = True) -> bool:
     """Whether `value` begins with a quotation mark, or ends with one."""
     return value[:1] in _QUOTES or (end and value[-1:] in _QUOTES) if value else False
 
@@ -208,7 +210,7 @@ def _problem(name: str, value: str) -> str:
         return f"it is not valid UTF-8: give it{issued} in that encoding"
     if not value.isprintable():
         return f"give it{issued} on one line, without characters that cannot be seen"
-    if quoted(value, end=not name.endswith(_MAY_END_QUOTED)):
+    if has_quotes(value, end=not name.endswith(_MAY_END_QUOTED)):
         return (
             f"give it{issued} with no quotes around it: they are part of the value where no "
             "shell takes them off, as in docker's --env-file"
@@ -229,13 +231,13 @@ def unknown(
     settings: Collection[str],
     prefixes: tuple[str, ...] = (),
 ) -> list[str]:
-    """A sentence for each variable that was meant for us and that nothing reads.
+    """A message for each variable that looks like a setting but is not one.
 
     Args:
-        exported: Names of the variables that are set in the environment.
-        file: Those that are set in `.env`.
+        exported: Names of the exported variables.
+        file: Names of the variables in `.env`.
         settings: Names of the settings.
-        prefixes: What the variables of named destinations begin with.
+        prefixes: Prefixes of the variables of named destinations.
     """
     names = {*exported, *file}
     known = {*settings, *OTLP_NAMES}
@@ -247,27 +249,27 @@ def unknown(
             continue
         near = _suggestion(plain, known)
         near = f"{prefix}{near.removeprefix(OURS) if prefix else near}" if near else ""
-        meant = f": {near} is meant?" if near else "; docs/settings.md lists them all."
+        meant = f". Did you mean {near}?" if near else "; docs/settings.md lists all settings."
         # Other programs have variables of the other prefixes too.
         if (
             name.startswith((OURS, OTLP))
             or name in file
             or (near and near not in names and get_close_matches(name, [near], cutoff=_NEAR))
         ):
-            found.append(f"{name} is no setting{meant}")
+            found.append(f"{name} is not a known setting{meant}")
     return found
 
 
 def _read(name: str, known: Collection[str], *, named: bool) -> bool:
-    """Whether somebody reads the variable; that of a named destination lacks its prefix here."""
+    """Whether the variable is used. `name` is without the prefix of a named destination."""
     if named and (f"{OURS}{name}" in known or name in NETWORK):
         return True
-    # Those of OpenTelemetry's that are not the exporter's are left to whoever reads them.
+    # OpenTelemetry variables other than the exporter's are for the SDK.
     return name in known or (name.startswith("OTEL_") and not name.startswith(OTLP))
 
 
 def _of_others(name: str, *, in_file: bool) -> bool:
-    """Whether the variable is none of ours by its prefix, or set by what runs us."""
+    """Whether the variable belongs to another program, like Kubernetes or the Buildkite agent."""
     if name.startswith(OURS):
         return not in_file and bool(name.startswith(_TESTS) or _SERVICE_LINK.search(name))
     if name.startswith("BUILDKITE_"):
@@ -276,7 +278,7 @@ def _of_others(name: str, *, in_file: bool) -> bool:
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    """The known variable that `name` is nearest to; "" if it is near to none."""
+    """The known variable most similar to `name`; "" if there is none."""
     bare = name.removeprefix(OURS)
     if bare in known:
         return bare

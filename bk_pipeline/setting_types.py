@@ -1,6 +1,6 @@
-"""What a setting's value may be: types that check it and say what to put there instead.
+"""Types of the settings' values. They validate a value and say what is expected instead.
 
-An error names what is wanted and quotes nothing of the value, which may be a secret.
+Error messages never quote the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
-from bk_pipeline.environment import quoted
+from bk_pipeline.environment import has_quotes
 
 # Honeycomb API description, "Dataset"; a slash cannot be sent in the path of a batch.
 DATASET_NAME_LIMIT = 255
-# What a key is called by; 32 characters of the 64 that an ingest key has.
+# The id of a key: the first 32 of an ingest key's 64 characters.
 KEY_ID = re.compile(r"hc[a-z][a-z]k_[a-z0-9]{26}")
 # Of agents' sessions and jobs, of their registration, and of a cluster's agents. Source:
 # Buildkite's documentation, "Token security".
@@ -80,7 +80,7 @@ def _globs(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     globs = tuple(value.replace(",", " ").split())
-    if any(quoted(one.removeprefix("!")) for one in globs):
+    if any(has_quotes(one.removeprefix("!")) for one in globs):
         raise ValueError("give the names with no quotes around them")
     return globs
 
@@ -93,7 +93,7 @@ def _dataset(value: str) -> str:
 
 def _slug(value: str) -> str:
     if not SLUG.fullmatch(value):
-        raise ValueError("give the one word, like acme: no URL, no spaces, no quotes")
+        raise ValueError("give the slug alone, like acme: no URL, no spaces, no quotes")
     return value
 
 

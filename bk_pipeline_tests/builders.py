@@ -94,10 +94,10 @@ def make_job(
     created_s: float | None = 0,
     **fields: Any,
 ) -> dict[str, Any]:
-    """A command job that became runnable `runnable_s` after the build's creation.
+    """A command job that became runnable `runnable_s` seconds after the build's creation.
 
-    `run_s=None`: it never started. `runnable_s=None`: its turn never came. What is left out
-    of `fields` is null, or as a job that passed has it.
+    `run_s=None`: it never started. `runnable_s=None`: it never became runnable. Fields default
+    to null or to the values of a passed job.
     """
     started_s = None if runnable_s is None or run_s is None else runnable_s + wait_s
     finished_s = None if started_s is None or run_s is None else started_s + run_s
@@ -146,7 +146,7 @@ def make_job(
 def make_retry(
     old: dict[str, Any], *, made_s: float, kind: str = "manual", **fields: Any
 ) -> dict[str, Any]:
-    """A new attempt at `old`, made `made_s` after the build's creation; `old` is marked."""
+    """A retry of `old`, created `made_s` seconds after the build; updates `old` to match."""
     count = (old["retries_count"] or 0) + 1
     fields.setdefault("runnable_s", made_s + 0.08)
     new = make_job(
@@ -172,7 +172,10 @@ def make_waiter(name: str = "wait") -> dict[str, Any]:
 def make_block(
     label: str = "Release?", *, unblocked_s: float | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """A block or input step's job: the API shows no difference. Still blocked without a time."""
+    """The job of a block or input step, which the API does not distinguish.
+
+    It is blocked if `unblocked_s` is None.
+    """
     unblocked = unblocked_s is not None
     return {
         "id": uid(f"job {label}"),
@@ -195,7 +198,7 @@ def make_block(
 def make_trigger(
     name: str = "deploy", *, triggered: dict[str, Any] | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """A trigger job; the API gives it no command and no agent."""
+    """A trigger job, which has no command and no agent in the API."""
     job = make_job(name, wait_s=0.1, **fields)
     for gone in ("command", "agent", "exit_status", "agent_query_rules"):
         del job[gone]
@@ -205,7 +208,7 @@ def make_trigger(
 def make_build(
     jobs: list[dict[str, Any]] | None = None, *, state: str = "passed", **fields: Any
 ) -> dict[str, Any]:
-    """A build that finished 0.2 s after the last of its `jobs` (of one job, if not given)."""
+    """A build that finished 0.2 s after the last of its `jobs`. Default: one job."""
     jobs = [make_job(state=state)] if jobs is None else jobs
     ends = [job.get("finished_at") or job.get("expired_at") for job in jobs]
     last = max((datetime.fromisoformat(end) for end in ends if end), default=BEGAN)

@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, loopback sockets only, time that costs nothing."""
+"""Fixtures for all tests: a clean environment, loopback sockets only, and a fake clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OURS = ("BUILDKITE_", "HONEYCOMB_", "BK_PIPELINE_", "OTEL_", "DAGSTER_")
 
 
 class FakeClock:
-    """A clock that moves only when somebody sleeps; remembers for how long they did."""
+    """A clock that only moves when it is slept on; records the sleeps in seconds."""
 
     def __init__(self, start: datetime | None = None) -> None:
         self.moment = start or datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -42,7 +42,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
-    """No setting of the developer's own shell or `.env` reaches a test."""
+    """Remove the settings of the developer's shell, and run in an empty directory."""
     for name in list(os.environ):
         if name.startswith(OURS) or name in NETWORK:
             monkeypatch.delenv(name)
@@ -51,12 +51,12 @@ def clean_environment(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch):
-    """A test that would leave this machine fails where it tries to."""
+    """Fail a test that connects to another machine."""
     connect = socket.socket.connect
 
     def guarded(self, address):
         if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
-            raise AssertionError(f"a test wanted to connect to {address[0]}")
+            raise AssertionError(f"a test tried to connect to {address[0]}")
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -14,7 +14,7 @@ TOKEN = "bkua_" + "0123456789abcdef" * 2
 KEY = "hcaik_" + "9" * 58
 
 
-def test_everything_has_a_default_that_works():
+def test_defaults_are_valid():
     settings = Settings.load()
     assert settings.buildkite_api_url == "https://api.buildkite.com"
     assert settings.honeycomb_api_endpoint == "https://api.honeycomb.io"
@@ -38,7 +38,7 @@ def test_everything_has_a_default_that_works():
         ("BK_PIPELINE_START_DATE", "31.01.2026", "a date like"),
         ("BK_PIPELINE_TIMEZONE", "Mars/Olympus", "a time zone like"),
         ("BK_PIPELINE_HTTP_DEADLINE_S", "soon", "number"),
-        ("BUILDKITE_ORGANIZATION_SLUG", "my org", "the one word"),
+        ("BUILDKITE_ORGANIZATION_SLUG", "my org", "give the slug alone"),
         ("BUILDKITE_ORGANIZATION_SLUG", "'acme'", "no quotes"),
         ("BUILDKITE_ORGANIZATION_SLUG", "https://buildkite.com/acme-inc", "no URL"),
         ("BUILDKITE_API_TOKEN", "bkua_a b", "as it was issued"),
@@ -47,9 +47,7 @@ def test_everything_has_a_default_that_works():
         ("HONEYCOMB_API_KEY", "key\nwith a line break", "as it was issued"),
     ],
 )
-def test_a_malformed_value_gives_one_line_with_the_variable_and_the_remedy(
-    monkeypatch, name, value, advice
-):
+def test_malformed_value_is_one_line_with_the_variable_and_advice(monkeypatch, name, value, advice):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
         Settings.load()
@@ -60,7 +58,7 @@ def test_a_malformed_value_gives_one_line_with_the_variable_and_the_remedy(
     assert "\n" not in message
 
 
-def test_each_malformed_value_gets_its_line(monkeypatch):
+def test_each_malformed_value_has_its_own_line(monkeypatch):
     monkeypatch.setenv("BK_PIPELINE_TIMEZONE", "Mars")
     monkeypatch.setenv("BK_PIPELINE_START_DATE", "soon")
     with pytest.raises(ConfigError) as caught:
@@ -68,7 +66,7 @@ def test_each_malformed_value_gets_its_line(monkeypatch):
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_missing_token_or_key_is_named_with_where_to_get_it(monkeypatch):
+def test_missing_token_or_key_is_named_with_where_to_create_it(monkeypatch):
     settings = Settings.load()
     with pytest.raises(ConfigError, match=r"BUILDKITE_API_TOKEN is not set.*read_builds"):
         settings.require_buildkite()
@@ -79,7 +77,7 @@ def test_a_missing_token_or_key_is_named_with_where_to_get_it(monkeypatch):
         Settings.load().require_buildkite()
 
 
-def test_no_secret_is_ever_printed(monkeypatch):
+def test_secrets_are_never_shown(monkeypatch):
     monkeypatch.setenv("BUILDKITE_API_TOKEN", TOKEN)
     monkeypatch.setenv("HONEYCOMB_API_KEY", KEY)
     settings = Settings.load()
@@ -89,13 +87,13 @@ def test_no_secret_is_ever_printed(monkeypatch):
     assert settings.require_honeycomb() == KEY
 
 
-def test_empty_is_as_good_as_unset(monkeypatch):
+def test_empty_value_counts_as_unset(monkeypatch):
     monkeypatch.setenv("HONEYCOMB_API_KEY", "")
     monkeypatch.setenv("BK_PIPELINE_START_DATE", "")
     assert Settings.load().honeycomb_api_key is None
 
 
-def test_the_file_dot_env_counts_and_the_environment_goes_before_it(monkeypatch, tmp_path):
+def test_environment_takes_precedence_over_the_env_file(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("HONEYCOMB_DATASET=from-file\nBK_PIPELINE_TIMEZONE=Asia/Tokyo\n")
     monkeypatch.setenv("HONEYCOMB_DATASET", "from-environment")
     settings = Settings.load()
@@ -108,7 +106,7 @@ def test_pipelines_are_globs_between_commas_or_spaces(monkeypatch):
     assert Settings.load().pipelines == ("web-*", "deploy", "!web-old")
 
 
-def test_data_lie_beside_dagster_home(monkeypatch, tmp_path):
+def test_data_folder_is_next_to_dagster_home(monkeypatch, tmp_path):
     assert Settings.load().storage == str(tmp_path / ".bk_pipeline")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "deep" / "home"))
     assert Settings.load().storage == str(tmp_path / "deep" / ".bk_pipeline")
@@ -118,7 +116,7 @@ def test_data_lie_beside_dagster_home(monkeypatch, tmp_path):
     assert settings.ledger_path == tmp_path / "elsewhere" / "ledger.sqlite"
 
 
-def test_data_in_an_object_store_leave_the_ledger_on_a_disk(monkeypatch, tmp_path):
+def test_ledger_is_local_if_the_data_is_in_an_object_store(monkeypatch, tmp_path):
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://bucket/ci")
     settings = Settings.load()
     assert settings.storage == "s3://bucket/ci"
@@ -130,7 +128,7 @@ def test_given_settings_read_no_environment(monkeypatch):
     assert Settings.of(BK_PIPELINE_TIMEZONE="Asia/Tokyo").honeycomb_dataset == "buildkite"
 
 
-def test_the_example_names_every_setting_and_no_other():
+def test_env_example_names_exactly_the_settings():
     lines = (PROJECT / ".env.example").read_text().splitlines()
     named = {
         line.lstrip("#").partition("=")[0] for line in lines if "=" in line and line[:2] != "# "
@@ -145,12 +143,12 @@ def test_the_example_names_every_setting_and_no_other():
         "BUILDKITE_API_TOKEN={}\nHONEYCOMB_DATASET=ci\n",
         "BUILDKITE_API_TOKEN={}\r\nHONEYCOMB_DATASET=ci\r\n",
         "\ufeffBUILDKITE_API_TOKEN={}\nHONEYCOMB_DATASET=ci",
-        "  BUILDKITE_API_TOKEN = {}  \n\n# a remark\nHONEYCOMB_DATASET= ci # another\n",
+        "  BUILDKITE_API_TOKEN = {}  \n\n# a comment\nHONEYCOMB_DATASET= ci # another\n",
         "export BUILDKITE_API_TOKEN=\"{}\"\nexport HONEYCOMB_DATASET='ci'\n",
     ],
-    ids=["plain", "CRLF", "byte order mark", "spaces and remarks", "exports and quotes"],
+    ids=["plain", "CRLF", "byte order mark", "spaces and comments", "exports and quotes"],
 )
-def test_a_file_is_read_however_it_was_written(content):
+def test_env_file_is_read_in_any_common_form(content):
     Path(".env").write_bytes(content.format(TOKEN).encode())
     settings = Settings.load()
     assert settings.buildkite_api_token.get_secret_value() == TOKEN
@@ -159,18 +157,18 @@ def test_a_file_is_read_however_it_was_written(content):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
-        (b'A=1\nBUILDKITE_API_TOKEN="bkua_1\n', "line 2, is no NAME=value"),
-        (b"BUILDKITE_API_TOKEN: bkua_1\n", "line 1, is no NAME=value"),
-        (b"BUILDKITE_API_TOKEN bkua_1\n", "line 1, is no NAME=value"),
-        ("BUILDKITE_API_TOKEN=bkua_1\n".encode("utf-16"), "is no text in UTF-8"),
+        (b'A=1\nBUILDKITE_API_TOKEN="bkua_1\n', "line 2 is not of the form NAME=value"),
+        (b"BUILDKITE_API_TOKEN: bkua_1\n", "line 1 is not of the form NAME=value"),
+        (b"BUILDKITE_API_TOKEN bkua_1\n", "line 1 is not of the form NAME=value"),
+        ("BUILDKITE_API_TOKEN=bkua_1\n".encode("utf-16"), "is not valid UTF-8"),
     ],
     ids=["open quote", "colon", "space", "UTF-16"],
 )
-def test_a_file_that_cannot_be_read_is_refused_with_the_line(content, says):
+def test_malformed_env_file_is_an_error_with_the_line(content, message):
     Path(".env").write_bytes(content)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         Settings.load()
     assert str(Path(".env").absolute()) in str(caught.value)
     assert "bkua_1" not in str(caught.value)
@@ -214,7 +212,7 @@ SLIPS = {
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
-def test_a_value_with_what_a_shell_left_of_it_is_refused_by_name(monkeypatch, name, slip):
+def test_value_with_leftovers_of_quoting_is_rejected(monkeypatch, name, slip):
     monkeypatch.setenv(name, slip.format(KINDS[name], KINDS[name]))
     with pytest.raises(ConfigError, match=f"^{name} is malformed: ") as caught:
         Settings.load()
@@ -225,14 +223,14 @@ def test_a_value_with_what_a_shell_left_of_it_is_refused_by_name(monkeypatch, na
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("around", ["{}\r", "{}\n", " {}\t", "\u00a0{}"], ids=repr)
-def test_white_space_around_a_value_does_not_count(monkeypatch, name, around):
+def test_white_space_around_a_value_is_ignored(monkeypatch, name, around):
     monkeypatch.setenv(name, around.format(KINDS[name]))
     assert Settings.load().environment[name] == KINDS[name]
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("empty", ["", "  ", "\n"], ids=repr)
-def test_an_exported_empty_value_leaves_the_file_its_say(monkeypatch, name, empty):
+def test_exported_empty_value_does_not_override_the_file(monkeypatch, name, empty):
     Path(".env").write_text(f"{name}={KINDS[name]}\n")
     monkeypatch.setenv(name, empty)
     assert Settings.load().environment[name] == KINDS[name]
@@ -242,7 +240,7 @@ def test_an_exported_empty_value_leaves_the_file_its_say(monkeypatch, name, empt
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_variable_is_read_from_the_file(name):
+def test_every_kind_of_variable_is_read_from_the_env_file(name):
     Path(".env").write_text(f"{name}='{KINDS[name]}'\r\n")
     assert Settings.load().environment[name] == KINDS[name]
     Path(".env").write_text(f"{name}=\u201c{KINDS[name]}\u201d\n")
@@ -250,12 +248,12 @@ def test_every_kind_of_variable_is_read_from_the_file(name):
         Settings.load()
 
 
-def test_a_pattern_may_end_with_a_quotation_mark(monkeypatch):
+def test_pattern_may_end_with_a_quotation_mark(monkeypatch):
     monkeypatch.setenv("BK_PIPELINE_SPANS_MASK", 'password="[^"]*"')
     assert Settings.load().spans_mask == 'password="[^"]*"'
 
 
-def test_quotes_around_one_of_several_names_are_refused(monkeypatch):
+def test_quotes_around_one_of_several_names_are_rejected(monkeypatch):
     monkeypatch.setenv("BK_PIPELINE_PIPELINES", "web,'deploy',docs")
     with pytest.raises(ConfigError, match="no quotes around them"):
         Settings.load()
@@ -273,14 +271,14 @@ def test_quotes_around_one_of_several_names_are_refused(monkeypatch):
         ("BK_PIPELINE_SPANS_MASK=${NONE:-foo}", "foo"),
     ],
 )
-def test_escapes_and_dollars_in_the_file_mean_what_dagster_dev_makes_of_them(line, value):
+def test_escapes_and_dollars_are_read_like_dagster_dev(line, value):
     Path(".env").write_text(f"OTHER={{}}\n{line}\n")
     assert Settings.load().spans_mask == value
     assert dotenv_values(".env")["BK_PIPELINE_SPANS_MASK"] == value
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         (r'BK_PIPELINE_SPANS_MASK="\bfoo\d+"', "escape between double quotes"),
         (r'BK_PIPELINE_SPANS_MASK="\\\nfoo"', "escape between double quotes"),
@@ -291,11 +289,11 @@ def test_escapes_and_dollars_in_the_file_mean_what_dagster_dev_makes_of_them(lin
         ("BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_HEADERS=x-key=s3${x}cret", r"holds \$\{…\}"),
     ],
 )
-def test_what_would_change_a_value_in_silence_is_refused_with_its_line(line, says):
+def test_syntax_that_would_change_a_value_silently_is_rejected(line, message):
     number = line.count("\n") + 5
     # The lines of other programs may hold what they like.
     Path(".env").write_text(f'KEY="-----BEGIN\\n"\nY=${{none}}\n\n\n{line}\n')
-    with pytest.raises(ConfigError, match=f"line {number}: .*{says}") as caught:
+    with pytest.raises(ConfigError, match=f"line {number}: .*{message}") as caught:
         Settings.load()
     assert "cret" not in str(caught.value)
 
@@ -314,7 +312,7 @@ MISSPELT = {
 
 @pytest.mark.parametrize("exported", [True, False], ids=["exported", "in the file"])
 @pytest.mark.parametrize(("name", "meant"), MISSPELT.items(), ids=str)
-def test_a_misspelt_variable_is_named_with_the_one_that_is_meant(
+def test_misspelt_variable_is_a_warning_with_a_suggestion(
     *, monkeypatch, caplog, name, meant, exported
 ):
     monkeypatch.setenv("BK_PIPELINE_DESTINATIONS", "honeycomb,otlp:tempo")
@@ -322,11 +320,11 @@ def test_a_misspelt_variable_is_named_with_the_one_that_is_meant(
         monkeypatch.setenv(name, "x")
     else:
         Path(".env").write_text(f"{name}=x\n")
-    assert Settings.load().warnings == (f"{name} is no setting: {meant} is meant?",)
-    assert caplog.messages == [f"{name} is no setting: {meant} is meant?"]
+    assert Settings.load().warnings == (f"{name} is not a known setting. Did you mean {meant}?",)
+    assert caplog.messages == [f"{name} is not a known setting. Did you mean {meant}?"]
 
 
-def test_variables_of_other_programs_are_left_alone(monkeypatch):
+def test_variables_of_other_programs_are_ignored(monkeypatch):
     monkeypatch.setenv("BUILDKITE", "true")
     for name in (
         "BUILDKITE_ORGANIZATION_ID",  # the agent's, in a job
@@ -342,14 +340,14 @@ def test_variables_of_other_programs_are_left_alone(monkeypatch):
     assert Settings.load().warnings == ()
 
 
-def test_a_destinations_own_variable_is_named_as_it_was_set(monkeypatch):
+def test_error_names_the_variable_of_a_named_destination(monkeypatch):
     monkeypatch.setenv("BK_PIPELINE_STAGING_HONEYCOMB_DATASET", "a/b")
     with pytest.raises(ConfigError, match=r"^BK_PIPELINE_STAGING_HONEYCOMB_DATASET is malformed"):
-        Settings.load().named("BK_PIPELINE_STAGING_")
+        Settings.load().for_destination("BK_PIPELINE_STAGING_")
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_what_is_missing_is_told_with_the_file_that_was_searched(tmp_path, there):
+def test_missing_variable_is_an_error_with_the_searched_file(tmp_path, there):
     if there:
         (tmp_path / ".env").write_text("BUILDKITE_API_TOKEN=\n")
     state = "does not set it" if there else "does not exist"
@@ -370,7 +368,7 @@ def test_what_is_missing_is_told_with_the_file_that_was_searched(tmp_path, there
     ),
 )
 @pytest.mark.parametrize("token", [TOKEN, KEY, "0123456789abcdef" * 2], ids=["b", "h", "bare"])
-def test_a_token_in_a_variable_that_takes_none_is_refused_and_not_told(monkeypatch, name, token):
+def test_token_in_a_variable_that_takes_none_is_rejected_and_not_shown(monkeypatch, name, token):
     monkeypatch.setenv(name, token)
     with pytest.raises(ConfigError, match=f"^{name} is malformed") as caught:
         Settings.load()
@@ -380,7 +378,7 @@ def test_a_token_in_a_variable_that_takes_none_is_refused_and_not_told(monkeypat
 @pytest.mark.parametrize(
     "pattern", ["(?P<s3cret-1>x)", "s3cret(?P=s3cret)", r"[s3cret\8", "(s3cret"]
 )
-def test_of_a_malformed_pattern_nothing_is_told(monkeypatch, pattern):
+def test_malformed_pattern_is_not_shown(monkeypatch, pattern):
     monkeypatch.setenv("BK_PIPELINE_SPANS_MASK", pattern)
     with pytest.raises(ConfigError, match="at character") as caught:
         Settings.load()

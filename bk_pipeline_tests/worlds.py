@@ -1,4 +1,4 @@
-"""A sandbox that serves, and the services that are pointed at it.
+"""A running sandbox and an app that uses it.
 
 No test depends on when it runs. `stage` serves a world whose present is Thursday afternoon,
 `PRESENT`, and hands the same clock to the services. Programs that a test starts as processes
@@ -47,7 +47,7 @@ def last_thursday() -> date:
 
 @dataclass
 class Stage:
-    """What a test plays on."""
+    """A running sandbox and the app that uses it."""
 
     sandbox: Sandbox
     url: str
@@ -55,7 +55,7 @@ class Stage:
 
     @property
     def clock(self) -> Clock:
-        """What the sandbox and the services go by."""
+        """The clock of the sandbox and the app."""
         return self.services.clock
 
     @property
@@ -105,7 +105,7 @@ def stage(
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listened on a moment ago."""
+    """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -159,7 +159,9 @@ def destinations(settings: Settings) -> list[Configured]:
             )
         kind, name = match[1], match[2] or ""
         prefix = f"BK_PIPELINE_{name.upper()}_" if name else ""
-        resolved = KINDS[kind].configured(settings.named(prefix) if name else settings, prefix)
+        resolved = KINDS[kind].configured(
+            settings.for_destination(prefix) if name else settings, prefix
+        )
         if resolved is None:
             raise ConfigError(
                 f"{VARIABLE} names {entry}, but {prefix}{KINDS[kind].required_variable} is not set"

@@ -83,7 +83,7 @@ def ledger(it: Installation) -> Answer:
         ConfigError: It would be on this host alone, and the data are in an object store.
         LedgerBehind: The next delivery would stop.
     """
-    it.settings.refuse_lone_ledger()
+    it.settings.check_ledger_location()
     try:
         with it.app.ledger(create=False) as book:
             known = counted(len(book.destinations()), "destination")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.request import getproxies
 
-from bk_pipeline.environment import CA_BUNDLES, NETWORK, sound
+from bk_pipeline.environment import CA_BUNDLES, NETWORK, validated
 from bk_pipeline.errors import ConfigError
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -45,7 +45,7 @@ class Network:
         Raises:
             ConfigError: A value is malformed, or the CA bundle does not exist.
         """
-        given = sound({name: environment[name] for name in NETWORK if name in environment})
+        given = validated({name: environment[name] for name in NETWORK if name in environment})
 
         def proxy(name: str) -> str:
             return given.get(f"{name}_proxy") or given.get(f"{name.upper()}_PROXY", "")

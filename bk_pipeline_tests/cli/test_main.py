@@ -53,7 +53,10 @@ def test_a_token_among_the_arguments_is_not_repeated(call, arguments):
 
 def test_a_misspelt_exported_variable_is_told_on_the_way(tmp_path):
     done = run("ledger", cwd=tmp_path, BK_PIPELINE_PIPELINE="web")
-    assert "BK_PIPELINE_PIPELINE is no setting: BK_PIPELINE_PIPELINES is meant?" in done.stderr
+    assert (
+        "BK_PIPELINE_PIPELINE is not a known setting. Did you mean BK_PIPELINE_PIPELINES?"
+        in done.stderr
+    )
 
 
 def test_a_terminal_that_knows_few_letters_is_no_error(tmp_path):

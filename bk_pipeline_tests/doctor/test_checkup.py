@@ -291,10 +291,10 @@ def test_a_ledger_that_is_there_is_opened(serve, clock, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("BUILDKITE_ORGANISATION_SLUG=acme\n", ": BUILDKITE_ORGANIZATION_SLUG is meant?"),
+        ("BUILDKITE_ORGANISATION_SLUG=acme\n", "Did you mean BUILDKITE_ORGANIZATION_SLUG?"),
         ("HONEYCOMB_DATASET=other\n", "HONEYCOMB_DATASET has another value in the environment"),
         ("DAGSTER_HOME=/somewhere\n", "DAGSTER_HOME in .env has no effect"),
-        ("BK_PIPELINE_NONSENSE=1\n", "BK_PIPELINE_NONSENSE is no setting"),
+        ("BK_PIPELINE_NONSENSE=1\n", "BK_PIPELINE_NONSENSE is not a known setting"),
     ],
     ids=["misspelt", "overruled", "too late", "unknown"],
 )

@@ -33,7 +33,7 @@ from bk_pipeline.deliver.otlp.variables import (
     headers,
     timeouts_of,
 )
-from bk_pipeline.environment import sound
+from bk_pipeline.environment import validated
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import DEFAULT_PORTS, Network, Timeouts
 
@@ -165,7 +165,7 @@ class OtlpSettings:
         Raises:
             ConfigError: A variable is malformed or not supported; the message names it.
         """
-        environment = sound(environment, shown_prefix=shown_prefix)
+        environment = validated(environment, shown_prefix=shown_prefix)
         variables = Variables(environment, signal, shown_prefix=shown_prefix)
         endpoint_variable, endpoint = variables.get("ENDPOINT")
         if not endpoint or variables.disabled:

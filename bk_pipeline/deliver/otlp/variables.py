@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from bk_pipeline.environment import SDK_DISABLED, quoted
+from bk_pipeline.environment import SDK_DISABLED, has_quotes
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import Timeouts
 
@@ -323,7 +323,7 @@ def _pairs(variable: str, text: str) -> Iterator[tuple[str, str, str]]:
                 f"{variable}: {label} is not key=value. Give pairs like "
                 "key1=value1,key2=value2, and write a comma in a value as %2C."
             )
-        if quoted(key) or quoted(value):
+        if has_quotes(key) or has_quotes(value):
             raise ConfigError(
                 f"{variable}: {label} has quotes, which would be part of the value. Remove them, "
                 "and percent-encode special characters: %22 for a quote that belongs to the value."

@@ -1,7 +1,7 @@
 """All settings, read once from the environment or `.env` and immutable.
 
-To add a setting, add a field here and run `make docs`: `.env.example` and docs/settings.md are
-generated from this class. A setting keeps its established name where one exists
+To add a setting, add a field here and a line to `.env.example`, and run `make docs`:
+docs/settings.md is generated from this class. A setting keeps its established name where one exists
 (`HONEYCOMB_API_KEY`); otherwise it is `BK_PIPELINE_<ROOM>_<NAME>`. Secrets are
 `SecretStr`, so that printing the settings, or an error about them, shows none.
 """

@@ -36,15 +36,15 @@ DAY = _Day()
 
 
 class Suggesting(click.Group):
-    """A group that names the nearest command if there is none of the name that was given."""
+    """A group that suggests the nearest command for an unknown one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that `args` begin with.
+        """Return the command that `args` begin with.
 
         Raises:
-            click.UsageError: There is none.
+            click.UsageError: There is no such command.
         """
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             ctx.fail(
@@ -53,10 +53,14 @@ class Suggesting(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean backfill?`, or nothing if no known word is near."""
-    near = get_close_matches(word, list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean backfill?`, or an empty string if no known name is similar."""
+    near = get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+# Old name: new name. An old name works for one release and prints the new one.
+RENAMED = {"set-aside": "quarantined"}
 
 
 class Program(Suggesting):
@@ -65,6 +69,20 @@ class Program(Suggesting):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the names of the commands."""
         return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve an old name to its command, with a message on standard error."""
+        if args and args[0] in RENAMED:
+            old, new = args[0], RENAMED[args[0]]
+            click.echo(
+                f"bk-pipeline: {old} is now {new}. The old name will be removed in the next "
+                f"version: run bk-pipeline {new}.",
+                err=True,
+            )
+            args = [new, *args[1:]]
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         """Write the first line of each command's help, not shortened."""
@@ -102,7 +120,7 @@ class NoPandas(MetaPathFinder):
 
 @contextmanager
 def _tokens_redacted() -> Iterator[None]:
-    """A block whose usage errors repeat no token that was typed in as an argument."""
+    """Redact tokens in the usage errors of the block."""
     try:
         yield
     except click.ClickException as exc:

@@ -1,4 +1,4 @@
-"""`bk-pipeline backfill`: days through Dagster, in this process."""
+"""`bk-pipeline backfill`: materialize days with Dagster, in this process."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted
 from bk_pipeline.window import day_key, day_keys
 
-REMARKS_SHOWN = 10
-NOWHERE = (
-    "No destination is configured: spans were made and stored, none sent. "
+WARNINGS_SHOWN = 10
+NO_DESTINATION = (
+    "No destination is configured: spans were made and stored, but not sent. "
     "Set HONEYCOMB_API_KEY or OTEL_EXPORTER_OTLP_ENDPOINT."
 )
 
-# What fails one day with these fails every other too.
-OF_EVERY_DAY = (ConfigError, TokenRefused, AccessDenied, NotFound, StorageError)
-# So many days in a row that failed, and it is not the days.
-MOST_IN_A_ROW = 3
-ON_INTERRUPT = 130
+# An error of these types fails every other day too.
+AFFECTS_EVERY_DAY = (ConfigError, TokenRefused, AccessDenied, NotFound, StorageError)
+# After this many consecutive failures the cause is not the days.
+MAX_CONSECUTIVE_FAILURES = 3
+EXIT_INTERRUPTED = 130
 
 
 def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
-    """Take days from Buildkite to every destination that is configured."""
+    """Deliver days of builds from Buildkite to every configured destination."""
     settings = Settings.load()
     settings.require_buildkite()
     days = _days(first, last, settings, App(settings))
@@ -75,7 +75,7 @@ def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
 
 
 def _run(work: Backfill, outcome: Outcome, shown: Bar | Log) -> None:
-    """Deliver the days, then make the statistics of those that have spans."""
+    """Deliver the days, then make statistics of the days that have spans."""
     with_spans = []
     for run in work.deliver(outcome.days):
         outcome.add(run)
@@ -86,7 +86,7 @@ def _run(work: Backfill, outcome: Outcome, shown: Bar | Log) -> None:
         shown.day_done(outcome.made)
         if outcome.over:
             break
-    shown.tell("Making the statistics")
+    shown.tell("Making statistics")
     for report in work.report(with_spans):
         if report.failed:
             failed = {run.day for run in outcome.failed}
@@ -97,9 +97,9 @@ def _run(work: Backfill, outcome: Outcome, shown: Bar | Log) -> None:
 
 @dataclass
 class Outcome:
-    """What has become of `days`, as far as they were taken.
+    """The progress and result of a backfill of `days`.
 
-    `results` is filled in by the runs, and right also for one that failed or was interrupted.
+    The runs fill in `results`, which also covers runs that failed or were interrupted.
     """
 
     days: Sequence[str]
@@ -112,6 +112,7 @@ class Outcome:
     broken_by: PipelineError | None = None  # outside of a run: Dagster's records cannot be kept
 
     def add(self, run: DayRun) -> None:
+        """Record the result of a day's run."""
         self.runs += 1
         if run.failed:
             self.failed.append(run)
@@ -121,47 +122,48 @@ class Outcome:
 
     @property
     def over(self) -> bool:
-        """Whether it makes no sense to go on."""
-        return self.stopped_by is not None or self.in_a_row >= MOST_IN_A_ROW
+        """Whether to stop: every day would fail, or too many have failed in a row."""
+        return self.stopped_by is not None or self.in_a_row >= MAX_CONSECUTIVE_FAILURES
 
     @property
     def stopped_by(self) -> DayRun | None:
-        """The run whose failure all days share."""
+        """The last failed run, if its error affects every day."""
         last = self.failed[-1:]
         kinds = [failed.kind for run in last for failed in run.failed if failed.kind]
-        return last[0] if any(issubclass(kind, OF_EVERY_DAY) for kind in kinds) else None
+        return last[0] if any(issubclass(kind, AFFECTS_EVERY_DAY) for kind in kinds) else None
 
     @property
     def made(self) -> str:
+        """Builds stored and spans made so far, as text."""
         builds = sum(one.stored for one in self.results.of("raw_builds", Extraction).values())
         transformed = self.results.of("spans", Transformation).values()
         spans = sum(one.summary.spans for one in transformed)
         return f"{counted(builds, 'new build')}, {counted(spans, 'span')} made"
 
     def sent(self, loader: str) -> Delivery:
-        """What `loader` delivered, of all days together."""
+        """Return the total delivery of `loader` over all days."""
         return sum(self.results.of(loader, Delivery).values(), Delivery())
 
     @property
-    def remarks(self) -> list[str]:
-        """What destinations had to say besides, with the days."""
+    def warnings(self) -> list[str]:
+        """The destinations' warnings, each with its day."""
         return [
-            f"{day}: {remark}"
+            f"{day}: {warning}"
             for loader in self.loaders
             for day, one in self.results.of(loader, Delivery).items()
-            for remark in one.warnings
+            for warning in one.warnings
         ]
 
     @property
-    def may_pass(self) -> bool:
-        """Whether nothing failed but what may succeed later."""
+    def retryable(self) -> bool:
+        """Whether all failures are retryable."""
         kinds = [failed.kind for run in self.failed for failed in run.failed]
         return all(kind is not None and issubclass(kind, RetryableError) for kind in kinds)
 
 
 @contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
-    """Inside, a supervisor's SIGTERM stops as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C inside the block."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -186,44 +188,44 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
         placed = outcome.results.of("honeycomb_markers", Placement).values()
         created, changed = (sum(one.created for one in placed), sum(one.changed for one in placed))
         echo(f"honeycomb_markers: {created:,} created, {changed:,} changed.")
-    for remark in outcome.remarks[:REMARKS_SHOWN]:
-        echo(remark)
+    for warning in outcome.warnings[:WARNINGS_SHOWN]:
+        echo(warning)
     if any(one.rejected for one in sent.values()):
-        echo("What was rejected is not sent again; bk-pipeline ledger shows the reasons.")
+        echo("Rejected items are not sent again; bk-pipeline ledger rejected shows the reasons.")
     for asset, one in sent.items():
         if one.too_old:
             echo(f"{asset}: {one.age_limit}")
     if not outcome.loaders:
-        echo(NOWHERE, err=True)
+        echo(NO_DESTINATION, err=True)
     _list_failed(outcome)
 
 
 def without_trace(skipped: int, unfinished: int) -> Iterator[str]:
-    """Why there are fewer traces than builds."""
+    """Yield lines that explain why there are fewer traces than builds."""
     if skipped:
         yield f"{skipped:,} skipped {'build has' if skipped == 1 else 'builds have'} no trace."
     if unfinished:
         have = "build has" if unfinished == 1 else "builds have"
-        yield f"{unfinished:,} {have} not finished yet, and no trace until then."
+        yield f"{unfinished:,} {have} not finished yet and no trace until then."
 
 
 def _conclude(outcome: Outcome) -> None:
-    """Ends the program as the outcome wants it.
+    """End the program according to the outcome.
 
     Raises:
-        PipelineError: What broke it off.
-        RetryableError: All that failed may succeed later.
-        FatalError: Some of it will not.
+        PipelineError: The error that stopped the backfill.
+        RetryableError: Days failed, and all may succeed later.
+        FatalError: At least one day failed for a permanent reason.
     """
     if outcome.interrupted:
         ahead = outcome.days[outcome.runs :]
         at = f"at {ahead[0]}" if ahead else "at the statistics"
         echo(
-            f"bk-pipeline: Stopped {at}. What is stored and sent is kept: the same "
-            "command goes on there.",
+            f"bk-pipeline: Stopped {at}. What is stored and sent is kept: run the same "
+            "command again to continue.",
             err=True,
         )
-        sys.exit(ON_INTERRUPT)
+        sys.exit(EXIT_INTERRUPTED)
     if outcome.broken_by is not None:
         raise outcome.broken_by
     if not outcome.failed:
@@ -231,18 +233,18 @@ def _conclude(outcome: Outcome) -> None:
     left = len(outcome.days) - outcome.runs
     ended = ""
     if left and outcome.stopped_by:
-        ended = f" The other {left} would fail for the same reason, and were not tried."
+        ended = f" The other {left} would fail for the same reason and were not tried."
     elif left:
-        ended = f" {MOST_IN_A_ROW} in a row did, so the other {left} were not tried."
-    kind = RetryableError if outcome.may_pass else FatalError
+        ended = f" {MAX_CONSECUTIVE_FAILURES} failed in a row, so the other {left} were not tried."
+    kind = RetryableError if outcome.retryable else FatalError
     raise kind(
-        f"{len(outcome.failed)} of {counted(len(outcome.days), 'day')} failed.{ended} The same command "
-        "takes up what is left."
+        f"{len(outcome.failed)} of {counted(len(outcome.days), 'day')} failed.{ended} Run the same "
+        "command again to process them."
     )
 
 
 def _list_failed(outcome: Outcome) -> None:
-    """The days that failed, by reason."""
+    """Print the failed days, grouped by reason."""
     days: defaultdict[str, list[str]] = defaultdict(list)
     for run in outcome.failed:
         days[run.error or ""].append(run.day)
@@ -252,13 +254,15 @@ def _list_failed(outcome: Outcome) -> None:
 
 def _days(first: date, last: date, settings: Settings, app: App) -> list[str]:
     if last < first:
-        raise ConfigError(f"--to {last} lies before --from {first}. Give the earlier day first.")
+        raise ConfigError(f"--to {last} is before --from {first}. Give the earlier day first.")
     if first < settings.start_date:
         raise ConfigError(
-            f"--from {first} lies before the first day, {settings.start_date}. "
-            "Set BK_PIPELINE_START_DATE to an earlier one."
+            f"--from {first} is before the first day, {settings.start_date}. "
+            "Set BK_PIPELINE_START_DATE to an earlier day."
         )
     today = day_key(app.clock.now(), settings.timezone)
     if last.isoformat() > today:
-        raise ConfigError(f"--to {last} lies ahead; today is {today}. Give {today} or earlier.")
+        raise ConfigError(
+            f"--to {last} is in the future; today is {today}. Give {today} or an earlier day."
+        )
     return day_keys(first, last)

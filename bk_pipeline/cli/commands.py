@@ -1,8 +1,7 @@
 """Every command: its name, arguments and help text.
 
-Importing this module imports no command: whoever asks for help does not wait for pyarrow or
-Dagster. To add a command, declare it here; its body imports the module that does the work, and
-only then.
+Importing this module imports no command, so that help does not wait for pyarrow or Dagster. To add
+a command, declare it here, and import the module that does the work in its body.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from bk_pipeline.cli.arguments import DAY, NoPandas, Program, Suggesting
 
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
-OF_DAY = click.option("--day", type=DAY, help="Only of this day.")
-OF_BUILD = click.option("--build", help="Only of this build, by its UUID.")
-WITH_REASON = click.option("--reason", help="Only if the reason holds this text.")
+OF_DAY = click.option("--day", type=DAY, help="Only items of this day.")
+OF_BUILD = click.option("--build", help="Only items of the build with this UUID.")
+WITH_REASON = click.option("--reason", help="Only items whose reason contains this text.")
 RESTORE = click.option(
-    "--restore", is_flag=True, help="Place again what somebody deleted in Honeycomb."
+    "--restore", is_flag=True, help="Create markers again that were deleted in Honeycomb."
 )
 
 
@@ -31,30 +30,30 @@ def cli() -> None:
     """Buildkite builds as traces in Honeycomb: extract, transform, load.
 
     \b
-    Try it first, without any account:    bk-pipeline demo
-    Look at the spans of an API answer:   bk-pipeline spans builds.json
-    Is everything set up?                 bk-pipeline doctor
-    One build, as a waterfall:            bk-pipeline trace web#4182
-    Your own builds, day by day:          bk-pipeline backfill --from 2026-11-01 --to 2026-11-07
+    Try it without an account:            bk-pipeline demo
+    See the spans of an API response:     bk-pipeline spans builds.json
+    Check your setup:                     bk-pipeline doctor
+    Show one build as a waterfall:        bk-pipeline trace web#4182
+    Deliver your own builds:              bk-pipeline backfill --from 2026-11-01 --to 2026-11-07
 
     Settings come from the environment or from a file .env in the working directory;
-    .env.example lists them. In the Dagster UI (make dev) the same days can be
-    materialized, backfilled, and kept up to date by a sensor.
+    .env.example lists them. In the Dagster UI (make dev), you can materialize and backfill the
+    same days, and a sensor can keep them up to date.
     """
 
 
 @cli.command()
 @click.option("--days", default=3, show_default=True, type=click.IntRange(1, 366))
 @click.option("--builds-per-day", default=40, show_default=True, type=click.IntRange(1, 50_000))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the story.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def demo(**options: Any) -> None:
-    """Try everything on stand-ins: no account, no server, nothing leaves this machine.
+    """Try the pipeline on a local sandbox: no account needed, and no data leaves this machine.
 
-    Starts stand-ins for Buildkite and Honeycomb, backfills the last DAYS through Dagster,
-    delivers them, and shows what happened and a build as a waterfall.
+    Starts local stand-ins for Buildkite and Honeycomb, backfills the last DAYS with Dagster,
+    delivers them, and shows the results and one build as a waterfall.
 
     --json prints days, builds, jobs, spans, events_accepted, events_rejected, duplicates,
-    requests and seconds. Exit status 0 only if all was accepted and nothing doubled.
+    requests and seconds. The exit status is 0 only if every event was accepted exactly once.
     """
     from bk_pipeline.cli.demo import demo
 
@@ -63,8 +62,8 @@ def demo(**options: Any) -> None:
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8099, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--seed", default=1, show_default=True, help="Another seed, another organization.")
+@click.option("--port", default=8099, show_default=True, help="Port; 0 selects a free one.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the generated organization.")
 @click.option(
     "--days", default=7, show_default=True, type=click.IntRange(1, 366), help="Days of history."
 )
@@ -78,16 +77,15 @@ def demo(**options: Any) -> None:
 @click.option(
     "--today",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="Last day that has builds (UTC). Default: the present day, with new builds as you watch.",
+    help="Last day that has builds (UTC). Default: the current day, with new builds over time.",
 )
 def sandbox(**options: Any) -> None:
-    """Serve stand-ins for Buildkite and Honeycomb until interrupted.
+    """Serve local stand-ins for Buildkite and Honeycomb until interrupted.
 
-    A made-up organization with DAYS of history and builds going on as you watch, and a
-    Honeycomb that takes what Honeycomb would take. Prints the `export` lines that point a
-    shell at it; with those, make dev and bk-pipeline backfill work against it, on data of
-    their own. GET /_sandbox/stored tells what has arrived, POST /_sandbox/builds finishes
-    another build.
+    The sandbox has a generated organization with DAYS of history and running builds, and a
+    Honeycomb that accepts what Honeycomb would accept. It prints `export` lines: paste them into
+    a shell, and make dev and bk-pipeline backfill use the sandbox there, with separate data.
+    GET /_sandbox/stored returns what has arrived; POST /_sandbox/builds finishes another build.
     """
     from bk_pipeline.cli.sandbox import sandbox
 
@@ -100,13 +98,14 @@ def sandbox(**options: Any) -> None:
     default=30,
     show_default=True,
     type=click.IntRange(1, 366),
-    help="Reckon what a backfill of so many days would cost.",
+    help="Estimate the cost of a backfill of this many days.",
 )
 def doctor(**options: Any) -> None:
-    """Check settings, keys, limits and places, in the order in which a run needs them.
+    """Check settings, keys, rate limits, destinations and storage.
 
-    Each check ends in a tick, or in the one thing to do. Asks Buildkite a handful of small
-    questions and each destination one; sends no span, and prints no secret.
+    Checks run in the order in which a run needs them, and each prints a result or what to fix.
+    The command makes a few small requests to Buildkite and one to each destination. It sends
+    no spans and prints no secrets.
 
     Exit status 0: nothing failed. 2: a setting is missing or malformed. 1: something else
     failed.
@@ -119,25 +118,25 @@ def doctor(**options: Any) -> None:
 @cli.command()
 @click.option("--from", "first", type=DAY, required=True, help="First day, like 2026-11-01.")
 @click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
-@click.option("--full-refresh", is_flag=True, help="Read the days anew even if they are stored.")
+@click.option("--full-refresh", is_flag=True, help="Read the days again even if they are stored.")
 @click.option(
     "--resend",
     is_flag=True,
-    help="Send again what was delivered with another ledger and this one does not know.",
+    help="Send spans again that another ledger delivered and this one does not know.",
 )
 def backfill(**options: Any) -> None:
-    """Take days from Buildkite to every destination that is configured.
+    """Deliver days of builds from Buildkite to every configured destination.
 
-    Each day is materialized in Dagster, one after the other, in this process; the Dagster
-    UI shows them if DAGSTER_HOME is the same. Stop it whenever you like (Ctrl-C): the same
-    command goes on where it was. A day that was done costs one request, and nothing is sent
-    twice.
+    Dagster materializes the days one after the other, in this process. The Dagster UI shows
+    them if it uses the same DAGSTER_HOME. You can stop the backfill at any time (Ctrl-C): run
+    the same command again to continue. A completed day costs one request, and nothing is
+    sent twice.
 
-    A day that fails does not keep the others from being done. A refused token, a full disk
-    and the like end the backfill at once, and so do three failed days in a row.
+    If a day fails, the other days are still processed. Errors that affect every day, such as a
+    refused token or a full disk, end the backfill at once, and so do three failed days in a row.
 
-    Exit status 0: all days are done. 75: some are not, and may be if you try later. 1: some
-    failed for a reason that stays. 2: a setting or argument is wrong. 130: interrupted.
+    Exit status 0: all days are done. 75: some days failed, but may succeed later. 1: some days
+    failed for a permanent reason. 2: a setting or argument is wrong. 130: interrupted.
     """
     from bk_pipeline.cli.backfill import backfill
 
@@ -146,20 +145,22 @@ def backfill(**options: Any) -> None:
 
 @cli.command()
 @click.argument("build", metavar="BUILD")
-@click.option("--fetch", is_flag=True, help="Ask Buildkite, even if the span table has it.")
-@click.option("--all", "every", is_flag=True, help="A line for every job, however many.")
+@click.option(
+    "--fetch", is_flag=True, help="Read the build from Buildkite even if it is in the span table."
+)
+@click.option("--all", "every", is_flag=True, help="Show a line for every job.")
 def trace(**options: Any) -> None:
-    """Show a build as a waterfall: who waited, who ran, who failed, when.
+    """Show a build as a waterfall of its jobs and waits.
 
-    BUILD is the URL of a build's page (or of its trace at Honeycomb), pipeline#number, a
-    number, or a UUID. It is looked for in the span table, and asked of Buildkite if it is
-    not there. Links to its trace follow, one for each destination that has pages.
+    BUILD is the URL of the build's page (or of its trace in Honeycomb), pipeline#number, a
+    number, or a UUID. The build is read from the span table, or from Buildkite if it is not
+    there. Links to its trace follow, one for each destination that has trace pages.
 
     \b
       bk-pipeline trace https://buildkite.com/acme/web/builds/4182
       bk-pipeline trace web#4182
 
-    Without a terminal there is no colour; NO_COLOR=1 takes it from a terminal too.
+    Colors are used only on a terminal; set NO_COLOR=1 to turn them off.
     """
     with NoPandas():
         from bk_pipeline.cli.trace import trace
@@ -175,15 +176,15 @@ def trace(**options: Any) -> None:
     type=click.Choice(("ndjson", "table", "parquet")),
     default="ndjson",
     show_default=True,
-    help="ndjson: an object a span. table: for people. parquet: the columns of docs/spans.md.",
+    help="ndjson: one object per span. table: for reading. parquet: the columns of docs/spans.md.",
 )
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write here, whole or not at all. Default: standard output.",
+    help="File to write, atomically. Default: standard output.",
 )
 def spans(**options: Any) -> None:
-    """Turn answers of Buildkite's builds API into spans, without any network.
+    """Convert responses of Buildkite's builds API to spans, without network access.
 
     A FILE holds one build object or an array of them, as GET
     /v2/organizations/{org}/builds gives them, or several of either, as jq -c makes them; - is
@@ -208,10 +209,10 @@ def spans(**options: Any) -> None:
 @cli.group(cls=Suggesting, invoke_without_command=True)
 @click.pass_context
 def ledger(context: click.Context) -> None:
-    """Show what was delivered where; list and re-queue what was rejected; adopt deliveries.
+    """Show deliveries, list and re-queue rejected items, adopt earlier deliveries.
 
-    Without a command: the destinations, with counts of items (spans, and at Honeycomb
-    links too).
+    Without a command, lists the destinations with counts of items (spans, and at Honeycomb
+    also links).
     """
     context.with_resource(NoPandas())
     if context.invoked_subcommand is None:
@@ -227,7 +228,10 @@ def ledger(context: click.Context) -> None:
 @WITH_REASON
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 def rejected(**options: Any) -> None:
-    """List what DESTINATION rejected: day, trace, span, name, reason, between tabs."""
+    """List the items that DESTINATION rejected.
+
+    Columns, separated by tabs: day, trace id, span id, span name, reason.
+    """
     from bk_pipeline.cli.ledger import rejected
 
     rejected(**options)
@@ -238,11 +242,13 @@ def rejected(**options: Any) -> None:
 @OF_DAY
 @OF_BUILD
 @WITH_REASON
-@click.option("--all", "everything", is_flag=True, help="All that was rejected or presumed sent.")
+@click.option(
+    "--all", "everything", is_flag=True, help="All items that were rejected or presumed sent."
+)
 def requeue(**options: Any) -> None:
-    """Have DESTINATION's next delivery send again what was rejected or presumed sent.
+    """Re-queue items that DESTINATION rejected or that are presumed sent.
 
-    What was accepted is never sent again. Materialize the days concerned to send it.
+    To send them, materialize their days. Accepted items are never sent again.
     """
     from bk_pipeline.cli.ledger import requeue
 
@@ -251,9 +257,9 @@ def requeue(**options: Any) -> None:
 
 @ledger.command()
 @click.argument("destination")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def forget(**options: Any) -> None:
-    """Forget all that DESTINATION accepted: everything would be sent, and billed, again."""
+    """Delete all records of DESTINATION. Everything is then sent, and billed, again."""
     from bk_pipeline.cli.ledger import forget
 
     forget(**options)
@@ -264,12 +270,12 @@ def forget(**options: Any) -> None:
 @FROM
 @TO
 def adopt(**options: Any) -> None:
-    """Take for delivered what was delivered from this data directory with another ledger.
+    """Mark as delivered what another ledger delivered from this data directory.
 
-    For a ledger that is new, restored from a backup, or in a new place: what the data directory
-    says was delivered is not sent again, and deliveries go on with what is new. Concerns all
-    configured destinations, or those named like their assets. Sends nothing. To send everything
-    again instead: bk-pipeline backfill --resend.
+    Use this for a ledger that is new, restored from a backup, or moved. Spans that the data
+    directory records as delivered are not sent again, and deliveries continue with new spans.
+    Applies to all configured destinations, or to those whose assets you name. Sends nothing. To
+    send everything again instead, run bk-pipeline backfill --resend.
     """
     from bk_pipeline.cli.ledger import adopt
 
@@ -278,21 +284,23 @@ def adopt(**options: Any) -> None:
 
 @cli.group(cls=Suggesting)
 def markers() -> None:
-    """Mark deploys, failed builds and the like on Honeycomb's graphs.
+    """Mark deploys, failed builds and other events on Honeycomb graphs.
 
-    Which builds and jobs become markers is said by the file that BK_PIPELINE_MARKERS names;
-    docs/markers.md has ready rules. The asset honeycomb_markers places them day by day; these
-    commands do so for all days of the span table, and show what would be done.
+    The rules in the file BK_PIPELINE_MARKERS decide which builds and jobs become markers;
+    docs/markers.md has ready-made rules. The asset honeycomb_markers places the markers of each
+    day that you materialize. These commands work on all stored days, and preview the changes.
     """
 
 
 @markers.command("list")
-@click.option("--all", "everyones", is_flag=True, help="Also markers that others made.")
+@click.option(
+    "--all", "include_others", is_flag=True, help="Include markers that other clients created."
+)
 def listed(**options: Any) -> None:
-    """List the markers that we made, as Honeycomb has them now.
+    """List the markers that bk-pipeline created, as Honeycomb has them now.
 
-    A line a marker, between tabs: dataset, rule, id, start, end, type, message, URL. Of one
-    that somebody deleted in Honeycomb: dataset, rule, id and "deleted in Honeycomb".
+    Prints one line per marker, separated by tabs: dataset, rule, id, start, end, type, message,
+    URL. For a marker that was deleted in Honeycomb: dataset, rule, id, "deleted in Honeycomb".
     """
     from bk_pipeline.cli.markers import listed
 
@@ -304,10 +312,10 @@ def listed(**options: Any) -> None:
 @TO
 @RESTORE
 def plan(**options: Any) -> None:
-    """Show what apply would create and change, and prune delete. Changes nothing.
+    """Preview what apply and prune would do. Changes nothing.
 
-    A line a marker, between tabs: what would be done, day, dataset, rule, start, message; then
-    a line of counts.
+    Prints one line per marker, separated by tabs: action, day, dataset, rule, start, message.
+    A line of counts follows.
     """
     from bk_pipeline.cli.markers import plan
 
@@ -319,45 +327,45 @@ def plan(**options: Any) -> None:
 @TO
 @RESTORE
 def apply(**options: Any) -> None:
-    """Create and change markers as the rules say, and set the colours of their types."""
+    """Create and change markers according to the rules, and set the colors of their types."""
     from bk_pipeline.cli.markers import apply
 
     apply(**options)
 
 
 @markers.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def prune(**options: Any) -> None:
-    """Delete the markers that we made and that no rule asks for any more.
+    """Delete the markers that no rule requires any more.
 
-    Because the rule is gone or another one, or because the build ended differently since. Never
-    touches what others made.
+    These are markers of rules that were removed or changed, and of builds that no longer match.
+    Markers that other clients created are never deleted.
     """
     from bk_pipeline.cli.markers import prune
 
     prune(**options)
 
 
-@cli.command("set-aside")
-def set_aside() -> None:
-    """List the builds that could not be made into spans, with the reasons.
+@cli.command()
+def quarantined() -> None:
+    """List quarantined builds: those that could not be converted to spans.
 
-    A line a build, between tabs: day, build UUID, reason. Their payloads are kept in the raw
-    store; after an upgrade that understands them, materializing the day's spans makes them
-    up. Nothing is printed if there are none.
+    Prints one line per build: day, build UUID and reason, separated by tabs. The payloads stay in
+    the raw store: after an upgrade that can read them, materialize the day's spans to make
+    them. Prints nothing if there are no quarantined builds.
     """
-    from bk_pipeline.cli.set_aside import set_aside
+    from bk_pipeline.cli.quarantined import quarantined
 
-    set_aside()
+    quarantined()
 
 
 @cli.command()
 def traceparent() -> None:
-    """Print the W3C TRACEPARENT of the Buildkite job that this runs in.
+    """Print the W3C TRACEPARENT of the current Buildkite job.
 
-    Spans made with it as their parent hang under the job's span. It is worked out from
-    BUILDKITE_BUILD_ID and BUILDKITE_JOB_ID; nothing is asked of anybody. The shell can do
-    the same without this command:
+    Spans that use it as their parent become children of the job's span. It is computed from
+    BUILDKITE_BUILD_ID and BUILDKITE_JOB_ID, without network access. You can do the same in the
+    shell:
 
     \b
       job="${BUILDKITE_JOB_ID//-/}"

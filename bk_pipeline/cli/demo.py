@@ -1,4 +1,4 @@
-"""`bk-pipeline demo`: the whole way, from a made-up Buildkite to a made-up Honeycomb."""
+"""`bk-pipeline demo`: the whole pipeline, from a simulated Buildkite to a simulated Honeycomb."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bk_pipeline.text import counted
 from bk_pipeline.units import NS_PER_HOUR
 from bk_pipeline.window import day_keys
 
-# What fits a screen and still shows something: so many spans, no pause longer than this.
+# Number of spans of a build that fits a screen and still shows something.
 SHOWN_SPANS = range(12, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What happened. `duplicates` and `requests` are the stand-ins' own counts."""
+    """The numbers of a demo. `duplicates` and `requests` are counted by the sandbox."""
 
     days: int
     builds: int
@@ -49,7 +49,7 @@ class Numbers:
 
 
 def demo(days: int, builds_per_day: int, as_json: bool) -> None:
-    """Try everything on stand-ins: no account, no server, nothing leaves this machine."""
+    """Try the pipeline on a local sandbox: no account needed, and no data leaves this machine."""
     stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day))
     with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder, running(stand_in) as url:
         settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=folder)
@@ -58,7 +58,7 @@ def demo(days: int, builds_per_day: int, as_json: bool) -> None:
         if as_json:
             echo(json.dumps(asdict(numbers)))
         else:
-            _tell(numbers, _a_build_worth_seeing(app))
+            _tell(numbers, _example_build(app))
     stored = stand_in.honeycomb.event_count
     if numbers.events_rejected or numbers.duplicates or numbers.events_accepted != stored:
         raise FatalError(
@@ -115,15 +115,15 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
         console.print(waterfall(spans, width=console.width))
         console.print(
             f"\n{LEGEND}\n\n"
-            "Your own builds: fill in .env, as .env.example says. Then\n"
-            "  .venv/bin/bk-pipeline doctor    tells what is missing\n"
+            "To see your own builds, copy .env.example to .env and fill it in. Then run\n"
+            "  .venv/bin/bk-pipeline doctor    shows what is missing\n"
             "  make dev                        serves the Dagster UI",
             highlight=False,
         )
 
 
-def _a_build_worth_seeing(app: App) -> list[dict[str, Any]]:
-    """The spans of a build that fits the screen and has most kinds of things in it."""
+def _example_build(app: App) -> list[dict[str, Any]]:
+    """Return the spans of the most varied build that fits the screen."""
     store = app.spans()
     traces: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for day in app.raw().days()[-1:]:

@@ -1,4 +1,4 @@
-"""`bk-pipeline doctor`: is everything set up, and if not, what is the one thing to do?"""
+"""`bk-pipeline doctor`: check the setup and say what to fix."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from rich.text import Text
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.doctor.checkup import Checkup
-from bk_pipeline.doctor.findings import Answer, Finding, Installation, Verdict, exit_status, fine
+from bk_pipeline.doctor.findings import CheckResult, Finding, Installation, Verdict, exit_status, ok
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
+from bk_pipeline.text import counted
 
 MARKS = {
-    Verdict.FINE: ("✓", "green"),
-    Verdict.REMARK: ("!", "yellow"),
+    Verdict.OK: ("✓", "green"),
+    Verdict.WARNING: ("!", "yellow"),
     Verdict.FAILED: ("✗", "red"),
-    Verdict.UNCHECKED: ("·", "dim"),
+    Verdict.SKIPPED: ("·", "dim"),
 }
 NAME_WIDTH = 16
 
 
 def doctor(days: int) -> None:
-    """Check settings, keys, limits and places, in the order in which a run needs them."""
+    """Check settings, keys, rate limits, destinations and storage."""
     console = Console(highlight=False)
     findings: list[Finding] = []
     with console.status("") as status, closing(Lines(partial(echo, err=True))) as lines:
@@ -44,12 +45,12 @@ def doctor(days: int) -> None:
     sys.exit(exit_status(findings))
 
 
-def pools(_: Installation) -> Answer:
-    """How Dagster's pools stand. Makes no instance where there is none."""
+def pools(_: Installation) -> CheckResult:
+    """Check the slots of Dagster's pools. Does not create a Dagster instance."""
     home = Path(os.environ.get("DAGSTER_HOME") or ".dagster").expanduser().absolute()
     config = home / "dagster.yaml"
     if not config.exists() or not ((home / "history").exists() or "storage:" in config.read_text()):
-        return fine("Dagster has no instance yet; the first run makes it.")
+        return ok("Dagster has no instance yet; the first run creates it.")
     # Here, because Dagster takes seconds to import.
     from bk_pipeline.defs.lost_runs import check_pools  # noqa: PLC0415
 
@@ -57,17 +58,17 @@ def pools(_: Installation) -> Answer:
 
 
 def _show(found: Finding, console: Console) -> None:
-    """A line a finding for whoever is no terminal; for a terminal, wrapped in its column."""
+    """Print a finding: one line, or on a terminal wrapped in columns."""
     mark, colour = MARKS[found.verdict]
-    words = Text(found.words, style="dim" if found.verdict is Verdict.UNCHECKED else "")
+    message = Text(found.message, style="dim" if found.verdict is Verdict.SKIPPED else "")
     if not console.is_terminal:
-        console.print(f"{mark} {found.check}: {found.words}", markup=False, soft_wrap=True)
+        console.print(f"{mark} {found.check}: {found.message}", markup=False, soft_wrap=True)
         return
     line = Table.grid(padding=(0, 1))
     line.add_column(width=1)
     line.add_column(width=max(NAME_WIDTH, len(found.check)))
     line.add_column(overflow="fold")
-    line.add_row(Text(mark, colour), Text(found.check), words)
+    line.add_row(Text(mark, colour), Text(found.check), message)
     console.print(line)
 
 
@@ -75,9 +76,12 @@ def _sum_up(findings: list[Finding], console: Console) -> None:
     failed = sum(one.verdict is Verdict.FAILED for one in findings)
     console.print()
     if failed:
-        what = "One thing" if failed == 1 else f"{failed} things, from the top"
-        console.print(f"{what} to mend; then run bk-pipeline doctor again.")
+        console.print(
+            f"{counted(failed, 'check')} failed. Fix them from the top, then run bk-pipeline doctor again."
+            if failed > 1
+            else "1 check failed. Fix it, then run bk-pipeline doctor again."
+        )
     else:
         console.print(
-            "Ready: make dev for the Dagster UI, or bk-pipeline backfill --from DAY --to DAY."
+            "Ready: run make dev for the Dagster UI, or bk-pipeline backfill --from DAY --to DAY."
         )

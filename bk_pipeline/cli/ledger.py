@@ -1,4 +1,4 @@
-"""`bk-pipeline ledger`: what was delivered where, what was rejected, and sending it again."""
+"""`bk-pipeline ledger`: show deliveries and rejections, re-queue and adopt items."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def destinations() -> None:
 def rejected(
     destination: str, day: date | None, build: str | None, reason: str | None, limit: int
 ) -> None:
-    """List what DESTINATION rejected: day, trace, span, name, reason, between tabs."""
+    """List the items that DESTINATION rejected.
+
+    Columns, separated by tabs: day, trace id, span id, span name, reason.
+    """
     with _opened() as book:
         _known(book, destination)
         found = book.rejections(
@@ -55,7 +58,7 @@ def requeue(
 ) -> None:
     """Have DESTINATION's next delivery send again what was rejected or presumed sent."""
     if not (day or build or reason or everything):
-        raise ConfigError("Say what to re-queue: --day, --build, --reason, or --all of it.")
+        raise ConfigError("Specify what to re-queue: --day, --build, --reason, or --all.")
     with _opened() as book:
         _known(book, destination)
         count = book.requeue(
@@ -69,14 +72,14 @@ def requeue(
 
 
 def forget(destination: str, yes: bool) -> None:
-    """Forget all that DESTINATION accepted: everything would be sent, and billed, again."""
+    """Delete all records of DESTINATION. Everything is then sent, and billed, again."""
     with _opened() as book:
         _known(book, destination)
         accepted = book.summary(destination).accepted
         if not yes:
             click.confirm(
-                f"{destination} has accepted {counted(accepted, 'item')}. Forget that, so that "
-                "all is sent again when the days are materialized?",
+                f"{destination} has accepted {counted(accepted, 'item')}. Forget them, so that "
+                "they are sent again when you materialize their days?",
                 abort=True,
             )
         count = book.forget(destination, on_wait=lambda line: echo(line, err=True))
@@ -109,7 +112,7 @@ def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) 
             counts = [count for count in adopted.values() if count is not None]
             echo(
                 f"{configured.asset}: {sum(counts):,} items of {len(counts)} "
-                f"day{'' if len(counts) == 1 else 's'} taken for delivered."
+                f"day{'' if len(counts) == 1 else 's'} marked as delivered."
             )
 
 
@@ -118,7 +121,7 @@ def _chosen(app: App, assets: tuple[str, ...]) -> list[Configured]:
     unknown = [name for name in assets if name not in known]
     if unknown or not known:
         raise ConfigError(
-            f"No destination {unknown[0] if unknown else ''} is configured. There are: "
+            f"No destination {unknown[0] if unknown else ''} is configured. Configured: "
             f"{', '.join(known) or 'none'}."
         )
     return [known[name] for name in assets or known]
@@ -126,10 +129,10 @@ def _chosen(app: App, assets: tuple[str, ...]) -> list[Configured]:
 
 @contextmanager
 def _opened() -> Iterator[Ledger]:
-    """The ledger of the settings.
+    """Open the ledger from the settings.
 
     Raises:
-        FatalError: There is none yet; looking must not make one.
+        FatalError: There is no ledger yet. Reading does not create one.
     """
     with App(Settings.load()).ledger(create=False) as book:
         yield book
@@ -139,7 +142,7 @@ def _known(book: Ledger, destination: str) -> None:
     names = book.destinations()
     if destination not in names:
         known = ", ".join(names) or "none"
-        raise ConfigError(f"The ledger knows no destination {destination}. It knows: {known}.")
+        raise ConfigError(f"The ledger has no destination {destination}. It has: {known}.")
 
 
 def _key(day: date | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`bk-pipeline`: finds the command, and turns our errors into one line and an exit status."""
+"""`bk-pipeline`: dispatch to a command, and turn errors into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bk_pipeline.errors import PipelineError, RetryableError
 def main() -> None:
     """Run the command line, and exit.
 
-    Exit status 2: a setting or argument; 75: try later; 130 and 143: stopped by SIGINT and
-    SIGTERM; 1: other errors.
+    Exit status 2: a setting or argument is wrong. 75: try again later. 130 and 143: stopped by
+    SIGINT and SIGTERM. 1: any other error.
     """
     with stoppable():
         sys.exit(_run())
@@ -26,10 +26,10 @@ def _run() -> int:
     """The exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that knows no ticks or bars shows question marks in their places.
+            # Characters that the terminal's encoding lacks become question marks.
             stream.reconfigure(errors="replace")
     try:
-        # Not in click's standalone mode: that calls an interruption an abortion.
+        # Not in standalone mode, which reports an interruption as "Aborted!".
         result = cli(standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort as exc:

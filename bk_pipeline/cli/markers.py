@@ -1,4 +1,4 @@
-"""`bk-pipeline markers`: what the rules would do, doing it, and what was done."""
+"""`bk-pipeline markers`: plan, apply, list and prune Honeycomb markers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted
 
 
-def listed(everyones: bool) -> None:
+def listed(include_others: bool) -> None:
     """List the markers that we made, as Honeycomb has them now."""
     with _opened() as (_, it, _):
         ours = {one.marker_id: one for one in it.ledger.markers.placed(it.client.name)}
         datasets = {one.dataset for one in ours.values()}
-        if everyones:
+        if include_others:
             datasets |= it.rules.datasets
         for dataset in sorted(datasets):
             present = {one.id: one for one in it.client.list_markers(dataset)}
@@ -37,7 +37,7 @@ def listed(everyones: bool) -> None:
                 if known.dataset == dataset and marker_id not in present:
                     _line(dataset, known.rule, marker_id, "deleted in Honeycomb")
             for one in sorted(present.values(), key=lambda one: one.start_time or 0):
-                if one.id in ours or everyones:
+                if one.id in ours or include_others:
                     rule = ours[one.id].rule if one.id in ours else "-"
                     times = (_moment(one.start_time), _moment(one.end_time))
                     words = (one.type or "", one.message or "", one.url or "")
@@ -62,7 +62,7 @@ def plan(first: date | None, last: date | None, restore: bool) -> None:
 
 
 def apply(first: date | None, last: date | None, restore: bool) -> None:
-    """Create and change markers as the rules say, and set the colours of their types."""
+    """Create and change markers according to the rules, and set the colors of their types."""
     total: Counter[str] = Counter()
     console = Console(stderr=True)
     with (
@@ -107,7 +107,7 @@ def prune(yes: bool) -> None:
 
 @contextmanager
 def _opened() -> Iterator[tuple[App, MarkerContext, Lines]]:
-    """What the commands work with, as the settings describe it, and where they tell of waits."""
+    """Open what the commands use, according to the settings, and a printer for waits."""
     app = App(Settings.load())
     with (
         closing(Lines(_tell)) as lines,
@@ -158,7 +158,7 @@ def _counts(planned: Plan) -> Counter[str]:
 
 
 def _unlike(dataset: str, it: MarkerContext) -> list[str]:
-    """The types whose colour would be set; none in a dataset that is not there yet."""
+    """Return the types whose color would be set; empty if the dataset does not exist yet."""
     try:
         found = color_changes(dataset, it.rules.colors_in(dataset), client=it.client)
     except NotFound:

@@ -1,4 +1,4 @@
-"""All that the command line prints goes through here, cleaned (`bk_pipeline.display.printable`)."""
+"""Output of the command line: all text is sanitized by `bk_pipeline.display.printable`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def echo(message: str, *, err: bool = False) -> None:
 
 
 def line_of(fields: Iterable[str]) -> None:
-    """Print a line for programs: fields between tabs, with none of either inside."""
+    """Print fields separated by tabs. White space within a field becomes single spaces."""
     echo("\t".join(" ".join(field.split()) for field in fields))
 
 
 class Console(rich_console.Console):
-    """Rich's, which lets escape sequences through that stand in what it is given."""
+    """A Rich console that removes escape sequences from the text it prints."""
 
     def render(self, *arguments: Any, **named: Any) -> Iterable[Segment]:
-        """As Rich's, of clean text."""
+        """Render as Rich does, with sanitized text."""
         for segment in super().render(*arguments, **named):
             if segment.control:
                 yield segment

@@ -1,4 +1,4 @@
-"""How far a backfill has come: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a backfill: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from bk_pipeline.cli.output import Console
 from bk_pipeline.lines import LINE_EVERY_S, Lines
 from bk_pipeline.text import counted
 
-# Days differ, and those that were done before take no time: the last ones tell best.
-DAYS_THAT_TELL = 10
+# The estimate uses the last days only: days that were done before take no time.
+DAYS_AVERAGED = 10
 
 
 class Advance:
-    """Days done of `total`, in words; the time left is reckoned from the last days."""
+    """The number of days done of `total`, with an estimate of the time left."""
 
     def __init__(self, total: int, now: Callable[[], float] = time.monotonic) -> None:
         self.total = total
         self.done = 0
         self.made = ""
         self._now = now
-        self._ends: deque[float] = deque([now()], maxlen=DAYS_THAT_TELL + 1)
+        self._ends: deque[float] = deque([now()], maxlen=DAYS_AVERAGED + 1)
 
     def day_done(self, made: str) -> None:
-        """Another day is through; `made` says what all of them have made."""
+        """Record a completed day; `made` describes what all days have made so far."""
         self.done += 1
         self.made = made
         self._ends.append(self._now())
@@ -53,7 +53,7 @@ class Advance:
 
 
 class Log:
-    """Prints where the backfill stands, every few seconds, and each wait."""
+    """Prints the progress every few seconds, and each wait."""
 
     def __init__(
         self, console: Console, advance: Advance, now: Callable[[], float] = time.monotonic
@@ -63,11 +63,11 @@ class Log:
         self._lines = Lines(self._print, now)
 
     def tell(self, line: str) -> None:
-        """`line` is what is being done at this moment."""
+        """Show `line` as the current activity."""
         self._lines.progress(f"{self._advance}. {line}")
 
     def wait(self, line: str) -> None:
-        """`line` says why nothing is done at this moment."""
+        """Show `line` as the reason for a wait."""
         self._lines.wait(f"{self._advance}. {line}")
 
     def day_done(self, made: str) -> None:
@@ -75,7 +75,7 @@ class Log:
         self._lines.progress(f"{self._advance}.")
 
     def say(self, line: str) -> None:
-        """Print `line` whatever the time."""
+        """Print `line` at once."""
         self._lines.write(line)
 
     def shown(self) -> AbstractContextManager[object]:
@@ -86,7 +86,7 @@ class Log:
 
 
 class Bar:
-    """What is being done at this moment, and below it a bar with days, builds, spans, time."""
+    """A progress bar with days, builds, spans, and time, below the current activity."""
 
     def __init__(
         self, console: Console, advance: Advance, now: Callable[[], float] = time.monotonic
@@ -106,11 +106,11 @@ class Bar:
 
     @property
     def line(self) -> str:
-        """What is said above the bar."""
+        """The text above the bar."""
         return self._line.plain
 
     def tell(self, line: str) -> None:
-        # Other threads go on while one waits, and would hide that at once.
+        # Other threads continue during a wait, and would overwrite its line at once.
         if self._now() - self._wait_shown_at >= LINE_EVERY_S:
             self._line.plain = line
 
@@ -120,8 +120,8 @@ class Bar:
 
     def day_done(self, made: str) -> None:
         self._advance.day_done(made)
-        words = "  ".join(part for part in (made, self._advance.left) if part)
-        self._bar.update(self._task, completed=self._advance.done, description=words)
+        description = "  ".join(part for part in (made, self._advance.left) if part)
+        self._bar.update(self._task, completed=self._advance.done, description=description)
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
@@ -131,9 +131,9 @@ class Bar:
 
 
 def shown_on(console: Console, days: int) -> Bar | Log:
-    """What suits `console`: a bar only where it can be drawn over.
+    """Return a bar if `console` can redraw lines, otherwise a log.
 
-    A log of CI is none such, even where FORCE_COLOR asks for its colours.
+    A CI log cannot redraw lines, even if FORCE_COLOR turns colors on.
     """
     drawn_over = console.file.isatty() and not console.is_dumb_terminal
     return (Bar if drawn_over else Log)(console, Advance(days))

@@ -1,4 +1,4 @@
-"""`bk-pipeline sandbox`: the stand-ins for Buildkite and Honeycomb, to point a shell at."""
+"""`bk-pipeline sandbox`: serve local stand-ins for Buildkite and Honeycomb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bk_pipeline.sandbox.world import World
 def sandbox(
     *, host: str, port: int, seed: int, days: int, builds_per_day: int, today: datetime | None
 ) -> None:
-    """Serve stand-ins for Buildkite and Honeycomb until interrupted."""
+    """Serve local stand-ins for Buildkite and Honeycomb until interrupted."""
     world = World(
         seed=seed,
         days=days,
@@ -34,12 +34,12 @@ def sandbox(
     except OSError as exc:
         raise ConfigError(
             f"Cannot listen on {host}, port {port}: {os.strerror(exc.errno or 0)}. If another "
-            "sandbox is running, end it, or give --port 0 for a free one."
+            "sandbox is running, stop it, or pass --port 0 for a free port."
         ) from exc
 
 
 def environment(stand_in: Sandbox, url: str) -> dict[str, str]:
-    """The settings that point everything at `stand_in`, serving at `url`."""
+    """Return the environment variables that direct bk-pipeline to `stand_in` at `url`."""
     return {
         "BUILDKITE_API_URL": url,
         "BUILDKITE_API_TOKEN": stand_in.buildkite_token,

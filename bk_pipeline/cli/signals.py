@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM: from the signal to the exit in less than five seconds, whatever hangs.
+"""SIGINT and SIGTERM: exit within five seconds of the signal, even if something hangs.
 
 Python handles a signal in the main thread, between two bytecodes, and Dagster's handler may only
-note it. So the signal's number also goes through a pipe to a thread: that one tells everything
-that waits (`stopping.py`), and ends the process if unwinding takes too long. That loses nothing:
-what has left without an answer is in doubt in the ledger, as after a crash.
+record it. So the signal number also goes through a pipe to a watcher thread, which interrupts all
+waits (`stopping.py`) and ends the process if unwinding takes too long. No data is lost: requests
+without a response are in doubt in the ledger, as after a crash.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from types import FrameType
 from bk_pipeline import stopping
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# For unwinding and the summary, after which nothing is waited for any more.
+# Time for unwinding and the summary. After it the process ends.
 EXIT_AFTER_S = 3.9
 FLUSH_S = 0.6
-# Shells' custom for a program that a signal ended.
+# Added to the signal number, as shells do.
 EXIT_STATUS = 128
 
 _summaries: list[Callable[[], None]] = []
@@ -30,10 +30,10 @@ _summaries: list[Callable[[], None]] = []
 
 @contextmanager
 def summing_up(tell: Callable[[], None]) -> Iterator[None]:
-    """A block of which `tell` prints the summary if the process has to be ended in it.
+    """Call `tell` to print a summary if the process must be ended inside the block.
 
-    That is where the block is in something that cannot be interrupted, like a query that a
-    server does not answer. `tell` runs in a thread of its own; otherwise the caller prints.
+    This happens if the block cannot be interrupted, for example in a database query without a
+    response. `tell` runs in a separate thread. Otherwise the caller prints the summary.
     """
     _summaries.append(tell)
     try:
@@ -43,21 +43,21 @@ def summing_up(tell: Callable[[], None]) -> Iterator[None]:
 
 
 class _Caught:
-    """The first signal that came, and whether the main thread knows of it."""
+    """The first signal received, and whether it was raised in the main thread."""
 
     def __init__(self) -> None:
         self.number = 0
         self.raised = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Interrupt the main thread, once: a second signal must not break the unwinding."""
+        """Interrupt the main thread once: a second signal must not break the unwinding."""
         self.number = self.number or number
         if not self.raised:
             self.raised = True
             raise KeyboardInterrupt
 
     def watch(self, pipe: int) -> None:
-        """Wait for a signal; then tell everybody, and see to it that the process ends."""
+        """Wait for a signal, then stop all waits and make sure that the process ends."""
         while number := os.read(pipe, 1):
             if number[0] in SIGNALS:
                 self.number = self.number or number[0]
@@ -68,29 +68,29 @@ class _Caught:
 
     def leave(self) -> None:
         """End the process now."""
-        words = (
-            f"bk-pipeline: stopped by {self.name} in the midst of something that cannot be "
+        message = (
+            f"bk-pipeline: stopped by {self.name} during an operation that cannot be "
             "interrupted. What is stored and sent is kept.\n"
         )
-        # What was printed may wait in a buffer, and whoever should read it may not.
-        flush = threading.Thread(target=_finish, args=(words,), daemon=True)
+        # In a thread, because flushing blocks if nothing reads the output.
+        flush = threading.Thread(target=_finish, args=(message,), daemon=True)
         flush.start()
         flush.join(FLUSH_S)
         os._exit(EXIT_STATUS + self.number)
 
     @property
     def name(self) -> str:
+        """The signal's name, like `SIGTERM`."""
         return signal.Signals(self.number).name
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A block that SIGINT and SIGTERM end, and the process with it: exit status 130 and 143.
+    """End the block and the process on SIGINT and SIGTERM, with exit status 130 and 143.
 
-    The first signal raises KeyboardInterrupt in the main thread. What the block prints while
-    it unwinds is the last that is printed. Inside of another such block this does nothing.
-
-    It does not return after a signal.
+    The first signal raises KeyboardInterrupt in the main thread. The last output is what the
+    block prints while it unwinds. A nested block has no effect. After a signal, this does not
+    return.
     """
     caught = _Caught()
     with ExitStack() as restored:
@@ -104,46 +104,46 @@ def stoppable() -> Iterator[None]:
             if not caught.number:
                 raise
         except (KeyboardInterrupt, Exception):
-            # Any other error is one of being interrupted somewhere.
+            # After a signal, any other exception is a result of the interruption.
             if not caught.number:
                 raise
             sys.stderr.write(f"bk-pipeline: stopped by {caught.name}.\n")
         if caught.number:
-            # Not by sys.exit: while the interpreter takes itself apart, which is a matter of
-            # seconds on a busy machine, the thread that watches cannot run.
+            # Not by sys.exit: the watcher thread cannot run while the interpreter shuts down,
+            # which takes seconds on a busy machine.
             _flush()
             os._exit(EXIT_STATUS + caught.number)
 
 
 def _may_install() -> bool:
-    """False where signals are handled by an outer block, or are another thread's affair."""
+    """Return False inside another such block, or outside of the main thread."""
     before = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return threading.current_thread() is threading.main_thread() and not isinstance(before, _Caught)
 
 
 def _install(caught: _Caught, restored: ExitStack) -> None:
-    """Have signals handled by `caught`."""
+    """Install `caught` as the signal handler."""
     reading, writing = os.pipe()
     threading.Thread(target=caught.watch, args=(reading,), name="bk-signals", daemon=True).start()
     os.set_blocking(writing, False)
     restored.callback(os.close, writing)
     restored.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing))
     for number in SIGNALS:
-        # Who starts us deaf to a signal (nohup, a shell's background) wants us to be.
+        # A signal that is ignored at start (nohup, a background job) stays ignored.
         if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
             restored.callback(signal.signal, number, handler)
             signal.signal(number, caught.handle)
 
 
-def _finish(words: str) -> None:
+def _finish(message: str) -> None:
     for tell in _summaries:
         with suppress(Exception):
             tell()
-    _flush(words)
+    _flush(message)
 
 
-def _flush(words: str = "") -> None:
+def _flush(message: str = "") -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-        sys.stderr.write(words)
+        sys.stderr.write(message)
         sys.stderr.flush()

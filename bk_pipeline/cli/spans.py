@@ -1,4 +1,4 @@
-"""`bk-pipeline spans`: API answers in files to spans, without any network."""
+"""`bk-pipeline spans`: convert API responses in files to spans, without network access."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _refuse_error(value: bytes) -> None:
 
 
 def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
-    """Turn answers of Buildkite's builds API into spans, without any network."""
+    """Convert responses of Buildkite's builds API to spans, without network access."""
     privacy = Privacy.from_settings(Settings.load())
     found = _Found()
     tables = [_table(file, found, privacy) for file in files]

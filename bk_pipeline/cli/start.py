@@ -1,4 +1,4 @@
-"""Where `bk-pipeline` starts: signals are minded before anything that takes time is imported."""
+"""Entry point of `bk-pipeline`: installs signal handlers before slow imports."""
 
 from __future__ import annotations
 

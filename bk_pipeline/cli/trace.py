@@ -1,4 +1,4 @@
-"""`bk-pipeline trace`: one build as a waterfall, and the way to its trace."""
+"""`bk-pipeline trace`: show a build as a waterfall, with links to its trace."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ LEGEND = "░ waited for an agent  █ ran  ╌ waited for a person"
 
 LABEL_SHARE, LONGEST_LABEL, SHORTEST_LABEL = 0.5, 60, 8
 LONGEST_DURATION = 9
-# With fewer columns than these left, bars say nothing.
+# With fewer columns than this, bars are not drawn.
 LEAST_BARS = 8
-# What fits a few screens.
+# A few screens.
 MOST_LINES = 150
 
 
 def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOST_LINES) -> Table:
-    """The spans of one trace (rows of `spans.table.rows`), `width` columns wide.
+    """Draw the spans of one trace (rows of `spans.table.rows`), `width` columns wide.
 
-    A line each, but that a step with one job is shown as that job, and that children of one
-    parent beyond what `most_lines` leaves room for are folded into a line that counts them.
-    Where there is no room for bars there are none, and long pauses are drawn shortened.
+    Each span has one line, except that a step with one job is shown as that job. If there are
+    more than `most_lines`, some children of each parent are folded into a line with their counts.
+    Bars are omitted if there is no room, and long pauses are shortened.
     """
     lines = outline(spans, most_lines=most_lines)
     labels = [_label(line) for line in lines]
@@ -82,7 +82,7 @@ def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOS
         length = duration((line.end_ns - line.start_ns) // NS_PER_MS)
         table.add_row(label, *bar, Text(length))
     if bars and scale.shortened:
-        table.caption = Text("long pauses are drawn shortened", "dim")
+        table.caption = Text("long pauses are shortened", "dim")
         table.caption_justify = "left"
     return table
 
@@ -90,7 +90,7 @@ def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOS
 def _label(line: Line) -> Text:
     indent = "  " * line.depth
     if line.span is None:
-        return Text(f"{indent}{line.folded_words}", style="dim")
+        return Text(f"{indent}{line.folded_summary}", style="dim")
     failed = line.span["status"] == "error"
     notes = notes_of(line.span)
     text = f"{'✗ ' if failed else ''}{name_of(line.span)}{f' ({notes})' if notes else ''}"
@@ -114,7 +114,7 @@ def _bar(line: Line, scale: Timescale, columns: int) -> Text:
     )
 
 
-# A person waits for the answer: Buildkite's, and for a link.
+# A user waits for the response of Buildkite, and for the links.
 DEADLINE_S = 20.0
 LINK_DEADLINE_S = 5.0
 SHOWN_FAILURES = 10
@@ -122,19 +122,19 @@ SHORT_COMMIT = 7
 
 
 def trace(build: str, fetch: bool, every: bool) -> None:
-    """Show a build as a waterfall: who waited, who ran, who failed, when."""
+    """Show a build as a waterfall of its jobs and waits."""
     reference = read_reference(build)
     app = App(Settings.load(BK_PIPELINE_HTTP_DEADLINE_S=str(LINK_DEADLINE_S)))
     errors = Console(stderr=True)
     stored: list[Span] = []
     if not fetch:
-        with errors.status("Looking in the span table …"):
+        with errors.status("Searching the span table …"):
             stored = _stored(reference, app)
     if stored:
         _show(stored, app, every=every)
         return
     with (
-        errors.status("Asking Buildkite …") as status,
+        errors.status("Reading from Buildkite …") as status,
         closing(Lines(partial(echo, err=True))) as lines,
     ):
         tell = status.update if errors.is_terminal else lines.wait
@@ -147,7 +147,7 @@ def trace(build: str, fetch: bool, every: bool) -> None:
     _show(list(rows(app.privacy().apply(table_of([made])))), app, every=every)
     if not fetch:
         day = day_key(from_ns(found.created_ns), app.settings.timezone)
-        echo(f"Not in the span table: materialize {day} to deliver it.", err=True)
+        echo(f"This build is not in the span table: materialize {day} to deliver it.", err=True)
 
 
 def _stored(reference: Reference, app: App) -> list[Span]:
@@ -184,7 +184,7 @@ def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
 
 
 def _about(root: Span) -> list[Text]:
-    """What the build is about, as far as it says."""
+    """Return the heading: branch, commit, message, creator, URL, creation time."""
     own = {name.removeprefix("buildkite.build."): one for name, one in root["attributes"].items()}
     commit = (own.get("commit") or "")[:SHORT_COMMIT]
     where = " @ ".join(
@@ -199,7 +199,7 @@ def _about(root: Span) -> list[Text]:
 
 
 def _failures(spans: Sequence[Span]) -> list[Text]:
-    """The jobs that failed for good, a line each, with their pages."""
+    """Return a line with a link for each failed job that was not retried."""
     found = []
     for span in spans:
         attributes = span["attributes"]
@@ -213,7 +213,7 @@ def _failures(spans: Sequence[Span]) -> list[Text]:
 
 
 def _links(root: Span, app: App) -> Iterator[tuple[str, str]]:
-    """The trace's page at each destination that has pages. None where one does not answer."""
+    """Yield the trace link of each destination that has trace pages and responds."""
     for one in app.destinations():
         try:
             with app.destination(one) as destination:
@@ -236,12 +236,12 @@ def _unfinished(build: Build, privacy: Privacy) -> str:
     url = privacy.shown("buildkite.build.web_url", build.web_url) or ""
     if build.state in NEVER_RUN:
         state = state.replace("_", " ")
-        return f"{slug}#{number} is {state}: it never runs, and has no trace."
+        return f"{slug}#{number} is {state}: it never runs and has no trace."
     jobs = [job for job in build.jobs or () if job.type != "waiter"]
     states = Counter(privacy.shown("buildkite.job.state", job.state) or "unknown" for job in jobs)
     told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
     return (
         f"{slug}#{number} is {state}"
         + (f"; its {counted(len(jobs), 'job')}: {told}" if jobs else "")
-        + f". Its trace is made when it has finished. {url}"
+        + f". Its trace is available after it has finished. {url}"
     )

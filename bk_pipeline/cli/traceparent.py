@@ -11,7 +11,7 @@ from bk_pipeline.spans.model import SpanKind
 
 
 def traceparent() -> None:
-    """Print the W3C TRACEPARENT of the Buildkite job that this runs in."""
+    """Print the W3C TRACEPARENT of the current Buildkite job."""
     build, job = (_of_the_job(name) for name in ("BUILDKITE_BUILD_ID", "BUILDKITE_JOB_ID"))
     echo(f"00-{ids.trace_id(build)}-{ids.uuid_span_id(SpanKind.JOB, job)}-01")
 

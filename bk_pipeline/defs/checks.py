@@ -41,7 +41,7 @@ def no_quarantined_builds(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         NO_QUARANTINED_BUILDS,
         asset=asset,
-        description="Every build could be made into spans. If not, `bk-pipeline set-aside` lists "
+        description="Every build could be made into spans. If not, `bk-pipeline quarantined` lists "
         "those that could not, with the reasons; their payloads are in the raw store. Report "
         "them: a payload that Buildkite sends should be understood.",
     )

@@ -26,7 +26,7 @@ from threading import Event, Thread
 import dagster as dg
 
 from bk_pipeline.defs.home import CONFIG, shortcomings
-from bk_pipeline.doctor.findings import Answer, fine, remark
+from bk_pipeline.doctor.findings import CheckResult, ok, warning
 from bk_pipeline.private_files import file_mode, make_folder
 
 # For people: which process executes a run.
@@ -153,7 +153,7 @@ def slot_waits_reported(
         watcher.join()
 
 
-def check_pools(home: Path) -> Answer:
+def check_pools(home: Path) -> CheckResult:
     """Check that the instance in `home` has its limits, and that no ended run holds a slot.
 
     Raises:
@@ -172,7 +172,7 @@ def check_pools(home: Path) -> Answer:
             f"{home / CONFIG} has {'; '.join(lacks)}. docs/operating.md says what to add."
         )
     return (
-        remark(" ".join(messages)) if messages else fine("no slot is held by a run that has ended.")
+        warning(" ".join(messages)) if messages else ok("no slot is held by a run that has ended.")
     )
 
 

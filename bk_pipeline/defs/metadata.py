@@ -22,7 +22,7 @@ from bk_pipeline.telemetry import Value
 
 Metadata = Mapping[str, Any]
 ROWS = "dagster/partition_row_count"
-# As many as a person reads at once; `bk-pipeline set-aside` lists all.
+# As many as a person reads at once; `bk-pipeline quarantined` lists all.
 SHOWN = 50
 
 

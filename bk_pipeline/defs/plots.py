@@ -188,7 +188,7 @@ def _draw(axes: Axes, row: int, line: Line, scale: Timescale) -> None:
     axes.text(PLACES * 1.01, row, length, va="center", fontsize=8, color=QUIET)
     indent = line.depth * 0.012
     if line.span is None:
-        _label(axes, row, indent, line.folded_words, QUIET)
+        _label(axes, row, indent, line.folded_summary, QUIET)
         axes.barh(row, max(end - start, 8), left=start, height=0.3, color=GRID)
         return
     span = line.span

@@ -1,4 +1,4 @@
-"""The checks, in the order in which things are needed, and which need which."""
+"""Run the checks of `doctor` in order; skip those that depend on a failed one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.doctor import places, source
-from bk_pipeline.doctor.findings import Answer, Finding, Installation, Verdict, remark
+from bk_pipeline.doctor.findings import CheckResult, Finding, Installation, Verdict, warning
 from bk_pipeline.errors import ConfigError, PipelineError
 from bk_pipeline.tokens import redact_tokens
 
@@ -19,31 +19,31 @@ HOME, POOLS = "DAGSTER_HOME", "pools"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question. Not asked if one of those that it `needs` has failed."""
+    """A check. It is skipped if one of the checks that it `needs` has failed."""
 
     name: str
-    ask: Callable[[Installation], Answer]
+    run: Callable[[Installation], CheckResult]
     needs: tuple[str, ...] = ()
 
 
 class Checkup:
-    """Asks one check after the other, and remembers what has failed.
+    """Runs checks and remembers which have failed.
 
     Args:
-        installation: What is looked at.
-        pools: Looks at Dagster's pools, of which this room knows nothing.
+        installation: The installation to check.
+        pools: Checks Dagster's pools. Passed in, because this package does not import Dagster.
     """
 
     def __init__(
-        self, installation: Installation, pools: Callable[[Installation], Answer] | None = None
+        self, installation: Installation, pools: Callable[[Installation], CheckResult] | None = None
     ) -> None:
         self._installation = installation
         self._pools = pools
-        # Name of a check that gave no answer: the one at the root of it.
+        # Name of a failed or skipped check: name of the check that caused it.
         self._failed: dict[str, str] = {}
 
     def checks(self) -> Iterator[Check]:
-        """The checks in order; those of the destinations are known once settings are."""
+        """Yield the checks in order. Those of destinations need the settings to be read first."""
         yield Check(SETTINGS, places.settings)
         yield Check(TOKEN, source.token, (SETTINGS,))
         yield Check(ORGANIZATION, source.organization, (TOKEN,))
@@ -58,44 +58,44 @@ class Checkup:
         yield Check("version", places.version)
 
     def run(self, check: Check) -> Finding:
-        """What `check` comes to. Every error of ours becomes a finding."""
+        """Run `check` and return its finding. A PipelineError becomes a failed finding."""
         root = next((self._failed[name] for name in check.needs if name in self._failed), None)
         if root is not None:
             self._failed[check.name] = root
-            return Finding(check.name, Verdict.UNCHECKED, f"not checked because of {root}")
+            return Finding(check.name, Verdict.SKIPPED, f"skipped because {root} failed")
         try:
-            answer = check.ask(self._installation)
+            answer = check.run(self._installation)
         except PipelineError as exc:
             self._failed[check.name] = check.name
             return Finding(
-                check.name, Verdict.FAILED, str(exc), setting=isinstance(exc, ConfigError)
+                check.name, Verdict.FAILED, str(exc), is_config_error=isinstance(exc, ConfigError)
             )
-        verdict = Verdict.REMARK if answer.remark else Verdict.FINE
-        return Finding(check.name, verdict, redact_tokens(answer.words))
+        verdict = Verdict.WARNING if answer.is_warning else Verdict.OK
+        return Finding(check.name, verdict, redact_tokens(answer.message))
 
     def _destinations(self) -> Iterator[Check]:
         if SETTINGS in self._failed:
-            yield Check(DESTINATIONS, _nowhere, (SETTINGS,))
+            yield Check(DESTINATIONS, _no_destination, (SETTINGS,))
             return
         try:
             configured = destinations(self._installation.settings)
         except ConfigError as exc:
-            yield Check(DESTINATIONS, partial(_refused, exc))
+            yield Check(DESTINATIONS, partial(_raise, exc))
             return
         if not configured:
-            yield Check(DESTINATIONS, _nowhere)
+            yield Check(DESTINATIONS, _no_destination)
         for one in configured:
             yield Check(one.asset, partial(places.destination, one))
         if self._installation.settings.markers is not None:
             yield Check("honeycomb_markers", places.markers)
 
 
-def _nowhere(_: Installation) -> Answer:
-    return remark(
-        "none is configured: spans are made and stored, and sent nowhere. Set HONEYCOMB_API_KEY "
+def _no_destination(_: Installation) -> CheckResult:
+    return warning(
+        "no destination is configured: spans are made and stored, but not sent. Set HONEYCOMB_API_KEY "
         "or OTEL_EXPORTER_OTLP_ENDPOINT."
     )
 
 
-def _refused(error: ConfigError, _: Installation) -> Answer:
+def _raise(error: ConfigError, _: Installation) -> CheckResult:
     raise error

@@ -1,4 +1,4 @@
-"""What a check comes to."""
+"""Results of checks, and the installation that is checked."""
 
 from __future__ import annotations
 
@@ -15,81 +15,83 @@ from bk_pipeline.settings import Settings
 
 
 class Verdict(Enum):
-    """How it stands with what was looked at."""
+    """The result of a check."""
 
-    FINE = "fine"
-    REMARK = "remark"  # works, and still there is something to know
+    OK = "ok"
+    WARNING = "warning"  # works, but you should know something
     FAILED = "failed"
-    UNCHECKED = "not checked"
+    SKIPPED = "not checked"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it stands, and why: what is there, or the one thing to do.
+    """A check's verdict and its explanation.
 
     Attributes:
-        check: What was looked at, in a word or two.
-        verdict: How it stands.
-        words: A sentence or two; no secret is in them.
-        setting: A failure that a setting or an argument is to blame for.
+        check: The check's name.
+        verdict: The result.
+        message: What was found or what to do, in a sentence or two, without secrets.
+        is_config_error: Whether a setting or argument caused the failure.
     """
 
     check: str
     verdict: Verdict
-    words: str
-    setting: bool = False
+    message: str
+    is_config_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a check has to say where nothing failed: that is raised, as a PipelineError."""
+class CheckResult:
+    """The message of a check that did not fail. A failed check raises a PipelineError."""
 
-    words: str
-    remark: bool = False
-
-
-def fine(words: str) -> Answer:
-    return Answer(words)
+    message: str
+    is_warning: bool = False
 
 
-def remark(words: str) -> Answer:
-    return Answer(words, remark=True)
+def ok(message: str) -> CheckResult:
+    """Return the result of a check that found no problem."""
+    return CheckResult(message)
+
+
+def warning(message: str) -> CheckResult:
+    """Return the result of a check that passed, but found something to know or do."""
+    return CheckResult(message, is_warning=True)
 
 
 def exit_status(findings: list[Finding]) -> int:
-    """0: nothing failed; 2: a setting or argument is to blame for a failure; 1: something else."""
+    """Return 0 if nothing failed, 2 if a setting or argument is wrong, 1 for other failures."""
     failed = [one for one in findings if one.verdict is Verdict.FAILED]
-    if any(one.setting for one in failed):
+    if any(one.is_config_error for one in failed):
         return 2
     return 1 if failed else 0
 
 
-# A person waits for the answer; a run would try for longer.
+# A user waits for the result; a run would retry for longer.
 DEADLINE_S = 10.0
 
 
 class Installation:
-    """This process's environment and `.env`, as a run would find them.
+    """The environment and `.env` of this process, as a run would find them.
 
     Args:
-        clock: Tells time and waits.
-        days: How long a backfill is to be reckoned with.
-        on_wait: Told of each wait for Buildkite, before it.
+        clock: Provides the time and waits.
+        days: Number of days in the backfill to estimate.
+        on_wait: Called before each wait for Buildkite.
     """
 
     def __init__(self, *, clock: Clock, days: int, on_wait: Callable[[str], None]) -> None:
         self.clock = clock
         self.days = days
         self._on_wait = on_wait
-        # Of the destinations that have answered: what the ledger knows each by.
+        # Ledger names of the destinations that have responded.
         self.destination_names: list[str] = []
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, but that nothing is tried for long.
+        """The settings, with a short deadline for requests.
 
         Raises:
-            ConfigError: One is malformed.
+            ConfigError: A setting is malformed.
         """
         Settings.read()
         return Settings.read(BK_PIPELINE_HTTP_DEADLINE_S=str(DEADLINE_S))
@@ -105,15 +107,15 @@ class Installation:
 
     @cached_property
     def quota(self) -> Quota:
-        """Fed by what the client is answered; nobody else's."""
+        """Rate limits according to the responses to this client only."""
         return Quota(families(self.settings.buildkite_reserve_percent / 100))
 
     @cached_property
     def buildkite(self) -> BuildkiteClient:
-        """The client, for as long as this lives.
+        """The client; `close` closes it.
 
         Raises:
-            ConfigError: Token or organization are not set.
+            ConfigError: The token or organization is not set.
         """
         return self.app.buildkite(deadline_s=DEADLINE_S, quota=self.quota)
 

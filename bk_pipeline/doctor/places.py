@@ -15,7 +15,7 @@ from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.deliver.metrics.destination import OtlpMetrics
 from bk_pipeline.deliver.otlp.endpoint import Otlp
-from bk_pipeline.doctor.findings import Answer, Installation, fine, remark
+from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
 from bk_pipeline.environment import ENV_FILE, env_file, env_path, ours
 from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError
 from bk_pipeline.honeycomb.account import INGEST
@@ -35,24 +35,24 @@ LITTLE_GB = 2.0
 DAYS_LOOKED_AT = 31
 
 
-def storage(it: Installation) -> Answer:
+def storage(it: Installation) -> CheckResult:
     """Whether a file can be written to the data directory, read, and deleted."""
     where = it.settings.storage
     if "://" in where:
-        words = f"{_probed(where)}: a file was written, read and deleted."
+        message = f"{_probed(where)}: a file was written, read and deleted."
         damaged = _damaged_shown(Folder(where))
-        return remark(f"{words} {damaged}") if damaged else fine(words)
+        return warning(f"{message} {damaged}") if damaged else ok(message)
     folder = _writable(Path(where))
     made = "" if folder == Path(where) else "; the first run makes the folder"
     free_gb = shutil.disk_usage(folder).free / BYTES_PER_GB
-    words = f"{where} can be written{made}; {free_gb:,.1f} GB free."
+    message = f"{where} can be written{made}; {free_gb:,.1f} GB free."
     if damaged := _damaged_shown(Folder(where)):
-        return remark(f"{words} {damaged}")
+        return warning(f"{message} {damaged}")
     if shared := _shared(Path(where)):
-        return remark(f"{words} {shared}")
+        return warning(f"{message} {shared}")
     if free_gb < LITTLE_GB:
-        return remark(f"{words} A busy day takes some 100 MB: make room before a long backfill.")
-    return fine(words)
+        return warning(f"{message} A busy day takes some 100 MB: make room before a long backfill.")
+    return ok(message)
 
 
 def _shared(path: Path) -> str:
@@ -76,7 +76,7 @@ def _damaged_shown(folder: Folder) -> str:
     )
 
 
-def ledger(it: Installation) -> Answer:
+def ledger(it: Installation) -> CheckResult:
     """Whether the ledger can be opened, and knows what was delivered; there need not be one yet.
 
     Raises:
@@ -88,11 +88,11 @@ def ledger(it: Installation) -> Answer:
         with it.app.ledger(create=False) as book:
             known = counted(len(book.destinations()), "destination")
             _require_known(it, book)
-            words = f"{book.where}; it knows of {known}."
+            message = f"{book.where}; it knows of {known}."
             path = _ledger_file(it.settings)
             # A file is as private as its folder, which the data directory's check looks at.
             shared = _shared(path) if path and shared_with_others(path.parent) else ""
-            return remark(f"{words} {shared}") if shared else fine(words)
+            return warning(f"{message} {shared}") if shared else ok(message)
     except NoLedger as exc:
         if _recent_records(it):
             raise LedgerBehind(
@@ -102,9 +102,9 @@ def ledger(it: Installation) -> Answer:
             ) from exc
     path = _ledger_file(it.settings)
     if path is None:
-        return fine("the database can be reached; the first delivery makes the tables.")
+        return ok("the database can be reached; the first delivery makes the tables.")
     _writable(path.parent)
-    return fine(f"{path}: the first delivery makes it.")
+    return ok(f"{path}: the first delivery makes it.")
 
 
 def _require_known(it: Installation, book: Ledger) -> None:
@@ -174,7 +174,7 @@ def _writable(path: Path) -> Path:
 HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
 
 
-def settings(it: Installation) -> Answer:
+def settings(it: Installation) -> CheckResult:
     """Whether all values are well-formed, and no variable is in vain."""
     given = it.settings
     file = env_file()
@@ -182,11 +182,11 @@ def settings(it: Installation) -> Answer:
     path = env_path()
     set_there = sum(bool(file.get(name)) for name in ALIASES)
     place = f"{set_there} in {path}" if path.exists() else f"there is no {path}"
-    words = f"{exported} set in the environment, {place}."
-    remarks = [*given.warnings, *_overruled(file)]
+    message = f"{exported} set in the environment, {place}."
+    warnings = [*given.warnings, *_overruled(file)]
     if HOME in file:
-        remarks.append(f"{HOME} in {ENV_FILE} has no effect: export it in the shell.")
-    return remark(" ".join([words, *remarks])) if remarks else fine(words)
+        warnings.append(f"{HOME} in {ENV_FILE} has no effect: export it in the shell.")
+    return warning(" ".join([message, *warnings])) if warnings else ok(message)
 
 
 def _overruled(file: dict[str, str]) -> list[str]:
@@ -198,12 +198,12 @@ def _overruled(file: dict[str, str]) -> list[str]:
     ]
 
 
-def dagster_home(_: Installation) -> Answer:
+def dagster_home(_: Installation) -> CheckResult:
     """Whether Dagster's records have a place that stays, with a configuration."""
     named = os.environ.get(HOME)
     if not named:
         here = Path(".dagster").absolute()
-        return fine(f"is not set; `make dev` and `bk-pipeline backfill` use {here}.")
+        return ok(f"is not set; `make dev` and `bk-pipeline backfill` use {here}.")
     home = Path(named).expanduser()
     if not home.is_absolute():
         raise ConfigError(
@@ -211,28 +211,28 @@ def dagster_home(_: Installation) -> Answer:
             f"{home.absolute()}."
         )
     if not home.exists():
-        return remark(f"{home} does not exist yet; `make dev` and `bk-pipeline backfill` make it.")
+        return warning(f"{home} does not exist yet; `make dev` and `bk-pipeline backfill` make it.")
     if not home.is_dir() or not os.access(home, os.W_OK):
         raise ConfigError(
             f"DAGSTER_HOME is {home}, and that is no folder that can be written. Set it to one."
         )
     if not (home / HOME_FILE).exists():
-        return remark(
+        return warning(
             f"{home} holds no {HOME_FILE}: copy ours there (`make dev` does so), or Dagster runs "
             "a whole backfill at once."
         )
-    return fine(f"{home}, with a {HOME_FILE}.")
+    return ok(f"{home}, with a {HOME_FILE}.")
 
 
-def version(_: Installation) -> Answer:
+def version(_: Installation) -> CheckResult:
     """Which versions are at work; what to quote in a report."""
-    return fine(
+    return ok(
         f"bk_pipeline {__version__}, Dagster {version_of('dagster')}, "
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}."
     )
 
 
-def destination(configured: Configured, it: Installation) -> Answer:
+def destination(configured: Configured, it: Installation) -> CheckResult:
     """Whether a destination answers us, and what our key may do there. Sends no span."""
     with it.app.destination(configured) as opened:
         it.destination_names.append(opened.name)
@@ -242,30 +242,30 @@ def destination(configured: Configured, it: Installation) -> Answer:
             case Otlp() | OtlpMetrics():
                 # An export without anything in it is a valid request, and stores nothing.
                 answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
-                words = f"{opened.name} takes exports. {opened.max_age_description}"
-                return remark(f"{words} {answer.warning}") if answer.warning else fine(words)
+                message = f"{opened.name} takes exports. {opened.max_age_description}"
+                return warning(f"{message} {answer.warning}") if answer.warning else ok(message)
             case _:
-                return fine(f"{opened.name} answers.")
+                return ok(f"{opened.name} answers.")
 
 
-def markers(it: Installation) -> Answer:
+def markers(it: Installation) -> CheckResult:
     """Whether the rules can be read, and the key may place what they name."""
     count = len(it.app.marker_rules().rules)
     with it.app.marker_client() as client:
-        return fine(
+        return ok(
             f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
         )
 
 
-def _honeycomb(opened: Honeycomb) -> Answer:
+def _honeycomb(opened: Honeycomb) -> CheckResult:
     name = opened.name
     account = opened.describe()
     kind = "an ingest key" if account.key_kind == INGEST else f"a {account.key_kind} key"
     if not account.may_create_datasets:
-        return remark(
+        return warning(
             f"{kind} of {name}. It may not create datasets: create that one in Honeycomb first, "
             "unless it is there, or give the key the permission Create Datasets."
         )
-    return fine(
+    return ok(
         f"{kind} of {name}; it may send events and create datasets. {opened.max_age_description}"
     )

@@ -7,7 +7,7 @@ from datetime import timedelta
 from bk_pipeline.buildkite.answers import CREATE_TOKEN
 from bk_pipeline.buildkite.records import AccessToken
 from bk_pipeline.doctor.cost import Cost, cost_of
-from bk_pipeline.doctor.findings import Answer, Installation, fine, remark
+from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
 from bk_pipeline.errors import AccessDenied, NotFound
 from bk_pipeline.text import counted
 from bk_pipeline.window import Window, day_window
@@ -18,7 +18,7 @@ EXPIRES_SOON = timedelta(days=14)
 SCARCE = 0.5
 
 
-def token(it: Installation) -> Answer:
+def token(it: Installation) -> CheckResult:
     """Whether Buildkite knows the token, and it has the scope that we need."""
     found = it.buildkite.access_token()
     if NEEDED_SCOPE not in found.scopes:
@@ -40,16 +40,16 @@ def _scopes(scopes: list[str]) -> str:
     return f"it has the scope {NEEDED_SCOPE}" + (f" and {more} more." if more else ".")
 
 
-def _with_expiry(found: AccessToken, words: str, it: Installation) -> Answer:
+def _with_expiry(found: AccessToken, message: str, it: Installation) -> CheckResult:
     if found.expires_at is None:
-        return fine(words)
+        return ok(message)
     day = f"{found.expires_at:%Y-%m-%d}"
     if found.expires_at - it.clock.now() < EXPIRES_SOON:
-        return remark(f"{words} It expires on {day}: create the next one under {CREATE_TOKEN}.")
-    return fine(f"{words} It expires on {day}.")
+        return warning(f"{message} It expires on {day}: create the next one under {CREATE_TOKEN}.")
+    return ok(f"{message} It expires on {day}.")
 
 
-def organization(it: Installation) -> Answer:
+def organization(it: Installation) -> CheckResult:
     """Whether the token may list the organization's builds."""
     slug = it.buildkite.organization
     if not it.buildkite.organization_visible():
@@ -58,46 +58,46 @@ def organization(it: Installation) -> Answer:
             "BUILDKITE_ORGANIZATION_SLUG is its name in URLs: acme in https://buildkite.com/acme. "
             f"The organizations that a token may see are chosen under {CREATE_TOKEN}."
         )
-    return fine(f"{slug}; its builds can be listed.")
+    return ok(f"{slug}; its builds can be listed.")
 
 
-def rate_limits(it: Installation) -> Answer:
+def rate_limits(it: Installation) -> CheckResult:
     """How both quotas stand, as the answers so far tell."""
     statuses = it.quota.statuses(it.clock.monotonic())
     if not statuses:
-        return remark("the answers carry no RateLimit headers: is a proxy in between?")
-    words = "; ".join(
+        return warning("the answers carry no RateLimit headers: is a proxy in between?")
+    message = "; ".join(
         f"{one.name}: {one.remaining} of {one.limit} requests left this minute, of which runs may use "
         f"{one.remaining - spared} and leave {spared} to others"
         for one in statuses
         for spared in [min(one.limit - one.usable, one.remaining)]
     )
     if any(one.remaining < one.limit * SCARCE for one in statuses):
-        return remark(f"{words}. Others are using them now: runs wait for their turn.")
-    return fine(f"{words}.")
+        return warning(f"{message}. Others are using them now: runs wait for their turn.")
+    return ok(f"{message}.")
 
 
-def backfill_cost(it: Installation) -> Answer:
+def backfill_cost(it: Installation) -> CheckResult:
     """What a backfill of the last days would cost, from a page or two of each listing."""
     now, zone = it.clock.now(), it.settings.timezone
     first = day_window(it.settings.start_date.isoformat(), zone).start
     start = max(now - timedelta(days=it.days), first)
     days = max((now - start).days, 1)
     if start >= now:
-        return remark("BK_PIPELINE_START_DATE lies ahead: there is no day yet.")
+        return warning("BK_PIPELINE_START_DATE lies ahead: there is no day yet.")
     statuses = it.quota.statuses(it.clock.monotonic())
     a_minute = min((one.usable for one in statuses), default=None)
     found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
     if not found.builds and found.seen:
-        return remark(
+        return warning(
             f"no builds to take: the {found.seen:,} that were looked at, of the last "
             f"{counted(days, 'day')}, are not among those that BK_PIPELINE_PIPELINES chooses."
         )
     if not found.builds:
-        return remark(
+        return warning(
             f"no builds in the last {counted(days, 'day')}. If there should be, check {_filters(it)}."
         )
-    return fine(_told(found, days))
+    return ok(_told(found, days))
 
 
 def _filters(it: Installation) -> str:
@@ -114,7 +114,7 @@ def _told(found: Cost, days: int) -> str:
     about = "" if found.exact else "about "
     spans = f", about {counted(found.spans, 'span')}" if found.spans else ""
     events = f" ({counted(found.events, 'event')} at Honeycomb)" if found.events else ""
-    minutes = f"{found.minutes:,.0f} minutes" if found.minutes >= 2 else "a minute or two"  # noqa: PLR2004  # words
+    minutes = f"{found.minutes:,.0f} minutes" if found.minutes >= 2 else "a minute or two"  # noqa: PLR2004  # not worth a name
     return (
         f"the last {counted(days, 'day')}: {about}{counted(found.builds, 'build')}{spans}{events}; "
         f"about {counted(found.requests, 'request')} to Buildkite, {minutes}."

@@ -64,7 +64,7 @@ class Line:
     jobs: Counter[str]
 
     @property
-    def folded_words(self) -> str:
+    def folded_summary(self) -> str:
         """`… 388 more: 380 passed, 8 canceled or forgiven`."""
         parts = [f"{self.jobs[one]:,} {word}" for one, word in JOB_WORDS.items() if self.jobs[one]]
         return f"… {self.jobs.total():,} more: {', '.join(parts)}"

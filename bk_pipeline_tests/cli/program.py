@@ -35,7 +35,7 @@ def run(
 
 @contextmanager
 def started(*arguments: str, cwd: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The same, under way; it minds Ctrl-C even if whoever runs the tests does not."""
+    """Start the program; it handles Ctrl-C even if the process that runs the tests ignores it."""
     process = subprocess.Popen(
         [sys.executable, "-c", MINDFUL, PROGRAM, *arguments],
         stdout=subprocess.PIPE,

@@ -25,9 +25,9 @@ READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
     ("first", "last", "settings", "says"),
     [
         ("2026-11-01", "2026-11-02", {}, "BUILDKITE_API_TOKEN is not set."),
-        ("2026-11-02", "2026-11-01", READY, "--to 2026-11-01 lies before --from 2026-11-02."),
+        ("2026-11-02", "2026-11-01", READY, "--to 2026-11-01 is before --from 2026-11-02."),
         ("2025-12-31", "2026-01-01", READY, "Set BK_PIPELINE_START_DATE to an earlier one."),
-        ("2026-11-01", "2099-01-01", READY, "--to 2099-01-01 lies ahead; today is"),
+        ("2026-11-01", "2099-01-01", READY, "--to 2099-01-01 is in the future; today is"),
         ("2026-11-01", "2026-11-01", {"BK_PIPELINE_TIMEZONE": "Mars"}, "BK_PIPELINE_TIMEZONE is"),
     ],
     ids=["no token", "reversed", "before the first day", "ahead", "malformed setting"],
@@ -135,7 +135,7 @@ def test_a_day_that_fails_does_not_stop_the_others_and_the_exit_status_tells(tmp
     assert "2 of 3 days" in done.stdout
     assert f"Failed: {first}: " in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "bk-pipeline: 1 of 3 days failed. The same command takes up what is left."
+        "bk-pipeline: 1 of 3 days failed. Run the same command again to process them."
     )
     assert "Traceback" not in done.stderr
     again = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
@@ -164,8 +164,8 @@ def test_a_refused_token_stops_at_once(served, service):
     done = within(sandbox, settings)
     assert isinstance(done.exception, FatalError)
     assert str(done.exception) == (
-        "1 of 3 days failed. The other 2 would fail for the same reason, and were not tried. "
-        "The same command takes up what is left."
+        "1 of 3 days failed. The other 2 would fail for the same reason and were not tried. "
+        "Run the same command again to process them."
     )
     assert "0 of 3 days" in done.stdout
 
@@ -178,7 +178,7 @@ def test_three_days_in_a_row_that_fail_are_enough():
         done = within(sandbox, settings)
     assert isinstance(done.exception, RetryableError)
     assert str(done.exception).startswith(
-        "3 of 6 days failed. 3 in a row did, so the other 3 were not tried."
+        "3 of 6 days failed. 3 failed in a row, so the other 3 were not tried."
     )
     assert sandbox.buildkite.request_count <= 3
 
@@ -195,8 +195,8 @@ def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, served):
     assert process.returncode == 130
     assert "2 of 3 days" in out
     assert err.splitlines()[-1] == (
-        f"bk-pipeline: Stopped at {last}. What is stored and sent is kept: the same command "
-        "goes on there."
+        f"bk-pipeline: Stopped at {last}. What is stored and sent is kept: run the same command "
+        "again to continue."
     )
     assert "Traceback" not in err
     stored = sandbox.honeycomb.event_count
@@ -292,9 +292,9 @@ def test_without_a_key_the_spans_are_made_and_that_is_said(tmp_path, served):
         (4, 0, ["4 skipped builds have no trace."]),
         (1, 1, [
             "1 skipped build has no trace.",
-            "1 build has not finished yet, and no trace until then.",
+            "1 build has not finished yet and no trace until then.",
         ]),
-        (0, 1_200, ["1,200 builds have not finished yet, and no trace until then."]),
+        (0, 1_200, ["1,200 builds have not finished yet and no trace until then."]),
     ],
 )  # fmt: skip
 def test_builds_without_a_trace_are_told(skipped, unfinished, lines):

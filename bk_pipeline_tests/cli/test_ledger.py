@@ -65,7 +65,7 @@ def test_what_cannot_be_done_is_said(tmp_path, delivered):
     destination = run("ledger", cwd=tmp_path, **settings).stdout.splitlines()[1].split()[0]
     unknown = run("ledger", "rejected", "nowhere", cwd=tmp_path, **settings)
     assert unknown.returncode == 2
-    assert f"It knows: {destination}." in unknown.stderr
+    assert f"It has: {destination}." in unknown.stderr
     vague = run("ledger", "requeue", destination, cwd=tmp_path, **settings)
     assert vague.returncode == 2
     assert "--all" in vague.stderr
@@ -104,7 +104,7 @@ def test_a_ledger_that_is_gone_stops_a_backfill_until_somebody_decides(tmp_path,
 
         adopted = call("ledger", "adopt", **settings)
         assert adopted.returncode == 0
-        assert f"honeycomb_events: {sent:,} items of 1 day taken for delivered." in adopted.stdout
+        assert f"honeycomb_events: {sent:,} items of 1 day marked as delivered." in adopted.stdout
         assert backfill().returncode == 0
         assert sandbox.honeycomb.event_count == sent
         assert sandbox.honeycomb.duplicate_count == 0
@@ -115,4 +115,4 @@ def test_a_ledger_that_is_gone_stops_a_backfill_until_somebody_decides(tmp_path,
 
         unknown = call("ledger", "adopt", "nowhere", **settings)
         assert unknown.returncode == 2
-        assert "There are: honeycomb_events." in unknown.stderr
+        assert "Configured: honeycomb_events." in unknown.stderr

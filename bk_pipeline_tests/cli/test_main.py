@@ -20,6 +20,13 @@ def test_every_verb_explains_itself(tmp_path, verb):
     assert len(done.stdout.split("Options:")[0].split()) > 15
 
 
+def test_old_name_of_a_command_works_and_prints_the_new_name(tmp_path):
+    done = run("set-aside", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "set-aside is now quarantined." in done.stderr
+    assert "set-aside" not in run("--help", cwd=tmp_path).stdout
+
+
 def test_an_unknown_verb_is_a_usage_error(tmp_path):
     done = run("trace-everything", cwd=tmp_path)
     assert done.returncode == 2

@@ -54,7 +54,7 @@ HALVES = [[one for one in OWN[n::2] if one not in OF_OTHER_SPANS] for n in (0, 1
 ROUTES = {
     *("honeycomb", "markers", "otlp traces", "otlp metrics"),
     *("files of spans", "files of stats", "files of dagster"),
-    *("bk-pipeline trace", "bk-pipeline spans", "bk-pipeline markers", "bk-pipeline set-aside"),
+    *("bk-pipeline trace", "bk-pipeline spans", "bk-pipeline markers", "bk-pipeline quarantined"),
 }
 
 
@@ -214,7 +214,7 @@ def routes(call: Any, folder: Path, **privacy: str) -> dict[str, str]:
             ("trace", f"pipeslug#{BUILD['number']}", "--fetch", "--all"),
             ("spans", str(folder / "builds.json")),
             ("spans", str(folder / "builds.json"), "--format", "table"),
-            ("set-aside",),
+            ("quarantined",),
             ("ledger",),
             ("markers", "list"),
             ("doctor",),

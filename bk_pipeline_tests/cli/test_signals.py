@@ -219,7 +219,7 @@ def test_a_database_that_falls_silent_delays_neither_the_exit_nor_the_counts(tmp
             time.sleep(3)
             out, err = stopped(process, number)
     assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in out
-    assert f"stopped by {number.name} in the midst of something" in err
+    assert f"stopped by {number.name} during an operation" in err
 
 
 def destinations(ledger) -> list[str]:

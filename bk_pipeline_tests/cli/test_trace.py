@@ -91,7 +91,7 @@ def test_a_build_that_has_not_finished_is_told_by_its_jobs(call, served):
     done = call("trace", payload["web_url"], **settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{slug}#{number} is running; its ")
-    assert "Its trace is made when it has finished." in done.stdout
+    assert "Its trace is available after it has finished." in done.stdout
 
 
 @pytest.mark.parametrize("state", ["skipped", "not_run"])
@@ -100,7 +100,7 @@ def test_a_build_that_never_runs_is_told_to_have_no_trace(call, served, state):
     payload = add_build(sandbox, finished_at=None, state=state)
     done = call("trace", payload["web_url"], **settings)
     assert (done.returncode, "made when it has finished" in done.stdout) == (0, False)
-    assert f"is {state.replace('_', ' ')}: it never runs, and has no trace." in done.stdout
+    assert f"is {state.replace('_', ' ')}: it never runs and has no trace." in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from bk_pipeline_tests.doctor.conftest import NOON, checkup
 from bk_pipeline_tests.http.scripted import Answer, as_json, scripted_server
 from bk_pipeline_tests.worlds import free_port
 
-FINE, REMARK, FAILED, UNCHECKED = Verdict
+OK, WARNING, FAILED, SKIPPED = Verdict
 
 RULES = """
 [[rule]]
@@ -33,7 +33,7 @@ message = "{buildkite.pipeline.slug}"
 """
 
 
-def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
+def test_checks_of_a_good_installation_pass_in_order(serve, tmp_path):
     sandbox = serve()
     found = checkup()
     assert list(found) == [
@@ -48,8 +48,8 @@ def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
         "DAGSTER_HOME",
         "version",
     ]
-    assert {one.verdict for name, one in found.items() if name != "storage"} == {FINE}
-    assert found["storage"].verdict in {FINE, REMARK}  # a disk may have little room
+    assert {one.verdict for name, one in found.items() if name != "storage"} == {OK}
+    assert found["storage"].verdict in {OK, WARNING}  # a disk may have little room
     assert exit_status(list(found.values())) == 0
     assert sandbox.honeycomb.event_count == 0
     assert list(tmp_path.iterdir()) == []
@@ -74,7 +74,7 @@ def test_all_is_well_in_the_order_in_which_a_run_needs_it(serve, tmp_path):
     ],
     ids=str,
 )
-def test_what_is_wrong_is_said_once_and_what_depends_on_it_is_not_asked(
+def test_failure_is_reported_once_and_dependent_checks_are_skipped(
     *, serve, monkeypatch, tmp_path, variable, value, check, says, unchecked
 ):
     serve()
@@ -83,21 +83,21 @@ def test_what_is_wrong_is_said_once_and_what_depends_on_it_is_not_asked(
     found = checkup()
     failed = [name for name, one in found.items() if one.verdict is FAILED]
     assert failed == [check]
-    assert says in found[check].words
-    left_out = [one for one in found.values() if one.verdict is UNCHECKED]
+    assert says in found[check].message
+    left_out = [one for one in found.values() if one.verdict is SKIPPED]
     assert len(left_out) == unchecked
-    assert {one.words for one in left_out} <= {f"not checked because of {check}"}
+    assert {one.message for one in left_out} <= {f"skipped because {check} failed"}
 
 
-def test_a_token_without_the_scope_is_told_what_it_has(serve, monkeypatch):
+def test_token_without_the_scope_fails_and_its_scopes_are_listed(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("BUILDKITE_API_TOKEN", sandbox.add_token(["read_artifacts"]))
     found = checkup()["token"]
     assert found.verdict is FAILED
-    assert "lacks the scope read_builds; it has: read_artifacts." in found.words
+    assert "lacks the scope read_builds; it has: read_artifacts." in found.message
 
 
-def test_a_token_that_may_do_more_or_expires_soon_is_remarked_upon(monkeypatch):
+def test_token_with_more_scopes_or_near_expiry_gives_a_warning(monkeypatch):
     told = {
         "uuid": "a",
         "scopes": ["read_builds", "write_builds"],
@@ -111,19 +111,21 @@ def test_a_token_that_may_do_more_or_expires_soon_is_remarked_upon(monkeypatch):
         monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
         monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
         found = checkup()["token"]
-    assert found.verdict is REMARK
-    assert found.words.startswith('"CI" of Ada; it may also write_builds, where read_builds alone')
-    assert "expires on 2026-08-10" in found.words
+    assert found.verdict is WARNING
+    assert found.message.startswith(
+        '"CI" of Ada; it may also write_builds, where read_builds alone'
+    )
+    assert "expires on 2026-08-10" in found.message
 
 
-def test_quotas_that_others_use_up_are_remarked_upon(serve):
+def test_quota_used_by_other_clients_gives_a_warning(serve):
     sandbox = serve()
     sandbox.limits.consume(count=120)
     found = checkup()["rate limits"]
-    assert found.verdict is REMARK
+    assert found.verdict is WARNING
     assert (
         "organization: 78 of 200 requests left this minute, of which runs may use 58 and leave 20 "
-        in (found.words)
+        in (found.message)
     )
 
 
@@ -132,93 +134,93 @@ def test_the_parts_of_a_quota_add_up_even_below_its_reserve(serve):
     sandbox.limits.consume(count=190)
     numbers = re.search(
         r"organization: (\d+) of 200 .*? may use (\d+) and leave (\d+) to others",
-        checkup()["rate limits"].words,
+        checkup()["rate limits"].message,
     )
     left, ours, others = map(int, numbers.groups())
     assert left == ours + others
     assert ours == 0
 
 
-def test_answers_without_quotas_are_remarked_upon(monkeypatch):
+def test_missing_rate_limit_headers_give_a_warning(monkeypatch):
     with scripted_server() as server:
         server.replies.append(as_json({"uuid": "a", "scopes": ["read_builds"]}))
         monkeypatch.setenv("BUILDKITE_API_URL", server.url)
         monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
         monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
         found = checkup()
-    assert "no RateLimit headers" in found["rate limits"].words
-    assert found["backfill"].verdict is REMARK
-    assert "no builds in the last 30 days" in found["backfill"].words
+    assert "no RateLimit headers" in found["rate limits"].message
+    assert found["backfill"].verdict is WARNING
+    assert "no builds in the last 30 days" in found["backfill"].message
 
 
 def test_filters_that_leave_nothing_are_named(serve, monkeypatch):
     serve()
     monkeypatch.setenv("BK_PIPELINE_BRANCHES", "no-such-branch")
     found = checkup()["backfill"]
-    assert found.verdict is REMARK
-    assert "check BK_PIPELINE_BRANCHES (set to no-such-branch) and BUILDKITE_ORG" in found.words
-    assert "BK_PIPELINE_PIPELINES" not in found.words
+    assert found.verdict is WARNING
+    assert "check BK_PIPELINE_BRANCHES (set to no-such-branch) and BUILDKITE_ORG" in found.message
+    assert "BK_PIPELINE_PIPELINES" not in found.message
 
 
-def test_nobody_there_is_said_with_what_to_look_at(serve, monkeypatch):
+def test_unreachable_api_names_the_setting_to_check(serve, monkeypatch):
     serve()
     monkeypatch.setenv("BUILDKITE_API_URL", f"http://127.0.0.1:{free_port()}")
     found = checkup()["token"]
     assert found.verdict is FAILED
-    assert found.words.startswith("Buildkite cannot be reached.")
-    assert "BUILDKITE_API_URL" in found.words
+    assert found.message.startswith("Buildkite cannot be reached.")
+    assert "BUILDKITE_API_URL" in found.message
 
 
 @pytest.mark.parametrize(
     ("key", "verdict", "says"),
     [
-        ({"kind": "ingest"}, FINE, "an ingest key of honeycomb:"),
-        ({"kind": "ingest", "create_datasets": False}, REMARK, "permission Create Datasets"),
+        ({"kind": "ingest"}, OK, "an ingest key of honeycomb:"),
+        ({"kind": "ingest", "create_datasets": False}, WARNING, "permission Create Datasets"),
         ({"kind": "configuration", "events": False}, FAILED, "may not send events"),
     ],
     ids=["kind", "no datasets", "no events"],
 )
-def test_a_honeycomb_key_is_told_by_its_kind_and_permissions(
+def test_kind_and_permissions_of_a_honeycomb_key_are_reported(
     serve, monkeypatch, key, verdict, says
 ):
     sandbox = serve()
     monkeypatch.setenv("HONEYCOMB_API_KEY", sandbox.add_honeycomb_key(**key))
     found = checkup()["honeycomb_events"]
     assert found.verdict is verdict
-    assert says in found.words
+    assert says in found.message
 
 
 def test_an_otlp_endpoint_is_sent_an_empty_export(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     found = checkup()
-    assert found["otlp_traces"].verdict is found["otlp_metrics"].verdict is FINE
+    assert found["otlp_traces"].verdict is found["otlp_metrics"].verdict is OK
     assert (sandbox.otlp.span_count, sandbox.otlp.metrics.points) == (0, [])
     assert sandbox.otlp.request_count == 2
 
 
-def test_a_backend_without_metrics_is_told_how_to_go_without(serve, monkeypatch):
+def test_backend_without_metrics_names_the_setting_that_turns_them_off(serve, monkeypatch):
     sandbox = serve()
     sandbox.faults.inject("otlp", "status", status=404, path="/v1/metrics")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     found = checkup()
-    assert found["otlp_traces"].verdict is FINE
+    assert found["otlp_traces"].verdict is OK
     assert found["otlp_metrics"].verdict is FAILED
-    assert "set OTEL_METRICS_EXPORTER=none" in found["otlp_metrics"].words
+    assert "set OTEL_METRICS_EXPORTER=none" in found["otlp_metrics"].message
 
 
-def test_a_wrong_otlp_path_is_told(serve, monkeypatch):
+def test_wrong_otlp_path_fails(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", sandbox.url + "/v2/nothing")
     found = checkup()["otlp_traces"]
     assert found.verdict is FAILED
-    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.words
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.message
 
 
 @pytest.mark.parametrize(
     ("key", "verdict", "says"),
     [
-        ("configuration", FINE, "1 rule; the key may place markers at markers:127.0.0.1"),
+        ("configuration", OK, "1 rule; the key may place markers at markers:127.0.0.1"),
         ("ingest", FAILED, "ingest key"),
         (None, FAILED, "HONEYCOMB_CONFIGURATION_KEY is not set."),
     ],
@@ -234,14 +236,14 @@ def test_markers_need_rules_and_a_key_of_their_own(
     monkeypatch.setenv("HONEYCOMB_CONFIGURATION_KEY", value)
     found = checkup()["honeycomb_markers"]
     assert found.verdict is verdict
-    assert says in found.words
+    assert says in found.message
 
 
-def test_without_a_destination_that_is_a_remark(serve, monkeypatch):
+def test_missing_destination_gives_a_warning(serve, monkeypatch):
     serve()
     monkeypatch.delenv("HONEYCOMB_API_KEY")
     found = checkup()
-    assert found["destinations"].verdict is REMARK
+    assert found["destinations"].verdict is WARNING
     assert exit_status(list(found.values())) == 0
 
 
@@ -250,12 +252,12 @@ def test_an_object_store_is_written_to_and_its_credentials_are_not_shown(
 ):
     serve()
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", f"file://{tmp_path}/bucket")
-    assert checkup()["storage"].verdict is FINE
+    assert checkup()["storage"].verdict is OK
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://key:hush@bucket/data?region=hush&what=hush")
     found = checkup()["storage"]
     assert found.verdict is FAILED
-    assert "s3://bucket/data" in found.words
-    assert "hush" not in found.words
+    assert "s3://bucket/data" in found.message
+    assert "hush" not in found.message
 
 
 def test_files_that_others_can_read_are_told_with_the_command_that_ends_it(
@@ -270,22 +272,22 @@ def test_files_that_others_can_read_are_told_with_the_command_that_ends_it(
         pass
     advice = "Others can look into it: chmod -R g-rwx,o-rwx"
     for name, path in (("storage", data), ("ledger", ledger)):
-        assert "Others" not in checkup()[name].words
+        assert "Others" not in checkup()[name].message
         path.chmod(0o755)
         path.parent.chmod(0o755)
         found = checkup()[name]
-        assert found.verdict is REMARK
-        assert f"{advice} {path} " in found.words
+        assert found.verdict is WARNING
+        assert f"{advice} {path} " in found.message
         subprocess.run(["sh", "-c", tightening(path)], check=True)
-        assert "Others" not in checkup()[name].words
+        assert "Others" not in checkup()[name].message
 
 
-def test_a_ledger_that_is_there_is_opened(serve, clock, tmp_path):
+def test_existing_ledger_is_opened(serve, clock, tmp_path):
     serve()
     with Ledger.open(tmp_path / ".bk_pipeline" / "ledger.sqlite", clock=clock) as book:
-        assert "it knows of 0 destinations." in checkup()["ledger"].words
+        assert "it knows of 0 destinations." in checkup()["ledger"].message
         book.accept(book.begin("honeycomb:one", "2026-08-01", {bytes(16): [bytes(8)]}))
-        assert "it knows of 1 destination." in checkup()["ledger"].words
+        assert "it knows of 1 destination." in checkup()["ledger"].message
 
 
 @pytest.mark.parametrize(
@@ -298,43 +300,43 @@ def test_a_ledger_that_is_there_is_opened(serve, clock, tmp_path):
     ],
     ids=["misspelt", "overruled", "too late", "unknown"],
 )
-def test_what_is_in_vain_in_the_file_is_remarked_upon(serve, monkeypatch, content, says):
+def test_variable_without_effect_in_env_file_gives_a_warning(serve, monkeypatch, content, says):
     serve()
     monkeypatch.setenv("HONEYCOMB_DATASET", "ours")
     Path(".env").write_text(content)
     found = checkup()["settings"]
-    assert found.verdict is REMARK
-    assert says in found.words
+    assert found.verdict is WARNING
+    assert says in found.message
 
 
-def test_variables_of_named_destinations_are_no_misspelt_ones(serve, monkeypatch):
+def test_variables_of_named_destinations_are_not_reported_as_misspelled(serve, monkeypatch):
     sandbox = serve()
     Path(".env").write_text(
         "BK_PIPELINE_DESTINATIONS=otlp:tempo\n"
         f"BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT={sandbox.url}\n"
     )
     found = checkup()
-    assert found["settings"].verdict is FINE
-    assert found["otlp_traces_tempo"].verdict is FINE
+    assert found["settings"].verdict is OK
+    assert found["otlp_traces_tempo"].verdict is OK
 
 
-def test_a_home_of_dagsters_is_looked_into(serve, monkeypatch, tmp_path):
+def test_dagster_home_is_checked(serve, monkeypatch, tmp_path):
     serve()
     home = tmp_path / "home"
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    assert "does not exist yet" in checkup()["DAGSTER_HOME"].words
+    assert "does not exist yet" in checkup()["DAGSTER_HOME"].message
     home.mkdir()
-    assert "holds no dagster.yaml" in checkup()["DAGSTER_HOME"].words
+    assert "holds no dagster.yaml" in checkup()["DAGSTER_HOME"].message
     (home / "dagster.yaml").touch()
-    assert checkup()["DAGSTER_HOME"].verdict is FINE
+    assert checkup()["DAGSTER_HOME"].verdict is OK
 
 
-def test_no_secret_is_in_what_is_found(serve, monkeypatch):
+def test_findings_contain_no_secret(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20aHVzaA")
     monkeypatch.setenv("BK_PIPELINE_LEDGER_URL", "postgresql://u:hush@127.0.0.1:9/db")
-    said = " ".join(one.words for one in checkup().values())
+    said = " ".join(one.message for one in checkup().values())
     for secret in (sandbox.buildkite_token, sandbox.honeycomb_key, "aHVzaA", "hush"):
         assert secret not in said
 
@@ -342,27 +344,27 @@ def test_no_secret_is_in_what_is_found(serve, monkeypatch):
 @pytest.mark.parametrize(
     ("verdicts", "status"),
     [
-        ([(FINE, False), (REMARK, False)], 0),
-        ([(FAILED, False), (UNCHECKED, False)], 1),
+        ([(OK, False), (WARNING, False)], 0),
+        ([(FAILED, False), (SKIPPED, False)], 1),
         ([(FAILED, False), (FAILED, True)], 2),
     ],
     ids=["well", "something", "a setting"],
 )
-def test_exit_status_tells_whether_a_setting_is_to_blame(verdicts, status):
-    found = [Finding("x", verdict, "", setting=setting) for verdict, setting in verdicts]
+def test_exit_status_distinguishes_config_errors(verdicts, status):
+    found = [Finding("x", verdict, "", is_config_error=setting) for verdict, setting in verdicts]
     assert exit_status(found) == status
 
 
-def test_a_proxys_page_is_no_buildkite(monkeypatch):
+def test_html_page_of_a_proxy_fails_the_token_check(monkeypatch):
     with scripted_server() as server:
         server.otherwise = Answer(200, b"<html>log in</html>", {"Content-Type": "text/html"})
         monkeypatch.setenv("BUILDKITE_API_URL", server.url)
         monkeypatch.setenv("BUILDKITE_API_TOKEN", "bkua_1")
         monkeypatch.setenv("BUILDKITE_ORGANIZATION_SLUG", "acme")
-        assert "BUILDKITE_API_URL" in checkup()["token"].words
+        assert "BUILDKITE_API_URL" in checkup()["token"].message
 
 
-def test_a_ledger_that_does_not_know_what_was_delivered_is_told(serve, monkeypatch, tmp_path):
+def test_ledger_that_lacks_deliveries_is_reported(serve, monkeypatch, tmp_path):
     serve()
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", str(tmp_path / "data"))
     settings = Settings.load()
@@ -378,13 +380,13 @@ def test_a_ledger_that_does_not_know_what_was_delivered_is_told(serve, monkeypat
 
     for found in (gone, another):
         assert found.verdict is FAILED
-        assert "bk-pipeline ledger adopt" in found.words
-        assert "--resend" in found.words
-    assert "There is no ledger" in gone.words
-    assert "2026-08-05" in another.words
+        assert "bk-pipeline ledger adopt" in found.message
+        assert "--resend" in found.message
+    assert "There is no ledger" in gone.message
+    assert "2026-08-05" in another.message
     with Ledger.from_settings(settings, clock=FakeClock(NOON)) as ledger:
         ledger.adopt(name, "2026-08-05", [], {"f" * 32: 2})
-    assert checkup()["ledger"].verdict is FINE
+    assert checkup()["ledger"].verdict is OK
 
 
 def test_a_ledger_on_the_host_with_data_in_an_object_store_is_refused(serve, monkeypatch, tmp_path):
@@ -406,7 +408,7 @@ def test_the_age_in_force_is_told_with_each_destination(serve, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     monkeypatch.setenv("BK_PIPELINE_OTLP_MAX_AGE", "90m")
     found = checkup()
-    assert "older than 60 days are not sent" in found["honeycomb_events"].words
+    assert "older than 60 days are not sent" in found["honeycomb_events"].message
     assert "older than 90 minutes are not sent: BK_PIPELINE_OTLP_MAX_AGE" in (
-        found["otlp_traces"].words
+        found["otlp_traces"].message
     )

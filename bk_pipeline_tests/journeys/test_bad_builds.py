@@ -34,7 +34,7 @@ def scene(tmp_path):
         yield made
 
 
-def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(scene, tmp_path):
+def test_unreadable_build_is_quarantined_and_the_others_are_delivered(scene, tmp_path):
     with dg.DagsterInstance.ephemeral() as instance:
         [run] = materialize_days(scene.services, scene.days, instance=instance)
     assert run.error is None
@@ -50,7 +50,9 @@ def test_it_is_set_aside_with_its_reason_and_the_rest_goes_on(scene, tmp_path):
     [day] = scene.days
     assert BAD_ID in {revision.build_id for revision in raw.revisions(day)}
     # Listed:
-    done = program("set-aside", cwd=tmp_path, BK_PIPELINE_DATA_DIR=scene.services.settings.data_dir)
+    done = program(
+        "quarantined", cwd=tmp_path, BK_PIPELINE_DATA_DIR=scene.services.settings.data_dir
+    )
     assert done.stdout.split("\t")[:2] == [day, BAD_ID]
 
 

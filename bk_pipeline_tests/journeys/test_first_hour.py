@@ -59,7 +59,7 @@ MISTAKES = {
         lambda _: {"BUILDKITE_API_URL": f"http://127.0.0.1:{free_port()}"},
         "Buildkite cannot be reached. GET 127.0.0.1",
     ),
-    "wrong key": ("honeycomb_events", {"HONEYCOMB_API_KEY": "nobody"}, "rejects the key in"),
+    "wrong key": ("honeycomb_events", {"HONEYCOMB_API_KEY": "unknown"}, "rejects the key in"),
     "no datasets": ("honeycomb_events", without_datasets, "or use a key with Create Datasets."),
     "no events": ("honeycomb_events", without_events, "Give it the permission Send Events"),
     "Honeycomb's wrong address": (

@@ -65,7 +65,7 @@ def materialize(scene, *, full_refresh=False):
 
 
 def asked_for(scene) -> Counter[str]:
-    """By hand, as somebody would who has nothing but the span table."""
+    """Compute expected results independently, from the span table only."""
     found = {}
     store = scene.services.spans()
     for day in scene.days:

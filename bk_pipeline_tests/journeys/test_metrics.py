@@ -18,7 +18,7 @@ from bk_pipeline.pipeline import deliver_day, extract_day, transform_day
 from bk_pipeline_tests.worlds import stage
 
 BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
-# By hand, as somebody would who has nothing but the span table.
+# Compute expected results independently, from the span table only.
 ROOT = "buildkite.build"
 JOB = "buildkite.job"
 

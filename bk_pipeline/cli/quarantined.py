@@ -1,4 +1,4 @@
-"""`bk-pipeline set-aside`: the builds that could not be made into spans."""
+"""`bk-pipeline quarantined`: list the builds that could not be converted to spans."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from bk_pipeline.pipeline import quarantined_builds
 from bk_pipeline.settings import Settings
 
 
-def set_aside() -> None:
-    """List the builds that could not be made into spans, with the reasons."""
+def quarantined() -> None:
+    """List quarantined builds: those that could not be converted to spans."""
     app = App(Settings.load())
     for day in app.raw().days():
         for one in quarantined_builds(day, spans=app.spans()):

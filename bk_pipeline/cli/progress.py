@@ -71,6 +71,7 @@ class Log:
         self._lines.wait(f"{self._advance}. {line}")
 
     def day_done(self, made: str) -> None:
+        """Record a completed day; `made` describes what all days have made so far."""
         self._advance.day_done(made)
         self._lines.progress(f"{self._advance}.")
 
@@ -79,6 +80,7 @@ class Log:
         self._lines.write(line)
 
     def shown(self) -> AbstractContextManager[object]:
+        """Return a context in which the progress is shown."""
         return closing(self._lines)
 
     def _print(self, line: str) -> None:
@@ -110,23 +112,28 @@ class Bar:
         return self._line.plain
 
     def tell(self, line: str) -> None:
+        """Show `line` as the current activity."""
         # Other threads continue during a wait, and would overwrite its line at once.
         if self._now() - self._wait_shown_at >= LINE_EVERY_S:
             self._line.plain = line
 
     def wait(self, line: str) -> None:
+        """Show `line` as the reason for a wait."""
         self._wait_shown_at = self._now()
         self._line.plain = line
 
     def day_done(self, made: str) -> None:
+        """Record a completed day; `made` describes what all days have made so far."""
         self._advance.day_done(made)
         description = "  ".join(part for part in (made, self._advance.left) if part)
         self._bar.update(self._task, completed=self._advance.done, description=description)
 
     def say(self, line: str) -> None:
+        """Print `line` at once."""
         self._console.print(line, markup=False, highlight=False)
 
     def shown(self) -> AbstractContextManager[object]:
+        """Return a context in which the progress is shown."""
         return Live(Group(self._line, self._bar), console=self._console, refresh_per_second=4)
 
 

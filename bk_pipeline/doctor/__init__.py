@@ -1,4 +1,4 @@
-"""Is everything there that a run needs? Questions in an order, each answered in a sentence.
+"""Checks of the installation and of stored data.
 
-No check changes anything that stays, and none knows of the terminal.
+Checks leave no changes behind and do not print.
 """

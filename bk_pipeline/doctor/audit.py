@@ -1,6 +1,6 @@
-"""Is what is stored right? Compared with Buildkite's own listing, and with itself.
+"""Audit the stored data: complete compared with Buildkite, and consistent in itself.
 
-Reads and changes nothing. Asset checks (`defs/checks.py`) are a shell around this.
+Read-only. The asset checks in `defs` call these functions.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ SHOWN = Privacy()
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Buildkite's listing of a day beside ours.
+    """Buildkite's listing of a day compared with the stored builds.
 
     Attributes:
-        listed: Builds that had finished when the day was last read.
-        missing: Those that are not stored, or only as they were before they went on; for
-            people.
+        listed: Number of builds that had finished when the day was last read.
+        missing: Descriptions of builds that are not stored, or only in an older revision.
     """
 
     listed: int
@@ -40,12 +39,12 @@ class Completeness:
 
 @dataclass(slots=True)
 class Soundness:
-    """What is wrong with a day's spans, for people: `trace/span, which is a <name>`.
+    """Inconsistencies of a day's spans, each described as `trace/span, a <name>`.
 
     Attributes:
-        spans: How many there are.
-        orphans: Those whose parent is not in the same trace.
-        negative: Those that end before they start.
+        spans: Number of spans.
+        orphans: Spans whose parent is not in the same trace.
+        negative: Spans that end before they start.
     """
 
     spans: int = 0
@@ -56,10 +55,10 @@ class Soundness:
 def completeness(
     day: str, window: Window, *, client: BuildkiteClient, raw: RawStore, privacy: Privacy = SHOWN
 ) -> Completeness | None:
-    """What Buildkite lists of `day` and we do not have; None if the day was never read.
+    """Compare Buildkite's listing of `day` with the store; None if the day was never read.
 
-    Costs a request for 100 builds. What has finished since the day was last read does not
-    count: the next run fetches it.
+    Costs one request per 100 builds. Builds that finished after the day was last read do not
+    count: the next run fetches them.
 
     Raises:
         PipelineError: From the client or the store.
@@ -82,13 +81,13 @@ def completeness(
 
 
 def read_to_its_end(day: str, window: Window, *, raw: RawStore) -> bool:
-    """Whether `day` has been read since it was over."""
+    """Return whether `day` was read after it ended."""
     watermark = raw.watermark(day)
     return watermark is not None and watermark >= window.end
 
 
 def _named(build: BuildRecord, privacy: Privacy) -> str:
-    """`web#12 (<id>, failed)`, as far as the privacy settings let it be shown."""
+    """Return `web#12 (<id>, failed)`, with hidden values according to the privacy settings."""
     known = (
         ("pipeline.slug", build.pipeline),
         ("build.number", build.number),
@@ -102,7 +101,7 @@ def _named(build: BuildRecord, privacy: Privacy) -> str:
 
 
 def soundness(day: str, *, spans: SpanStore) -> Soundness:
-    """What is wrong with the spans of `day`, each build in its newest revision.
+    """Find inconsistencies in the spans of `day`, using the newest revision of each build.
 
     Raises:
         StorageError: The store cannot be read.

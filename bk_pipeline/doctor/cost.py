@@ -1,7 +1,7 @@
-"""What a backfill would cost: builds, spans, requests and minutes, from a few small questions.
+"""Estimate the cost of a backfill in builds, spans, requests, and minutes from a few requests.
 
-Buildkite says how many pages a listing has, unless it is very long. Then a few moments
-are looked at instead: how far back do the hundred builds before each reach?
+Buildkite returns the number of pages of a listing, unless it is very long. In that case, the
+density of builds is sampled at a few points in time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Listing:
 def cost_of(
     client: BuildkiteClient, window: Window, *, clock: Clock, requests_a_minute: int | None
 ) -> Cost:
-    """What reading all of `window`, day by day, and delivering it would cost.
+    """Estimate the cost of reading `window` day by day and delivering it.
 
     Two requests for each pipeline that is chosen by name, or for the organization; eight
     more where the listing is too long to be counted.
@@ -126,7 +126,7 @@ def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: 
 
 
 def _size(build: BuildRecord) -> tuple[int, int] | None:
-    """The spans that a build makes, and these with their links; None if it makes none."""
+    """Return a build's number of spans, and of spans and links; None if it has no trace."""
     try:
         trace = spans_for_build(decode_build(build.payload))
     except RecordError:
@@ -137,7 +137,7 @@ def _size(build: BuildRecord) -> tuple[int, int] | None:
 
 
 def _a_day(client: BuildkiteClient, pipeline: str | None, window: Window) -> float:
-    """Builds a day of a listing that is too long to be counted."""
+    """Estimate the builds per day of a listing that is too long to count."""
     step = max((window.end - window.start) / PROBES // PROBE_STEP * PROBE_STEP, PROBE_STEP)
     densities = []
     for n in range(PROBES):

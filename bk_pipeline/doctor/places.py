@@ -1,4 +1,4 @@
-"""Where things are kept: can the data directory be written, can the ledger be opened?"""
+"""Checks of settings, storage, ledger, Dagster home, versions, and destinations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DAYS_LOOKED_AT = 31
 
 
 def storage(it: Installation) -> CheckResult:
-    """Whether a file can be written to the data directory, read, and deleted."""
+    """Check that a file can be written to the data directory, read, and deleted."""
     where = it.settings.storage
     if "://" in where:
         message = f"{_probed(where)}: a file was written, read and deleted."
@@ -77,7 +77,7 @@ def _damaged_shown(folder: Folder) -> str:
 
 
 def ledger(it: Installation) -> CheckResult:
-    """Whether the ledger can be opened, and knows what was delivered; there need not be one yet.
+    """Check that the ledger can be opened and matches the deliveries. It need not exist yet.
 
     Raises:
         ConfigError: It would be on this host alone, and the data are in an object store.
@@ -175,7 +175,7 @@ HOME, HOME_FILE = "DAGSTER_HOME", "dagster.yaml"
 
 
 def settings(it: Installation) -> CheckResult:
-    """Whether all values are well-formed, and no variable is in vain."""
+    """Check that all values are well-formed and that every variable has an effect."""
     given = it.settings
     file = env_file()
     exported = sum(bool(os.environ.get(name)) for name in ALIASES)
@@ -192,14 +192,14 @@ def settings(it: Installation) -> CheckResult:
 def _overruled(file: dict[str, str]) -> list[str]:
     return [
         f"{name} has another value in the environment than in {ENV_FILE}, and the environment "
-        "goes before, except under dagster dev: take one of them out."
+        "takes precedence, except under dagster dev: remove one of them."
         for name in sorted(file)
         if ours(name) and os.environ.get(name, "").strip() not in {"", file[name].strip()}
     ]
 
 
 def dagster_home(_: Installation) -> CheckResult:
-    """Whether Dagster's records have a place that stays, with a configuration."""
+    """Check that DAGSTER_HOME exists and has a configuration."""
     named = os.environ.get(HOME)
     if not named:
         here = Path(".dagster").absolute()
@@ -225,7 +225,7 @@ def dagster_home(_: Installation) -> CheckResult:
 
 
 def version(_: Installation) -> CheckResult:
-    """Which versions are at work; what to quote in a report."""
+    """Report the versions in use."""
     return ok(
         f"bk_pipeline {__version__}, Dagster {version_of('dagster')}, "
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}."
@@ -233,7 +233,7 @@ def version(_: Installation) -> CheckResult:
 
 
 def destination(configured: Configured, it: Installation) -> CheckResult:
-    """Whether a destination answers us, and what our key may do there. Sends no span."""
+    """Check that a destination responds and what the key permits. Sends no spans."""
     with it.app.destination(configured) as opened:
         it.destination_names.append(opened.name)
         match opened:
@@ -249,7 +249,7 @@ def destination(configured: Configured, it: Installation) -> CheckResult:
 
 
 def markers(it: Installation) -> CheckResult:
-    """Whether the rules can be read, and the key may place what they name."""
+    """Check that the marker rules are valid and that the key can create markers."""
     count = len(it.app.marker_rules().rules)
     with it.app.marker_client() as client:
         return ok(

@@ -1,4 +1,4 @@
-"""Buildkite: may we read, what, how fast, and what would it cost?"""
+"""Checks of Buildkite: token, organization, rate limits, and the cost of a backfill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCARCE = 0.5
 
 
 def token(it: Installation) -> CheckResult:
-    """Whether Buildkite knows the token, and it has the scope that we need."""
+    """Check that the token is valid and has the required scope."""
     found = it.buildkite.access_token()
     if NEEDED_SCOPE not in found.scopes:
         has = ", ".join(sorted(found.scopes)) or "none"
@@ -50,7 +50,7 @@ def _with_expiry(found: AccessToken, message: str, it: Installation) -> CheckRes
 
 
 def organization(it: Installation) -> CheckResult:
-    """Whether the token may list the organization's builds."""
+    """Check that the token can list the organization's builds."""
     slug = it.buildkite.organization
     if not it.buildkite.organization_visible():
         raise NotFound(
@@ -62,7 +62,7 @@ def organization(it: Installation) -> CheckResult:
 
 
 def rate_limits(it: Installation) -> CheckResult:
-    """How both quotas stand, as the answers so far tell."""
+    """Check the remaining rate limits, from the responses so far."""
     statuses = it.quota.statuses(it.clock.monotonic())
     if not statuses:
         return warning("the answers carry no RateLimit headers: is a proxy in between?")
@@ -78,13 +78,13 @@ def rate_limits(it: Installation) -> CheckResult:
 
 
 def backfill_cost(it: Installation) -> CheckResult:
-    """What a backfill of the last days would cost, from a page or two of each listing."""
+    """Estimate the cost of a backfill of the last days."""
     now, zone = it.clock.now(), it.settings.timezone
     first = day_window(it.settings.start_date.isoformat(), zone).start
     start = max(now - timedelta(days=it.days), first)
     days = max((now - start).days, 1)
     if start >= now:
-        return warning("BK_PIPELINE_START_DATE lies ahead: there is no day yet.")
+        return warning("BK_PIPELINE_START_DATE is in the future: there is no day to process yet.")
     statuses = it.quota.statuses(it.clock.monotonic())
     a_minute = min((one.usable for one in statuses), default=None)
     found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
@@ -97,11 +97,11 @@ def backfill_cost(it: Installation) -> CheckResult:
         return warning(
             f"no builds in the last {counted(days, 'day')}. If there should be, check {_filters(it)}."
         )
-    return ok(_told(found, days))
+    return ok(_describe_cost(found, days))
 
 
 def _filters(it: Installation) -> str:
-    """The settings that may have kept builds out, those that are set first."""
+    """Return the settings that may exclude builds, filters first."""
     filters = {
         "BK_PIPELINE_PIPELINES": it.settings.pipelines,
         "BK_PIPELINE_BRANCHES": it.settings.branches,
@@ -110,7 +110,7 @@ def _filters(it: Installation) -> str:
     return " and ".join([*named, "BUILDKITE_ORGANIZATION_SLUG"])
 
 
-def _told(found: Cost, days: int) -> str:
+def _describe_cost(found: Cost, days: int) -> str:
     about = "" if found.exact else "about "
     spans = f", about {counted(found.spans, 'span')}" if found.spans else ""
     events = f" ({counted(found.events, 'event')} at Honeycomb)" if found.events else ""

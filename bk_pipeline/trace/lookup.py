@@ -1,7 +1,7 @@
-"""One build by what a person has at hand: a URL, a number, a UUID.
+"""Find one build by URL, number, or UUID.
 
-Looked for in the span table first. What is not there is asked of Buildkite, as far as the
-API can be asked for it: by pipeline and number, or by a UUID that tells when it was made.
+The span table is searched first, then Buildkite. The API finds a build by pipeline and number, or by
+a UUID that contains its creation time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMED = "7"  # the version of UUIDs that begin with a time
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Which build is meant: `trace_id`, or `number` and perhaps whose."""
+    """A reference to a build: `trace_id`, or `number` with an optional pipeline and organization."""
 
     number: int | None = None
     pipeline: str | None = None
@@ -41,7 +41,7 @@ class Reference:
 
     @property
     def created_at(self) -> datetime | None:
-        """When the build was made, if its UUID tells."""
+        """The build's creation time, if its UUID contains it."""
         if self.trace_id is None or self.trace_id[12] != TIMED:
             return None
         moment = timedelta(milliseconds=int(self.trace_id[:12], 16))
@@ -123,12 +123,12 @@ def in_table(
 
 
 def _same(one: str | None, other: str | None) -> bool:
-    """Whether both may be the slug of the same organization."""
+    """Return whether both may be the same organization; an unknown one matches any."""
     return not one or not other or one.casefold() == other.casefold()
 
 
 def _likely(reference: Reference, zone: ZoneInfo) -> list[str] | None:
-    """The days around its creation, if its UUID tells when that was."""
+    """Return the days around the creation time, if the UUID contains it."""
     moment = reference.created_at
     if moment is None:
         return None

@@ -1,4 +1,4 @@
-"""What people named things, fit for a terminal: emoji shown, and nothing that moves the cursor."""
+"""Layout of a build's waterfall: labels, lines, and time scale."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Span = dict[str, Any]
 
 # How many children of one parent are shown, from generous to sparse.
 CHILDREN = (100, 50, 25, 12, 6, 3)
-JOB_WORDS = {"ok": "passed", "error": "failed", "unset": "canceled or forgiven"}
+STATUS_LABELS = {"ok": "passed", "error": "failed", "unset": "canceled or forgiven"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ class Line:
     @property
     def folded_summary(self) -> str:
         """`… 388 more: 380 passed, 8 canceled or forgiven`."""
-        parts = [f"{self.jobs[one]:,} {word}" for one, word in JOB_WORDS.items() if self.jobs[one]]
+        parts = [
+            f"{self.jobs[one]:,} {word}" for one, word in STATUS_LABELS.items() if self.jobs[one]
+        ]
         return f"… {self.jobs.total():,} more: {', '.join(parts)}"
 
 
@@ -134,7 +136,7 @@ def _line(depth: int, span: Span) -> Line:
 
 
 def _interest(span: Span) -> tuple[bool, int]:
-    """What is to be seen first sorts first."""
+    """Sort key: failed spans first, then the longest."""
     return span["status"] != "error", span["start_unix_nano"] - span["end_unix_nano"]
 
 
@@ -194,7 +196,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def name_of(span: Span) -> str:
-    """What a person calls it."""
+    """Return a span's display name."""
     attributes = span["attributes"]
     match span["name"]:
         case SpanKind.BUILD:
@@ -212,7 +214,7 @@ def name_of(span: Span) -> str:
 
 
 def notes_of(span: Span) -> str:
-    """What is worth knowing of a span besides its name, separated by commas."""
+    """Return notes on a span, such as attempt and exit status, separated by commas."""
     own = {name.removeprefix("buildkite."): value for name, value in span["attributes"].items()}
     if span["name"] == SpanKind.BUILD:
         blocked = own.get("build.blocked_state")
@@ -242,6 +244,7 @@ def _ending(job: dict[str, Any]) -> str:
 
 
 def timescale_of(spans: Sequence[Span], *, columns: int) -> Timescale:
+    """Return the time scale of a trace drawn on `columns` columns."""
     busy = [
         (waiting_since(span), span["end_unix_nano"])
         for span in spans
@@ -254,9 +257,11 @@ def timescale_of(spans: Sequence[Span], *, columns: int) -> Timescale:
 
 
 def waiting_since(span: Span) -> int:
+    """Return when a job began to wait for an agent, in Unix nanoseconds."""
     wait_ms = span["attributes"].get("buildkite.job.wait_time_ms") or 0
     return int(span["start_unix_nano"]) - wait_ms * NS_PER_MS
 
 
 def is_manual(span: Span) -> bool:
+    """Return whether the span is a block step."""
     return bool(span["attributes"].get("buildkite.job.type") == "manual")

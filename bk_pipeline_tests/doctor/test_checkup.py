@@ -260,7 +260,7 @@ def test_an_object_store_is_written_to_and_its_credentials_are_not_shown(
     assert "hush" not in found.message
 
 
-def test_files_that_others_can_read_are_told_with_the_command_that_ends_it(
+def test_files_that_others_can_read_are_reported_with_the_command_that_fixes_it(
     serve, monkeypatch, tmp_path
 ):
     data, ledger = tmp_path / "data", tmp_path / "open" / "ledger.sqlite"
@@ -403,7 +403,7 @@ def test_a_ledger_on_the_host_with_data_in_an_object_store_is_refused(serve, mon
     App(Settings.load()).ledger().close()
 
 
-def test_the_age_in_force_is_told_with_each_destination(serve, monkeypatch):
+def test_maximum_age_is_reported_for_each_destination(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     monkeypatch.setenv("BK_PIPELINE_OTLP_MAX_AGE", "90m")

@@ -26,7 +26,7 @@ READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
     [
         ("2026-11-01", "2026-11-02", {}, "BUILDKITE_API_TOKEN is not set."),
         ("2026-11-02", "2026-11-01", READY, "--to 2026-11-01 is before --from 2026-11-02."),
-        ("2025-12-31", "2026-01-01", READY, "Set BK_PIPELINE_START_DATE to an earlier one."),
+        ("2025-12-31", "2026-01-01", READY, "Set BK_PIPELINE_START_DATE to an earlier day."),
         ("2026-11-01", "2099-01-01", READY, "--to 2099-01-01 is in the future; today is"),
         ("2026-11-01", "2026-11-01", {"BK_PIPELINE_TIMEZONE": "Mars"}, "BK_PIPELINE_TIMEZONE is"),
     ],

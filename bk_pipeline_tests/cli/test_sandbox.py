@@ -11,5 +11,5 @@ def test_a_port_that_is_taken_is_said_with_what_to_do(call):
     assert done.stdout == ""
     assert done.stderr == (
         f"bk-pipeline: Cannot listen on 127.0.0.1, port {port}: Address already in use. If another "
-        "sandbox is running, end it, or give --port 0 for a free one.\n"
+        "sandbox is running, stop it, or pass --port 0 for a free port.\n"
     )

@@ -99,7 +99,7 @@ def test_a_build_that_never_runs_is_told_to_have_no_trace(call, served, state):
     sandbox, settings = served
     payload = add_build(sandbox, finished_at=None, state=state)
     done = call("trace", payload["web_url"], **settings)
-    assert (done.returncode, "made when it has finished" in done.stdout) == (0, False)
+    assert (done.returncode, "available after it has finished" in done.stdout) == (0, False)
     assert f"is {state.replace('_', ' ')}: it never runs and has no trace." in done.stdout
 
 

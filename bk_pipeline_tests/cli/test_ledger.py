@@ -78,7 +78,7 @@ def test_looking_makes_no_ledger(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_ledger_that_is_gone_stops_a_backfill_until_somebody_decides(tmp_path, call):
+def test_a_ledger_that_is_gone_stops_a_backfill_until_a_user_decides(tmp_path, call):
     sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(tmp_path / "data")}

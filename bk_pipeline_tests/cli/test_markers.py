@@ -84,7 +84,7 @@ def test_markers_are_planned_applied_listed_and_pruned(scene, markers, tmp_path)
     assert markers("plan") == ["Nothing to do."]
 
 
-def test_what_somebody_deleted_is_listed_and_restored(scene, markers):
+def test_what_a_user_deleted_is_listed_and_restored(scene, markers):
     held = scene.sandbox.honeycomb.markers
     markers("apply")
     wanted = len(held.markers)

@@ -1,9 +1,9 @@
 """How long a process takes to start: help, the definitions, and commands that answer a question.
 
 CPU seconds of whole processes, from the interpreter's start to its end. Each round runs all of
-them in turn, the bare interpreter and `import dagster` among them; a ratio is the median of each
-round's own ratio, so that a noisy moment meets both sides. The first round, which may have to
-compile modules, does not count.
+them in turn, the bare interpreter and `import dagster` among them. The least of all rounds counts,
+on both sides of a ratio: a busy machine, and modules that are compiled in the first round, only
+add to it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 
 import click
 
@@ -55,25 +54,28 @@ def run(scratch: Path) -> Report:
         }
         rounds = [
             {name: _cpu_seconds(command, variables, scratch) for name, command in commands.items()}
-            for _ in range(ROUNDS + 1)
-        ][1:]
-    of = _ratios(rounds)
-    slowest = max(helps, key=lambda name: of(name, BARE))
+            for _ in range(ROUNDS)
+        ]
+    least = {name: min(one[name] for one in rounds) for name in commands}
+    slowest = max(helps, key=lambda name: least[name])
     return Report(
         title="startup: CPU seconds of whole processes",
         columns=("process", "CPU seconds", "times python -c pass"),
-        rows=[(name, f"{_median(rounds, name):.3f}", f"{of(name, BARE):.1f}") for name in commands],
+        rows=[
+            (name, f"{seconds:.3f}", f"{seconds / least[BARE]:.1f}")
+            for name, seconds in least.items()
+        ],
         figures=[
-            Figure("startup.help_vs_python", of(slowest, BARE), Bound(most=MOST_HELP)),
+            Figure("startup.help_vs_python", least[slowest] / least[BARE], Bound(most=MOST_HELP)),
             Figure(
                 "startup.definitions_vs_dagster",
-                of(DEFINITIONS, DAGSTER),
+                least[DEFINITIONS] / least[DAGSTER],
                 Bound(most=MOST_DEFINITIONS),
             ),
-            Figure("startup.trace_s", _median(rounds, TRACE)),
-            Figure("startup.spans_s", _median(rounds, SPANS)),
+            Figure("startup.trace_s", least[TRACE]),
+            Figure("startup.spans_s", least[SPANS]),
         ],
-        notes=[f"Medians of {ROUNDS} rounds. Help: the slowest, {slowest}."],
+        notes=[f"The least of {ROUNDS} rounds. Help: the slowest, {slowest}."],
     )
 
 
@@ -106,11 +108,3 @@ def _cpu_seconds(command: list[str], variables: Mapping[str, str], folder: Path)
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _median(rounds: list[dict[str, float]], name: str) -> float:
-    return median(one[name] for one in rounds)
-
-
-def _ratios(rounds: list[dict[str, float]]) -> Callable[[str, str], float]:
-    return lambda name, base: median(one[name] / one[base] for one in rounds)

@@ -12,24 +12,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import ConfigError, PipelineError
-from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.pipeline.results import Results
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanOptions
-from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.store.folder import Folder
-from bk_pipeline.store.raw import RawStore
-from bk_pipeline.store.search import SpanSearch
-from bk_pipeline.store.spans import SpanStore, StatsStore
 
 # Imported in the methods that need them: no command pays for what it does not use.
 if TYPE_CHECKING:
+    from bk_pipeline.buildkite.client import BuildkiteClient
+    from bk_pipeline.buildkite.paging import Paging
     from bk_pipeline.buildkite.quota import Quota
     from bk_pipeline.deliver.delivery import DeliveryPolicy
     from bk_pipeline.deliver.destination import Destination
@@ -37,7 +33,12 @@ if TYPE_CHECKING:
     from bk_pipeline.honeycomb.client import MarkerClient
     from bk_pipeline.honeycomb.rules import Rules
     from bk_pipeline.ledger.store import Ledger
-    from bk_pipeline.pipeline import Day, MarkerContext, Results
+    from bk_pipeline.pipeline import Day, MarkerContext
+    from bk_pipeline.spans.privacy import Privacy
+    from bk_pipeline.store.folder import Folder
+    from bk_pipeline.store.raw import RawStore
+    from bk_pipeline.store.search import SpanSearch
+    from bk_pipeline.store.spans import SpanStore, StatsStore
 
 # How often Dagster retries a step, after the requests' own retries
 # (BK_PIPELINE_HTTP_DEADLINE_S): for outages that last.
@@ -74,20 +75,23 @@ class App:
         progress: Report = ignore,
         on_wait: Report = ignore,
     ) -> None:
-        from bk_pipeline.pipeline import Results  # noqa: PLC0415  # see above
-
         self.settings = settings
         self.clock = clock or SystemClock()
         self.retries = retries
         self.progress = progress
         self.on_wait = on_wait
-        self.results: Results = Results()
-        # What clients learn of the listing's pages, they share.
-        self._paging = Paging()
+        self.results = Results()
         reserve = settings.buildkite_reserve_percent / 100
         self._quota = SharedQuota(settings.quota_path, reserve=reserve)
         # The sensor may use half of the reserve, so that a backfill does not starve it.
         self._sensor_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, user_reserve=0)
+
+    @cached_property
+    def _paging(self) -> Paging:
+        """What clients learn of the listing's pages, and share."""
+        from bk_pipeline.buildkite.paging import Paging  # noqa: PLC0415  # see above
+
+        return Paging()
 
     def changed(self, variables: Mapping[str, str]) -> App:
         """Return an app with other values of some variables and the same clock and results.
@@ -127,6 +131,9 @@ class App:
         Raises:
             ConfigError: The token or the organization is not set.
         """
+        from bk_pipeline.buildkite.client import BuildkiteClient  # noqa: PLC0415  # see above
+        from bk_pipeline.http.retry import RetryPolicy  # noqa: PLC0415  # see above
+
         deadline_s = self.settings.http_deadline_s if deadline_s is None else deadline_s
         shared = self._quota if math.isinf(max_wait_s) else self._sensor_quota
         return BuildkiteClient.from_settings(
@@ -141,22 +148,32 @@ class App:
 
     def folder(self) -> Folder:
         """Return the data directory."""
+        from bk_pipeline.store.folder import Folder  # noqa: PLC0415  # see above
+
         return Folder(self.settings.storage)
 
     def raw(self) -> RawStore:
         """Return the store of builds as Buildkite sent them."""
+        from bk_pipeline.store.raw import RawStore  # noqa: PLC0415  # see above
+
         return RawStore(self.folder())
 
     def spans(self) -> SpanStore:
         """Return the span table."""
+        from bk_pipeline.store.spans import SpanStore  # noqa: PLC0415  # see above
+
         return SpanStore(self.folder())
 
     def search(self) -> SpanSearch:
         """Return a search for builds in the span table."""
+        from bk_pipeline.store.search import SpanSearch  # noqa: PLC0415  # see above
+
         return SpanSearch(self.folder())
 
     def stats(self) -> StatsStore:
         """Return the statistics tables."""
+        from bk_pipeline.store.spans import StatsStore  # noqa: PLC0415  # see above
+
         return StatsStore(self.folder())
 
     def traces_of(self, day: str) -> Callable[[str], list[dict[str, Any]]]:
@@ -173,6 +190,8 @@ class App:
 
     def privacy(self) -> Privacy:
         """Return what is dropped, hashed and masked."""
+        from bk_pipeline.spans.privacy import Privacy  # noqa: PLC0415  # see above
+
         return Privacy.from_settings(self.settings)
 
     def span_options(self) -> SpanOptions:

@@ -7,10 +7,13 @@ declarations. `summary.py` computes the values: change both together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-TEXT, COUNT, NUMBER = pa.string(), pa.int64(), pa.float64()
+# Arrow's names of the types.
+TEXT, COUNT, NUMBER = "string", "int64", "double"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Column:
     """One column. The suffix of its name is its unit; rates go from 0 to 1."""
 
     name: str
-    type: pa.DataType
+    type: str
     meaning: str
 
 
@@ -33,6 +36,9 @@ class StatsTable:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the table."""
+        # The Dagster definitions import this module; only runs need pyarrow.
+        import pyarrow as pa  # noqa: PLC0415
+
         return pa.schema([(column.name, column.type) for column in self.columns])
 
 

@@ -4,6 +4,7 @@ import warnings
 
 import dagster as dg
 
+from bk_pipeline import pipeline
 from bk_pipeline.analysis.columns import PIPELINES
 from bk_pipeline.app import App
 from bk_pipeline.defs import checks, metadata
@@ -20,17 +21,6 @@ from bk_pipeline.defs.naming import Naming
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import UNNAMED
-from bk_pipeline.honeycomb.placing import Placement
-from bk_pipeline.pipeline import (
-    Extraction,
-    Transformation,
-    deliver_day,
-    extract_day,
-    place_markers,
-    stored_summary,
-    summarize_day,
-    transform_day,
-)
 from bk_pipeline.settings import Settings
 
 # A dataset must exist before anything can be marked in it; its first events create it.
@@ -72,7 +62,7 @@ def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
             app = run.app
             for step in run.days():
                 with step as day, app.buildkite(run.log.wait) as client:
-                    found = extract_day(
+                    found = pipeline.extract_day(
                         day,
                         client=client,
                         raw=app.raw(),
@@ -81,7 +71,7 @@ def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                         privacy=app.privacy(),
                         full_refresh=config.full_refresh,
                         progress=run.log.progress,
-                        result=run.begin(day, Extraction()),
+                        result=run.begin(day, pipeline.Extraction()),
                     )
                     step.record(metadata.of_extraction(found), found)
         return dg.MaterializeResult()
@@ -108,7 +98,7 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
             app = run.app
             for step in run.days():
                 with step as day:
-                    made = transform_day(
+                    made = pipeline.transform_day(
                         day.key,
                         raw=app.raw(),
                         spans=app.spans(),
@@ -117,11 +107,11 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                         clock=app.clock,
                         full_refresh=config.full_refresh,
                         progress=run.log.progress,
-                        result=run.begin(day, Transformation()),
+                        result=run.begin(day, pipeline.Transformation()),
                     )
                     if made.damaged:
                         made.damaged.extend(app.restore(day, on_wait=run.log.wait))
-                    stored = stored_summary(day.key, spans=app.spans())
+                    stored = pipeline.stored_summary(day.key, spans=app.spans())
                     quarantined += [
                         f"{day.key}: {one.build_id or UNNAMED}: {one.reason}"
                         for one in stored.quarantined
@@ -153,7 +143,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
             with app.destination(app.configured(target.asset)) as to, app.ledger() as ledger:
                 for step in run.days():
                     with step as day:
-                        done = deliver_day(
+                        done = pipeline.deliver_day(
                             day.key,
                             spans=app.spans(),
                             destination=to,
@@ -193,13 +183,13 @@ def honeycomb_markers(
             for step in run.days():
                 with step as day:
                     requests_before = client.request_count
-                    placed = place_markers(
+                    placed = pipeline.place_markers(
                         day.key,
                         marking,
                         whole=config.full_refresh,
                         progress=run.log.progress,
                         on_wait=run.log.wait,
-                        result=run.begin(day, Placement()),
+                        result=run.begin(day, pipeline.Placement()),
                     )
                     shown = metadata.of_placement(
                         placed,
@@ -240,7 +230,9 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         ):
             for step in run.days():
                 with step as day:
-                    found = summarize_day(day.key, spans=run.app.spans(), stats=run.app.stats())
+                    found = pipeline.summarize_day(
+                        day.key, spans=run.app.spans(), stats=run.app.stats()
+                    )
                     shown = stats_preview(
                         found,
                         day.window,

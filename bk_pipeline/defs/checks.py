@@ -19,7 +19,6 @@ from bk_pipeline.defs.metadata import SHOWN
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import app_of, resource_keys
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.doctor.audit import completeness, read_to_its_end, soundness
 from bk_pipeline.pipeline import Day
 from bk_pipeline.text import counted
 from bk_pipeline.window import day_key, day_keys
@@ -135,6 +134,8 @@ def _raw_builds(naming: Naming) -> dg.AssetChecksDefinition:
 def _complete(
     asset: dg.AssetKey, days: list[Day], app: App, on_wait: Callable[[str], None]
 ) -> dg.AssetCheckResult:
+    from bk_pipeline.doctor.audit import completeness  # noqa: PLC0415  # only runs need it
+
     missing, listed, checked = [], 0, []
     with app.buildkite(on_wait) as client:
         for day in days:
@@ -150,6 +151,8 @@ def _complete(
 
 def _unread(app: App) -> list[str]:
     """A message if the last complete day was not read since it ended."""
+    from bk_pipeline.doctor.audit import read_to_its_end  # noqa: PLC0415  # only runs need it
+
     settings, now = app.settings, app.clock.now()
     last = day_of(day_key(now - GRACE - timedelta(days=1), settings.timezone), settings)
     if last.key < settings.start_date.isoformat():
@@ -184,6 +187,8 @@ def _spans(naming: Naming) -> dg.AssetChecksDefinition:
         required_resource_keys=resource_keys(naming),
     )
     def spans_audit(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        from bk_pipeline.doctor.audit import soundness  # noqa: PLC0415  # only runs need it
+
         selected = {key.name for key in context.selected_asset_check_keys}
         orphans, negative, spans, checked = [], [], 0, []
         with as_dagster_failures(retries=0):

@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 import yaml  # type: ignore[import-untyped]  # comes with Dagster, which has no stubs of it
 from filelock import FileLock
-from sqlalchemy.exc import DBAPIError
 
 from bk_pipeline.errors import ConfigError, StorageError
 from bk_pipeline.private_files import file_mode, make_file, make_folder
@@ -107,6 +106,9 @@ def _write(path: Path, text: str) -> None:
 @contextmanager
 def explained(home: str) -> Iterator[None]:
     """Turn errors of Dagster's database and of its folder into a `StorageError`."""
+    # The definitions import this module; only an instance needs SQLAlchemy.
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
     try:
         yield
     except (OSError, DBAPIError) as exc:

@@ -3,22 +3,25 @@
 The numbers come from typed results. Labels are written here and read nowhere.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pyarrow as pa
 
+from bk_pipeline import pipeline
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.errors import UNNAMED
-from bk_pipeline.honeycomb.placing import Placement
-from bk_pipeline.pipeline import Extraction, Transformation
-from bk_pipeline.spans.fields import FIELDS
-from bk_pipeline.spans.table import IDENTITY_COLUMN_MEANINGS, SCHEMA
-from bk_pipeline.store.spans import PartSummary
+from bk_pipeline.spans.fields import FIELDS, IDENTITY
 from bk_pipeline.telemetry import Value
+
+if TYPE_CHECKING:
+    from bk_pipeline.deliver.destination import Destination
+    from bk_pipeline.honeycomb.placing import Placement
+    from bk_pipeline.pipeline import Extraction, Transformation
+    from bk_pipeline.store.spans import PartSummary
 
 Metadata = Mapping[str, Any]
 ROWS = "dagster/partition_row_count"
@@ -98,13 +101,13 @@ def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
 def attributes_of(result: object) -> dict[str, Value]:
     """Return the counts of a result as span attributes."""
     match result:
-        case Extraction():
+        case pipeline.Extraction():
             counts = {
                 "builds_listed": result.listed,
                 "builds_stored": result.stored,
                 "requests": result.usage.requests,
             }
-        case Transformation():
+        case pipeline.Transformation():
             counts = {
                 "builds": result.summary.builds,
                 "traces": result.summary.traces,
@@ -117,7 +120,7 @@ def attributes_of(result: object) -> dict[str, Value]:
                 "too_old": result.too_old,
                 "requests": result.batches,
             }
-        case Placement():
+        case pipeline.Placement():
             counts = {"created": result.created, "changed": result.changed}
         case _:
             counts = {}
@@ -127,8 +130,8 @@ def attributes_of(result: object) -> dict[str, Value]:
 def span_columns() -> dg.TableSchema:
     """Return the columns of the span table, as they are declared."""
     identity = [
-        dg.TableColumn(name, type=_type(SCHEMA.field(name).type), description=meaning)
-        for name, meaning in IDENTITY_COLUMN_MEANINGS.items()
+        dg.TableColumn(name, type=type_, description=meaning)
+        for name, (type_, meaning) in IDENTITY.items()
     ]
     attributes = [
         dg.TableColumn(
@@ -145,15 +148,5 @@ def span_columns() -> dg.TableSchema:
 def stats_columns(table: StatsTable) -> dg.TableSchema:
     """Return the columns of a table of `build_stats`, as they are declared."""
     return dg.TableSchema(
-        [
-            dg.TableColumn(one.name, type=str(one.type), description=one.meaning)
-            for one in table.columns
-        ]
+        [dg.TableColumn(one.name, type=one.type, description=one.meaning) for one in table.columns]
     )
-
-
-def _type(arrow: pa.DataType) -> str:
-    """The type as people call it, whether values are stored in a dictionary or not."""
-    if pa.types.is_list(arrow):
-        return "list"
-    return str(arrow.value_type if pa.types.is_dictionary(arrow) else arrow)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dagster as dg
@@ -18,7 +18,9 @@ from bk_pipeline.defs.lost_runs import held, slot_waits_reported
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import resources_of
 from bk_pipeline.errors import PipelineError
-from bk_pipeline.pipeline.results import Result
+
+if TYPE_CHECKING:
+    from bk_pipeline.pipeline.results import Result
 
 PARTITION = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -47,7 +49,7 @@ class DayRun:
     """The run of one day: the typed result of each asset, and why steps failed."""
 
     day: str
-    results: Mapping[str, Result]
+    results: Mapping[str, "Result"]
     failed: tuple[Failed, ...] = ()
 
     @property

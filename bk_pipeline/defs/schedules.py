@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 
+from bk_pipeline import pipeline
 from bk_pipeline.app import App
 from bk_pipeline.defs.failures import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
-from bk_pipeline.pipeline import holds_back_builds, stats_are_stale
 from bk_pipeline.window import day_keys
 
 # Past the hours that summer time skips or repeats, and past other people's midnight jobs.
@@ -70,7 +70,9 @@ def _held_back(app: App, days: list[str]) -> list[str]:
     if options.settled_after_s is None:
         return []
     return [
-        day for day in days if holds_back_builds(day, spans=spans, privacy=privacy, options=options)
+        day
+        for day in days
+        if pipeline.holds_back_builds(day, spans=spans, privacy=privacy, options=options)
     ]
 
 
@@ -98,7 +100,7 @@ def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
             stale = [
                 day
                 for day in reversed(day_keys(first, today))
-                if stats_are_stale(day, spans=spans, stats=stats)
+                if pipeline.stats_are_stale(day, spans=spans, stats=stats)
             ]
         if not stale:
             return dg.SkipReason("No day has spans that its statistics were not made of.")

@@ -6,13 +6,12 @@ it may have listed the day before. A run that failed is requested again, less an
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
 import msgspec
 
 from bk_pipeline.app import App
-from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.defs.failures import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
@@ -24,6 +23,9 @@ from bk_pipeline.pipeline.newly_finished import (
     poll,
 )
 from bk_pipeline.window import day_key
+
+if TYPE_CHECKING:
+    from bk_pipeline.buildkite.client import BuildkiteClient
 
 # How far back a sensor looks that was never on, and one whose cursor cannot be read.
 FIRST_LOOK_BACK = timedelta(hours=1)
@@ -131,7 +133,7 @@ def _read(text: str | None, now: datetime) -> tuple[Cursor, str]:
         )
 
 
-def _poll(client: BuildkiteClient, since: PollCursor, app: App) -> tuple[PollResult, str]:
+def _poll(client: "BuildkiteClient", since: PollCursor, app: App) -> tuple[PollResult, str]:
     """The poll result, and a message if it is incomplete. A spent quota finds nothing."""
     try:
         found = poll(

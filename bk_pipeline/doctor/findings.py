@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from bk_pipeline.app import App
-from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.quota import Quota, families
 from bk_pipeline.clock import Clock
 from bk_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from bk_pipeline.buildkite.client import BuildkiteClient
 
 
 class Verdict(Enum):

@@ -2,28 +2,37 @@
 
 They are plain functions, called by Dagster (`defs/`), the command line (`cli/`) and tests. Each can
 be run again at any time: it costs only what is new since, and repeats nothing.
+
+Each is imported when it is first used, so that loading the Dagster definitions does not import
+pyarrow, SQLAlchemy, and requests.
 """
 
-from bk_pipeline.pipeline.days import Day, Progress
-from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
-from bk_pipeline.pipeline.extract import OVERLAP, Extraction, extract_day, restore_day
-from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
-from bk_pipeline.pipeline.results import Results
-from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
-from bk_pipeline.pipeline.transform import (
-    Transformation,
-    holds_back_builds,
-    quarantined_builds,
-    stored_summary,
-    transform_day,
-    transform_fingerprint,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bk_pipeline.honeycomb.placing import Placement
+    from bk_pipeline.pipeline.days import OVERLAP, Day, Progress
+    from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
+    from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
+    from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
+    from bk_pipeline.pipeline.results import Results
+    from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
+    from bk_pipeline.pipeline.transform import (
+        Transformation,
+        holds_back_builds,
+        quarantined_builds,
+        stored_summary,
+        transform_day,
+        transform_fingerprint,
+    )
 
 __all__ = [
     "OVERLAP",
     "Day",
     "Extraction",
     "MarkerContext",
+    "Placement",
     "Progress",
     "Results",
     "Transformation",
@@ -42,3 +51,35 @@ __all__ = [
     "transform_day",
     "transform_fingerprint",
 ]
+
+_MODULES = {
+    "Day": "bk_pipeline.pipeline.days",
+    "Extraction": "bk_pipeline.pipeline.extract",
+    "MarkerContext": "bk_pipeline.pipeline.mark",
+    "OVERLAP": "bk_pipeline.pipeline.days",
+    "Placement": "bk_pipeline.honeycomb.placing",
+    "Progress": "bk_pipeline.pipeline.days",
+    "Results": "bk_pipeline.pipeline.results",
+    "Transformation": "bk_pipeline.pipeline.transform",
+    "adopt_day": "bk_pipeline.pipeline.deliver",
+    "deliver_day": "bk_pipeline.pipeline.deliver",
+    "extract_day": "bk_pipeline.pipeline.extract",
+    "holds_back_builds": "bk_pipeline.pipeline.transform",
+    "place_markers": "bk_pipeline.pipeline.mark",
+    "plan_markers": "bk_pipeline.pipeline.mark",
+    "prune_markers": "bk_pipeline.pipeline.mark",
+    "quarantined_builds": "bk_pipeline.pipeline.transform",
+    "restore_day": "bk_pipeline.pipeline.extract",
+    "stats_are_stale": "bk_pipeline.pipeline.summarize",
+    "stored_summary": "bk_pipeline.pipeline.transform",
+    "summarize_day": "bk_pipeline.pipeline.summarize",
+    "transform_day": "bk_pipeline.pipeline.transform",
+    "transform_fingerprint": "bk_pipeline.pipeline.transform",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import `name` from its module (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 from bk_pipeline.errors import DamagedFile
@@ -13,6 +14,8 @@ T = TypeVar("T")
 # More than a day has parts; bounds the retries.
 MAX_DAMAGED_FILES = 10_000
 # Called with a sentence.
+# A listing begins this long before the watermark, because builds may appear in it late.
+OVERLAP = timedelta(minutes=10)
 Progress = Callable[[str], None]
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from bk_pipeline.buildkite.api import Usage
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.clock import Clock
-from bk_pipeline.pipeline.days import Day, Progress, no_progress, retry_past_damage
+from bk_pipeline.pipeline.days import OVERLAP, Day, Progress, no_progress, retry_past_damage
 from bk_pipeline.pipeline.transform import DEFAULT_PRIVACY, transform_day
 from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy
@@ -18,9 +18,6 @@ from bk_pipeline.store.compaction import compact
 from bk_pipeline.store.raw import PartWriter, RawStore, Revision
 from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import counted
-
-# A listing begins this long before the watermark, because builds may appear in it late.
-OVERLAP = timedelta(minutes=10)
 
 
 @dataclass(slots=True)

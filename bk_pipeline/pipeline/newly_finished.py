@@ -8,18 +8,20 @@ day, not one for each hundred builds. What one poll does not get to is left to t
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.records import FinishedListing
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import RetryableError
-from bk_pipeline.pipeline.extract import OVERLAP
+from bk_pipeline.pipeline.days import OVERLAP
 from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.window import Window, day_key, day_window
+
+if TYPE_CHECKING:
+    from bk_pipeline.buildkite.client import BuildkiteClient
+    from bk_pipeline.buildkite.records import FinishedListing
 
 # Pages of 100 builds that are read in full before whole days are skipped.
 FIRST_PAGES = 3

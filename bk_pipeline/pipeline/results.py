@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.honeycomb.placing import Placement
-from bk_pipeline.pipeline.extract import Extraction
-from bk_pipeline.pipeline.transform import Transformation
+if TYPE_CHECKING:
+    from bk_pipeline.deliver.delivery import Delivery
+    from bk_pipeline.honeycomb.placing import Placement
+    from bk_pipeline.pipeline.extract import Extraction
+    from bk_pipeline.pipeline.transform import Transformation
 
-Result = Extraction | Transformation | Delivery | Placement
-T = TypeVar("T", Extraction, Transformation, Delivery, Placement)
+    Result = Extraction | Transformation | Delivery | Placement
+T = TypeVar("T", "Extraction", "Transformation", "Delivery", "Placement")
 
 
 class Results:

@@ -29,6 +29,7 @@ from bk_pipeline.spans.records import Job
 from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+MOMENT = pa.timestamp("ns", tz="UTC")
 NO_OWNER = -1
 
 # Fields of jobs and steps whose values differ between most of them. In the others many agree,

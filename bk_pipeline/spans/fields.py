@@ -87,6 +87,19 @@ class Field:
         return self.value or attrgetter(self.source.rpartition(".")[2])
 
 
+# The identity columns, which come before the fields: Arrow's name of the type, and a description.
+# `table.py` has their types; this module is imported without pyarrow.
+IDENTITY = {
+    "trace_id": ("string", "The build's UUID without dashes: 32 hex digits."),
+    "span_id": ("string", "16 hex digits; for a job the last ones of its UUID."),
+    "parent_span_id": ("string", "The parent's span id; absent on the root."),
+    "name": ("string", "The kind: " + ", ".join(f"`{kind}`" for kind in SpanKind) + "."),
+    "start": ("timestamp[ns, tz=UTC]", "When the span started."),
+    "end": ("timestamp[ns, tz=UTC]", "When the span ended; never before `start`."),
+    "status": ("string", "`unset`, `ok` or `error`."),
+    "links": ("list", "Spans that caused this one: `trace_id`, `span_id`."),
+}
+
 STRING, INT, BOOL, STRINGS, JSON, MAP = FieldType
 BUILD, STAGE, GROUP, STEP, JOB, WAIT = (frozenset({kind}) for kind in SpanKind)
 ALL = frozenset(SpanKind)

@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.columns import DICTIONARY, Columns, arrow_type, enum_codes
+from bk_pipeline.spans.columns import DICTIONARY, MOMENT, Columns, arrow_type, enum_codes
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import Link, SpanKind, SpanOptions, SpanStatus, Trace
 from bk_pipeline.spans.records import Build, decode_build
-from bk_pipeline.spans.timing import MOMENT, Times
+from bk_pipeline.spans.timing import Times
 from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
 from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
@@ -41,18 +41,6 @@ IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("links", LINKS),
 )
 
-
-# Descriptions of the identity columns, for `docs/spans.md` and Dagster's column schema.
-IDENTITY_COLUMN_MEANINGS = {
-    "trace_id": "The build's UUID without dashes: 32 hex digits.",
-    "span_id": "16 hex digits; for a job the last ones of its UUID.",
-    "parent_span_id": "The parent's span id; absent on the root.",
-    "name": "The kind: " + ", ".join(f"`{kind}`" for kind in SpanKind) + ".",
-    "start": "When the span started.",
-    "end": "When the span ended; never before `start`.",
-    "status": "`unset`, `ok` or `error`.",
-    "links": "Spans that caused this one: `trace_id`, `span_id`.",
-}
 
 SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for field in FIELDS)])
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
-
 from bk_pipeline.units import INT64, NS_PER_S, NS_PER_US, S_PER_DAY
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,8 +18,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_NS = 0
 LATEST_NS = INT64[-1]
 
-MICROSECONDS = pa.timestamp("us", tz="UTC")
-MOMENT = pa.timestamp("ns", tz="UTC")
 
 # How far the clocks of a build and of its jobs may differ. Observed: first jobs are created 9
 # to 105 ms before their build, and an example response in Buildkite's documentation has a job
@@ -63,8 +59,11 @@ class Times(dict[str | None, int | None]):
 
     def preload(self, texts: Sequence[str | None]) -> None:
         """Parse all of `texts`, if all have Buildkite's current format and are in range."""
+        # The Dagster definitions import this module; only runs need pyarrow.
+        import pyarrow as pa  # noqa: PLC0415
+
         try:
-            moments = pa.array(texts, pa.string()).cast(MICROSECONDS)
+            moments = pa.array(texts, pa.string()).cast(pa.timestamp("us", tz="UTC"))
         except (pa.ArrowInvalid, UnicodeEncodeError):
             return  # One has another format: each is parsed when it is looked up.
         micros = moments.cast(pa.int64()).fill_null(0).to_numpy()

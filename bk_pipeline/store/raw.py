@@ -17,7 +17,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.spans.timing import MOMENT, from_ns, to_ns
+from bk_pipeline.spans.columns import MOMENT
+from bk_pipeline.spans.timing import from_ns, to_ns
 from bk_pipeline.store.folder import REPLACES, Folder
 
 RAW = "raw"

@@ -6,7 +6,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from bk_pipeline.spans.fields import CONVENTIONS, FIELDS
+from bk_pipeline.spans.fields import CONVENTIONS, FIELDS, IDENTITY
 from bk_pipeline.spans.table import SCHEMA, VALUE_LIMIT_BYTES, rows, table_of, truncate
 from bk_pipeline_tests.builders import (
     make_agent,
@@ -30,6 +30,16 @@ def attributes(payload, name="buildkite.job"):
 def test_the_table_of_no_traces_is_empty_with_the_same_schema():
     assert table_of([]).schema == SCHEMA
     assert list(rows(table_of([]))) == []
+
+
+def test_identity_columns_have_the_types_that_are_declared_without_pyarrow():
+    types = {name: SCHEMA.field(name).type for name in IDENTITY}
+    shown = {name: getattr(type_, "value_type", type_) for name, type_ in types.items()}
+    shown["links"] = "list" if pa.types.is_list(types["links"]) else types["links"]
+    assert {name: str(one) for name, one in shown.items()} == {
+        name: declared for name, (declared, _) in IDENTITY.items()
+    }
+    assert SCHEMA.names[: len(IDENTITY)] == list(IDENTITY)
 
 
 def test_columns_are_the_identity_and_then_the_fields():

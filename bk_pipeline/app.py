@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
+from bk_pipeline.display import Page, safe_url
 from bk_pipeline.errors import ConfigError, PipelineError
 from bk_pipeline.pipeline.results import Results
 from bk_pipeline.settings import Settings
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 RUN_RETRIES = 2
 
 Report = Callable[[str], None]
-LinkOf = Callable[[str, int, int], str | None]
+LinkOf = Callable[[str, int, int], Page | None]
 
 
 def ignore(_: str) -> None:
@@ -276,14 +277,15 @@ class App:
     def trace_links(self, *, on_trouble: Report) -> Iterator[LinkOf]:
         """Open what makes links to traces: a function of trace id, start and end in ns.
 
-        The link leads to the first destination that has pages of traces; it is None if none has.
+        The link leads to the first destination that has pages of traces; it is None if none has,
+        and if it is no HTTPS URL on the host of Honeycomb's pages.
         Links are a convenience: a destination that fails is reported once, and then left out.
         """
         waiting = self.destinations()
         with ExitStack() as opened:
             current: list[Destination] = []
 
-            def link(trace_id: str, start_ns: int, end_ns: int) -> str | None:
+            def link(trace_id: str, start_ns: int, end_ns: int) -> Page | None:
                 while waiting:
                     try:
                         if not current:
@@ -293,7 +295,7 @@ class App:
                         on_trouble(f"No links to traces: {exc}")
                         found = None
                     if found is not None:
-                        return found
+                        return safe_url(found, self.settings.trace_hosts)
                     # It has pages of no trace at all.
                     waiting.pop(0)
                     current.clear()
@@ -310,7 +312,9 @@ class App:
         from bk_pipeline.honeycomb.rules_file import load_rules  # noqa: PLC0415  # see above
 
         given = self.settings
-        return load_rules(given.require_markers(), dataset=given.honeycomb_dataset)
+        return load_rules(
+            given.require_markers(), dataset=given.honeycomb_dataset, hosts=given.buildkite_hosts
+        )
 
     def marker_client(self, on_wait: Report | None = None) -> AbstractContextManager[MarkerClient]:
         """Open a client of Honeycomb's markers; leaving the block closes its connections.

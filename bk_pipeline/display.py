@@ -1,16 +1,21 @@
-"""Escapes text from outside for terminals, logs and Markdown.
+"""Make untrusted text safe to show: for terminals, logs, Markdown and links.
 
-Branches, labels, messages and responses of services can contain anything: escape sequences,
-bidirectional marks, Markdown. All of them pass through here before they reach a terminal or
-Dagster's pages.
+Branch names, labels, messages and responses of services can contain anything: escape sequences,
+bidirectional control characters, Markdown. All of it passes through here before it reaches a
+terminal, a log, or Dagster's UI.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from binascii import b2a_base64
 from collections.abc import Collection
+from typing import TYPE_CHECKING, NewType
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import logging
 
 # Categories of characters that move the cursor, hide or reorder text, or are undefined.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -21,6 +26,10 @@ _UNESCAPED = re.compile(
 )
 _IN_URL = {ord(one): f"%{ord(one):02X}" for one in "()<>[]|\\`\"' "}
 BUILDKITE = "buildkite.com"
+_API = "api."
+
+# The address of a web page that may be linked. Only `safe_url` makes one.
+Page = NewType("Page", str)
 
 
 def printable(text: str) -> str:
@@ -54,17 +63,62 @@ def escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
-def safe_url(url: object, hosts: Collection[str] = (BUILDKITE,)) -> str | None:
-    """Return `url` escaped for a Markdown link if it is HTTPS and on one of `hosts`, else None."""
-    if not isinstance(url, str) or printable(url) != url:
+def safe_url(url: object, hosts: Collection[str] = (BUILDKITE,)) -> Page | None:
+    """Return `url`, fit for Markdown's `(…)`, if it is an HTTPS URL on one of `hosts`; else None.
+
+    Args:
+        url: The URL; anything that is not a string gives None.
+        hosts: Host names in lower case, without ports. Their subdomains do not count.
+    """
+    # urlsplit ignores white space at the start and line breaks anywhere; browsers may not.
+    if not isinstance(url, str) or printable(url) != url or url.strip() != url:
+        return None
+    if url[:8].lower() != "https://" or any(one in url for one in "\n\t\\"):
         return None
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host, _ = parts.hostname or "", parts.port
     except ValueError:
         return None
-    if parts.scheme != "https" or "@" in parts.netloc or "\\" in url:
+    if not host or host not in hosts or "@" in parts.netloc:
         return None
-    if not any(host == one or host.endswith(f".{one}") for one in hosts):
-        return None
-    return url.translate(_IN_URL)
+    return Page(url.translate(_IN_URL))
+
+
+def web_host(api_url: str, prefix: str = "") -> str:
+    """Return the host of the web pages that belong to an API.
+
+    It is the API's own, in which a leading `api.` is replaced: `https://api.acme.dev` gives
+    `acme.dev`, and with the prefix `ui.` it gives `ui.acme.dev`.
+    """
+    host = (urlsplit(api_url).hostname or "").rstrip(".")
+    return prefix + host.removeprefix(_API) if host.startswith(_API) else host
+
+
+def link(shown: str, address: Page | None) -> str:
+    """Return `shown`, which is Markdown already, as a link to `address` if there is one."""
+    return f"[{shown}]({address})" if address else shown
+
+
+def picture(alt: str, svg: bytes) -> str:
+    """Return Markdown that holds an SVG picture; `alt` is plain text."""
+    return f"![{escape_markdown(alt)}](data:image/svg+xml;base64,{b2a_base64(svg, newline=False).decode()})"
+
+
+class Log:
+    """A log that gets clean lines only. The package writes to no other.
+
+    Args:
+        log: The log to write to: Python's, or the `context.log` of Dagster.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+
+    def info(self, message: str) -> None:
+        """Log `message` as information."""
+        self._log.info("%s", printable(message))
+
+    def warning(self, message: str) -> None:
+        """Log `message` as a warning."""
+        self._log.warning("%s", printable(message))

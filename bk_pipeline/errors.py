@@ -28,6 +28,7 @@ caller acts on are attributes too.
 
 from __future__ import annotations
 
+from bk_pipeline.display import printable
 from bk_pipeline.tokens import redact_tokens
 
 # In place of the id of a record that has none, or must not show it.
@@ -47,7 +48,7 @@ class PipelineError(Exception):
     exit_status = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redact_tokens(message))
+        super().__init__(redact_tokens(printable(message)))
 
 
 class ConfigError(PipelineError):

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bk_pipeline.display import BUILDKITE, Log, web_host
 from bk_pipeline.environment import (
     OTLP,
     OURS,
@@ -61,7 +62,7 @@ DESTINATION_PREFIXES = (
 SQLITE = "sqlite:"
 # Folder of the data directory in which each named pipeline has one.
 OF_NAMED = "pipelines"
-_log = logging.getLogger(__name__)
+_log = Log(logging.getLogger(__name__))
 
 
 class Settings(BaseSettings):
@@ -91,7 +92,8 @@ class Settings(BaseSettings):
     buildkite_api_url: BuildkiteUrl = Field(
         "https://api.buildkite.com",
         alias="BUILDKITE_API_URL",
-        description="Base URL of the Buildkite REST API.",
+        description="Base URL of the Buildkite REST API. Reports and markers link only to HTTPS pages of "
+        "`buildkite.com` and of this host (without a leading `api.`).",
     )
     honeycomb_api_key: HoneycombKey | None = Field(
         None,
@@ -339,7 +341,7 @@ class Settings(BaseSettings):
         """
         loaded = cls.read(**values)
         for warning in loaded.warnings:
-            _log.warning("%s", warning)
+            _log.warning(warning)
         return loaded
 
     @classmethod
@@ -403,6 +405,16 @@ class Settings(BaseSettings):
     def environment(self) -> Mapping[str, str]:
         """All variables, for standards like `OTEL_*`. Holds secrets."""
         return self._environment
+
+    @property
+    def buildkite_hosts(self) -> frozenset[str]:
+        """The hosts of Buildkite's web pages: its own, and that of a proxy of the API."""
+        return frozenset({BUILDKITE, web_host(self.buildkite_api_url)})
+
+    @property
+    def trace_hosts(self) -> frozenset[str]:
+        """The host of Honeycomb's web pages."""
+        return frozenset({web_host(self.honeycomb_api_endpoint, "ui.")})
 
     @property
     def warnings(self) -> tuple[str, ...]:

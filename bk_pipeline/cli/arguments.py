@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bk_pipeline.display import printable
 from bk_pipeline.tokens import redact_tokens
 
 
@@ -124,5 +125,5 @@ def _tokens_redacted() -> Iterator[None]:
     try:
         yield
     except click.ClickException as exc:
-        exc.message = redact_tokens(exc.message)  # type: ignore[misc]  # its one text
+        exc.message = printable(redact_tokens(exc.message))  # type: ignore[misc]  # its one text
         raise

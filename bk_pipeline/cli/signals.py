@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 from bk_pipeline import stopping
+from bk_pipeline.display import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Time for unwinding and the summary. After it the process ends.
@@ -107,7 +108,7 @@ def stoppable() -> Iterator[None]:
             # After a signal, any other exception is a result of the interruption.
             if not caught.number:
                 raise
-            sys.stderr.write(f"bk-pipeline: stopped by {caught.name}.\n")
+            sys.stderr.write(printable(f"bk-pipeline: stopped by {caught.name}.\n"))
         if caught.number:
             # Not by sys.exit: the watcher thread cannot run while the interpreter shuts down,
             # which takes seconds on a busy machine.
@@ -145,5 +146,5 @@ def _finish(message: str) -> None:
 def _flush(message: str = "") -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-        sys.stderr.write(message)
+        sys.stderr.write(printable(message))
         sys.stderr.flush()

@@ -239,6 +239,7 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                         run.app.settings.timezone,
                         spans_of=run.app.traces_of(day.key),
                         link_of=link_of,
+                        hosts=run.app.settings.buildkite_hosts,
                     )
                     step.record(shown)
         return dg.MaterializeResult()

@@ -15,7 +15,7 @@ import dagster as dg
 from bk_pipeline.app import App
 from bk_pipeline.defs.daily_asset import day_of, step_log
 from bk_pipeline.defs.failures import as_dagster_failures
-from bk_pipeline.defs.metadata import SHOWN
+from bk_pipeline.defs.metadata import SHOWN, cleaned
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import app_of, resource_keys
 from bk_pipeline.deliver.delivery import Delivery
@@ -75,11 +75,13 @@ def result(
         asset_key=asset,
         passed=not offenders,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            **metadata,
-            "count": len(offenders),
-            **({"first": offenders[:SHOWN]} if offenders else {}),
-        },
+        metadata=cleaned(
+            {
+                **metadata,
+                "count": len(offenders),
+                **({"first": offenders[:SHOWN]} if offenders else {}),
+            }
+        ),
     )
 
 

@@ -15,9 +15,10 @@ from pydantic import Field
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.app import App
 from bk_pipeline.defs.failures import as_dagster_failures
-from bk_pipeline.defs.metadata import Metadata, attributes_of
+from bk_pipeline.defs.metadata import Metadata, attributes_of, cleaned
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import Context, app_of, resource_keys
+from bk_pipeline.display import Log
 from bk_pipeline.errors import DamagedFile
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
@@ -151,7 +152,7 @@ class StepLog:
 
     def __init__(self, context: Context, app: App) -> None:
         self._app = app
-        self._lines = Lines(context.log.info)
+        self._lines = Lines(Log(context.log).info)
 
     def progress(self, line: str) -> None:
         """Report how far the work is."""
@@ -189,6 +190,7 @@ class DailyRun:
     ) -> None:
         self.app, self.log = app, log
         self._context, self._asset = context, asset
+        self._log = Log(context.log)
         self._done: dict[str, Metadata] = {}
 
     def days(self) -> Iterator["DayStep"]:
@@ -210,18 +212,18 @@ class DailyRun:
 
     def warn(self, message: str) -> None:
         """Log a warning."""
-        self._context.log.warning(message)
+        self._log.warning(message)
 
     def restore(self, day: Day, error: DamagedFile) -> None:
         """Restore what a damaged file held."""
         self.warn(str(error))
-        for message in self.app.restore(day, on_wait=self._context.log.info):
+        for message in self.app.restore(day, on_wait=self._log.info):
             self.warn(message)
 
     def day_done(self, day: Day, metadata: Metadata) -> None:
         """Add the metadata of a day that is done."""
         self._done[day.key] = metadata
-        self._context.add_asset_metadata(metadata, partition_key=day.key)
+        self._context.add_asset_metadata(cleaned(metadata), partition_key=day.key)
 
     def materialize_done(self) -> None:
         """Materialize the days that are done, although a later one failed.
@@ -230,7 +232,9 @@ class DailyRun:
         """
         for key, metadata in self._done.items():
             self._context.log_event(
-                dg.AssetMaterialization(self._context.asset_key, partition=key, metadata=metadata)
+                dg.AssetMaterialization(
+                    self._context.asset_key, partition=key, metadata=cleaned(metadata)
+                )
             )
 
     def span(self, day: Day) -> AbstractContextManager[telemetry.SpanHandle]:
@@ -289,7 +293,7 @@ def daily_run(context: dg.AssetExecutionContext, naming: Naming, asset: str) -> 
     with as_dagster_failures(retries=0):
         app = app_of(context, naming)
     with (
-        as_dagster_failures(retries=app.retries, on_retry=context.log.warning),
+        as_dagster_failures(retries=app.retries, on_retry=Log(context.log).warning),
         step_log(context, app) as log,
         self_tracing(app.settings, run_id=run_id),
         telemetry.span(f"materialize {asset}", {"dagster.run_id": run_id}),

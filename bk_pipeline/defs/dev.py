@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bk_pipeline.defs.home import CONFIG, home_folder, local_instance, shortcomings
 from bk_pipeline.defs.lost_runs import end_lost_runs
+from bk_pipeline.display import printable
 from bk_pipeline.errors import PipelineError
 
 # Dagster warns of a dagster.yaml in the working directory that DAGSTER_HOME overrides. Ours is
@@ -42,9 +43,9 @@ def main() -> None:
     """Prepare the home, then run `dagster dev` with this program's arguments."""
     try:
         for message in prepare():
-            sys.stderr.write(f"{message}\n")
+            sys.stderr.write(printable(f"{message}\n"))
     except PipelineError as exc:
-        sys.exit(str(exc))
+        sys.exit(printable(str(exc)))
     warnings.filterwarnings("ignore", "Function `dev_command`")
     logging.getLogger("dagster").addFilter(lambda record: MISLEADING not in record.getMessage())
     [dagster] = entry_points(group="console_scripts", name="dagster")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from bk_pipeline.defs.metadata import cleaned
 from bk_pipeline.errors import PipelineError, RetryableError
 from bk_pipeline.http.retry import LONGEST_WAIT_S
 
@@ -44,7 +45,9 @@ def as_dagster_failures(
 
 
 def _failure(error: PipelineError) -> dg.Failure:
-    return dg.Failure(str(error), metadata={ERROR: type(error).__name__}, allow_retries=False)
+    return dg.Failure(
+        str(error), metadata=cleaned({ERROR: type(error).__name__}), allow_retries=False
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import dagster as dg
 from bk_pipeline import pipeline
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.deliver.delivery import Delivery
+from bk_pipeline.display import printable
 from bk_pipeline.errors import UNNAMED
 from bk_pipeline.spans.fields import FIELDS, IDENTITY
 from bk_pipeline.telemetry import Value
@@ -27,6 +28,24 @@ Metadata = Mapping[str, Any]
 ROWS = "dagster/partition_row_count"
 # As many as a person reads at once; `bk-pipeline quarantined` lists all.
 SHOWN = 50
+
+
+def cleaned(metadata: Metadata) -> Metadata:
+    """Return the metadata with clean text: what Dagster gets is returned by this function.
+
+    Metadata of Dagster's own types are left as they are; the only ones are numbers, columns, and
+    the report.
+    """
+    return {printable(label): _clean(value) for label, value in metadata.items()}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(one) for key, one in value.items()}
+    # Not isinstance: values of Dagster's types may be tuples too.
+    return [_clean(one) for one in value] if type(value) in {list, tuple, set} else value
 
 
 def of_extraction(found: Extraction) -> Metadata:

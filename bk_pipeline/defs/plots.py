@@ -6,7 +6,6 @@ would not fit is left out of the picture, never cut in the middle of it.
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import warnings
@@ -22,7 +21,7 @@ from matplotlib.dates import DateFormatter, HourLocator
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bk_pipeline.display import escape_markdown as escaped
+from bk_pipeline.display import escape_markdown, picture
 from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import (
     Line,
@@ -179,7 +178,7 @@ def waterfall(spans: Sequence[dict[str, Any]]) -> str:
             fontsize=8,
             va="top",
         )
-        return _markdown(figure, f"Waterfall of {escaped(name_of(spans[0]))}")
+        return _markdown(figure, f"Waterfall of {name_of(spans[0])}")
 
 
 def _draw(axes: Axes, row: int, line: Line, scale: Timescale) -> None:
@@ -241,9 +240,9 @@ def _style() -> Iterator[None]:
 
 
 def _markdown(figure: Figure, words: str) -> str:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
-    content = base64.b64encode(re.sub(rb">\s+<", b"><", picture.getvalue())).decode()
-    if len(content) > LARGEST_BYTES:
-        return f"The picture ({words}) would take {len(content):,} bytes; it is left out."
-    return f"![{words}](data:image/svg+xml;base64,{content})"
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    shown = picture(words, re.sub(rb">\s+<", b"><", file.getvalue()))
+    if len(shown) > LARGEST_BYTES:
+        return f"The picture ({escape_markdown(words)}) would take {len(shown):,} bytes; it is left out."
+    return shown

@@ -7,7 +7,7 @@ Parquet files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,8 +18,8 @@ from bk_pipeline.analysis.columns import COUNT, NUMBER
 from bk_pipeline.analysis.columns import PIPELINES as PIPELINES_TABLE
 from bk_pipeline.analysis.summary import DayStats
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
+from bk_pipeline.display import BUILDKITE, Page, link, safe_url
 from bk_pipeline.display import escape_markdown as escaped
-from bk_pipeline.display import safe_url
 from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import of_all_jobs, readable
 from bk_pipeline.window import Window
@@ -29,7 +29,7 @@ LONGEST_TEXT = 60
 NOTHING = ""
 
 Show = Callable[[Any], str]
-LinkOf = Callable[[str, int, int], str | None]
+LinkOf = Callable[[str, int, int], Page | None]
 
 
 def stats_preview(
@@ -39,6 +39,7 @@ def stats_preview(
     *,
     spans_of: Callable[[str], Sequence[dict[str, Any]]],
     link_of: LinkOf,
+    hosts: Collection[str] = (BUILDKITE,),
 ) -> dict[str, Any]:
     """Return the metadata of a `build_stats` partition.
 
@@ -48,6 +49,7 @@ def stats_preview(
         zone: In which its hours are shown.
         spans_of: The spans of a trace, as `waterfall` takes them.
         link_of: Where a trace is looked at: trace id, start and end in nanoseconds.
+        hosts: Hosts of Buildkite's pages; a build whose URL is elsewhere has no link.
     """
     if stats.builds.empty:
         return {"builds": 0, "dagster/partition_row_count": 0}
@@ -61,9 +63,9 @@ def stats_preview(
             builds_over_the_day(stats.builds, window, zone),
             "### Slowest builds",
             *(waterfall(spans_of(trace_id)) for trace_id in slowest["trace_id"].head(1)),
-            markdown(_linked(slowest, link_of), BUILDS),
+            markdown(_linked(slowest, link_of, hosts), BUILDS),
             "### Failed builds",
-            markdown(_linked(failed, link_of), BUILDS),
+            markdown(_linked(failed, link_of, hosts), BUILDS),
             "### Pipelines",
             durations_by_pipeline(stats.pipelines),
             markdown(stats.pipelines.sort_values("builds", ascending=False), PIPELINES),
@@ -94,13 +96,16 @@ def numbers(whole: pd.Series[float]) -> dict[str, float]:
     }
 
 
-def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
+def _linked(builds: pd.DataFrame, link_of: LinkOf, hosts: Collection[str]) -> pd.DataFrame:
     """Add Markdown links to the build and its trace to the rows that are shown."""
     shown = builds.head(ROWS)
-    pages = [_link(_name(row), row["url"]) for row in shown.to_dict("records")]
+    pages = [
+        link(_unbroken(text(_name(row))), safe_url(row["url"], hosts))
+        for row in shown.to_dict("records")
+    ]
     times = zip(*(shown[at].astype("int64") for at in ("start", "end")), strict=True)
     traces = [
-        f"[trace]({url})" if (url := link_of(trace_id, start, end)) else NOTHING
+        link("trace", url) if (url := link_of(trace_id, start, end)) else NOTHING
         for trace_id, (start, end) in zip(shown["trace_id"], times, strict=True)
     ]
     return builds.assign(
@@ -112,12 +117,6 @@ def _linked(builds: pd.DataFrame, link_of: LinkOf) -> pd.DataFrame:
 def _name(build: Mapping[Any, Any]) -> str:
     known = not pd.isna(build["number"])  # a privacy setting may have left it out
     return f"{build['pipeline']} #{build['number']:.0f}" if known else str(build["pipeline"])
-
-
-def _link(label: str, url: Any) -> str:
-    shown = _unbroken(text(label))
-    address = safe_url(url)
-    return f"[{shown}]({address})" if address else shown
 
 
 def time_taken(seconds: float) -> str:

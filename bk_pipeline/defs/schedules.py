@@ -14,6 +14,7 @@ from bk_pipeline.app import App
 from bk_pipeline.defs.failures import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
+from bk_pipeline.display import Log
 from bk_pipeline.window import day_keys
 
 # Past the hours that summer time skips or repeats, and past other people's midnight jobs.
@@ -91,7 +92,7 @@ def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         for message in end_lost_runs(context.instance):
-            context.log.info(message)
+            Log(context.log).info(message)
         now = context.scheduled_execution_time
         today = now.astimezone(settings.timezone).date()
         first = max(today - timedelta(days=STATS_DAYS - 1), settings.start_date)

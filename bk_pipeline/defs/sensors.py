@@ -15,6 +15,7 @@ from bk_pipeline.app import App
 from bk_pipeline.defs.failures import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
+from bk_pipeline.display import Log, printable
 from bk_pipeline.errors import QuotaSpent
 from bk_pipeline.pipeline.newly_finished import (
     REQUEST_PATIENCE_S,
@@ -93,11 +94,11 @@ def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
         "for each. It needs BUILDKITE_API_TOKEN and BUILDKITE_ORGANIZATION_SLUG.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        now = app.clock.now()
+        now, log = app.clock.now(), Log(context.log)
         cursor, lost = _read(context.cursor, now)
         with (
             as_tick_failures(),
-            app.buildkite(context.log.info, max_wait_s=REQUEST_PATIENCE_S) as client,
+            app.buildkite(log.info, max_wait_s=REQUEST_PATIENCE_S) as client,
         ):
             found, behind = _poll(client, cursor.place, app)
         ended = end_lost_runs(context.instance)
@@ -105,14 +106,14 @@ def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
         days, waiting = days_to_run(cursor.wanted, context.instance, job.name, nightly, now=now)
         messages = [message for message in (lost, behind, *ended, *waiting) if message]
         for message in messages:
-            context.log.info(message)
+            log.info(message)
         return dg.SensorResult(
             run_requests=[
                 # Dagster drops a key that was used before, whatever became of its run.
                 dg.RunRequest(f"{day} {now.isoformat()}", partition_key=day, tags=RUN_TAGS)
                 for day in days
             ],
-            skip_reason=None if days else " ".join(messages) or NOTHING_NEW,
+            skip_reason=None if days else printable(" ".join(messages)) or NOTHING_NEW,
             cursor=msgspec.json.encode(Cursor(found.cursor, cursor.wanted)).decode(),
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bk_pipeline.display import BUILDKITE
 from bk_pipeline.honeycomb.marker import Marker, Subject
 from bk_pipeline.honeycomb.rules import CONDITIONS, Rule, field_named
 from bk_pipeline.spans.fields import Field
@@ -40,7 +41,11 @@ def columns_for(rules: Iterable[Rule]) -> list[str]:
 
 
 def markers_in(
-    tables: Iterable[pa.Table], rules: Sequence[Rule], *, held: Collection[SpanKey] = ()
+    tables: Iterable[pa.Table],
+    rules: Sequence[Rule],
+    *,
+    hosts: Collection[str] = (BUILDKITE,),
+    held: Collection[SpanKey] = (),
 ) -> tuple[dict[Subject, Marker], set[SpanKey]]:
     """Return the markers that `rules` define for a day's spans.
 
@@ -48,6 +53,7 @@ def markers_in(
         tables: Tables with the columns of `columns_for`. If a build or job has several spans, the
             last one wins, and it may no longer match.
         rules: The rules, each with its dataset.
+        hosts: Hosts of Buildkite's pages, which markers may link to.
         held: Spans to look for.
 
     Returns:
@@ -61,7 +67,7 @@ def markers_in(
             of_kind = [rule for rule in rules if rule.kind is kind]
             _remove_outdated(markers, spans, {rule.id for rule in of_kind})
             for rule in of_kind:
-                markers.update(_markers(spans.filter(_matches(spans, rule)), rule))
+                markers.update(_markers(spans.filter(_matches(spans, rule)), rule, hosts))
         seen |= _present(table, held)
     return markers, seen
 
@@ -129,7 +135,9 @@ def _length_ms(spans: pa.Table) -> Any:
     return pc.divide(length, NS_PER_MS)
 
 
-def _markers(spans: pa.Table, rule: Rule) -> Iterator[tuple[Subject, Marker]]:
+def _markers(
+    spans: pa.Table, rule: Rule, hosts: Collection[str]
+) -> Iterator[tuple[Subject, Marker]]:
     fields = _fields(rule)
     waits = _wait_ms(spans, rule.kind).to_pylist()
     times = spans.set_column(
@@ -154,7 +162,7 @@ def _markers(spans: pa.Table, rule: Rule) -> Iterator[tuple[Subject, Marker]]:
                 end_time=end,
                 type=rule.type,
                 message=rule.message.message(attributes),
-                url=next(filter(None, (page.url(attributes) for page in rule.pages)), None),
+                url=next(filter(None, (page.url(attributes, hosts) for page in rule.pages)), None),
             ),
         )
 

@@ -120,7 +120,7 @@ def plan_day(
     """
     known = list(ledger.placed(client.name, day=day))
     spans = {(one.trace_id, one.span_id) for one in known}
-    markers, seen = markers_in(tables, rules.rules, held=spans)
+    markers, seen = markers_in(tables, rules.rules, hosts=rules.hosts, held=spans)
     placed = {subject_of(one): one for one in known}
     if list_markers is None:
         list_markers = client.list_markers

@@ -7,17 +7,17 @@ nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bk_pipeline.display import printable
+from bk_pipeline.display import BUILDKITE, Page, printable, safe_url
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
@@ -28,6 +28,8 @@ MISSING = "-"
 VALUE_LIMIT = 200
 
 _PARTS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+# Up to what ends the host, so that no value can extend it.
+_ORIGIN = re.compile(r"https://[^\s/?#@\\]+[/?#]", re.IGNORECASE)
 _BY_NAME = {field.name: field for field in FIELDS}
 _MAPS = tuple(field for field in FIELDS if field.type is FieldType.MAP)
 
@@ -51,10 +53,28 @@ class Template:
             for literal, name in self._parts
         )
 
-    def url(self, attributes: Mapping[str, Any]) -> str | None:
-        """Return the URL with values; None if one is missing or it is not an http(s) URL.
+    @property
+    def host(self) -> str | None:
+        """The host that an HTTPS URL names in the template; None if the URL begins with a field.
 
-        A value at the start is a URL itself; others are percent-encoded.
+        Empty if it is another URL, or if a field may change its host.
+        """
+        literal, name = self._parts[0] if self._parts else ("", None)
+        if name is not None:
+            return None
+        found = _ORIGIN.match(f"{literal}/" if len(self._parts) == 1 else literal)
+        try:
+            return (urlsplit(found[0]).hostname or "") if found else ""
+        except ValueError:
+            return ""
+
+    def url(
+        self, attributes: Mapping[str, Any], hosts: Collection[str] = (BUILDKITE,)
+    ) -> Page | None:
+        """Return the URL with values; None if one is missing or the URL may not be linked.
+
+        It must be an HTTPS URL on the host in the template or, if the template begins with a
+        field, on one of `hosts`. A value at the start is a URL itself; others are percent-encoded.
         """
         url = ""
         for literal, name in self._parts:
@@ -62,8 +82,7 @@ class Template:
             if value is None:
                 return None
             url += literal if name is None else quote(_text(value), safe="") if url else value
-        # A value at the start may be anything, such as `javascript:…`.
-        return url if url.startswith(("https://", "http://")) and printable(url) == url else None
+        return safe_url(url, hosts if self.host is None else (self.host,))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and other.text == self.text
@@ -220,15 +239,16 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules with their datasets' slugs, and the colours of their types."""
+    """All rules with their datasets' slugs, the colours of their types, and Buildkite's hosts."""
 
     rules: tuple[Rule, ...]
     colors: Mapping[str, str]
+    hosts: frozenset[str] = frozenset({BUILDKITE})
 
     @property
     def digest(self) -> str:
         """16 hex digits that change with the rules, but not with colours."""
-        return sha256(repr(self.rules).encode()).hexdigest()[:16]
+        return sha256(repr((self.rules, sorted(self.hosts))).encode()).hexdigest()[:16]
 
     @property
     def datasets(self) -> set[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bk_pipeline.display import BUILDKITE
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.honeycomb.account import dataset_slug
 from bk_pipeline.honeycomb.rules import ALL_DATASETS, CONDITIONS, Color, Rule, Rules, field_error
@@ -57,6 +58,7 @@ RULE = "rule"
 EXPECTED = {
     "id": "expected 1 to 100 letters, digits, dots, dashes or underlines, like failed-main.",
     "dataset": "expected a dataset's name, without a slash, or __all__ for the environment.",
+    "url": "expected https://, a host and a slash, or a field with a Buildkite URL, at the start.",
     "colors": "expected a colour like #7b1fa2.",
 }
 
@@ -68,12 +70,13 @@ class _File(BaseModel):
     colors: dict[str, Color] = {}
 
 
-def load_rules(path: FilePath, *, dataset: str) -> Rules:
+def load_rules(path: FilePath, *, dataset: str, hosts: Collection[str] = (BUILDKITE,)) -> Rules:
     """Read the rules in the file at `path`.
 
     Args:
         path: The file.
         dataset: The name of the default dataset.
+        hosts: Hosts of Buildkite's pages.
 
     Raises:
         ConfigError: The file cannot be read or has errors; the message has a line for each.
@@ -97,6 +100,7 @@ def load_rules(path: FilePath, *, dataset: str) -> Rules:
             for rule in file.rule
         ),
         {kind: color.lower() for kind, color in file.colors.items()},
+        frozenset(hosts),
     )
 
 
@@ -160,6 +164,8 @@ def _rule_errors(rules: tuple[Rule, ...]) -> Iterator[tuple[Path, str]]:
                 message = field_error(name, rule.kind)
                 if message:
                     yield (RULE, number, field), message
+        if rule.url is not None and rule.url.host == "":
+            yield (RULE, number, "url"), EXPECTED["url"]
 
 
 def _error_text(

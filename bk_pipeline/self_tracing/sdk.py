@@ -20,13 +20,14 @@ from bk_pipeline import __version__
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.otlp.endpoint import Endpoint
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
+from bk_pipeline.display import Log
 from bk_pipeline.errors import PipelineError
 from bk_pipeline.telemetry import SpanHandle, Value, use_tracer
 
 SERVICE = "bk_pipeline"
 # The SDK drops spans beyond this. A run has one for each of its requests and batches.
 QUEUE_SIZE = 16_384
-_log = logging.getLogger(__name__)
+_log = Log(logging.getLogger(__name__))
 
 
 @contextmanager
@@ -108,7 +109,7 @@ class _Exporter(SpanExporter):
         try:
             self._endpoint.post(encode_spans(spans).SerializeToString())
         except PipelineError as exc:
-            _log.warning("%d self-tracing spans were lost: %s", len(spans), exc)
+            _log.warning(f"{len(spans)} self-tracing spans were lost: {exc}")
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS
 

@@ -41,14 +41,31 @@ def test_message_has_field_values(text, attributes, message):
     ("text", "attributes", "url"),
     [
         ("{buildkite.build.web_url}", {URL: "https://bk/a?b=c"}, "https://bk/a?b=c"),
+        ("{buildkite.build.web_url}", {URL: "http://bk/a"}, None),
+        ("{buildkite.build.web_url}", {URL: "https://evil.example/a"}, None),
+        ("{buildkite.build.web_url}", {URL: "javascript:alert(1)"}, None),
+        ("{buildkite.build.web_url}/a", {URL: "https://bk@evil.example"}, None),
+        ("https://bk{buildkite.build.message}", {MESSAGE: ".evil.example"}, None),
+        ("http://d/{buildkite.build.number}", {NUMBER: 7}, None),
         ("https://d/{buildkite.build.message}", {MESSAGE: "a b/ä"}, "https://d/a%20b%2F%C3%A4"),
         ("https://d/{buildkite.build.number}", {NUMBER: 7}, "https://d/7"),
         ("https://d/{buildkite.build.number}", {}, None),
     ],
-    ids=["an address", "escaped", "number", "missing"],
+    ids=[
+        "an address",
+        "http",
+        "another host",
+        "a script",
+        "user",
+        "part of the host",
+        "http host",
+        "escaped",
+        "number",
+        "missing",
+    ],
 )
 def test_url_values_are_escaped_except_at_the_start(text, attributes, url):
-    assert Template(text).url(attributes) == url
+    assert Template(text).url(attributes, {"bk"}) == url
 
 
 @pytest.mark.parametrize("text", ["{", "a } b", "{a{b}", "{{}"])

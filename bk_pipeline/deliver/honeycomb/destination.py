@@ -18,6 +18,7 @@ from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.deliver.max_age import honeycomb_max_age
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.display import web_host
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
 from bk_pipeline.honeycomb.account import (
     Account,
@@ -51,7 +52,7 @@ def trace_link(
         end_ns: The end of the root span, in nanoseconds since 1970.
     """
     parts = urlsplit(endpoint)
-    host = parts.netloc.replace("api", "ui", 1)
+    host = web_host(endpoint, "ui.") + (f":{parts.port}" if parts.port else "")
     environment = (
         f"/environments/{percent_encoded(account.environment)}" if account.environment else ""
     )

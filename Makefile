@@ -63,7 +63,7 @@ dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, or PORT=, with .env
 	@$(BIN)/python -m bk_pipeline.defs.dev -h 127.0.0.1 -p $(PORT)
 
 .PHONY: check
-check: lint types layers docs-check test ## What CI runs: format, lint, types, import directions, docs, tests
+check: lint types layers words docs-check test ## What CI runs: format, lint, types, import directions, words, docs, tests
 
 .PHONY: lint
 lint: $(DEV_READY) ## Format and lint, changing nothing
@@ -77,6 +77,10 @@ types: $(DEV_READY) ## mypy, strict
 .PHONY: layers
 layers: $(DEV_READY) ## Imports point one way
 	@$(BIN)/lint-imports
+
+.PHONY: words
+words: $(DEV_READY) ## No retired words in names and prose
+	@$(BIN)/python .ci/words.py
 
 .PHONY: docs
 docs: $(DEV_READY) ## Write the generated pages of docs/

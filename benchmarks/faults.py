@@ -82,7 +82,7 @@ def run(scratch: Path) -> Report:
             costs = found.setdefault((target.name, trouble.name), {})
             for guarantee in Guarantee:
                 path = folder / f"{at}-{guarantee}.sqlite"
-                costs[guarantee] = _befallen(
+                costs[guarantee] = _run_scenario(
                     sandbox, url, trouble=trouble, target=target, guarantee=guarantee, path=path
                 )
         for name in TARGETS:
@@ -108,7 +108,7 @@ def _scenes() -> Iterator[tuple[Trouble, Target]]:
             yield trouble, TARGETS[name]
 
 
-def _befallen(
+def _run_scenario(
     sandbox: Sandbox,
     url: str,
     *,
@@ -134,15 +134,15 @@ def _befallen(
             **{"path": target.path, "after": BEFORE, **trouble.details},
         )
     in_doubt = 0
-    with ExitStack() as befallen:
-        befallen.enter_context(trouble.ledger(path))
+    with ExitStack() as scenario:
+        scenario.enter_context(trouble.ledger(path))
         for _ in range(MOST_RUNS):
             destination.in_doubt = 0
             unnamed = _run(destination, made, path, clock, guarantee)
             in_doubt += destination.in_doubt
             if unnamed is not None:
                 break
-            befallen.close()
+            scenario.close()
             sandbox.faults.clear()
             with Ledger.open(path, clock=clock) as ledger:
                 known = ledger.summary(name).in_doubt

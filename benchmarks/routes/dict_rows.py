@@ -7,8 +7,8 @@ take a tenth less time and half the memory: still more than twice ours.)
 
 Same columns, types, rows and values as ours, on the corpus. Left out is what the corpus does
 not ask for: clamping of impossible times and `bk_pipeline.time_adjusted`, what holds attempts
-without a step id together, colliding ids, cutting of overlong strings, setting aside a bad
-build, old payloads.
+without a step id together, colliding ids, truncation of long strings, quarantine of bad
+builds, old payloads.
 """
 
 from __future__ import annotations

@@ -92,10 +92,12 @@ class Program(Suggesting):
             formatter.write_dl(lines)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments; errors do not repeat tokens."""
         with _tokens_redacted():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; usage errors do not repeat tokens."""
         with _tokens_redacted():
             return super().invoke(ctx)
 

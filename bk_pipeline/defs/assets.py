@@ -33,7 +33,7 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
     """Return the assets of these settings: a loader for each destination they configure."""
     settings, configured = app.settings, app.destinations()
     with warnings.catch_warnings():
-        # Backfill policies are in beta in Dagster 1.13; a warning at each start helps nobody.
+        # Backfill policies are in beta in Dagster 1.13; a warning at each start does not help.
         warnings.simplefilter("ignore", dg.BetaWarning)
         assets = [
             raw_builds(settings, naming),

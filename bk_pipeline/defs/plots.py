@@ -77,7 +77,7 @@ TIMES = [
     for unit, name in reversed(UNITS)
     for count in ((1, 2, 6, 12) if name == "h" else (1, 2, 5, 10, 30))
 ]
-# Places on a waterfall's axis: fine enough that nobody sees the steps.
+# Places on a waterfall's axis: fine enough that steps are invisible.
 PLACES = 4_000
 
 

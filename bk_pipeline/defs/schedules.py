@@ -21,7 +21,7 @@ from bk_pipeline.window import day_keys
 RECONCILE_CRON = "15 4 * * *"
 AUDIT_CRON = "15 5 * * *"  # an hour after nightly_reconcile
 STATS_CRON = "5 * * * *"
-# After the runs of the sensor, which somebody may be waiting for.
+# After the runs of the sensor, which people may be waiting for.
 RUN_TAGS = {"dagster/priority": "-10"}
 # How far back statistics are made again: builds that are unblocked or retried later are rare.
 STATS_DAYS = 7

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # How far back a sensor looks that was never on, and one whose cursor cannot be read.
 FIRST_LOOK_BACK = timedelta(hours=1)
 LOST_LOOK_BACK = timedelta(days=1)
-# Before the runs of a backfill or of the night, which nobody waits for. A run that hangs keeps
+# Before the runs of a backfill or of the night, which no one waits for. A run that hangs keeps
 # its day from the next, but not for longer than these seconds.
 RUN_TAGS = {"dagster/priority": "10", "dagster/max_runtime": "7200"}
 NOTHING_NEW = "No build has finished since the last tick."

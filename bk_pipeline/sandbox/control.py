@@ -97,8 +97,8 @@ class Control:
             "otlp_point_count": self._otlp.metrics.count,
             "otlp_point_duplicate_count": self._otlp.metrics.duplicate_count,
             "marker_count": len(self._honeycomb.markers.markers),
-            "remark_count": store.warning_count,
-            "remarks": store.warnings[:_WARNINGS_SHOWN],
+            "warning_count": store.warning_count,
+            "warnings": store.warnings[:_WARNINGS_SHOWN],
         }
         return json_response(request, content)
 

@@ -56,7 +56,7 @@ def test_odd_values_nulls_and_no_rows(tables):
 
 @pytest.mark.parametrize("words", [127, 128, 129, 400, 33_000])
 def test_columns_with_many_distinct_values(words):
-    table = large_table(3 * min(words, 700), words=words)
+    table = large_table(3 * min(words, 700), distinct=words)
     found = summarized(table)
     assert len(found.pipelines) > 100
     assert found.pipelines["builds"].sum() == table["name"].to_pylist().count("buildkite.build")
@@ -67,7 +67,7 @@ def test_a_table_without_rows():
 
 
 def test_spans_that_last_for_years():
-    table = large_table(40, words=5)
+    table = large_table(40, distinct=5)
     for length in (timedelta(days=1_200), timedelta(days=30_000)):
         ends = [start + length for start in table["start"].to_pylist()]
         at = table.schema.get_field_index("end")

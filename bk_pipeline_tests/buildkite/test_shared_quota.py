@@ -36,7 +36,7 @@ def test_report_to_one_process_counts_for_the_other(two):
     one, other = two
     one.settle(one.begin(101), 101, headers(user_remaining=2, reset=30), complete=True)
     assert other.wait(101).seconds == 31
-    assert [s.left for s in other.statuses(101)] == [40, 2]
+    assert [s.remaining for s in other.statuses(101)] == [40, 2]
 
 
 def test_requests_of_one_process_count_for_the_other(two):

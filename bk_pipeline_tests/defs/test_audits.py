@@ -80,7 +80,7 @@ def missed_build(scene, **fields):
     }
 
 
-def test_a_build_that_nobody_saw_is_missed(scene, audit):
+def test_build_that_no_run_saw_is_reported_missing(scene, audit):
     scene.sandbox.world.add_build(missed_build(scene))
     found = audit()
     assert failed(found) == {"complete"}

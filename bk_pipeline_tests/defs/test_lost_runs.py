@@ -122,16 +122,16 @@ def test_slots_of_a_run_that_was_ended_by_hand_are_freed(instance, end):
 
 def test_doctor_finds_leaked_slots_and_frees_none(instance):
     run_id = begun(instance, slot=True)
-    assert not pools(None).remark
+    assert not pools(None).is_warning
     instance.report_run_failed(instance.get_run_by_id(run_id))
     found = pools(None)
-    assert found.remark
-    assert run_id[:8] in found.words
+    assert found.is_warning
+    assert run_id[:8] in found.message
     assert taken(instance) == 1
 
 
 def test_doctor_makes_no_instance(tmp_path):
-    assert not pools(None).remark
+    assert not pools(None).is_warning
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +194,7 @@ def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance):
     assert day in [request.partition_key for request in result.run_requests]
 
 
-def test_backfills_killed_at_any_moment_keep_nobody_waiting(tmp_path):
+def test_killed_backfills_do_not_block_others(tmp_path):
     """With one slot, and kills as soon as a run is known: mostly before its first step."""
     with stage(tmp_path / "data", live=True) as scene, local_instance() as instance:
         [day] = scene.days

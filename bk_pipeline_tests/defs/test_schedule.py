@@ -102,7 +102,7 @@ def nightly(scene, instance):
     return run
 
 
-def test_a_night_with_nothing_to_mend_writes_and_sends_nothing(scene, nightly):
+def test_night_with_nothing_missing_writes_and_sends_nothing(scene, nightly):
     assert nightly()["accepted"] == scene.sandbox.honeycomb.event_count > 0
     before = scene.sandbox.buildkite.request_count
     assert set(nightly().values()) == {0}
@@ -116,7 +116,7 @@ def one_of(folder: Path) -> Path:
 def test_a_build_that_was_missed_is_fetched_and_delivered(scene, nightly):
     nightly()
     day = scene.days[0]
-    # Finished before the watermark, with less than no overlap, and seen by nobody.
+    # Finished before the watermark, with less than no overlap, and seen by no run.
     build = scene.sandbox.world.finish_build_now() | {
         "id": "0199b0b0-0000-4000-8000-000000000001",
         "number": 77,

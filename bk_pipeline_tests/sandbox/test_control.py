@@ -33,15 +33,15 @@ def test_stored_counts_what_has_arrived(client, event):
         "otlp_point_count": 0,
         "otlp_point_duplicate_count": 0,
         "marker_count": 0,
-        "remark_count": 1,
-        "remarks": [{"dataset": "one", "column": "odd", "text": "null is not a column value"}],
+        "warning_count": 1,
+        "warnings": [{"dataset": "one", "column": "odd", "text": "null is not a column value"}],
     }
 
 
 def test_stored_shows_the_first_twenty_warnings(client, event):
     client.batch(*(event(number, odd=None) for number in range(30)))
     stored = client.get("/_sandbox/stored").json()
-    assert (stored["remark_count"], len(stored["remarks"])) == (30, 20)
+    assert (stored["warning_count"], len(stored["warnings"])) == (30, 20)
 
 
 def test_events_are_listed_newest_last_and_can_be_filtered(client, event):

@@ -136,7 +136,7 @@ class _Listing:
         max_bytes: int | None,
     ) -> None:
         self._api, self._path, self._params = api, path, params
-        self._subject, self._paging, self._most_bytes = subject, paging, max_bytes
+        self._subject, self._paging, self._max_bytes = subject, paging, max_bytes
         self._per_page = int(str(params["per_page"]))
         self._number = 1
         self._visited: set[str] = set()
@@ -194,7 +194,7 @@ class _Listing:
             partial(self._read, per_page=per_page or self._per_page),
             params=params,
             subject=self._subject,
-            max_bytes=self._most_bytes,
+            max_bytes=self._max_bytes,
         )
 
     def _read(self, response: Response, per_page: int) -> _FetchedPage:
@@ -259,7 +259,6 @@ def _link(response: Response, relation: str) -> str | None:
 
 
 MIB = 1024 * 1024
-MAX_PER_PAGE = 100
 # Target size of a page and limit of a response, decompressed.
 TARGET_PAGE_BYTES = 12 * MIB
 MAX_PAGE_BYTES = 48 * MIB

@@ -83,5 +83,5 @@ def _sum_up(findings: list[Finding], console: Console) -> None:
         )
     else:
         console.print(
-            "Ready: run make dev for the Dagster UI, or bk-pipeline backfill --from DAY --to DAY."
+            "Ready: run make dev, or bk-pipeline backfill --from DAY --to DAY."
         )

@@ -82,6 +82,4 @@ def _sum_up(findings: list[Finding], console: Console) -> None:
             else "1 check failed. Fix it, then run bk-pipeline doctor again."
         )
     else:
-        console.print(
-            "Ready: run make dev, or bk-pipeline backfill --from DAY --to DAY."
-        )
+        console.print("Ready: run make dev, or bk-pipeline backfill --from DAY --to DAY.")

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 from bk_pipeline import stopping
@@ -129,11 +130,27 @@ def _install(caught: _Caught, restored: ExitStack) -> None:
     os.set_blocking(writing, False)
     restored.callback(os.close, writing)
     restored.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing))
+    restored.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+    sys.unraisablehook = partial(_report_unraisable, sys.unraisablehook, caught)
     for number in SIGNALS:
         # A signal that is ignored at start (nohup, a background job) stays ignored.
         if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
             restored.callback(signal.signal, number, handler)
             signal.signal(number, caught.handle)
+
+
+def _report_unraisable(
+    report: Callable[[sys.UnraisableHookArgs], object],
+    caught: _Caught,
+    args: sys.UnraisableHookArgs,
+) -> None:
+    """Report an error that Python cannot raise, unless it is the interruption.
+
+    A signal handler may run inside a callback of the garbage collector, where its exception is
+    lost. The stop is recorded all the same, and the next wait raises it.
+    """
+    if not caught.number and issubclass(args.exc_type, Exception):
+        report(args)
 
 
 def _finish(message: str) -> None:

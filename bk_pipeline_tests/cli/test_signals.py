@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,12 +13,14 @@ import pytest
 from sqlalchemy import make_url
 
 from bk_pipeline import stopping
+from bk_pipeline.app import App
 from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.defs import runs
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
+from bk_pipeline.settings import Settings
 from bk_pipeline_tests.cli.program import run, started, wait_until
 from bk_pipeline_tests.ledger.cluster import fresh_schema
 from bk_pipeline_tests.worlds import last_thursday
@@ -235,12 +239,38 @@ def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         SystemClock().sleep(60)
     monkeypatch.setattr(runs, "assets_of", lambda *_: [])
-
-    class Nothing:
-        settings = None
-
-        def destinations(self):
-            return []
-
+    app = App(Settings.of())
     with pytest.raises(KeyboardInterrupt):
-        next(runs.materialize_days(Nothing(), ["2026-11-01"], instance=None))
+        next(runs.materialize_days(app, ["2026-11-01"], instance=None))
+
+
+LOST_INTERRUPTION = """
+import os, signal
+from bk_pipeline.cli.signals import stoppable
+from bk_pipeline.clock import SystemClock
+
+class Collected:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        for _ in range(1_000):  # the handler runs here, and Python drops its exception
+            pass
+
+with stoppable():
+    Collected()
+    SystemClock().sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
+def test_signal_during_garbage_collection_stops_without_a_traceback(number):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LOST_INTERRUPTION.format(name=number.name)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == STATUS[number]
+    assert done.stderr == f"bk-pipeline: stopped by {number.name}.\n"
+    assert time.monotonic() - began < IN_TIME_S

@@ -51,9 +51,10 @@ SETTINGS = HELP | {
 # pyarrow imports dateutil, and that six, if they are installed.
 TABLES = SETTINGS | {"dateutil", "msgspec", "numpy", "pyarrow", "rich", "six"}
 SERVICES = TABLES | {
-    *("certifi", "charset_normalizer", "idna", "requests", "tenacity", "urllib3", "zstandard"),
+    *("certifi", "charset_normalizer", "filelock", "idna", "requests", "tenacity", "urllib3"),
+    "zstandard",
 }
-LEDGER = SERVICES | {"filelock", "sqlalchemy"}
+LEDGER = SERVICES | {"sqlalchemy"}
 
 
 def imported(program: str, folder, **variables: str) -> set[str]:

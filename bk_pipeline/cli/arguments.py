@@ -76,8 +76,10 @@ class Program(Suggesting):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve an old name to its command, with a message on standard error."""
         if args and args[0] in RENAMED:
+            from bk_pipeline.cli.output import echo  # noqa: PLC0415  # Rich is slow to import
+
             old, new = args[0], RENAMED[args[0]]
-            click.echo(
+            echo(
                 f"bk-pipeline: {old} is now {new}. The old name will be removed in the next "
                 f"version: run bk-pipeline {new}.",
                 err=True,

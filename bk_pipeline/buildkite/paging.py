@@ -154,11 +154,13 @@ class _Listing:
         Costs one small request, for page 2 with a page size that is one build smaller. That
         page begins with the last build of `page` and holds what follows it. It is not the
         first page, so it has a `Link` header unless a gateway strips it. If it does not begin
-        with that build, page numbers are ignored, and the rest has to be found by time.
+        with that build, page numbers are ignored, and the rest has to be found by time. If
+        `page` has one or two builds, such a page would have no room for a following build;
+        then the request is for that build alone.
         """
         count, last = len(page.elements), _key(page.elements[-1])
-        size = max(count - 1, 1)
-        params = {**self._params, **LEAN, "per_page": str(size), "page": "2"}
+        size, number = (count - 1, 2) if count > 2 else (1, count + 1)  # noqa: PLR2004  # see above
+        params = {**self._params, **LEAN, "per_page": str(size), "page": str(number)}
         found = set(map(_key, self._get(self._path, params, per_page=size).elements))
         if found <= self._seen and (last in found or not found):
             return True

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bk_pipeline.buildkite.paging import Paging, next_link
@@ -144,6 +144,9 @@ def test_listing_is_complete_behind_any_gateway(*, server, client, builds, link,
     crowd=st.integers(0, 110),
     known=st.integers(0, 100),
 )
+@example(cap=1, link=LINKS["stripped"], spread=[], crowd=2, known=2)
+@example(cap=2, link=LINKS["stripped"], spread=[], crowd=3, known=3)
+@example(cap=3, link=LINKS["stripped"], spread=[1, 2, 3, 4], crowd=0, known=4)
 def test_every_build_is_listed_once_at_any_cap(*, server, connect, cap, link, spread, crowd, known):
     """What an earlier listing of `known` builds showed about the gateway does no harm."""
     client = connect(server.url)

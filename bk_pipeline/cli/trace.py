@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -16,11 +16,11 @@ from bk_pipeline.app import App
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.cli.output import Console, echo
+from bk_pipeline.display import safe_url
 from bk_pipeline.errors import PipelineError
 from bk_pipeline.lines import Lines
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.timing import from_ns
@@ -142,7 +142,7 @@ def trace(build: str, fetch: bool, every: bool) -> None:
         payload = decode_build(found.payload)
         made = spans_for_build(payload)
     if made is None:
-        echo(_unfinished(payload, app.privacy()))
+        echo(_unfinished(payload, app))
         return
     _show(list(rows(app.privacy().apply(table_of([made])))), app, every=every)
     if not fetch:
@@ -169,12 +169,13 @@ def _fetched(reference: Reference, app: App, *, on_wait: Callable[[str], None]) 
 def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
     console = Console(highlight=False)
     root = spans[0]
-    for line in _about(root):
+    hosts = app.settings.buildkite_hosts
+    for line in _about(root, hosts):
         console.print(line, soft_wrap=True)
     console.print()
     console.print(waterfall(spans, width=console.width, most_lines=None if every else MOST_LINES))
     console.print(f"\n{LEGEND}", style="dim")
-    failures = _failures(spans)
+    failures = _failures(spans, hosts)
     for failure in failures[:SHOWN_FAILURES]:
         console.print(failure, soft_wrap=True)
     if len(failures) > SHOWN_FAILURES:
@@ -183,7 +184,7 @@ def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
         console.print(Text(f"{name}: {link}"), soft_wrap=True)
 
 
-def _about(root: Span) -> list[Text]:
+def _about(root: Span, hosts: Collection[str]) -> list[Text]:
     """Return the heading: branch, commit, message, creator, URL, creation time."""
     own = {name.removeprefix("buildkite.build."): one for name, one in root["attributes"].items()}
     commit = (own.get("commit") or "")[:SHORT_COMMIT]
@@ -194,11 +195,14 @@ def _about(root: Span) -> list[Text]:
     creator = own.get("creator.name")
     what = [where, readable(message), f"by {readable(creator)}" if creator else ""]
     created = f"created {own.get('created_at', '')}"
-    lines = [" · ".join(one for one in what if one), f"{own.get('web_url') or ''}  {created}"]
+    lines = [
+        " · ".join(one for one in what if one),
+        f"{safe_url(own.get('web_url'), hosts) or ''}  {created}",
+    ]
     return [Text(line.strip()) for line in lines if line.strip()]
 
 
-def _failures(spans: Sequence[Span]) -> list[Text]:
+def _failures(spans: Sequence[Span], hosts: Collection[str]) -> list[Text]:
     """Return a line with a link for each failed job that was not retried."""
     found = []
     for span in spans:
@@ -206,7 +210,7 @@ def _failures(spans: Sequence[Span]) -> list[Text]:
         replaced = attributes.get("buildkite.job.retried")
         if span["name"] == SpanKind.JOB and span["status"] == "error" and not replaced:
             length = duration((span["end_unix_nano"] - span["start_unix_nano"]) // NS_PER_MS)
-            url = attributes.get("buildkite.job.web_url") or ""
+            url = safe_url(attributes.get("buildkite.job.web_url"), hosts) or ""
             what = (attributes.get("error.type") or "failed").replace("_", " ")
             found.append(Text(f"✗ {name_of(span)}: {what} after {length}  {url}", "red"))
     return found
@@ -227,13 +231,15 @@ def _links(root: Span, app: App) -> Iterator[tuple[str, str]]:
             yield one.kind.capitalize(), link
 
 
-def _unfinished(build: Build, privacy: Privacy) -> str:
+def _unfinished(build: Build, app: App) -> str:
     """`web#12 is running: 4 of 9 jobs have ended, 2 run, 3 wait. …`."""
+    privacy = app.privacy()
     own = build.pipeline.slug if build.pipeline else None
     slug = privacy.shown("buildkite.pipeline.slug", own) or ""
     number = privacy.shown("buildkite.build.number", build.number) or "?"
     state = privacy.shown("buildkite.build.state", build.state) or "not finished"
-    url = privacy.shown("buildkite.build.web_url", build.web_url) or ""
+    shown_url = privacy.shown("buildkite.build.web_url", build.web_url)
+    url = safe_url(shown_url, app.settings.buildkite_hosts) or ""
     if build.state in NEVER_RUN:
         state = state.replace("_", " ")
         return f"{slug}#{number} is {state}: it never runs and has no trace."

@@ -148,3 +148,14 @@ def test_a_spent_quota_is_said_with_when_to_come_back(call, served):
     assert done.returncode == 75
     assert "Buildkite's user quota (50 a minute) is spent (429)." in done.stderr
     assert re.search(r" Try again in \d\d s\.$", done.stderr.strip())
+
+
+def test_addresses_of_other_hosts_are_not_printed(call, tmp_path):
+    sandbox = Sandbox(World(days=1, builds_per_day=0, today=last_thursday()))
+    foreign = "https://evil.example/acme/web/builds/1"
+    payload = sandbox.world.finish_build_now() | {"web_url": foreign}
+    sandbox.world.add_build(payload)
+    with running(sandbox) as url:
+        done = call("trace", payload["id"], "--fetch", **environment(sandbox, url))
+    assert done.returncode == 0, done.stderr
+    assert "evil.example" not in done.stdout + done.stderr

@@ -217,10 +217,13 @@ def test_a_database_that_falls_silent_delays_neither_the_exit_nor_the_counts(tmp
         after.callback(proxy.close)
         through = address.set(host="127.0.0.1", port=proxy.port)
         ledger = {"BK_PIPELINE_LEDGER_URL": through.render_as_string(hide_password=False)}
+        # The database falls silent between a batch's departure and its answer.
+        sandbox.faults.inject("honeycomb", "slow", path="/1/batch/*", seconds=3)
         with started(*day, cwd=tmp_path, **environment(sandbox, api), **ledger) as process:
-            wait_until(lambda: sandbox.honeycomb.event_count > 0)
+            wait_until(lambda: not sandbox.faults._pending["honeycomb"])
             proxy.silent.set()
-            time.sleep(3)
+            wait_until(lambda: sandbox.honeycomb.event_count > 0)
+            time.sleep(1)
             out, err = stopped(process, number)
     assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in out
     assert f"stopped by {number.name} during an operation" in err

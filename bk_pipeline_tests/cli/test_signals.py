@@ -258,6 +258,8 @@ class Collected:
         for _ in range(1_000):  # the handler runs here, and Python drops its exception
             pass
 
+# A test run in the background may have been started with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with stoppable():
     Collected()
     SystemClock().sleep(60)

@@ -129,6 +129,9 @@ def environment(project, sandboxes) -> dict[str, str]:
         "PYTHONPATH": str(project),
         "COLUMNS": "200",
     }
+    # What `make test-any-day` sets.
+    shifted = ("LD_PRELOAD", "WALL_CLOCK_SHIFT_S", "TZ")
+    variables |= {name: os.environ[name] for name in shifted if name in os.environ}
     for name, scene in sandboxes.items():
         variables |= {
             f"{name.upper()}_URL": scene.url,

@@ -18,7 +18,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --quiet
-SYNC = $(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python
+SYNC = $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python
 INSTALL = $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 
 .PHONY: help

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.figures import Bound, Figure, Report
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox
 from bk_pipeline_tests.dagster_dev import dagster_dev, wait_for
 from bk_pipeline_tests.worlds import stage

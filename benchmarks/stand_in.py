@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 import msgspec
 
 from benchmarks.corpus import DAY, SEED
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, serve
 from bk_pipeline.sandbox.times import format_time

@@ -30,7 +30,7 @@ ROUNDS = 5
 BUILDS = 20
 MOST_HELP = 12
 MOST_DEFINITIONS = 1.25
-PROGRAM = [sys.executable, "-c", "from bk_pipeline.cli.start import main; main()"]
+PROGRAM = [sys.executable, "-c", "from bk_pipeline.cli.main import main; main()"]
 BARE, DAGSTER, DEFINITIONS = "python -c pass", "import dagster", "import bk_pipeline.definitions"
 TRACE, SPANS = "bk-pipeline trace", "bk-pipeline spans"
 

@@ -19,7 +19,7 @@ from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.display import Page, safe_url
 from bk_pipeline.errors import ConfigError, PipelineError
-from bk_pipeline.pipeline.results import Results
+from bk_pipeline.pipeline.days import Results
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanOptions
 
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from bk_pipeline.spans.privacy import Privacy
     from bk_pipeline.store.folder import Folder
     from bk_pipeline.store.raw import RawStore
-    from bk_pipeline.store.search import SpanSearch
-    from bk_pipeline.store.spans import SpanStore, StatsStore
+    from bk_pipeline.store.spans import SpanSearch, SpanStore, StatsStore
 
 # How often Dagster retries a step, after the requests' own retries
 # (BK_PIPELINE_HTTP_DEADLINE_S): for outages that last.
@@ -167,7 +166,7 @@ class App:
 
     def search(self) -> SpanSearch:
         """Return a search for builds in the span table."""
-        from bk_pipeline.store.search import SpanSearch  # noqa: PLC0415  # see above
+        from bk_pipeline.store.spans import SpanSearch  # noqa: PLC0415  # see above
 
         return SpanSearch(self.folder())
 

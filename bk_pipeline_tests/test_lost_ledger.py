@@ -19,8 +19,8 @@ from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
 from bk_pipeline.errors import LedgerBehind, ServiceUnavailable, StorageError, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.ledger.schema import delivered_parts, metadata, outcomes
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.ledger.tables import delivered_parts, metadata, outcomes
 from bk_pipeline.pipeline import adopt_day, deliver_day, extract_day, transform_day
 from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from benchmarks.startup import every_command
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
@@ -40,7 +40,7 @@ atexit.register(lambda: print(json.dumps(sorted(
 """
 COMMAND = """
 sys.argv = ["bk-pipeline", *{arguments}]
-from bk_pipeline.cli.start import main
+from bk_pipeline.cli.main import main
 main()
 """
 HELP = {"bk_pipeline", "click"}

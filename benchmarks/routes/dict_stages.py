@@ -1,6 +1,6 @@
 """The stages of a build, for the route with dictionaries: start, end and state.
 
-The rule is ours (`bk_pipeline.spans.kinds.build` says it), told again in plain dicts and
+The rule is ours (`bk_pipeline.spans.tree` says it), told again in plain dicts and
 texts: without it a fifth of the corpus would have other spans. Times are as sent, all in one
 format, so they compare as text.
 """

@@ -87,7 +87,7 @@ def sandbox(**options: Any) -> None:
     a shell, and make dev and bk-pipeline backfill use the sandbox there, with separate data.
     GET /_sandbox/stored returns what has arrived; POST /_sandbox/builds finishes another build.
     """
-    from bk_pipeline.cli.sandbox import sandbox
+    from bk_pipeline.cli.demo import sandbox
 
     sandbox(**options)
 
@@ -354,7 +354,7 @@ def quarantined() -> None:
     the raw store: after an upgrade that can read them, materialize the day's spans to make
     them. Prints nothing if there are no quarantined builds.
     """
-    from bk_pipeline.cli.quarantined import quarantined
+    from bk_pipeline.cli.spans import quarantined
 
     quarantined()
 

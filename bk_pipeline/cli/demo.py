@@ -1,12 +1,15 @@
-"""`bk-pipeline demo`: the whole pipeline, from a simulated Buildkite to a simulated Honeycomb."""
+"""`bk-pipeline demo`, the whole pipeline on simulated services, and `bk-pipeline sandbox`, which
+serves them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -14,20 +17,60 @@ from rich.progress import track
 
 from bk_pipeline.app import App
 from bk_pipeline.cli.output import Console, echo
-from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.cli.trace import LEGEND, waterfall
 from bk_pipeline.defs.home import temporary_instance
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.errors import FatalError
+from bk_pipeline.errors import ConfigError, FatalError
 from bk_pipeline.pipeline import Extraction, Transformation
-from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.server import Sandbox, running, serve
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.table import rows
 from bk_pipeline.text import counted
 from bk_pipeline.units import NS_PER_HOUR
 from bk_pipeline.window import day_keys
+
+
+def sandbox(
+    *, host: str, port: int, seed: int, days: int, builds_per_day: int, today: datetime | None
+) -> None:
+    """Serve local stand-ins for Buildkite and Honeycomb until interrupted."""
+    world = World(
+        seed=seed,
+        days=days,
+        builds_per_day=builds_per_day,
+        today=today.date() if today else None,
+    )
+    stand_in = Sandbox(world)
+
+    def announce(url: str) -> None:
+        lines = {**environment(stand_in, url), "DAGSTER_HOME": '"$PWD/.sandbox/.dagster"'}
+        for name, value in lines.items():
+            echo(f"export {name}={value}")
+        echo("# serving until interrupted (Ctrl-C)", err=True)
+
+    try:
+        serve(stand_in, host=host, port=port, on_ready=announce)
+    except OSError as exc:
+        raise ConfigError(
+            f"Cannot listen on {host}, port {port}: {os.strerror(exc.errno or 0)}. If another "
+            "sandbox is running, stop it, or pass --port 0 for a free port."
+        ) from exc
+
+
+def environment(stand_in: Sandbox, url: str) -> dict[str, str]:
+    """Return the environment variables that direct bk-pipeline to `stand_in` at `url`."""
+    return {
+        "BUILDKITE_API_URL": url,
+        "BUILDKITE_API_TOKEN": stand_in.buildkite_token,
+        "BUILDKITE_ORGANIZATION_SLUG": stand_in.world.organization.slug,
+        "HONEYCOMB_API_ENDPOINT": url,
+        "HONEYCOMB_API_KEY": stand_in.honeycomb_key,
+        "HONEYCOMB_CONFIGURATION_KEY": stand_in.honeycomb_key,
+        "BK_PIPELINE_START_DATE": stand_in.world.first_and_last_day()[0].isoformat(),
+    }
+
 
 # Number of spans of a build that fits a screen and still shows something.
 SHOWN_SPANS = range(12, 32)

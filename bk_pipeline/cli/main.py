@@ -1,15 +1,14 @@
-"""`bk-pipeline`: dispatch to a command, and turn errors into a message and an exit status."""
+"""Entry point of `bk-pipeline`: dispatch to a command; turn errors into a message and a status.
+
+Signal handlers are installed before anything that is slow to import.
+"""
 
 from __future__ import annotations
 
 import io
 import sys
 
-import click
-
-from bk_pipeline.cli.commands import cli
 from bk_pipeline.cli.signals import stoppable
-from bk_pipeline.errors import PipelineError, RetryableError
 
 
 def main() -> None:
@@ -23,7 +22,12 @@ def main() -> None:
 
 
 def _run() -> int:
-    """The exit status."""
+    """Run the command line and return the exit status."""
+    import click  # noqa: PLC0415
+
+    from bk_pipeline.cli.commands import cli  # noqa: PLC0415
+    from bk_pipeline.errors import PipelineError, RetryableError  # noqa: PLC0415
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that the terminal's encoding lacks become question marks.

@@ -2,7 +2,7 @@
 
 Python handles a signal in the main thread, between two bytecodes, and Dagster's handler may only
 record it. So the signal number also goes through a pipe to a watcher thread, which interrupts all
-waits (`stopping.py`) and ends the process if unwinding takes too long. No data is lost: requests
+waits (`clock.py`) and ends the process if unwinding takes too long. No data is lost: requests
 without a response are in doubt in the ledger, as after a crash.
 """
 
@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
 
-from bk_pipeline import stopping
+from bk_pipeline import clock
 from bk_pipeline.display import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,7 +63,7 @@ class _Caught:
         while number := os.read(pipe, 1):
             if number[0] in SIGNALS:
                 self.number = self.number or number[0]
-                stopping.PROCESS.request()
+                clock.PROCESS.request()
                 threading.Event().wait(EXIT_AFTER_S)
                 self.leave()
         os.close(pipe)

@@ -1,4 +1,7 @@
-"""`bk-pipeline spans`: convert API responses in files to spans, without network access."""
+"""`bk-pipeline spans`: convert API responses in files to spans, without network access.
+
+`bk-pipeline quarantined`: list the builds of the store that could not be converted.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
+from bk_pipeline.app import App
 from bk_pipeline.buildkite.elements import id_in, split_elements, split_values
-from bk_pipeline.cli.output import Console, echo
+from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.display import escape_json_line
 from bk_pipeline.errors import FatalError, RecordError
+from bk_pipeline.pipeline import quarantined_builds
 from bk_pipeline.private_files import make_file
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
@@ -276,3 +281,11 @@ def _people(table: pa.Table) -> bytes:
 
 
 RENDERERS = {"ndjson": _ndjson, "table": _people, "parquet": _parquet}
+
+
+def quarantined() -> None:
+    """List quarantined builds: those that could not be converted to spans."""
+    app = App(Settings.load())
+    for day in app.raw().days():
+        for one in quarantined_builds(day, spans=app.spans()):
+            line_of((day, one.build_id or "?", one.reason))

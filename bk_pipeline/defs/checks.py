@@ -13,8 +13,7 @@ from typing import Any
 import dagster as dg
 
 from bk_pipeline.app import App
-from bk_pipeline.defs.daily_asset import day_of, step_log
-from bk_pipeline.defs.failures import as_dagster_failures
+from bk_pipeline.defs.daily_asset import as_dagster_failures, day_of, step_log
 from bk_pipeline.defs.metadata import SHOWN, cleaned
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import app_of, resource_keys

@@ -4,6 +4,8 @@ To add an asset, decorate a function with `daily_asset`. In its body, open `dail
 day's work for each of `run.days()`, and return `run.result()`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from types import TracebackType
@@ -14,19 +16,68 @@ from pydantic import Field
 
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.app import App
-from bk_pipeline.defs.failures import as_dagster_failures
 from bk_pipeline.defs.metadata import Metadata, attributes_of, cleaned
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import Context, app_of, resource_keys
 from bk_pipeline.display import Log
-from bk_pipeline.errors import DamagedFile
-from bk_pipeline.http.retry import report_pauses_to
+from bk_pipeline.errors import DamagedFile, PipelineError, RetryableError
+from bk_pipeline.http.retry import LONGEST_WAIT_S, report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import Day
-from bk_pipeline.pipeline.results import T
+from bk_pipeline.pipeline.days import ResultT
 from bk_pipeline.self_tracing import self_tracing
 from bk_pipeline.settings import Settings
 from bk_pipeline.window import day_window
+
+RETRY_PAUSE_S = 30.0
+# Metadata of a failure: the class of the error.
+ERROR = "error"
+
+
+class TickFailed(dg.DagsterError):
+    """A sensor or schedule could not do its work. Dagster shows its own kind unwrapped."""
+
+
+@contextmanager
+def as_dagster_failures(
+    *, retries: int, on_retry: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Turn errors of ours into a failure of the step that shows their message first.
+
+    Only a `RetryableError` is retried.
+
+    Args:
+        retries: How often.
+        on_retry: Called with a message before Dagster waits for a retry.
+    """
+    try:
+        yield
+    except RetryableError as exc:
+        # Dagster waits inside of the run, which holds its slot in the pool meanwhile.
+        pause_s = min(max(exc.retry_in_s or 0.0, RETRY_PAUSE_S), LONGEST_WAIT_S)
+        if retries:
+            if on_retry is not None:
+                on_retry(f"{exc} Unless this was the last retry, one follows in {pause_s:.0f} s.")
+            raise dg.RetryRequested(max_retries=retries, seconds_to_wait=pause_s) from exc
+        raise _failure(exc) from exc
+    except PipelineError as exc:
+        raise _failure(exc) from exc
+
+
+def _failure(error: PipelineError) -> dg.Failure:
+    return dg.Failure(
+        str(error), metadata=cleaned({ERROR: type(error).__name__}), allow_retries=False
+    )
+
+
+@contextmanager
+def as_tick_failures() -> Iterator[None]:
+    """Turn errors of ours into a failed tick that shows their message first."""
+    try:
+        yield
+    except PipelineError as exc:
+        raise TickFailed(str(exc)) from exc
+
 
 if TYPE_CHECKING:
     Result = dg.MaterializeResult[None]
@@ -193,7 +244,7 @@ class DailyRun:
         self._log = Log(context.log)
         self._done: dict[str, Metadata] = {}
 
-    def days(self) -> Iterator["DayStep"]:
+    def days(self) -> Iterator[DayStep]:
         """Iterate over the days; enter each step to get its day.
 
         A day whose step meets a damaged file comes again, once what the file held is restored.
@@ -206,7 +257,7 @@ class DailyRun:
                 if not step.damaged:
                     break
 
-    def begin(self, day: Day, result: T) -> T:
+    def begin(self, day: Day, result: ResultT) -> ResultT:
         """Return `result` to be filled in; the app's results show it from now on."""
         return self.app.results.begin(self._asset, day.key, result)
 

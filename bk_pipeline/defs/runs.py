@@ -8,11 +8,10 @@ from uuid import uuid4
 
 import dagster as dg
 
-from bk_pipeline import errors, stopping
+from bk_pipeline import clock, errors
 from bk_pipeline.app import App
 from bk_pipeline.defs.assets import assets_of
-from bk_pipeline.defs.daily_asset import DAYS_PER_RUN
-from bk_pipeline.defs.failures import ERROR
+from bk_pipeline.defs.daily_asset import DAYS_PER_RUN, ERROR
 from bk_pipeline.defs.home import explained
 from bk_pipeline.defs.lost_runs import held, slot_waits_reported
 from bk_pipeline.defs.naming import Naming
@@ -20,7 +19,7 @@ from bk_pipeline.defs.resources import resources_of
 from bk_pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from bk_pipeline.pipeline.results import Result
+    from bk_pipeline.pipeline.days import Result
 
 PARTITION = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -141,7 +140,7 @@ class Backfill:
         self, job: str, tags: Mapping[str, str], *, ops: Mapping[str, Any]
     ) -> tuple[Failed, ...]:
         """Run a job; return why steps failed."""
-        if stopping.PROCESS.requested():
+        if clock.PROCESS.requested():
             # Between steps Dagster notes a signal, and forgets it when the run ends.
             raise KeyboardInterrupt
         run_id = str(uuid4())

@@ -11,7 +11,7 @@ import dagster as dg
 
 from bk_pipeline import pipeline
 from bk_pipeline.app import App
-from bk_pipeline.defs.failures import as_tick_failures
+from bk_pipeline.defs.daily_asset import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.display import Log

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.max_age import otlp_max_age
+from bk_pipeline.deliver.delivery import otlp_max_age
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.variables import METRICS
 from bk_pipeline.environment import SDK_DISABLED

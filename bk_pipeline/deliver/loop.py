@@ -14,14 +14,13 @@ from threading import Event, Lock
 
 import pyarrow as pa
 
-from bk_pipeline import stopping, telemetry
-from bk_pipeline.clock import Clock
+from bk_pipeline import telemetry
+from bk_pipeline.clock import Clock, Stop, stopped_by
 from bk_pipeline.contracts import ItemIds
-from bk_pipeline.deliver.batching import Batcher
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import DeliveryLedger, Destination, Item, Key
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.selection import NO_IDS, select, unsent
+from bk_pipeline.deliver.selection import NO_IDS, Batcher, select, unsent
 from bk_pipeline.deliver.sending import Sender, Stopped
 
 # Encoded batches that wait for a request to end.
@@ -99,7 +98,7 @@ class _Loop:
         self._total_lock = Lock()  # senders update it too
         self._in_doubt: ItemIds = {}
         self._stop = Event()
-        self._interrupted = stopping.Stop()
+        self._interrupted = Stop()
         self._batcher = Batcher(destination.limits)
         self._in_flight: dict[Future[Delivery], Sequence[Item]] = {}
 
@@ -151,7 +150,7 @@ class _Loop:
             "bk_pipeline.items": len(batch),
         }
         with (
-            stopping.stopped_by(self._interrupted),
+            stopped_by(self._interrupted),
             telemetry.span("deliver batch", attributes) as span,
         ):
             result = sender.deliver(batch)

@@ -1,8 +1,12 @@
-"""Rows of the span table, prepared once for selection and encoding."""
+"""Rows of the span table, prepared once for selection and encoding; arrays of bytes made of them.
+
+The arrays are built and read by Arrow, without creating a Python object per value. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from binascii import unhexlify
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Self
@@ -11,7 +15,140 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.deliver.arrays import as_list, from_hex, from_matrix, take
+# 64-bit offsets: a column of a few thousand rows may hold more than 2 GB.
+BYTES = pa.large_binary()
+# The parts of a row in order: an array has one value per row (null adds nothing), and plain
+# bytes are the same in every row.
+Parts = Sequence[pa.Array | bytes]
+_REPLACE_NULL = pc.JoinOptions(null_handling="replace", null_replacement="")
+
+
+def from_matrix(rows: Any, present: Any = None) -> pa.Array:
+    """Return each row of a byte matrix as a value of a BYTES array.
+
+    Args:
+        rows: A matrix of bytes (uint8).
+        present: A boolean for each value of the result; where it is true, the value is the next
+            row, elsewhere it is empty. By default, every row is a value.
+    """
+    taken = np.ones(len(rows), np.int64) if present is None else present
+    offsets = np.zeros(len(taken) + 1, np.int64)
+    np.cumsum(taken * rows.shape[1], out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
+    return pa.LargeBinaryArray.from_buffers(BYTES, len(taken), buffers)
+
+
+def to_matrix(values: Sequence[bytes], width: int) -> Any:
+    """Return values of `width` bytes each as the rows of a matrix."""
+    return np.frombuffer(b"".join(values), np.uint8).reshape(-1, width)
+
+
+def hstack(*contents: Any) -> Any:
+    """Concatenate byte matrices horizontally; plain bytes are repeated in every row."""
+    count = next(len(one) for one in contents if not isinstance(one, bytes))
+    each = [
+        np.broadcast_to(np.frombuffer(one, np.uint8), (count, len(one)))
+        if isinstance(one, bytes)
+        else one
+        for one in contents
+    ]
+    return np.concatenate(each, axis=1)
+
+
+def framed(before: Callable[[int], bytes], values: pa.Array, after: bytes = b"") -> Parts:
+    """Return each value between a prefix and a suffix, and nothing for null values.
+
+    Args:
+        before: Returns the prefix, given the length of the value in bytes.
+        values: An array of BYTES.
+        after: The suffix.
+    """
+    present = is_valid(values)
+    rows = equal_length(values)
+    if rows is not None:
+        return [from_matrix(hstack(before(rows.shape[1]), rows, after), present)]
+    sizes = lengths(values)
+    distinct = np.flatnonzero(np.bincount(sizes[present]))
+    codes = np.zeros(sizes.max() + 1, np.int64)
+    codes[distinct] = np.arange(len(distinct)) + 1
+    heads = pa.array([b"", *map(before, distinct.tolist())], BYTES)
+    tails = pa.array([b"", after], BYTES).take(pa.array(present.view(np.int8))) if after else b""
+    return [heads.take(pa.array(codes[sizes] * present)), values, tails]
+
+
+def equal_length(values: pa.Array) -> Any:
+    """Return the non-null values of a BYTES array as a matrix.
+
+    Returns:
+        None if the values differ in length or are empty.
+    """
+    offsets, count = _offsets(values), len(values) - values.null_count
+    width = int(offsets[-1] - offsets[0]) // (count or 1)
+    if not width or (np.diff(offsets) != is_valid(values) * width).any():
+        return None
+    return np.frombuffer(content_of(values), np.uint8).reshape(count, width)
+
+
+def joined(parts: Parts) -> list[bytes]:
+    """Return the concatenated parts of each row."""
+    scalars = [pa.scalar(one, BYTES) if isinstance(one, bytes) else one for one in parts]
+    # Not "skip": with it, Arrow drops rows in which all parts are null.
+    separator = pa.scalar(b"", BYTES)
+    return as_list(pc.binary_join_element_wise(*scalars, separator, options=_REPLACE_NULL))
+
+
+def lengths(values: pa.Array | bytes) -> Any:
+    """Return the length of each string or BYTES value, in bytes; 0 for null."""
+    if isinstance(values, bytes):
+        return len(values)
+    return np.diff(_offsets(values)) * is_valid(values)
+
+
+def from_hex(texts: pa.Array, width: int) -> Any:
+    """Return non-null strings of hex digits as a matrix of `width` bytes per row."""
+    return np.frombuffer(unhexlify(content_of(texts)), np.uint8).reshape(-1, width)
+
+
+def content_of(values: pa.Array) -> Any:
+    """Return the bytes of all values of a string or BYTES array, concatenated."""
+    offsets = _offsets(values)
+    return memoryview(values.buffers()[2] or b"")[offsets[0] : offsets[-1]]
+
+
+def _offsets(values: pa.Array) -> Any:
+    width = np.int64 if values.type == BYTES else np.int32
+    offsets = np.frombuffer(values.buffers()[1] or b"", width)[values.offset :]
+    return offsets[: len(values) + 1] if len(offsets) else np.zeros(1, width)
+
+
+def is_valid(values: pa.Array) -> Any:
+    """Return a boolean for each value: whether it is not null."""
+    bitmap = values.buffers()[0]
+    if bitmap is None:
+        return np.ones(len(values), bool)
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
+    return bits[values.offset : values.offset + len(values)].view(bool)
+
+
+def codes_of(indices: pa.Array) -> Any:
+    """Return dictionary indices plus 1, and 0 for null.
+
+    The buffer may hold any number at the position of a null.
+    """
+    raw_values = np.frombuffer(indices.buffers()[1] or b"", indices.type.to_pandas_dtype())
+    return (raw_values[indices.offset :][: len(indices)] + 1) * is_valid(indices)
+
+
+def as_list(values: pa.Array) -> list[Any]:
+    """Return strings or bytes as a list, several times faster than `to_pylist`."""
+    result: list[Any] = values.to_numpy(zero_copy_only=False).tolist()
+    return result
+
+
+def take(values: Sequence[Any], indices: Any) -> list[Any]:
+    """Return the value at each of `indices`; equal values are the same object."""
+    result: list[Any] = np.array(values, object)[indices].tolist()
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from threading import Event
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.contracts import Rejection
-from bk_pipeline.deliver.batching import body_bytes, halves, ids_by_trace
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import (
     ACCEPTED,
@@ -25,6 +24,7 @@ from bk_pipeline.deliver.destination import (
     SendResult,
     Verdict,
 )
+from bk_pipeline.deliver.selection import body_bytes, halves, ids_by_trace
 from bk_pipeline.errors import (
     DeliveryThrottled,
     PipelineError,
@@ -33,8 +33,7 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.limiter import limiter_of
-from bk_pipeline.http.retry import Pause, retry
+from bk_pipeline.http.retry import Pause, limiter_of, retry
 
 MAX_SLEEP_S = 1.0
 SETTLED = (Verdict.ACCEPTED, Verdict.REJECTED)

@@ -20,8 +20,13 @@ from urllib3.exceptions import HTTPError
 from bk_pipeline import __version__, telemetry
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import ConfigError, ServiceUnavailable, UnexpectedAnswer
-from bk_pipeline.http.body import SUCCESSES, read_body
-from bk_pipeline.http.exchange import Exchange, RequestAbandoned, WatchedAdapter
+from bk_pipeline.http.exchange import (
+    SUCCESSES,
+    Exchange,
+    RequestAbandoned,
+    WatchedAdapter,
+    read_body,
+)
 from bk_pipeline.http.failures import (
     TLS_REQUIRED_TEXTS,
     Redactor,

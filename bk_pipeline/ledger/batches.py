@@ -28,7 +28,7 @@ from bk_pipeline.ledger.packed import (
     pack,
     unpack,
 )
-from bk_pipeline.ledger.tables import (
+from bk_pipeline.ledger.schema import (
     Outcome,
     batches,
     deliveries,

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, insert, select
 
 from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.ledger.database import Database
-from bk_pipeline.ledger.tables import marked_parts, markers
+from bk_pipeline.ledger.schema import marked_parts, markers
 
 _COLUMNS = [markers.c[name] for name in PlacedMarker._fields]
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.dml import UpdateBase
 
-from bk_pipeline.ledger.tables import delivered_parts, destinations
+from bk_pipeline.ledger.schema import delivered_parts, destinations
 
 ITEM_ID_BYTES = 8
 

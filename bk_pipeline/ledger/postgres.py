@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from bk_pipeline.errors import ConfigError, PipelineError, RetryableError, StorageError
 from bk_pipeline.ledger.database import WRITES, Database
 from bk_pipeline.ledger.locks import SessionLocks
-from bk_pipeline.ledger.tables import batches, in_doubt, outcomes
+from bk_pipeline.ledger.schema import batches, in_doubt, outcomes
 
 MAX_MESSAGE_CHARS = 200
 # Prefixes of SQLSTATE codes (PostgreSQL manual, appendix A), and what to do; the first match wins.

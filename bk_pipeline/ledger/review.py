@@ -22,7 +22,7 @@ from bk_pipeline.contracts import Rejection
 from bk_pipeline.ledger import settled
 from bk_pipeline.ledger.batches import record_remaining
 from bk_pipeline.ledger.packed import count, destination_id_of, unmark_delivered, unpack
-from bk_pipeline.ledger.tables import (
+from bk_pipeline.ledger.schema import (
     Outcome,
     batches,
     delivered_parts,

@@ -18,7 +18,7 @@ from bk_pipeline.ledger.packed import (
     unpack,
     without,
 )
-from bk_pipeline.ledger.tables import Outcome, batches, in_doubt, outcomes
+from bk_pipeline.ledger.schema import Outcome, batches, in_doubt, outcomes
 
 T = TypeVar("T")
 # Below the parameter limits of both databases.

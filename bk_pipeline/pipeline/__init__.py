@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bk_pipeline.honeycomb.placing import Placement
-    from bk_pipeline.pipeline.days import OVERLAP, Day, Progress
+    from bk_pipeline.pipeline.days import OVERLAP, Day, Progress, Results
     from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
     from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
     from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
-    from bk_pipeline.pipeline.results import Results
     from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
     from bk_pipeline.pipeline.transform import (
         Transformation,
@@ -59,7 +58,7 @@ _MODULES = {
     "OVERLAP": "bk_pipeline.pipeline.days",
     "Placement": "bk_pipeline.honeycomb.placing",
     "Progress": "bk_pipeline.pipeline.days",
-    "Results": "bk_pipeline.pipeline.results",
+    "Results": "bk_pipeline.pipeline.days",
     "Transformation": "bk_pipeline.pipeline.transform",
     "adopt_day": "bk_pipeline.pipeline.deliver",
     "deliver_day": "bk_pipeline.pipeline.deliver",

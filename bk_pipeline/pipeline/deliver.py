@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.batching import ids_by_trace
 from bk_pipeline.deliver.delivery import (
     Delivery,
     DeliveryPolicy,
@@ -23,7 +22,7 @@ from bk_pipeline.deliver.delivery import (
 from bk_pipeline.deliver.destination import Destination
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.selection import unsent
+from bk_pipeline.deliver.selection import ids_by_trace, unsent
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, no_progress
 from bk_pipeline.pipeline.known import DayDeliveries

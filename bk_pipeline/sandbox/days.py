@@ -14,13 +14,12 @@ from random import Random
 
 from msgspec import structs
 
-from bk_pipeline.sandbox.changes import Change, random_change
+from bk_pipeline.sandbox.blueprint import Scenario, sample_scenarios
 from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.organization import Organization, Pipeline
 from bk_pipeline.sandbox.pipelines import BLUEPRINTS
-from bk_pipeline.sandbox.scenario import Scenario, sample_scenarios
 from bk_pipeline.sandbox.simulation import BuildSimulation
-from bk_pipeline.sandbox.timeline import Build, Reference
+from bk_pipeline.sandbox.timeline import Build, Change, Reference, random_change
 from bk_pipeline.sandbox.times import (
     DAY,
     HOUR,

@@ -19,12 +19,11 @@ from bk_pipeline.sandbox.bodies import json_response
 from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteService
 from bk_pipeline.sandbox.control import Control, same_site_only
 from bk_pipeline.sandbox.credentials import ALL_SCOPES, KeyKind
-from bk_pipeline.sandbox.fault_injection import FaultInjector, Service
+from bk_pipeline.sandbox.fault_injection import FaultInjector, SandboxServer, Service
 from bk_pipeline.sandbox.faults import Faults
 from bk_pipeline.sandbox.honeycomb import HoneycombService
 from bk_pipeline.sandbox.limits import RateLimits
 from bk_pipeline.sandbox.otlp import OtlpService
-from bk_pipeline.sandbox.transport import SandboxServer
 from bk_pipeline.sandbox.world import World
 
 # The service that handles the paths with a prefix. To add a service, add it here, to

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from bk_pipeline.sandbox.blueprint import Step
+from bk_pipeline.sandbox.blueprint import Scenario, Step
 from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.jobs import NEVER_MS, JobFailure, JobRunner, Stage, phases_of
 from bk_pipeline.sandbox.organization import Organization
 from bk_pipeline.sandbox.pipelines import UPLOAD
-from bk_pipeline.sandbox.scenario import Scenario
 from bk_pipeline.sandbox.timeline import Build, Job, Phase
 from bk_pipeline.sandbox.times import HOUR, MINUTE, SECOND
 

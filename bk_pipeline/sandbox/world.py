@@ -15,7 +15,7 @@ from threading import RLock
 from typing import Any
 
 from bk_pipeline.sandbox.as_of import build_as_of
-from bk_pipeline.sandbox.changes import random_change
+from bk_pipeline.sandbox.blueprint import Scenario
 from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.days import MAX_BUILD_LIFETIME, build_numbers_on, simulate_day
 from bk_pipeline.sandbox.listing import (
@@ -26,9 +26,8 @@ from bk_pipeline.sandbox.listing import (
     slug_and_number,
 )
 from bk_pipeline.sandbox.organization import Organization, make_organization
-from bk_pipeline.sandbox.scenario import Scenario
 from bk_pipeline.sandbox.simulation import BuildSimulation
-from bk_pipeline.sandbox.timeline import Build, Reference
+from bk_pipeline.sandbox.timeline import Build, Reference, random_change
 from bk_pipeline.sandbox.times import DAY, SECOND, day_of, day_start
 
 # Only builds finished on demand use this pipeline, so their numbers never collide with others.

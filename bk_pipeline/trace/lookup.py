@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.records import BuildRecord
 from bk_pipeline.errors import ConfigError, NotFound
-from bk_pipeline.store.search import FoundBuild, SpanSearch
+from bk_pipeline.store.spans import FoundBuild, SpanSearch
 from bk_pipeline.window import Window, day_key
 
 UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}")

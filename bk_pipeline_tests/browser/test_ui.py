@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline_tests.browser.chromium import browser_page, path_of_chromium, take_picture
 from bk_pipeline_tests.dagster_dev import PATIENCE_S, Dagster, dagster_dev, wait_for
 from bk_pipeline_tests.worlds import stage

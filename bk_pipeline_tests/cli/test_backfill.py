@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from bk_pipeline.cli.backfill import without_trace
 from bk_pipeline.cli.commands import backfill
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World

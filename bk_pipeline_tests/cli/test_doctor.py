@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.worlds import last_thursday

@@ -22,7 +22,7 @@ import zstandard
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.spans.fields import FIELDS, FieldType

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from bk_pipeline import stopping
+from bk_pipeline import clock
 from bk_pipeline.app import App
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.defs import runs
 from bk_pipeline.ledger.store import Ledger
@@ -236,8 +236,8 @@ def destinations(ledger) -> list[str]:
 
 
 def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
-    stop = stopping.Stop()
-    monkeypatch.setattr(stopping, "PROCESS", stop)
+    stop = clock.Stop()
+    monkeypatch.setattr(clock, "PROCESS", stop)
     stop.request()
     with pytest.raises(KeyboardInterrupt):
         SystemClock().sleep(60)

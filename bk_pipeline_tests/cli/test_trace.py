@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World

@@ -10,9 +10,9 @@ from operator import attrgetter
 
 import pytest
 
-from bk_pipeline.deliver.batching import body_bytes
 from bk_pipeline.deliver.destination import Verdict
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.selection import body_bytes
 from bk_pipeline.errors import (
     AccessDenied,
     DeliveryThrottled,

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from bk_pipeline.app import App
 from bk_pipeline.cli.commands import backfill
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.cli.doctor import pools
-from bk_pipeline.cli.sandbox import environment
 from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.home import local_instance
 from bk_pipeline.defs.lost_runs import (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bk_pipeline.deliver.batching import Batcher, body_bytes, halves, ids_by_trace
 from bk_pipeline.deliver.destination import Item, Limits
+from bk_pipeline.deliver.selection import Batcher, body_bytes, halves, ids_by_trace
 
 LIMITS = Limits(batch_bytes=100, batch_items=5, framing_bytes=2, separator_bytes=1)
 

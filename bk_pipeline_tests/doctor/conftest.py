@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.doctor.checkup import Checkup
 from bk_pipeline.doctor.findings import Installation
 from bk_pipeline.sandbox.server import Sandbox, running

@@ -7,7 +7,7 @@ import pytest
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.clock import SystemClock
-from bk_pipeline.doctor.cost import cost_of
+from bk_pipeline.doctor.source import cost_of
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.window import Window
 from bk_pipeline_tests.doctor.conftest import NOON, TODAY

@@ -23,7 +23,7 @@ from bk_pipeline.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from bk_pipeline.http.body import CHUNK_BYTES, MAX_BODY_BYTES, MAX_ERROR_BODY_BYTES
+from bk_pipeline.http.exchange import CHUNK_BYTES, MAX_BODY_BYTES, MAX_ERROR_BODY_BYTES
 from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.session import HttpSession
 from bk_pipeline_tests.http.scripted import Answer, Hang, Raw

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.errors import DeliveryThrottled
-from bk_pipeline.http.limiter import RateLimiter, limiter_of
-from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy
+from bk_pipeline.http.retry import LONGEST_WAIT_S, RateLimiter, RetryPolicy, limiter_of
 
 POLICY = RetryPolicy(first_pause_s=1, longest_pause_s=60, jitter=lambda: 1.0)
 

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from bk_pipeline.buildkite.answers import reset_in_s
-from bk_pipeline.defs.failures import RETRY_PAUSE_S, as_dagster_failures
+from bk_pipeline.defs.daily_asset import RETRY_PAUSE_S, as_dagster_failures
 from bk_pipeline.errors import QuotaSpent
 from bk_pipeline.http.retry import LONGEST_WAIT_S, RetryPolicy, retry_after_s, wait_s
 from bk_pipeline.http.session import Response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.cli.sandbox import environment
+from bk_pipeline.cli.demo import environment
 from bk_pipeline_tests.dagster_dev import dagster_dev, wait_for
 from bk_pipeline_tests.worlds import stage
 

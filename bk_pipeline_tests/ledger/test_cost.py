@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event, text
 
+from bk_pipeline.ledger.schema import metadata
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.ledger.tables import metadata
 
 DAY = "2026-11-19"
 HERE = "honeycomb:api.honeycomb.io/acme/production/buildkite"

@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from bk_pipeline.ledger.database import GroupCommit
-from bk_pipeline.ledger.schema import open_database
-from bk_pipeline.ledger.tables import destinations
+from bk_pipeline.ledger.schema import destinations, open_database
 
 TIMEOUT_S = 120
 

@@ -13,8 +13,8 @@ from sqlalchemy import make_url, text
 
 from bk_pipeline.contracts import Rejection
 from bk_pipeline.errors import RetryableError, StorageError
+from bk_pipeline.ledger.schema import metadata
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.ledger.tables import metadata
 from bk_pipeline_tests.ledger.cluster import PASSWORD, execute
 
 HERE, DAY = "here", "2026-11-19"

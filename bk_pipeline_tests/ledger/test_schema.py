@@ -9,10 +9,9 @@ import pytest
 from sqlalchemy import text
 
 from bk_pipeline.errors import StorageError
-from bk_pipeline.ledger.schema import upgrade_schema
+from bk_pipeline.ledger.schema import SCHEMA_VERSION, upgrade_schema
 from bk_pipeline.ledger.sqlite import open_sqlite
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.ledger.tables import SCHEMA_VERSION
 
 
 @pytest.fixture

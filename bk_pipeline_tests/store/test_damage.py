@@ -26,8 +26,7 @@ from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.store.compaction import MAX_SMALL_PARTS
 from bk_pipeline.store.folder import QUARANTINED, Folder
 from bk_pipeline.store.raw import RawStore
-from bk_pipeline.store.search import SpanSearch
-from bk_pipeline.store.spans import SpanStore, StatsStore
+from bk_pipeline.store.spans import SpanSearch, SpanStore, StatsStore
 from bk_pipeline_tests.buildkite.listed import build, text_of
 from bk_pipeline_tests.test_extraction import DAY, HOUR, MINUTE, START
 

@@ -9,8 +9,7 @@ from bk_pipeline.errors import ConfigError
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import PARQUET
-from bk_pipeline.store.search import SpanSearch
-from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
+from bk_pipeline.store.spans import PartSummary, SpanPart, SpanSearch, SpanStore
 from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, make_trace
 

@@ -13,15 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.deliver.arrays import BYTES, Parts, content_of, framed
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import (
+    MAP_PREFIXES,
     RESOURCE_FIELDS,
     STATUS_CODES,
+    TRIMMED,
     Dictionary,
     dictionary,
     encode,
+    map_key_bounds,
     rows_of_fields,
+    shorten,
 )
 from bk_pipeline.deliver.honeycomb import plain
 from bk_pipeline.deliver.honeycomb.plain import Event, column_value
@@ -36,8 +39,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     root_span_id,
     value_text,
 )
-from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED, map_key_bounds, shorten
+from bk_pipeline.deliver.rows import BYTES, Parts, SpanRows, content_of, framed
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.table import rows as plain_rows
 from bk_pipeline.text import TRUNCATION_MARK

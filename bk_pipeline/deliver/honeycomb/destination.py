@@ -12,11 +12,11 @@ from urllib.parse import quote as percent_encoded
 import zstandard
 
 from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.delivery import honeycomb_max_age
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
-from bk_pipeline.deliver.max_age import honeycomb_max_age
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.display import web_host
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable

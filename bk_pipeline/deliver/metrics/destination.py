@@ -28,9 +28,14 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from bk_pipeline import __version__
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
-from bk_pipeline.deliver.metrics import measurements
-from bk_pipeline.deliver.metrics.measurements import Instrument
-from bk_pipeline.deliver.metrics.points import Histogram, Point, data_points
+from bk_pipeline.deliver.metrics.points import (
+    COLUMNS,
+    Histogram,
+    Instrument,
+    Point,
+    data_points,
+    measured_items,
+)
 from bk_pipeline.deliver.otlp.answers import parse_response
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
@@ -137,11 +142,11 @@ class OtlpMetrics(Otlp):
     """Sends metrics of builds and jobs, with settings of the signal `METRICS`. Thread-safe."""
 
     limits = METRICS_LIMITS
-    columns = measurements.COLUMNS
+    columns = COLUMNS
 
     def encode(self, rows: SpanRows) -> list[Item]:
         """Return the builds and jobs among the rows, in time order. Pure."""
-        return sorted(measurements.items(rows), key=_time_ns)
+        return sorted(measured_items(rows), key=_time_ns)
 
     def send(self, items: Sequence[Item]) -> SendResult:
         """Send the data points of `items` and return the outcomes of the items.

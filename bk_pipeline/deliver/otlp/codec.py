@@ -20,18 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from bk_pipeline.deliver.arrays import (
-    BYTES,
-    Parts,
-    framed,
-    from_hex,
-    from_matrix,
-    hstack,
-    is_valid,
-    to_matrix,
-)
 from bk_pipeline.deliver.destination import Item
-from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, Dictionary, dictionary, encode
+from bk_pipeline.deliver.encoding import (
+    RESOURCE_FIELDS,
+    Dictionary,
+    dictionary,
+    encode,
+    map_key_bounds,
+)
 from bk_pipeline.deliver.otlp import plain
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
@@ -40,12 +36,22 @@ from bk_pipeline.deliver.otlp.shape import (
     SPAN,
     SPAN_BYTES,
     common_attributes,
+    exceeds_limits,
+    fitted,
     sized,
     varint,
 )
-from bk_pipeline.deliver.otlp.trimming import exceeds_limits, fitted
-from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.trimming import map_key_bounds
+from bk_pipeline.deliver.rows import (
+    BYTES,
+    Parts,
+    SpanRows,
+    framed,
+    from_hex,
+    from_matrix,
+    hstack,
+    is_valid,
+    to_matrix,
+)
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.delivery import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
-from bk_pipeline.deliver.max_age import NO_LIMIT, MaxAge
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import PROTOBUF, MessageContext, parse_response, refusal
 from bk_pipeline.deliver.otlp.settings import OtlpSettings, secrets_in

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bk_pipeline.deliver.encoding import MAP_PREFIXES, TRIMMED
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.codec import fitted
 from bk_pipeline.deliver.honeycomb.shape import (
@@ -15,7 +16,6 @@ from bk_pipeline.deliver.honeycomb.shape import (
     Shape,
 )
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.trimming import MAP_PREFIXES, TRIMMED
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.text import TRUNCATION_MARK
 from bk_pipeline_tests.deliver.tables import payload, table

@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
-from bk_pipeline.deliver.metrics.measurements import COLUMNS
+from bk_pipeline.deliver.metrics.points import COLUMNS
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.rows import SpanRows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bk_pipeline.deliver.metrics.measurements import INSTRUMENTS
+from bk_pipeline.deliver.metrics.points import INSTRUMENTS
 
 ROWS = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text().splitlines()
 

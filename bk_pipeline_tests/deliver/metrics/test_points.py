@@ -9,9 +9,7 @@ from itertools import chain, pairwise
 
 import pytest
 
-from bk_pipeline.deliver.metrics import measurements
-from bk_pipeline.deliver.metrics.measurements import DIMENSIONS, INSTRUMENTS
-from bk_pipeline.deliver.metrics.points import data_points
+from bk_pipeline.deliver.metrics.points import DIMENSIONS, INSTRUMENTS, data_points, measured_items
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.units import NS_PER_HOUR
@@ -34,7 +32,7 @@ BUILDS, BUILD_TIMES, JOBS, JOB_TIMES, WAITS = (one.name for one in INSTRUMENTS)
 def points(*builds):
     """Return the data points of a table of these builds, by metric."""
     found = {one.name: [] for one in INSTRUMENTS}
-    for point in data_points(measurements.items(SpanRows.from_table(table(*builds)))):
+    for point in data_points(measured_items(SpanRows.from_table(table(*builds)))):
         found[point.instrument.name].append(point)
     return found
 
@@ -150,7 +148,7 @@ def test_end_on_the_hour_belongs_to_the_hour_that_begins():
 
 
 def test_points_do_not_depend_on_the_order_of_measurements():
-    items = measurements.items(SpanRows.from_table(table(numbered(1), numbered(2), numbered(3))))
+    items = measured_items(SpanRows.from_table(table(numbered(1), numbered(2), numbered(3))))
 
     assert list(data_points(items)) == list(data_points(items[::-1]))
 
@@ -174,7 +172,7 @@ def test_points_of_any_split_into_requests_add_up_to_the_same():
         )
         for n in range(1, 30)
     ]
-    items = measurements.items(SpanRows.from_table(table(*builds)))
+    items = measured_items(SpanRows.from_table(table(*builds)))
     whole = added_up(data_points(items))
 
     for _ in range(5):
@@ -217,7 +215,7 @@ def test_counts_and_histograms_agree():
 
 
 def test_empty_table_has_no_measurements():
-    assert measurements.items(SpanRows.from_table(table(make_build()).slice(0, 0))) == []
+    assert measured_items(SpanRows.from_table(table(make_build()).slice(0, 0))) == []
 
 
 @pytest.mark.parametrize("name", DIMENSIONS)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bk_pipeline.deliver.batching import Batcher, body_bytes
 from bk_pipeline.deliver.destination import Item, Limits
 from bk_pipeline.deliver.otlp.codec import attribute
 from bk_pipeline.deliver.otlp.shape import FRAMING_BYTES, RESOURCE, SPAN, body_of, sized
+from bk_pipeline.deliver.selection import Batcher, body_bytes
 
 LIMITS = Limits(5_000, 20, shared_framing_bytes=FRAMING_BYTES)
 RESOURCES = [

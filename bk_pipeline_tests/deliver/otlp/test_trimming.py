@@ -9,13 +9,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from bk_pipeline.deliver.encoding import TRIMMED
 from bk_pipeline.deliver.honeycomb import codec as honeycomb
 from bk_pipeline.deliver.honeycomb.shape import EVENT_COLUMNS, Shape
 from bk_pipeline.deliver.otlp import codec
-from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, body_of
-from bk_pipeline.deliver.otlp.trimming import fitted
+from bk_pipeline.deliver.otlp.shape import BUILT_IN_COLUMNS, body_of, fitted
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.deliver.trimming import TRIMMED
 from bk_pipeline.text import TRUNCATION_MARK
 from bk_pipeline_tests.deliver.otlp import husky
 from bk_pipeline_tests.deliver.tables import payload, table

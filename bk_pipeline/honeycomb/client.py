@@ -25,7 +25,7 @@ from bk_pipeline.errors import (
     UnexpectedAnswer,
 )
 from bk_pipeline.honeycomb.account import INGEST, Account, base_url, host_and_port, parse_account
-from bk_pipeline.honeycomb.marker import ListedMarker, Marker
+from bk_pipeline.honeycomb.rules import ListedMarker, Marker
 from bk_pipeline.http import answers
 from bk_pipeline.http.answers import Quote, body_summary, decoded, error_detail, unreachable
 from bk_pipeline.http.network import Network, Timeouts

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.display import BUILDKITE
-from bk_pipeline.honeycomb.marker import Marker, Subject
-from bk_pipeline.honeycomb.rules import CONDITIONS, Rule, field_named
+from bk_pipeline.honeycomb.rules import CONDITIONS, Marker, Rule, Subject, field_named
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import add_attributes

@@ -16,9 +16,8 @@ import pyarrow as pa
 from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.honeycomb.client import Color, MarkerClient
-from bk_pipeline.honeycomb.marker import ListedMarker, Marker, Subject, subject_of
 from bk_pipeline.honeycomb.matching import SpanKey, markers_in
-from bk_pipeline.honeycomb.rules import Rules
+from bk_pipeline.honeycomb.rules import ListedMarker, Marker, Rules, Subject, subject_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,10 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
-from bk_pipeline.app import App
 from bk_pipeline.buildkite.elements import id_in, split_elements, split_values
 from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.display import escape_json_line
 from bk_pipeline.errors import FatalError, RecordError
-from bk_pipeline.pipeline import quarantined_builds
 from bk_pipeline.private_files import make_file
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
@@ -285,6 +283,10 @@ RENDERERS = {"ndjson": _ndjson, "table": _people, "parquet": _parquet}
 
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans."""
+    # Imported here because `spans FILE` does without the store.
+    from bk_pipeline.app import App  # noqa: PLC0415
+    from bk_pipeline.pipeline import quarantined_builds  # noqa: PLC0415
+
     app = App(Settings.load())
     for day in app.raw().days():
         for one in quarantined_builds(day, spans=app.spans()):

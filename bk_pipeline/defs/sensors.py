@@ -17,7 +17,7 @@ from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.display import Log, printable
 from bk_pipeline.errors import QuotaSpent
-from bk_pipeline.pipeline.extract import REQUEST_PATIENCE_S, PollCursor, PollResult, poll
+from bk_pipeline.pipeline.newly_finished import REQUEST_PATIENCE_S, PollCursor, PollResult, poll
 from bk_pipeline.window import day_key
 
 if TYPE_CHECKING:

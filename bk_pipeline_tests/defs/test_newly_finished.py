@@ -9,7 +9,7 @@ from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.errors import ServiceUnavailable, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy
-from bk_pipeline.pipeline.extract import Backlog, PollCursor, poll
+from bk_pipeline.pipeline.newly_finished import Backlog, PollCursor, poll
 from bk_pipeline_tests.buildkite.listed import DAY, Listed, build
 from bk_pipeline_tests.http.scripted import as_json, scripted_server
 

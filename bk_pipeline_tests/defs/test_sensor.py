@@ -11,7 +11,7 @@ from bk_pipeline.defs.daily_asset import TickFailed
 from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.sensors import Cursor
 from bk_pipeline.errors import ServiceUnavailable, TokenRefused
-from bk_pipeline.pipeline.extract import PollCursor
+from bk_pipeline.pipeline.newly_finished import PollCursor
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.worlds import stage
 

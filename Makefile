@@ -31,7 +31,11 @@ demo: $(READY) ## The whole way on stand-ins: no account, no server
 
 .PHONY: test
 test: $(DEV_READY) ## The tests, on real servers on loopback
-	@$(BIN)/pytest -n 3
+	@$(BIN)/pytest -n 3 -m "not interop"
+
+.PHONY: interop
+interop: $(DEV_READY) ## Whether the OpenTelemetry Collector's decoder sees what was sent (needs Go)
+	@BK_PIPELINE_TEST_PROGRAMS=required $(BIN)/pytest -q bk_pipeline_tests/interop
 
 # Time zone and date at which a run begins: a Sunday night on which clocks change, the end of a
 # leap day, the start of summer time, a year ahead.
@@ -43,7 +47,7 @@ test-any-day: $(DEV_READY) $(VENV)/wall_clock.so ## The tests without a browser,
 	@for at in $(DATES); do echo "As if it were $$at:"; export TZ=$${at%@*}; \
 	LD_PRELOAD=$(CURDIR)/$(VENV)/wall_clock.so \
 	WALL_CLOCK_SHIFT_S=$$(($$(date -d $${at#*@} +%s) - $$(date +%s))) \
-	$(BIN)/pytest -q -n 3 -m "not browser" $(TESTS) || exit 1; done
+	$(BIN)/pytest -q -n 3 -m "not browser and not interop" $(TESTS) || exit 1; done
 
 $(VENV)/wall_clock.so: bk_pipeline_tests/wall_clock.c $(READY)
 	@$(CC) -shared -fPIC -O1 -o $@ $< -ldl

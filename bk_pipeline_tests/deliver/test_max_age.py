@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from bk_pipeline.clock import SystemClock
+from bk_pipeline.deliver.delivery import BACKENDS, age_text
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.deliver.loop import deliver
 from bk_pipeline.errors import ConfigError
@@ -142,3 +144,11 @@ def test_age_counted_from_the_end_keeps_long_spans_that_ended_recently(ledger, c
     limit_ns = int((clock.moment - HOUR).timestamp() * 1e9)
     assert kept.too_old == sum(end < limit_ns for end in ends)
     assert dropped.too_old == sum(start < limit_ns for start in starts) > kept.too_old
+
+
+def test_every_known_backend_is_documented_with_its_hosts_and_age():
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text().splitlines()
+    for one in BACKENDS:
+        [row] = [line for line in page if line.startswith(f"| {one.name} | `")]
+        assert all(f"`{host}`" in row for host in one.hosts)
+        assert age_text(one.limit) in row

@@ -57,10 +57,10 @@ def settings_page() -> str:
         "bundle (the first of `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE`, and "
         "`SSL_CERT_DIR` that is set) apply to Buildkite, Honeycomb, OTLP, and markers. "
         "`OTEL_EXPORTER_OTLP_CERTIFICATE` takes precedence for its endpoint.\n\n"
-        "`OTEL_SDK_DISABLED=true` turns off everything that is sent by OTLP. `OTEL_*` variables that "
-        "would change what is sent but are not supported are refused by name: attribute and link "
-        "limits, samplers other than `always_on`, declarative configuration, and batch "
-        "sizes.\n\n" + _table(("variable", "default", "meaning"), rows)
+        "`OTEL_SDK_DISABLED=true` turns off everything that is sent by OTLP. [OTLP backends]"
+        "(backends.md#opentelemetrys-variables) says of each variable of OpenTelemetry's "
+        "specification whether it is honored, refused, or has no effect.\n\n"
+        + _table(("variable", "default", "meaning"), rows)
     )
 
 

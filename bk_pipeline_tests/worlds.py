@@ -16,12 +16,19 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+import pyarrow as pa
+
 from bk_pipeline.app import App
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.clock import Clock, SystemClock
+from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.records import decode_build
+from bk_pipeline.spans.table import table_of
+from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.window import day_keys
 
 PRESENT = datetime(2024, 2, 15, 15, tzinfo=UTC)
@@ -110,3 +117,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def span_table(*, seed: int, builds: int) -> pa.Table:
+    """The spans of one day's builds, all of them over: retries, blocks, triggers, emoji, nulls."""
+    world = World(seed=seed, days=1, builds_per_day=builds, today=PRESENT.date())
+    day, _ = world.first_and_last_day()
+    payloads = (build_as_of(one, one.created_ms + 30 * 86_400_000) for one in world.builds(day))
+    traces = (spans_for_build(decode_build(msgspec.json.encode(one))) for one in payloads if one)
+    return table_of([one for one in traces if one])

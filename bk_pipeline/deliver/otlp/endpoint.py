@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from bk_pipeline.clock import Clock
@@ -13,7 +14,8 @@ from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import PROTOBUF, MessageContext, parse_response, refusal
 from bk_pipeline.deliver.otlp.settings import OtlpSettings, secrets_in
 from bk_pipeline.deliver.otlp.shape import FRAMING_BYTES, body_of
-from bk_pipeline.deliver.otlp.variables import Compression
+from bk_pipeline.deliver.otlp.span_limits import within_limits
+from bk_pipeline.deliver.otlp.variables import TRACES, Compression
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import ServiceUnavailable
 from bk_pipeline.http.answers import unreachable
@@ -143,6 +145,10 @@ class Otlp:
         self.retry = retry_policy or RetryPolicy()
         self._settings = settings
         self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)
+        if settings.batch_spans and settings.signal is TRACES:
+            self.limits = replace(
+                self.limits, batch_items=min(settings.batch_spans, self.limits.batch_items)
+            )
 
     @property
     def name(self) -> str:
@@ -150,7 +156,8 @@ class Otlp:
         return self._settings.name
 
     def encode(self, rows: SpanRows) -> list[Item]:
-        """Return the spans of the rows. Pure."""
+        """Return the spans of the rows, within the limits of the settings. Pure."""
+        rows = within_limits(rows, self._settings.span_limits)
         return codec.items(rows, self._settings.resource)
 
     def send(self, items: Sequence[Item]) -> SendResult:

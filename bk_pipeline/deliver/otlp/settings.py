@@ -25,9 +25,11 @@ from bk_pipeline.deliver.otlp.variables import (
     DEFAULT_TIMEOUT_MS,
     GENERAL,
     METRICS,
+    NO_LIMITS,
     TRACES,
     Compression,
     Signal,
+    SpanLimits,
     Variables,
     attributes,
     headers,
@@ -132,6 +134,8 @@ class OtlpSettings:
         endpoint_variable: The variable that has the URL, for messages.
         headers_variable: The variable for the headers, for messages.
         certificate_variable: The variable for the CA bundle, for messages.
+        span_limits: The limits of each span.
+        batch_spans: The maximum number of spans in a request, if it is limited.
         signal: The signal to be sent.
     """
 
@@ -149,6 +153,8 @@ class OtlpSettings:
     endpoint_variable: str = f"{GENERAL}ENDPOINT"
     headers_variable: str = f"{GENERAL}HEADERS"
     certificate_variable: str = f"{GENERAL}CERTIFICATE"
+    span_limits: SpanLimits = NO_LIMITS
+    batch_spans: int | None = None
     signal: Signal = TRACES
 
     @classmethod
@@ -188,6 +194,8 @@ class OtlpSettings:
             endpoint_variable=endpoint_variable,
             headers_variable=headers_variable,
             certificate_variable=variables.get("CERTIFICATE")[0],
+            span_limits=variables.span_limits(),
+            batch_spans=variables.batch_spans(),
             signal=signal,
         )
 

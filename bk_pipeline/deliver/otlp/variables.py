@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -64,14 +64,7 @@ CONNECT_TIMEOUT_S = 10.0
 # Variables of the specification that would change what is sent and are not supported: the reason
 # for the message, and the values that make no difference.
 # Source: OpenTelemetry specification, "Environment Variable Specification".
-_NO_COUNT_LIMIT = "a span keeps what BK_PIPELINE_SPANS_DROP leaves it"
 UNSUPPORTED: Mapping[str, tuple[str, frozenset[str]]] = {
-    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are truncated at 65,535 bytes", frozenset()),
-    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("values are truncated at 65,535 bytes", frozenset()),
-    "OTEL_ATTRIBUTE_COUNT_LIMIT": (_NO_COUNT_LIMIT, frozenset()),
-    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (_NO_COUNT_LIMIT, frozenset()),
-    "OTEL_SPAN_LINK_COUNT_LIMIT": ("a span keeps its links", frozenset()),
-    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": ("a link keeps its attributes", frozenset()),
     "OTEL_TRACES_SAMPLER": (
         "every build is sent",
         frozenset({"always_on", "parentbased_always_on"}),
@@ -79,8 +72,31 @@ UNSUPPORTED: Mapping[str, tuple[str, frozenset[str]]] = {
     "OTEL_CONFIG_FILE": ("there is no declarative configuration here", frozenset()),
     "OTEL_EXPERIMENTAL_CONFIG_FILE": ("there is no declarative configuration here", frozenset()),
     "OTEL_ENTITIES": ("put attributes into OTEL_RESOURCE_ATTRIBUTES instead", frozenset()),
-    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("the size of batches is fixed", frozenset({"512"})),
 }
+# The variables of each limit, the one that takes precedence first.
+VALUE_LENGTH = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
+ATTRIBUTE_COUNT = ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT")
+LINK_COUNT = ("OTEL_SPAN_LINK_COUNT_LIMIT",)
+BATCH_SIZE = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE",)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLimits:
+    """Limits of each span; None sets no limit.
+
+    Attributes:
+        value_length: The length of a string value, also within a list, in characters.
+        attributes: The number of attributes. Keys of maps (meta-data) are dropped first, then those
+            of steps and jobs, and those of the build last.
+        links: The number of links.
+    """
+
+    value_length: int | None = None
+    attributes: int | None = None
+    links: int | None = None
+
+
+NO_LIMITS = SpanLimits()
 
 
 class Compression(StrEnum):
@@ -157,6 +173,39 @@ class Variables:
                     f"{self._shown_prefix}{variable} is not supported: {reason}. Unset it for this "
                     "program; a Collector on the way can do what it asks for."
                 )
+
+    def span_limits(self) -> SpanLimits:
+        """Return the limits of each span.
+
+        Raises:
+            ConfigError: A limit is not a whole number.
+        """
+        return SpanLimits(
+            value_length=self._whole_number(VALUE_LENGTH),
+            attributes=self._whole_number(ATTRIBUTE_COUNT),
+            links=self._whole_number(LINK_COUNT),
+        )
+
+    def batch_spans(self) -> int | None:
+        """Return the maximum number of spans in a request; None without the variable.
+
+        Raises:
+            ConfigError: It is not a positive whole number.
+        """
+        return self._whole_number(BATCH_SIZE, minimum=1)
+
+    def _whole_number(self, variables: Sequence[str], *, minimum: int = 0) -> int | None:
+        for variable in variables:
+            value = self._environment.get(variable, "").strip()
+            if not value:
+                continue
+            if not (value.isascii() and value.isdecimal()) or int(value) < minimum:
+                expected = "a whole number" if not minimum else f"a whole number from {minimum} up"
+                raise ConfigError(
+                    f"{self._shown_prefix}{variable} is malformed: expected {expected}."
+                )
+            return int(value)
+        return None
 
     def check_metrics(self) -> None:
         """Check that metrics may be deltas and exponential histograms.

@@ -11,7 +11,7 @@ from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
-from bk_pipeline.deliver.otlp.variables import UNSUPPORTED, Compression
+from bk_pipeline.deliver.otlp.variables import METRICS, TRACES, UNSUPPORTED, Compression
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import Timeouts
 from bk_pipeline.settings import Settings
@@ -275,3 +275,88 @@ def test_disabled_sdk_sends_nothing_and_is_reported(monkeypatch, value, off):
 def test_disabled_sdk_must_be_true_or_false():
     with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED is malformed: expected true or false"):
         read(OTEL_SDK_DISABLED="1")
+
+
+# The environment variables of OpenTelemetry's specification ("Environment Variable
+# Specification", "OpenTelemetry Protocol Exporter", "Metrics Exporters"), each with a value that
+# makes a difference where the variable is honored.
+SPECIFIED = {
+    "OTEL_SDK_DISABLED": "true",
+    "OTEL_SERVICE_NAME": "ci",
+    "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=prod",
+    "OTEL_ENTITIES": "service{service.name=ci}",
+    "OTEL_TRACES_EXPORTER": "console",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "otlp",
+    "OTEL_TRACES_SAMPLER": "traceidratio",
+    "OTEL_TRACES_SAMPLER_ARG": "0.5",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "100",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "100",
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": "10",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "10",
+    "OTEL_SPAN_LINK_COUNT_LIMIT": "1",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": "1",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": "1",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": "1",
+    "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT": "1",
+    "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT": "1",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100",
+    "OTEL_BSP_SCHEDULE_DELAY": "1",
+    "OTEL_BSP_EXPORT_TIMEOUT": "1",
+    "OTEL_BSP_MAX_QUEUE_SIZE": "1",
+    "OTEL_BLRP_SCHEDULE_DELAY": "1",
+    "OTEL_BLRP_EXPORT_TIMEOUT": "1",
+    "OTEL_BLRP_MAX_QUEUE_SIZE": "1",
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "1",
+    "OTEL_METRIC_EXPORT_INTERVAL": "1",
+    "OTEL_METRIC_EXPORT_TIMEOUT": "1",
+    "OTEL_METRICS_EXEMPLAR_FILTER": "always_on",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://elsewhere:4318",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+    "OTEL_EXPORTER_OTLP_HEADERS": "x-key=abc",
+    "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "20000",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": "no file",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "no file",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY": "no file",
+    "OTEL_EXPORTER_OTLP_INSECURE": "true",
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
+    "OTEL_EXPORTER_PROMETHEUS_HOST": "localhost",
+    "OTEL_EXPORTER_PROMETHEUS_PORT": "1",
+    "OTEL_EXPORTER_ZIPKIN_ENDPOINT": "http://elsewhere",
+    "OTEL_EXPORTER_ZIPKIN_TIMEOUT": "1",
+    "OTEL_PROPAGATORS": "b3",
+    "OTEL_LOG_LEVEL": "debug",
+    "OTEL_CONFIG_FILE": "otel.yaml",
+    "OTEL_EXPERIMENTAL_CONFIG_FILE": "otel.yaml",
+}
+
+
+def documented_variables() -> dict[str, str]:
+    """What docs/backends.md says of each variable."""
+    page = (Path(__file__).parents[3] / "docs" / "backends.md").read_text().splitlines()
+    rows = [row.split(" | ") for row in page if row.startswith("| `OTEL_")]
+    return {row[0].strip("| `"): row[1] for row in rows if "=" not in row[0]}
+
+
+def effect_of(variable: str, value: str) -> str:
+    """What the variable does to the settings of either signal."""
+    plain = {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}
+    effects = set()
+    for signal in (TRACES, METRICS):
+        try:
+            found = OtlpSettings.from_environment(plain | {variable: value}, signal=signal)
+        except ConfigError as exc:
+            unsupported = str(exc).startswith(f"{variable} is not supported")
+            effects.add("refused" if unsupported else "honored")
+        else:
+            same = found == OtlpSettings.from_environment(plain, signal=signal)
+            effects.add("no effect" if same else "honored")
+    return max(effects, key=("no effect", "honored", "refused").index)
+
+
+def test_every_variable_of_the_specification_does_what_the_documentation_says():
+    documented = documented_variables()
+    assert documented.keys() == SPECIFIED.keys()
+    assert {name: effect_of(name, value) for name, value in SPECIFIED.items()} == documented

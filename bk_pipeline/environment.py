@@ -136,6 +136,9 @@ OTLP_NAMES = frozenset(
     for option in _OTLP_OPTIONS
 )
 SDK_DISABLED = "OTEL_SDK_DISABLED"
+SERVICE_NAME_VARIABLE = "OTEL_SERVICE_NAME"
+# What Honeycomb's older distributions call it.
+SERVICE_NAME_ALIAS = "HONEYCOMB_SERVICE_NAME"
 # Variables that may hold a key: what is in them is never shown.
 _MAY_HOLD_SECRETS = re.compile(
     r"(?:_TOKEN|_KEY|HEADERS|_OTLP_(?:[A-Z]+_)?ENDPOINT|ATTRIBUTES|LEDGER_URL|SPANS_MASK|_proxy)$",
@@ -240,7 +243,7 @@ def unknown(
         prefixes: Prefixes of the variables of named destinations.
     """
     names = {*exported, *file}
-    known = {*settings, *OTLP_NAMES}
+    known = {*settings, *OTLP_NAMES, SERVICE_NAME_ALIAS}
     found = []
     for name in sorted(names):
         prefix = next((one for one in prefixes if name.startswith(one)), "")

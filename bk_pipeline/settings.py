@@ -24,6 +24,8 @@ from bk_pipeline.environment import (
     OTLP,
     OURS,
     SDK_DISABLED,
+    SERVICE_NAME_ALIAS,
+    SERVICE_NAME_VARIABLE,
     env_file,
     env_path,
     environment,
@@ -599,6 +601,11 @@ def _warnings(settings: Settings) -> tuple[str, ...]:
     if given.get(SDK_DISABLED, "").lower() == "true" and endpoints:
         found.append(
             f"{SDK_DISABLED} is true: nothing is sent by OTLP, although an endpoint is set."
+        )
+    if given.get(SERVICE_NAME_ALIAS):
+        found.append(
+            f"{SERVICE_NAME_ALIAS} is read as {SERVICE_NAME_VARIABLE}, the standard name, which takes "
+            "precedence. Rename it."
         )
     return tuple(found)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
+from bk_pipeline.deliver.resource import resource_attributes
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
 
@@ -322,6 +323,20 @@ def test_misspelt_variable_is_a_warning_with_a_suggestion(
         Path(".env").write_text(f"{name}=x\n")
     assert Settings.load().warnings == (f"{name} is not a known setting. Did you mean {meant}?",)
     assert caplog.messages == [f"{name} is not a known setting. Did you mean {meant}?"]
+
+
+def test_service_name_of_honeycombs_distributions_is_understood(monkeypatch):
+    monkeypatch.setenv("HONEYCOMB_SERVICE_NAME", "ci")
+    loaded = Settings.load()
+
+    assert resource_attributes(loaded.environment, default_service="x") == {"service.name": "ci"}
+    [warning] = loaded.warnings
+    assert warning.startswith(
+        "HONEYCOMB_SERVICE_NAME is read as OTEL_SERVICE_NAME, the standard name"
+    )
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "builds")
+    named = resource_attributes(Settings.load().environment, default_service="x")
+    assert named == {"service.name": "builds"}
 
 
 def test_variables_of_other_programs_are_ignored(monkeypatch):

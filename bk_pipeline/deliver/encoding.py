@@ -20,6 +20,7 @@ each `plain.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import heapify, heapreplace
@@ -169,6 +170,17 @@ def encode(rows: SpanRows, codec: Codec) -> list[Item]:
     for row, body, trimmed in codec.trimmed(rows, sizes):
         items[row] = replace(items[row], pieces=(body,), size=len(body), trimmed=trimmed)
     return items
+
+
+def with_defaults(rows: SpanRows, common: Mapping[str, str]) -> SpanRows:
+    """Return `rows` with values of `common` for the resource attributes that builds lack."""
+    table = rows.table
+    for field in RESOURCE_FIELDS:
+        if field.name in common and len(table):
+            values = pc.fill_null(rows.column(field.name).cast(pa.string()), common[field.name])
+            at = table.schema.get_field_index(field.name)
+            table = table.set_column(at, field.name, values)
+    return rows if table is rows.table else dataclasses.replace(rows, table=table)
 
 
 def dictionary(values: pa.Array, fragments_of: Callable[[list[Any]], list[bytes]]) -> Dictionary:

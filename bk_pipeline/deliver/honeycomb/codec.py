@@ -25,6 +25,7 @@ from bk_pipeline.deliver.encoding import (
     map_key_bounds,
     rows_of_fields,
     shorten,
+    with_defaults,
 )
 from bk_pipeline.deliver.honeycomb import plain
 from bk_pipeline.deliver.honeycomb.plain import Event, column_value
@@ -107,6 +108,7 @@ _json = msgspec.json.Encoder().encode
 
 def items(rows: SpanRows, shape: Shape) -> list[Item]:
     """Return the events of `rows` as items, each span's links before it. Pure."""
+    rows = with_defaults(rows, shape.resource)
     codec = Json(shape)
     spans = encode(rows, codec)
     linked = np.flatnonzero(rows.link_counts())
@@ -145,7 +147,7 @@ class Json:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._fixed_members = members({**FIXED, "service.name": shape.service_name})
+        self._fixed_members = members({**FIXED, **shape.common})
 
     def fragments(self, field: Field, values: list[Any]) -> list[bytes]:
         """Return columns and their values, each preceded by a comma."""

@@ -17,6 +17,7 @@ from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
+from bk_pipeline.deliver.resource import SERVICE_NAME, resource_attributes
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.display import web_host
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
@@ -86,9 +87,10 @@ class Honeycomb:
     Args:
         endpoint: The URL of the API.
         key: An ingest key, or a configuration key that may send events.
-        dataset: The name of the dataset, which is also the `service.name` of events.
+        dataset: The name of the dataset.
         clock: The clock for retries and `Retry-After` dates.
         style: How trace ids are written.
+        resource: The resource attributes of all events. Default: the dataset as service name.
         max_age: Older spans are not sent; None sends spans of any age.
         max_age_description: A sentence about that limit.
         retry_policy: How long to retry one batch.
@@ -109,6 +111,7 @@ class Honeycomb:
         *,
         clock: Clock,
         style: TraceIdStyle = TraceIdStyle.OTEL,
+        resource: Mapping[str, str] | None = None,
         max_age: timedelta | None = MAX_AGE,
         max_age_description: str = "",
         retry_policy: RetryPolicy | None = None,
@@ -121,7 +124,8 @@ class Honeycomb:
         self.retry = retry_policy or RetryPolicy()
         self._dataset = dataset
         self._clock = clock
-        self._shape = Shape(dataset, style)
+        attributes = {SERVICE_NAME: dataset} | dict(resource or {})
+        self._shape = Shape(attributes.pop(SERVICE_NAME), style, attributes)
         self._session = HttpSession(
             endpoint,
             setting="HONEYCOMB_API_ENDPOINT",
@@ -153,6 +157,9 @@ class Honeycomb:
             settings.honeycomb_dataset,
             clock=clock,
             style=TraceIdStyle(settings.trace_id_style),
+            resource=resource_attributes(
+                settings.environment, default_service=settings.honeycomb_dataset
+            ),
             max_age=age.limit,
             max_age_description=age.description,
             retry_policy=RetryPolicy(deadline_s=settings.http_deadline_s),

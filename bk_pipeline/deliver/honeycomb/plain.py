@@ -43,7 +43,7 @@ def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
         data["error"] = True
     data["duration_ms"] = (span["end_unix_nano"] - span["start_unix_nano"]) / 1e6
     data["span.num_links"] = len(span["links"])
-    data |= FIXED | {"service.name": shape.service_name}
+    data |= FIXED | shape.common
     data |= _columns(span["resource"]) | _columns(span["attributes"])
     return {"time": time_text(span["start_unix_nano"]), "data": data}
 
@@ -63,7 +63,7 @@ def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
         if span["status"] == ERROR:
             data["error"] = True
         data |= LINK_FIXED | {
-            "service.name": shape.service_name,
+            **shape.common,
             "trace.link.trace_id": shape.trace_text(link["trace_id"]),
             "trace.link.span_id": shape.linked_span_text(link["trace_id"], link["span_id"]),
         }

@@ -7,11 +7,14 @@ description; the limits of Honeycomb's own clients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bk_pipeline import __version__
+from bk_pipeline.deliver.encoding import MAP_PREFIXES
 from bk_pipeline.spans import ids
+from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
@@ -39,6 +42,26 @@ LINK_FIXED: dict[str, str | int] = {
     "library.name": LIBRARY,
     "library.version": __version__,
 }
+# The columns that every event has, or may have, of its own.
+OWN_COLUMNS = frozenset(
+    {
+        *FIXED,
+        *LINK_FIXED,
+        *(one.name for one in FIELDS),
+        "duration_ms",
+        "error",
+        "name",
+        "parent_name",
+        "service.name",
+        "span.num_links",
+        "status_code",
+        "trace.link.span_id",
+        "trace.link.trace_id",
+        "trace.parent_id",
+        "trace.span_id",
+        "trace.trace_id",
+    }
+)
 
 
 class TraceIdStyle(StrEnum):
@@ -55,10 +78,22 @@ class Shape:
     Attributes:
         service_name: The value of the column `service.name`.
         style: How ids are written.
+        resource: Other attributes of the resource, for all events. What a build or its event has
+            anyway takes precedence.
     """
 
     service_name: str
     style: TraceIdStyle = TraceIdStyle.OTEL
+    resource: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def common(self) -> dict[str, str]:
+        """The columns of the resource that no span and no link has of its own."""
+        return {"service.name": self.service_name} | {
+            name: value_text(value)
+            for name, value in self.resource.items()
+            if name not in OWN_COLUMNS and not name.startswith(MAP_PREFIXES)
+        }
 
     def trace_text(self, trace_id: str) -> str:
         """Return `trace.trace_id` or `trace.link.trace_id` for 32 hex digits."""

@@ -10,23 +10,21 @@ Sources: Protocol Buffers, "Encoding"; OTLP's `common.proto` and `trace.proto`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import (
-    RESOURCE_FIELDS,
     Dictionary,
     dictionary,
     encode,
     map_key_bounds,
+    with_defaults,
 )
 from bk_pipeline.deliver.otlp import plain
 from bk_pipeline.deliver.otlp.shape import (
@@ -73,13 +71,7 @@ def items(rows: SpanRows, common: Mapping[str, str]) -> list[Item]:
         common: The attributes of every resource, including the service name; a build's own values
             take precedence.
     """
-    table = rows.table
-    for field in RESOURCE_FIELDS:
-        if field.name in common and len(table):
-            values = pc.fill_null(rows.column(field.name).cast(pa.string()), common[field.name])
-            at = table.schema.get_field_index(field.name)
-            table = table.set_column(at, field.name, values)
-    return encode(replace(rows, table=table), Protobuf(common))
+    return encode(with_defaults(rows, common), Protobuf(common))
 
 
 class Protobuf:

@@ -31,10 +31,10 @@ from bk_pipeline.deliver.otlp.variables import (
     Signal,
     SpanLimits,
     Variables,
-    attributes,
     headers,
     timeouts_of,
 )
+from bk_pipeline.deliver.resource import SERVICE_NAME, resource_attributes
 from bk_pipeline.environment import validated
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import DEFAULT_PORTS, Network, Timeouts
@@ -112,7 +112,6 @@ def _hash(text: str) -> str:
 
 
 ACCOUNT = "BK_PIPELINE_OTLP_ACCOUNT"
-SERVICE_NAME = "service.name"
 DEFAULT_SERVICE_NAME = "buildkite"
 
 
@@ -189,7 +188,7 @@ class OtlpSettings:
             ca_file=variables.ca_file(),
             client_cert=variables.client_cert(),
             network=Network.of(environment),
-            resource=_resource(environment),
+            resource=resource_attributes(environment, default_service=DEFAULT_SERVICE_NAME),
             account=_account(environment),
             endpoint_variable=endpoint_variable,
             headers_variable=headers_variable,
@@ -232,15 +231,6 @@ def _url(variable: str, endpoint: str, signal: Signal) -> str:
     if variable.endswith(GENERAL + "ENDPOINT"):
         path = f"{path.rstrip('/')}/{signal.path}"
     return urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, ""))
-
-
-def _resource(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the resource attributes; OTEL_SERVICE_NAME takes precedence over the others."""
-    variable = "OTEL_RESOURCE_ATTRIBUTES"
-    configured = attributes(variable, environment.get(variable, ""))
-    named = environment.get("OTEL_SERVICE_NAME", "").strip()
-    service = named or configured.get(SERVICE_NAME) or DEFAULT_SERVICE_NAME
-    return {SERVICE_NAME: service} | {k: v for k, v in configured.items() if k != SERVICE_NAME}
 
 
 def _account(environment: Mapping[str, str]) -> str:

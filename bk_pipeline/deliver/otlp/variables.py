@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
-from bk_pipeline.environment import SDK_DISABLED, has_quotes
+from bk_pipeline.deliver.resource import decoded, pairs
+from bk_pipeline.environment import SDK_DISABLED
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import Timeouts
 
@@ -332,58 +332,17 @@ def headers(variable: str, text: str) -> dict[str, str]:
         ConfigError: A pair is malformed or cannot be sent as a header.
     """
     found = {}
-    for label, name, value in _pairs(variable, text):
+    for label, name, value in pairs(variable, text):
         if not HEADER_NAME.fullmatch(name):
             raise ConfigError(f"{variable}: the name of {label} is not a valid header name.")
         if not value:
             raise ConfigError(f"{variable}: {label} has no value. Add one, or remove the pair.")
-        decoded = _decoded(variable, label, value).strip()
-        if RESERVED & set(value) or not decoded.isascii() or not decoded.isprintable():
+        content = decoded(variable, label, value).strip()
+        if RESERVED & set(value) or not content.isascii() or not content.isprintable():
             raise ConfigError(
                 f"{variable}: the value of {label} cannot be sent as a header. Use one "
                 "line of ASCII, and percent-encode everything but letters and digits: "
                 '%2C for a comma, %3B for a semicolon, %22 for a ".'
             )
-        found[name.lower()] = decoded
+        found[name.lower()] = content
     return found
-
-
-def attributes(variable: str, text: str) -> dict[str, str]:
-    """Parse a list of resource attributes; of equal keys the last one wins.
-
-    Raises:
-        ConfigError: A pair is malformed. The specification discards all attributes and reports an
-            error in this case, but spans sent without them cannot be corrected later.
-    """
-    return {
-        _decoded(variable, label, key): _decoded(variable, label, value)
-        for label, key, value in _pairs(variable, text)
-    }
-
-
-def _pairs(variable: str, text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield a label for messages, the key and the value of each pair; empty pairs are skipped."""
-    pairs = [pair for pair in text.split(",") if pair.strip()]
-    for number, pair in enumerate(pairs, start=1):
-        label = f"pair {number} of {len(pairs)}"
-        key, equals, value = (part.strip() for part in pair.partition("="))
-        if not key or not equals:
-            raise ConfigError(
-                f"{variable}: {label} is not key=value. Give pairs like "
-                "key1=value1,key2=value2, and write a comma in a value as %2C."
-            )
-        if has_quotes(key) or has_quotes(value):
-            raise ConfigError(
-                f"{variable}: {label} has quotes, which would be part of the value. Remove them, "
-                "and percent-encode special characters: %22 for a quote that belongs to the value."
-            )
-        yield label, key, value
-
-
-def _decoded(variable: str, label: str, text: str) -> str:
-    try:
-        return unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"{variable}: {label} is not UTF-8 after percent-decoding. Write a percent sign as %25."
-        ) from None

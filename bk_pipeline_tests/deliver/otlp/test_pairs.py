@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.util.re import parse_env_headers
 
-from bk_pipeline.deliver.otlp.variables import attributes, headers
+from bk_pipeline.deliver.otlp.variables import headers
+from bk_pipeline.deliver.resource import attributes
 from bk_pipeline.errors import ConfigError
 
 names = st.text("abcXYZ019-_.", min_size=1)

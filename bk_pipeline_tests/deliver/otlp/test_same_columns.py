@@ -32,13 +32,13 @@ from bk_pipeline_tests.worlds import PRESENT
 SERVICE = "ci builds"
 
 
-def by_otlp(one: pa.Table) -> Counter:
-    body = body_of(otlp.items(SpanRows.from_table(one), {"service.name": SERVICE}))
+def by_otlp(one: pa.Table, **resource: str) -> Counter:
+    body = body_of(otlp.items(SpanRows.from_table(one), {"service.name": SERVICE} | resource))
     return counted(husky.events(ExportTraceServiceRequest.FromString(body)))
 
 
-def by_events(one: pa.Table) -> Counter:
-    made = honeycomb.items(SpanRows.from_table(one), Shape(SERVICE))
+def by_events(one: pa.Table, **resource: str) -> Counter:
+    made = honeycomb.items(SpanRows.from_table(one), Shape(SERVICE, resource=resource))
     return counted(json.loads(item.body) for item in made)
 
 
@@ -65,8 +65,8 @@ def comparable(value: Any) -> Any:
     return value
 
 
-def assert_same(one: pa.Table) -> None:
-    ours, theirs = by_events(one), by_otlp(one)
+def assert_same(one: pa.Table, **resource: str) -> None:
+    ours, theirs = by_events(one, **resource), by_otlp(one, **resource)
     for (at, mine), (_, other) in zip(
         sorted((ours - theirs).keys()), sorted((theirs - ours).keys()), strict=True
     ):
@@ -90,6 +90,29 @@ def trace(build: dict) -> Any:
 def test_sandbox_builds_have_the_same_columns_by_both_routes(world):
     assert len(world) > 1_000
     assert_same(world)
+
+
+def test_configured_resource_attributes_are_columns_by_both_routes(world):
+    configured = {
+        "deployment.environment.name": "prod",
+        "team": "x" * 70_000,
+        # A build's own value takes precedence, and what it lacks is filled in.
+        "buildkite.pipeline.slug": "not this",
+        "buildkite.pipeline.graphql_id": "this",
+    }
+    bare = world.set_column(
+        world.schema.get_field_index("buildkite.pipeline.graphql_id"),
+        world.schema.field("buildkite.pipeline.graphql_id"),
+        pa.nulls(len(world), pa.string()).dictionary_encode(),
+    )
+    assert_same(bare, **configured)
+    events = [
+        json.loads(one.body)["data"]
+        for one in honeycomb.items(SpanRows.from_table(bare), Shape(SERVICE, resource=configured))
+    ]
+    assert {one["deployment.environment.name"] for one in events} == {"prod"}
+    assert {one["buildkite.pipeline.graphql_id"] for one in events} == {"this"}
+    assert "not this" not in {one["buildkite.pipeline.slug"] for one in events}
 
 
 def test_sandbox_builds_cover_all_kinds_of_data(world):

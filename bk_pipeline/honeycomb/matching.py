@@ -13,18 +13,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.display import BUILDKITE
-from bk_pipeline.honeycomb.rules import CONDITIONS, Marker, Rule, Subject, field_named
+from bk_pipeline.honeycomb.rules import Marker, Rule, Subject, field_named
+from bk_pipeline.rules import CONDITIONS
 from bk_pipeline.spans.fields import Field
+from bk_pipeline.spans.matching import (
+    QUEUE_MS,
+    RUN_MS,
+    STARTED,
+    WAIT_MS,
+    at_least,
+    matches_globs,
+    run_ms,
+    wait_ms,
+)
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import add_attributes
-from bk_pipeline.text import Globs
-from bk_pipeline.units import MS_PER_S, NS_PER_MS, NS_PER_S
+from bk_pipeline.units import NS_PER_MS, NS_PER_S
 
 IDENTITY = ("trace_id", "span_id", "name", "start", "end")
-RUN_MS = "buildkite.build.run_ms"
-QUEUE_MS = "buildkite.build.queue_ms"
-WAIT_MS = "buildkite.job.wait_time_ms"
-STARTED = "buildkite.job.started"
 
 # A build's or job's span: trace id and span id.
 SpanKey = tuple[bytes, bytes]
@@ -93,52 +99,19 @@ def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
     """Return a boolean for each span: whether it matches the rule."""
     matches = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
     for name, globs in rule.conditions.items():
-        texts = spans[CONDITIONS[name][rule.kind]].cast(pa.string())
-        patterns = Globs(globs)
-        matching_texts = [
-            one for one in pc.unique(texts.drop_null()).to_pylist() if one in patterns
-        ]
-        matches = pc.and_(matches, pc.is_in(texts, value_set=pa.array(matching_texts, pa.string())))
+        matches = pc.and_(matches, matches_globs(spans[CONDITIONS[name][rule.kind]], globs))
     if rule.min_duration_s is not None:
-        matches = pc.and_(matches, _at_least(_run_ms(spans, rule.kind), rule.min_duration_s))
+        matches = pc.and_(matches, at_least(run_ms(spans, rule.kind), rule.min_duration_s))
     if rule.min_wait_s is not None or rule.at == "wait":
-        matches = pc.and_(matches, _at_least(_wait_ms(spans, rule.kind), rule.min_wait_s or 0.0))
+        matches = pc.and_(matches, at_least(wait_ms(spans, rule.kind), rule.min_wait_s or 0.0))
     return matches
-
-
-def _at_least(column: Any, seconds: float) -> Any:
-    return pc.fill_null(pc.greater_equal(column, seconds * MS_PER_S), False)  # noqa: FBT003  # Arrow's way
-
-
-def _run_ms(spans: pa.Table, kind: SpanKind) -> Any:
-    """Return run times; for a build those of its stages without pauses, null if never started."""
-    if kind is SpanKind.BUILD:
-        return spans[RUN_MS]
-    return pc.if_else(_never_started(spans), None, _length_ms(spans))
-
-
-def _wait_ms(spans: pa.Table, kind: SpanKind) -> Any:
-    """Return waits for an agent; for a job that never got one, the whole of its span."""
-    if kind is SpanKind.BUILD:
-        return spans[QUEUE_MS]
-    never = pc.if_else(_never_started(spans), _length_ms(spans), None)
-    return pc.coalesce(spans[WAIT_MS], never)
-
-
-def _never_started(spans: pa.Table) -> Any:
-    return pc.equal(spans[STARTED], False)  # noqa: FBT003  # Arrow's way
-
-
-def _length_ms(spans: pa.Table) -> Any:
-    length = pc.subtract(spans["end"].cast(pa.int64()), spans["start"].cast(pa.int64()))
-    return pc.divide(length, NS_PER_MS)
 
 
 def _markers(
     spans: pa.Table, rule: Rule, hosts: Collection[str]
 ) -> Iterator[tuple[Subject, Marker]]:
     fields = _fields(rule)
-    waits = _wait_ms(spans, rule.kind).to_pylist()
+    waits = wait_ms(spans, rule.kind).to_pylist()
     times = spans.set_column(
         spans.schema.get_field_index("start"), "start", spans["start"].cast(pa.int64())
     )

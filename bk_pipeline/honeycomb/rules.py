@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.display import BUILDKITE, Page, printable, safe_url
+from bk_pipeline.rules import CONDITIONS, Globs, RuleId, Seconds
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
@@ -163,20 +164,6 @@ PAGES = {
     SpanKind.BUILD: (BUILD_PAGE,),
     SpanKind.JOB: (Template("{buildkite.job.web_url}"), BUILD_PAGE),
 }
-# For each condition, the column that its globs match, by kind; other kinds do not have it.
-CONDITIONS: Mapping[str, Mapping[SpanKind, str]] = {
-    "pipeline": dict.fromkeys(PAGES, "buildkite.pipeline.slug"),
-    "branch": dict.fromkeys(PAGES, "buildkite.build.branch"),
-    "source": dict.fromkeys(PAGES, "buildkite.build.source"),
-    "state": {SpanKind.BUILD: "buildkite.build.state", SpanKind.JOB: "buildkite.job.state"},
-    "step_key": {SpanKind.JOB: "buildkite.step.key"},
-    "job_name": {SpanKind.JOB: "buildkite.job.label"},
-    "queue": {SpanKind.JOB: "buildkite.agent.queue"},
-}
-
-
-def _globs(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 def _template(value: Any) -> Template:
@@ -185,14 +172,8 @@ def _template(value: Any) -> Template:
     return Template(value)
 
 
-Globs = Annotated[
-    tuple[Annotated[str, Field(min_length=1, strict=True)], ...],
-    Field(min_length=1),
-    BeforeValidator(_globs),
-]
 Name = Annotated[str, Field(min_length=1, strict=True)]
 Parsed = Annotated[Template, BeforeValidator(_template)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
@@ -205,7 +186,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    id: RuleId
     on: Literal["build", "job"] = "build"
     type: Name
     message: Parsed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.honeycomb.rules_file import line_of
+from bk_pipeline.rules import line_of
 
 FILE = '''\
 # Rules.

@@ -31,11 +31,22 @@ demo: $(READY) ## The whole way on stand-ins: no account, no server
 
 .PHONY: test
 test: $(DEV_READY) ## The tests, on real servers on loopback
-	@$(BIN)/pytest -n 3 -m "not interop"
+	@$(BIN)/pytest -n 3 -m "not interop and not collector"
 
 .PHONY: interop
 interop: $(DEV_READY) ## Whether the OpenTelemetry Collector's decoder sees what was sent (needs Go)
-	@BK_PIPELINE_TEST_PROGRAMS=required $(BIN)/pytest -q bk_pipeline_tests/interop
+	@BK_PIPELINE_TEST_PROGRAMS=required $(BIN)/pytest -q -m interop bk_pipeline_tests/interop
+
+# A Collector of one release, with the parts that examples/collector uses.
+COLLECTOR := $(VENV)/collector/otelcol
+BUILDER := go.opentelemetry.io/collector/cmd/builder@v0.148.0
+
+.PHONY: collector
+collector: $(DEV_READY) $(COLLECTOR) ## The examples for the OpenTelemetry Collector, in a Collector built for it (needs Go; minutes)
+	@BK_PIPELINE_TEST_COLLECTOR=$(CURDIR)/$(COLLECTOR) $(BIN)/pytest -q -m collector bk_pipeline_tests/interop
+
+$(COLLECTOR): bk_pipeline_tests/interop/collector.yaml $(READY)
+	@CGO_ENABLED=0 go run $(BUILDER) --config $<
 
 # Time zone and date at which a run begins: a Sunday night on which clocks change, the end of a
 # leap day, the start of summer time, a year ahead.
@@ -47,7 +58,7 @@ test-any-day: $(DEV_READY) $(VENV)/wall_clock.so ## The tests without a browser,
 	@for at in $(DATES); do echo "As if it were $$at:"; export TZ=$${at%@*}; \
 	LD_PRELOAD=$(CURDIR)/$(VENV)/wall_clock.so \
 	WALL_CLOCK_SHIFT_S=$$(($$(date -d $${at#*@} +%s) - $$(date +%s))) \
-	$(BIN)/pytest -q -n 3 -m "not browser and not interop" $(TESTS) || exit 1; done
+	$(BIN)/pytest -q -n 3 -m "not browser and not interop and not collector" $(TESTS) || exit 1; done
 
 $(VENV)/wall_clock.so: bk_pipeline_tests/wall_clock.c $(READY)
 	@$(CC) -shared -fPIC -O1 -o $@ $< -ldl

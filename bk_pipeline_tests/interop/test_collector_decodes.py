@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,14 +22,10 @@ from bk_pipeline.deliver.metrics.points import data_points, measured_items
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.shape import body_of
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.sandbox.as_of import build_as_of
-from bk_pipeline.sandbox.world import World
-from bk_pipeline.spans.records import decode_build
-from bk_pipeline.spans.table import rows, table_of
-from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline.spans.table import rows
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.programs import missing
-from bk_pipeline_tests.worlds import PRESENT
+from bk_pipeline_tests.worlds import span_table
 
 pytestmark = pytest.mark.interop
 
@@ -57,17 +52,7 @@ def decoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def world() -> pa.Table:
-    """A day of the sandbox's builds, with retries, blocks, triggers, emoji and nulls."""
-    made = World(seed=5, days=1, builds_per_day=200, today=PRESENT.date())
-    day, _ = made.first_and_last_day()
-    payloads = [build_as_of(one, one.created_ms + 30 * 86_400_000) for one in made.builds(day)]
-    return table_of(
-        [
-            found
-            for one in payloads
-            if one and (found := spans_for_build(decode_build(msgspec.json.encode(one))))
-        ]
-    )
+    return span_table(seed=5, builds=200)
 
 
 def decoded(program: Path, signal: str, body: bytes, folder: Path) -> list[dict[str, Any]]:

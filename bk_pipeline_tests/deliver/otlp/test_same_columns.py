@@ -17,8 +17,6 @@ from bk_pipeline.deliver.honeycomb.shape import Shape
 from bk_pipeline.deliver.otlp import codec as otlp
 from bk_pipeline.deliver.otlp.shape import body_of
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.sandbox.as_of import build_as_of
-from bk_pipeline.sandbox.world import World
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.tree import spans_for_build
@@ -27,7 +25,7 @@ from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp import husky
 from bk_pipeline_tests.deliver.tables import payload, table
 from bk_pipeline_tests.spans.timelines import timelines
-from bk_pipeline_tests.worlds import PRESENT
+from bk_pipeline_tests.worlds import span_table
 
 SERVICE = "ci builds"
 
@@ -76,11 +74,7 @@ def assert_same(one: pa.Table, **resource: str) -> None:
 
 @pytest.fixture(scope="module")
 def world() -> pa.Table:
-    """A day of the sandbox's builds, with retries, blocks, triggers, emoji and nulls."""
-    made = World(seed=3, days=1, builds_per_day=150, today=PRESENT.date())
-    day, _ = made.first_and_last_day()
-    payloads = [build_as_of(life, life.created_ms + 30 * 86_400_000) for life in made.builds(day)]
-    return table_of([found for one in payloads if one and (found := trace(one))])
+    return span_table(seed=3, builds=150)
 
 
 def trace(build: dict) -> Any:

@@ -23,6 +23,8 @@ KEY_ID = re.compile(r"hc[a-z][a-z]k_[a-z0-9]{26}")
 # Of agents' sessions and jobs, of their registration, and of a cluster's agents. Source:
 # Buildkite's documentation, "Token security".
 AGENT_TOKENS = ("bkaa_", "bkaj_", "bkar_", "bkct_")
+HONEYCOMB_KEY = re.compile(r"hc[a-z]{3}_")
+BUILDKITE_TOKEN = re.compile(r"bk[a-z]{2,4}_")
 AGE = re.compile(
     r"([0-9]{1,6})\s*(m(?=in|$)|h(?=our|$)|d(?=ay|$))(?:in(?:ute)?s?|ours?|ays?)?", re.ASCII
 )
@@ -110,6 +112,8 @@ def _buildkite_token(value: SecretStr) -> SecretStr:
             "this is an agent token; create an API access token, under Personal Settings > API "
             "Access Tokens in Buildkite"
         )
+    if HONEYCOMB_KEY.match(value.get_secret_value()):
+        raise ValueError("this is a key of Honeycomb; give an API access token of Buildkite")
     return value
 
 
@@ -118,6 +122,8 @@ def _honeycomb_key(value: SecretStr) -> SecretStr:
         raise ValueError(
             "that is a key's id: give the whole key, which is shown once, as it is made"
         )
+    if BUILDKITE_TOKEN.match(value.get_secret_value()):
+        raise ValueError("this is a token of Buildkite; give a key of Honeycomb")
     return value
 
 

@@ -81,6 +81,17 @@ def test_text_printed_by_rich_is_escaped(is_terminal):
     assert not [c for c in out.getvalue() if c in "\x1b\x9b\x07\x00\u202e\u200b\u2066\ufeff"]
 
 
+@pytest.mark.parametrize("text", ["503: [/red] overloaded", "[bold]x[/bold]", "[link=file:///x]y"])
+def test_markup_in_printed_text_is_shown_as_it_is(text):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system=None, width=60)
+    with console.status(text) as status:
+        status.update(f"{text} :boom:")
+    console.print(f"printed {text}")
+    assert f"{text} :boom:" in out.getvalue()
+    assert f"printed {text}" in out.getvalue()
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -8,6 +8,8 @@ from typing import Any
 import click
 from rich import console as rich_console
 from rich.segment import Segment
+from rich.status import Status
+from rich.text import Text
 
 from bk_pipeline.display import printable
 
@@ -23,7 +25,14 @@ def line_of(fields: Iterable[str]) -> None:
 
 
 class Console(rich_console.Console):
-    """A Rich console that removes escape sequences from the text it prints."""
+    """A Rich console that shows text as it is: no markup, no emoji codes, no escape sequences."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """Return a spinner with a line of text, for work that takes a while."""
+        return _Status(status, console=self, **options)
 
     def render(self, *arguments: Any, **named: Any) -> Iterable[Segment]:
         """Render as Rich does, with sanitized text."""
@@ -32,3 +41,18 @@ class Console(rich_console.Console):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+
+class _Status(Status):
+    """A spinner that does not read markup, which Rich does for any text beside a spinner."""
+
+    def __init__(self, status: Any, **options: Any) -> None:
+        super().__init__(_plain(status), **options)
+
+    def update(self, status: Any = None, **options: Any) -> None:
+        """Show another text beside the spinner."""
+        super().update(_plain(status), **options)
+
+
+def _plain(text: Any) -> Any:
+    return Text(text) if isinstance(text, str) else text

@@ -100,7 +100,12 @@ class Outcome(NamedTuple):
 
 
 # In messages of success statuses: "Request dropped due to server side sampling".
-DROPPED = re.compile(r"\b(event|request|span|batch)\w*\b.*\bdropped\b", re.IGNORECASE)
+_SENT = r"(?:events?|requests?|spans?|batch(?:es)?|traces?|payloads?|data ?points?)"
+DROPPED = re.compile(
+    rf"\b{_SENT}\b.*\b(?:dropped|discarded)\b|\b(?:dropp|discard)(?:ed|ing)\b.*\b{_SENT}\b"
+    r"|^\W*(?:dropped|discarded)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 ACCEPTED = Outcome(Verdict.ACCEPTED)
 
 

@@ -399,6 +399,13 @@ def test_a_ledger_on_the_host_with_data_in_an_object_store_is_refused(serve, mon
     with pytest.raises(ConfigError, match="PostgreSQL"):
         App(Settings.load()).ledger()
 
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "mock:///ci")  # pyarrow's object store in memory
+    found = checkup()
+    assert found["storage"].verdict is OK
+    assert found["ledger"].verdict is FAILED
+    assert "BK_PIPELINE_LEDGER_ON_THIS_HOST=1" in found["ledger"].message
+    monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://bucket/ci")
+
     monkeypatch.setenv("BK_PIPELINE_LEDGER_ON_THIS_HOST", "1")
     App(Settings.load()).ledger().close()
 

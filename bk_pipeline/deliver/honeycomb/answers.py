@@ -74,7 +74,7 @@ def outcomes(response: Response, count: int, *, place: str, quote: Quote) -> lis
     try:
         elements = _elements.decode(response.body)
     except DECODE_ERRORS as exc:
-        verdict = _verdict_of_drop(service_message(response))
+        verdict = _verdict_of_drop(service_message(response) or _plain_text(response))
         if verdict is not None:
             detail = error_detail(response, quote)
             if DENYLIST.search(detail):
@@ -164,6 +164,12 @@ def _on_denylist(response: Response, detail: str, place: str) -> AccessDenied:
         f"{place} has us on a denylist ({response.status}: {detail}). Waiting does not help: ask "
         "Honeycomb's support to lift it, then deliver again."
     )
+
+
+def _plain_text(response: Response) -> str:
+    """Return a body that is a sentence, in quotes or without; empty for a page or other JSON."""
+    text = response.body.decode(errors="replace").strip().strip('"')
+    return "" if text[:1] in {"<", "[", "{"} else text
 
 
 def _verdict_of_drop(message: str | None) -> Verdict | None:

@@ -9,9 +9,9 @@ from the specification in two ways:
 - A 400 whose message is about size is treated like a 413, for older collectors.
 
 Failures should have a 4xx or 5xx status, but some gateways send them with a 2xx: as a
-`google.rpc.Status` with a code, or as JSON with an `error`. Then nothing counts as accepted. An
-object with neither, like `{"status": "ok"}`, is a success, because unknown fields are ignored as in
-protobuf.
+`google.rpc.Status` with a code, as JSON with an `error`, a failed `status` or the like, or in a
+`grpc-status` header. Then nothing counts as accepted. An object with none of these, like
+`{"status": "ok"}`, is a success, because unknown fields are ignored as in protobuf.
 
 Sources: OTLP specification, "OTLP/HTTP Response", "Partial Success" and "Failures".
 """
@@ -19,9 +19,11 @@ Sources: OTLP specification, "OTLP/HTTP Response", "Partial Success" and "Failur
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
@@ -58,6 +60,8 @@ from bk_pipeline.http.session import Response
 
 PROTOBUF = ("application/x-protobuf", "application/protobuf", "")
 JSON = "application/json"
+# Of a gRPC server behind a gateway; the message is percent-encoded.
+GRPC_STATUS, GRPC_MESSAGE = "grpc-status", "grpc-message"
 # The tag of the only field of a response; a body that starts otherwise is not one.
 PARTIAL_SUCCESS = b"\x0a"
 # Codes in a body that mean that nothing was accepted: gRPC's RESOURCE_EXHAUSTED and UNAVAILABLE,
@@ -66,6 +70,17 @@ THROTTLING_CODES = (8, 14, 429, 503)
 # The gRPC code for a failure without a code.
 UNKNOWN = 2
 _UNDERSCORE = re.compile("_([a-z])")
+# Members of a JSON object that report a failure, by name or value; names in snake case.
+_WORD_START = re.compile(r"(?<=[a-z0-9])([A-Z])")
+_FAILURE = re.compile(
+    r"(?:^|[_\W])(?:err(?:or)?s?|faults?|exceptions?|fail(?:ed|ures?)?|reject(?:ed|ions?)?|denied"
+    r"|dropped|unauthorized|forbidden|throttled|invalid)(?:$|[_\W])",
+    re.IGNORECASE,
+)
+_CODES = ("code", "status", "status_code", "http_status", "error_code")
+_STATES = ("status", "state", "result", "outcome")
+_FLAGS = ("success", "successful", "succeeded", "ok", "accepted")
+_NOTHING: tuple[Any, ...] = (None, False, 0, "", "0", [], {})
 # Server errors for which retries do not help.
 PERMANENT = (501, 505)
 
@@ -148,6 +163,8 @@ def parse_response(
 
 def _partial_success(response: Response, context: MessageContext) -> _PartialSuccess:
     content_type = _content_type(response)
+    grpc_code = _number(response.headers.get(GRPC_STATUS, ""))
+    _require_success(grpc_code, unquote(response.headers.get(GRPC_MESSAGE, "")), response, context)
     try:
         if not response.body:
             return _PartialSuccess()
@@ -181,15 +198,26 @@ def _partial_success_of_json(response: Response, context: MessageContext) -> _Pa
             _UNDERSCORE.sub(lambda at: at[1].upper(), name): one for name, one in named.items()
         }
         return msgspec.convert(camel, _PartialSuccess, strict=False)
-    error = fields.get("error") or fields.get("errors")
-    nested = error if isinstance(error, dict) else {}
-    code = _number(nested.get("code", fields.get("code")))
-    if not code and (error or fields.get("success") is False):
-        code = UNKNOWN
-    texts = (nested.get("message"), error, fields.get("message"))
-    message = next((one for one in texts if one and isinstance(one, str)), "")
+    code, message = _failure_in(fields)
     _require_success(code, message, response, context)
     return _PartialSuccess()
+
+
+def _failure_in(fields: Mapping[str, Any]) -> tuple[int, str]:
+    """Return code and message of the failure that a JSON object reports; code 0 without one."""
+    words = {_WORD_START.sub(r"_\1", name).lower(): one for name, one in fields.items()}
+    errors = [one for name, one in words.items() if _FAILURE.search(name) and one not in _NOTHING]
+    nested = [one for one in (*errors, words.get("status")) if isinstance(one, dict)]
+    code = next(
+        filter(None, (_number(one.get(name)) for one in (*nested, words) for name in _CODES)), 0
+    )
+    failed = any(words.get(name) is False for name in _FLAGS) or any(
+        _FAILURE.search(one) for name in _STATES if isinstance(one := words.get(name), str)
+    )
+    if (not code or code in range(200, 300)) and (errors or failed):
+        code = UNKNOWN
+    texts = (*(one.get("message") for one in nested), *errors, words.get("message"))
+    return code, next((one for one in texts if one and isinstance(one, str)), "")
 
 
 def _number(value: Any) -> int:

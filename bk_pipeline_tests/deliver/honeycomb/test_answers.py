@@ -59,6 +59,8 @@ def refused(status, body=b"", **headers):
             Verdict.REJECTED,
         ),
         ({"status": 200, "error": "Event dropped due to rate limiting."}, Verdict.THROTTLED),
+        ({"status": 202, "error": "dropped by sampling"}, Verdict.REJECTED),
+        ({"status": 202, "error": "discarded 1 event"}, Verdict.REJECTED),
         ({"status": 202, "error": "the time lies ahead and was replaced"}, Verdict.ACCEPTED),
         ({"status": 500, "error": "oops"}, Verdict.FAILED),
         ({"status": 401, "error": "unknown API key"}, Verdict.FAILED),
@@ -117,6 +119,8 @@ def test_truncated_200_is_retryable_and_may_have_been_processed(body):
 )
 def test_success_that_reports_dropped_events_accepts_nothing(status, message, verdict):
     assert read(status, {"error": message}, count=2) == [(verdict, f"{status}: {message}")] * 2
+    for body in (message, f'"{message}"'):
+        assert [one.verdict for one in read(status, body.encode(), count=2)] == [verdict] * 2
 
 
 def test_success_that_reports_a_denylist_raises():

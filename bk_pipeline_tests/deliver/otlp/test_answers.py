@@ -71,6 +71,8 @@ def status_message(text):
         (b'{"status":"ok","message":"Accepted","error":null}', "application/json", 200),
         (b'{"code":0,"message":"","details":[]}', "application/json", 200),
         (b'{"code":200,"success":true,"errors":[]}', "application/json", 202),
+        (b'{"status":200,"errorCount":0,"default":1}', "application/json", 200),
+        (b'{"result":"accepted","rejected":0,"error_message":""}', "application/json", 200),
         (Status(message="OK").SerializeToString(), PROTOBUF, 200),
         (b"\x7a\x02hi", PROTOBUF, 200),
     ],
@@ -164,6 +166,20 @@ def test_a_200_that_is_not_otlp_is_unexpected(body, kind):
         (b'{"errors":[{"reason":"quota gone"}]}', "application/json", UnexpectedAnswer),
         (b'{"success":false,"message":"quota gone"}', "application/json", UnexpectedAnswer),
         (b'{"message":"Request dropped: quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"message":"discarding 3 spans: quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"status":"error","message":"quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"status":"fail","data":{}}', "application/json", UnexpectedAnswer),
+        (b'{"status":429,"title":"quota gone"}', "application/json", DeliveryThrottled),
+        (b'{"statusCode":"429","message":"quota gone"}', "application/json", DeliveryThrottled),
+        (
+            b'{"status":{"code":8,"message":"quota gone"}}',
+            "application/json",
+            DeliveryThrottled,
+        ),
+        (b'{"ok":false}', "application/json", UnexpectedAnswer),
+        (b'{"errorMessage":"quota gone"}', "application/json", UnexpectedAnswer),
+        (b'{"fault":{"faultstring":"quota gone"}}', "application/json", UnexpectedAnswer),
+        (b'{"result":"rejected"}', "application/json", UnexpectedAnswer),
         (
             Status(message="spans dropped: quota gone").SerializeToString(),
             PROTOBUF,
@@ -174,6 +190,18 @@ def test_a_200_that_is_not_otlp_is_unexpected(body, kind):
 def test_a_200_whose_body_reports_a_failure_accepts_nothing(body, kind, error):
     with pytest.raises(error, match=f"{PLACE}.*200: .*(quota gone|beginning with)"):
         read(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("8", DeliveryThrottled), ("14", DeliveryThrottled), ("13", UnexpectedAnswer)],
+)
+def test_a_200_whose_grpc_status_is_a_failure_accepts_nothing(code, error):
+    headers = {"grpc-status": code, "grpc-message": "quota%20gone"}
+    with pytest.raises(error, match=f"{PLACE}.*quota gone"):
+        parse_response(response(200, **headers), 3, sent_bytes=7, context=CONTEXT)
+    found = parse_response(response(200, **{"grpc-status": "0"}), 3, sent_bytes=7, context=CONTEXT)
+    assert found.outcomes[0].verdict is Verdict.ACCEPTED
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,13 @@ from contextlib import closing
 import pytest
 from rich.console import Console
 
+from bk_pipeline.cli.demo import environment
 from bk_pipeline.cli.progress import Advance, Bar, Log, shown_on
 from bk_pipeline.lines import Lines
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import wait_until
+from bk_pipeline_tests.worlds import last_thursday
 
 
 @pytest.fixture
@@ -122,3 +126,44 @@ def test_the_console_decides(terminal, kind, monkeypatch):
     with os.fdopen(theirs, "w") as file:
         assert isinstance(shown_on(Console(file=file), 1), kind)
     os.close(ours)
+
+
+RULES = """
+[colors]
+done = "#c62828"
+
+[[rule]]
+id = "passed"
+state = "passed"
+type = "done"
+message = "done"
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+@pytest.mark.parametrize(
+    ("command", "service", "path"),
+    [
+        ("trace {url}", "buildkite", "*"),
+        ("doctor", "buildkite", "*"),
+        ("doctor", "otlp", "/v1/traces"),
+        ("markers apply", "honeycomb", "/1/marker_settings/*"),
+        ("markers plan", "honeycomb", "/1/marker_settings/*"),
+    ],
+)
+def test_each_command_reports_its_retries(call, tmp_path, *, command, service, path, terminal):
+    (tmp_path / "markers.toml").write_text(RULES)
+    sandbox = Sandbox(World(days=1, builds_per_day=3, today=last_thursday()))
+    sandbox.world.add_build(build := sandbox.world.finish_build_now())
+    with running(sandbox) as url:
+        settings = environment(sandbox, url) | {
+            "BK_PIPELINE_MARKERS": "markers.toml",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+        }
+        if terminal:
+            settings |= {"FORCE_COLOR": "1", "TERM": "xterm"}
+        sandbox.faults.inject(service, "status", path=path, status=503)
+        done = call(*command.format(url=build["web_url"]).split(), **settings)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", done.stdout + done.stderr).split())
+    assert "Attempt 2 follows in" in told

@@ -23,6 +23,7 @@ from bk_pipeline.defs.lost_runs import (
     leaked_slots,
     slot_waits_reported,
 )
+from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.cli.program import started, wait_until
 from bk_pipeline_tests.worlds import stage
@@ -153,6 +154,27 @@ def test_who_waits_for_a_slot_is_told_by_whom_it_is_taken(instance, monkeypatch)
         # The one that waits ends the lost run itself.
         wait_until(lambda: status(instance, holder) is FAILURE)
         wait_until(lambda: claim(POOL, waiting, "raw_builds").is_claimed)
+
+
+def test_backfill_reports_that_it_waits_for_a_slot(tmp_path, instance, monkeypatch):
+    monkeypatch.setattr("bk_pipeline.defs.lost_runs.POLL_EVERY_S", 0.05)
+    storage = instance.event_log_storage
+    storage.set_concurrency_slots(POOL, 1)
+    holder, told = begun(instance), []
+    assert storage.claim_concurrency_slot(POOL, holder, "raw_builds").is_claimed
+
+    def tell(line):
+        told.append(line)
+        storage.free_concurrency_slots_for_run(holder)
+
+    with (
+        stage(tmp_path / "data", builds_per_day=3) as scene,
+        process_of(instance, holder),
+    ):
+        scene.services.on_wait = tell
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+    assert run.error is None
+    assert f"its slot is taken by run {holder[:8]}" in told[0]
 
 
 def test_a_run_of_the_code_location_is_known_before_its_first_step(tmp_path, instance):

@@ -48,7 +48,6 @@ from bk_pipeline.setting_types import (
     InstanceName,
     KeyPrefix,
     Pattern,
-    Secret,
     Slug,
     Umask,
     Zone,
@@ -103,7 +102,7 @@ class Settings(BaseSettings):
         description="Honeycomb ingest key, or a configuration key with permission to send events. "
         "If it is set, spans are sent to Honeycomb.",
     )
-    honeycomb_configuration_key: Secret | None = Field(
+    honeycomb_configuration_key: HoneycombKey | None = Field(
         None,
         alias="HONEYCOMB_CONFIGURATION_KEY",
         description="Honeycomb configuration key with the permission Manage Markers, for "

@@ -288,8 +288,18 @@ class Privacy:
                 result = [self._member(names, key, one, masks=masks) for one in value]
                 return [one for one in result if one is not _Dropped]
             case str():
-                return MASK if masks and is_secret(key, value) else self._masked_text(value, masks)
+                return self._text(names, key, value, masks=masks)
         return value
+
+    def _text(self, names: tuple[str, ...], key: str, text: str, *, masks: bool) -> Any:
+        """Return a member's text with the rules applied, also inside it if it is JSON."""
+        if masks and is_secret(key, text):
+            return MASK
+        value = _embedded(text)
+        result = value if value is None else self._member(names, key, value, masks=masks)
+        if result is _Dropped:
+            return _Dropped
+        return self._masked_text(text if result == value else compact_json(result), masks)
 
     def _members(
         self, path: str, values: dict[str, Any], *, masks: bool, entries: Sequence[str] = ()
@@ -428,6 +438,17 @@ def _match(names: tuple[str, ...], globs: tuple[str, ...]) -> bool:
 def hashed(text: str) -> str:
     """Return the first 16 hex digits of the SHA-256 of `text`."""
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def _embedded(text: str) -> dict[str, Any] | list[Any] | None:
+    """Return the JSON object or array that `text` is; None for any other text."""
+    if text.lstrip()[:1] not in {"{", "["}:
+        return None
+    try:
+        found: dict[str, Any] | list[Any] = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return found
 
 
 def _replaced(text: str, replacements: dict[str, str] | None) -> str:

@@ -259,6 +259,29 @@ def test_a_dropped_queue_is_dropped_from_query_rules_too():
     assert spans[-1]["attributes"]["buildkite.job.agent_query_rules"] == ["os=rules-os"]
 
 
+def test_json_in_the_text_of_a_tag_is_searched_too():
+    owner = '{"owner": {"email": "a@x.example", "team": "web"}, "more": [{"email": "b@x.example"}]}'
+    broken = '{"email": '
+    more = {
+        "meta_data": {"who": owner, "only": '{"email": "c@x.example"}', "broken": broken},
+        "agent": {"id": "a", "meta_data": [f"who={owner}"]},
+    }
+    spans = spans_of(Privacy(drop=("*.email",)), **more)
+    assert "x.example" not in json.dumps(spans)
+    root, job = spans[0]["attributes"], spans[-1]["attributes"]
+    left = {"owner": {"team": "web"}, "more": []}
+    assert json.loads(root["buildkite.build.meta_data.who"]) == left
+    assert "buildkite.build.meta_data.only" not in root
+    assert root["buildkite.build.meta_data.broken"] == broken
+    assert json.loads(job["buildkite.agent.meta_data.who"]) == left
+    assert json.loads(job["buildkite.agent.meta_data"][0].removeprefix("who=")) == left
+    hashes = json.dumps(spans_of(Privacy(hash=("*.team",)), **more))
+    assert hashed("web") in hashes
+    assert 'team\\": \\"web' not in hashes
+    kept = spans_of(Privacy(drop=("*.nothing",)), **more)[0]["attributes"]
+    assert kept["buildkite.build.meta_data.who"] == owner
+
+
 @pytest.mark.parametrize("way", ["drop", "hash"])
 def test_convention_fields_follow_the_fields_they_copy(way):
     for span in rows(full_table(Privacy(**{way: ("buildkite.build.branch",)}))):

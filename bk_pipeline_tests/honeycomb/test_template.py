@@ -22,6 +22,7 @@ WAIT, URL = "buildkite.job.wait_time_ms", "buildkite.build.web_url"
         ("{buildkite.build.message}", {MESSAGE: "one\n\ntwo"}, "one"),
         ("{buildkite.build.message}", {MESSAGE: "{buildkite.build.number} %s"}, "{buildkite.build.number} %s"),
         ("{buildkite.build.message}", {MESSAGE: "x" * 300}, "x" * 199 + "…"),
+        ("{buildkite.build.message}", {MESSAGE: "a\x1b[2J\u202eb"}, "a[2Jb"),
         ("{buildkite.job.wait_time_ms}", {WAIT: 245_000}, "4 m 05 s"),
         ("{buildkite.job.started}", {"buildkite.job.started": False}, "false"),
         ("{buildkite.agent.meta_data}", {"buildkite.agent.meta_data": ["a=b"]}, '["a=b"]'),
@@ -30,7 +31,7 @@ WAIT, URL = "buildkite.job.wait_time_ms", "buildkite.build.web_url"
     ],
     ids=[
         "field", "braces", "spaces", "missing", "empty", "first line", "not a template itself",
-        "truncated", "duration", "boolean", "list", "a key of a map", "plain",
+        "truncated", "escape sequences", "duration", "boolean", "list", "a key of a map", "plain",
     ],
 )  # fmt: skip
 def test_message_has_field_values(text, attributes, message):

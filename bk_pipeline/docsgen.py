@@ -15,7 +15,7 @@ import click
 from bk_pipeline.analysis.columns import TABLES
 from bk_pipeline.cli.commands import cli
 from bk_pipeline.settings import Settings
-from bk_pipeline.spans.fields import FIELDS, IDENTITY, UNAVAILABLE, Field
+from bk_pipeline.spans.fields import FIELDS, IDENTITY, SCHEMA_URL, UNAVAILABLE, Field
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.secrets import FAMILIES
 
@@ -85,6 +85,10 @@ def spans_page() -> str:
         "values, such as `buildkite.job.matrix`, as text. `source` begins with the object in Buildkite's "
         "response; `span`, `stage`, `step`, and `group` are objects that bk_pipeline derives from "
         "it.\n\n"
+        f"`cicd.*`, `vcs.*`, and `error.type` follow OpenTelemetry's semantic conventions, "
+        f"`{SCHEMA_URL}`, which is the schema URL of the resource and the scope. As they say, the "
+        "build's span has the kind SERVER; all others are INTERNAL. At Honeycomb these are the columns "
+        "`span.kind` and `type`, `resource.schema_url`, and `scope.schema_url`.\n\n"
         "## Identity\n\n"
         + _table(
             ("column", "type", "meaning"),

@@ -21,15 +21,21 @@ from benchmarks.parts import tables_in
 from benchmarks.routes.rows import Row, rows_of
 from benchmarks.sink import WARM_UP
 from bk_pipeline import __version__
-from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.fields import FIELDS, SCHEMA_URL
 
 DATASET = "bench"
 TAKEN = 202
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RESOURCE = {field.name for field in FIELDS if field.resource}
 STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
-FIXED = {"meta.signal_type": "trace", "library.name": "bk_pipeline", "library.version": __version__}
-OF_SPANS = FIXED | {"type": "internal", "span.kind": "internal", "span.num_events": 0}
+FIXED = {
+    "meta.signal_type": "trace",
+    "library.name": "bk_pipeline",
+    "library.version": __version__,
+    "resource.schema_url": SCHEMA_URL,
+    "scope.schema_url": SCHEMA_URL,
+}
+OF_SPANS = FIXED | {"span.num_events": 0}
 OF_LINKS = FIXED | {"meta.annotation_type": "link"}
 
 
@@ -74,11 +80,14 @@ def _events(identity: Row, attributes: Row, service: str) -> Iterator[dict[str, 
     columns = {name: _column(value) for name, value in attributes.items()}
     failed = {"error": True} if identity["status"] == "error" else {}
     parent = identity["parent_span_id"]
+    kind = "server" if parent is None else "internal"
     yield {
         "trace.trace_id": identity["trace_id"],
         "trace.span_id": identity["span_id"],
         **({} if parent is None else {"trace.parent_id": parent}),
         "name": identity["name"],
+        "type": kind,
+        "span.kind": kind,
         "status_code": STATUS_CODES[identity["status"]],
         **failed,
         "duration_ms": (identity["end"] - identity["start"]) / 1e6,

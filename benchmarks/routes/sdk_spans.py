@@ -21,6 +21,7 @@ from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
     SpanContext,
+    SpanKind,
     Status,
     StatusCode,
     TraceFlags,
@@ -33,7 +34,7 @@ from benchmarks.parts import tables_in
 from benchmarks.routes.rows import Row, rows_of
 from benchmarks.sink import WARM_UP
 from bk_pipeline import __version__
-from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.fields import FIELDS, SCHEMA_URL
 
 QUEUE = 2_048
 PLACE = "bench"
@@ -109,6 +110,7 @@ class _Sdk:
         span = self._tracer(resource).start_span(
             identity["name"],
             context=context,
+            kind=SpanKind.SERVER if parent is None else SpanKind.INTERNAL,
             attributes=attributes,
             links=[_link(identity["trace_id"], **one) for one in identity["links"]],
             start_time=identity["start"],
@@ -120,13 +122,15 @@ class _Sdk:
         key = tuple(resource.items())
         if key not in self._tracers:
             provider = TracerProvider(
-                resource=Resource({"service.name": "buildkite", **resource}),
+                resource=Resource({"service.name": "buildkite", **resource}, SCHEMA_URL),
                 id_generator=self._ids,
                 span_limits=LIMITS,
                 shutdown_on_exit=False,
             )
             provider.add_span_processor(self.processor)
-            self._tracers[key] = provider.get_tracer("bk_pipeline", __version__)
+            self._tracers[key] = provider.get_tracer(
+                "bk_pipeline", __version__, schema_url=SCHEMA_URL
+            )
         return self._tracers[key]
 
 

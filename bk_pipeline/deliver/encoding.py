@@ -51,6 +51,15 @@ STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 # Fields whose values repeat less often than their declaration says.
 MOSTLY_DISTINCT = frozenset({"buildkite.step.id", "buildkite.job.wait_time_ms"})
 
+
+def otel_kind(name: str) -> str:
+    """Return the OpenTelemetry span kind of a span's name: a pipeline run is a `server` span.
+
+    Source: OpenTelemetry's semantic conventions, "CI/CD spans".
+    """
+    return "server" if name == SpanKind.BUILD else "internal"
+
+
 RESOURCE_FIELDS = tuple(field for field in FIELDS if field.per_build and field.resource)
 # Fields of all spans of a build, and of its root only.
 BUILD_FIELDS = tuple(

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from bk_pipeline.spans.jobs import agent_was_lost
-from bk_pipeline.spans.model import Span
+from bk_pipeline.spans.jobs import Retries, failed_hard, system_failed
+from bk_pipeline.spans.model import Span, Step
 from bk_pipeline.spans.records import Agent, Build, Job, Person, Pipeline, PullRequest
 from bk_pipeline.text import VALUE_LIMIT_BYTES, compact_json, truncate
 
@@ -184,11 +184,23 @@ RESULTS = {
     "unblocked": "success",
     "failed": "failure",
     "timed_out": "timeout",
-    "expired": "timeout",
     "canceled": "cancellation",
     "skipped": "skip",
     "not_run": "skip",
 }
+# What a pipeline run does, of `cicd.pipeline.action.name`: builds do not say more.
+ACTION = "BUILD"
+# Words in a step's key or label -> `cicd.pipeline.task.type`.
+TASK_TYPES = {
+    word: type_
+    for type_, words in {
+        "build": ("build", "builds", "building"),
+        "test": ("test", "tests", "testing"),
+        "deploy": ("deploy", "deploys", "deploying", "deployment", "deployments"),
+    }.items()
+    for word in words
+}
+_WORD_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|[\W\d_]+")
 # Values of `vcs.provider.name`; `pipeline.provider.id` starts with one (`github_enterprise`).
 PROVIDERS = ("github", "gitlab", "bitbucket", "gitea")
 
@@ -257,8 +269,25 @@ def pipeline_name(pipeline: Pipeline) -> str | None:
 
 
 def pipeline_result(build: Build) -> str | None:
-    """Return the value of `cicd.pipeline.result`; None for an unfinished build."""
-    return RESULTS.get(build.state or "")
+    """Return the value of `cicd.pipeline.result`; None for an unfinished build.
+
+    A failed build is `timeout` or `error` if all its hard failures are. Failures that were
+    retried do not count.
+    """
+    result = RESULTS.get(build.state or "")
+    if result != "failure":
+        return result
+    jobs = {job.id: job for job in build.jobs or ()}
+    retries = Retries(jobs.values())
+    retried = {retry.of for retry in map(retries.of, jobs) if retry}
+    left = [job for job in jobs.values() if failed_hard(job) and job.id not in retried]
+    results = set(map(task_result, left))
+    return results.pop() if len(results) == 1 else result
+
+
+def action_name(build: Build) -> str:  # noqa: ARG001  # the getter of a field
+    """Return the value of `cicd.pipeline.action.name`, the same for all builds."""
+    return ACTION
 
 
 def head_type(build: Build) -> str | None:
@@ -271,9 +300,25 @@ def head_name(build: Build) -> str | None:
     return build.tag or build.branch
 
 
-def base_type(request: PullRequest) -> str | None:
-    """Return `branch` if the pull request has a base branch."""
-    return "branch" if request.base else None
+def base_name(build: Build) -> str | None:
+    """Return the branch that the pull request or the merge queue merges into."""
+    return (build.pull_request and build.pull_request.base) or _of_queue(build, "base_branch")
+
+
+def base_type(build: Build) -> str | None:
+    """Return `branch` if the build has a base branch."""
+    return "branch" if base_name(build) else None
+
+
+def base_revision(build: Build) -> str | None:
+    """Return the commit that the merge queue merges into."""
+    return _of_queue(build, "base_commit")
+
+
+def _of_queue(build: Build, key: str) -> str | None:
+    """Return a value of the build's merge queue; null is JSON text there, like all non-strings."""
+    value = (build.merge_queue or {}).get(key)
+    return None if value in (None, "", "null") else value
 
 
 def task_name(job: Job) -> str | None:
@@ -281,9 +326,24 @@ def task_name(job: Job) -> str | None:
     return job_label(job) or job.step_key
 
 
+def task_type(step: Step) -> str | None:
+    """Return `cicd.pipeline.task.type` if the words of the step's key, else of its label, name one.
+
+    None if they name several, or if it is a block step.
+    """
+    if step.type == "block":
+        return None
+    for text in (step.key, step.label):
+        words = map(str.casefold, _WORD_BORDER.split(text or ""))
+        types = {TASK_TYPES[word] for word in words if word in TASK_TYPES}
+        if types:
+            return types.pop() if len(types) == 1 else None
+    return None
+
+
 def task_result(job: Job) -> str | None:
-    """Return `cicd.pipeline.task.run.result`; it is `error` if the agent was lost."""
-    if agent_was_lost(job):
+    """Return `cicd.pipeline.task.run.result`; it is `error` if the CI system failed."""
+    if system_failed(job):
         return "error"
     if job.state == "finished":
         return "success" if job.exit_status == 0 else "failure"

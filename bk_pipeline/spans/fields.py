@@ -7,7 +7,7 @@ lists the function's inputs.
 
 Names and kinds are those of Buildkite's OpenTelemetry notification service, where it has the
 attribute; `UNAVAILABLE` lists those of its attributes that the REST API does not have.
-`cicd.*` and `vcs.*` are OpenTelemetry semantic conventions.
+`cicd.*` and `vcs.*` are OpenTelemetry semantic conventions, of the version that `SCHEMA_URL` names.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ STRING, INT, BOOL, STRINGS, JSON, MAP = FieldType
 BUILD, STAGE, GROUP, STEP, JOB, WAIT = (frozenset({kind}) for kind in SpanKind)
 ALL = frozenset(SpanKind)
 _F = Field
+
+# The version of OpenTelemetry's semantic conventions that names and values follow.
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 # Attributes whose values are part of URLs and GraphQL ids.
 ORGANIZATION, PIPELINE = "buildkite.organization.slug", "buildkite.pipeline.slug"
@@ -232,11 +235,13 @@ CONVENTION_FIELDS = (
     _F("cicd.pipeline.name", STRING, ALL, "build.pipeline.name, else build.pipeline.slug", "The pipeline's name.", value=derived.pipeline_name, of="build.pipeline", may_be=("buildkite.pipeline.name", PIPELINE)),
     _F("cicd.pipeline.run.id", STRING, ALL, "build.id", "The build's UUID.", holds=(BUILD_ID,)),
     _F("cicd.pipeline.run.url.full", STRING, ALL, "build.web_url", "The build's page.", holds=(*BUILD_PAGE, "buildkite.build.web_url")),
-    _F("cicd.pipeline.result", STRING, BUILD, "build.state", "success, failure, cancellation or skip.", value=derived.pipeline_result, holds=("buildkite.build.state",)),
+    _F("cicd.pipeline.result", STRING, BUILD, "build.state, build.jobs[].state", "success, failure, cancellation or skip; timeout or error if all hard failures that were not retried are.", value=derived.pipeline_result, holds=("buildkite.build.state",)),
+    _F("cicd.pipeline.action.name", STRING, BUILD, "build", "BUILD, the only action that Buildkite's builds have.", value=derived.action_name),
     _F("cicd.pipeline.task.name", STRING, JOB, "job.label, else job.name, else job.step_key", "The job's label.", value=derived.task_name, holds=LABELS, may_be=("buildkite.step.key",)),
+    _F("cicd.pipeline.task.type", STRING, JOB, "step.key, step.label", "build, test or deploy, if exactly one of these words (or a form like tests, building or deployment) is in job.step_key, else in job.step.label, job.label or job.name; absent on block steps.", value=derived.task_type, of="step", holds=("buildkite.step.key", *LABELS)),
     _F("cicd.pipeline.task.run.id", STRING, JOB, "job.id", "The job's UUID.", distinct=True, holds=(JOB_ID,)),
     _F("cicd.pipeline.task.run.url.full", STRING, JOB, "job.web_url", "URL of the job on the build's page.", distinct=True, holds=(*BUILD_PAGE, "buildkite.build.web_url", "buildkite.job.web_url", JOB_ID)),
-    _F("cicd.pipeline.task.run.result", STRING, JOB, "job.state", "success, failure, timeout, cancellation, or error if the agent was lost.", value=derived.task_result, holds=("buildkite.job.state",)),
+    _F("cicd.pipeline.task.run.result", STRING, JOB, "job.state", "success, failure, timeout, cancellation, or error if the CI system failed: the agent was lost, the job expired, or (by job.signal_reason) the agent could not run it.", value=derived.task_result, holds=("buildkite.job.state",)),
     _F("cicd.worker.id", STRING, JOB, "job.agent.id", "UUID of the agent.", holds=("buildkite.agent.id",)),
     _F("cicd.worker.name", STRING, JOB, "job.agent.name", "The agent's name.", holds=("buildkite.agent.name",)),
     _F("cicd.worker.url.full", STRING, JOB, "job.agent.web_url", "The agent's page.", holds=(ORGANIZATION, "buildkite.agent.id")),
@@ -244,12 +249,15 @@ CONVENTION_FIELDS = (
     _F("vcs.repository.name", STRING, ALL, "build.pipeline.repository", "The repository's name without its owner.", value=derived.repository_name, of="build.pipeline", holds=(REPOSITORY,)),
     _F("vcs.owner.name", STRING, ALL, "build.pipeline.repository", "The repository's owner.", value=derived.repository_owner, of="build.pipeline", holds=(REPOSITORY,)),
     _F("vcs.provider.name", STRING, ALL, "build.pipeline.provider.id", "github, gitlab, bitbucket or gitea.", value=derived.provider, of="build.pipeline"),
+    _F("vcs.ref.type", STRING, ALL, "build.tag, build.branch", "tag or branch: the type of what was built.", value=derived.head_type),
     _F("vcs.ref.head.name", STRING, ALL, "build.tag, else build.branch", "The tag or branch that was built.", value=derived.head_name, may_be=("buildkite.build.tag", "buildkite.build.branch")),
     _F("vcs.ref.head.type", STRING, ALL, "build.tag, build.branch", "tag or branch.", value=derived.head_type),
     _F("vcs.ref.head.revision", STRING, ALL, "build.commit", "The commit that was built.", holds=("buildkite.build.commit",)),
-    _F("vcs.ref.base.name", STRING, ALL, "build.pull_request.base", "The branch that the pull request is to be merged into.", holds=("buildkite.build.pull_request.base",)),
-    _F("vcs.ref.base.type", STRING, ALL, "build.pull_request.base", "branch, if the pull request has a base branch.", value=derived.base_type, of="build.pull_request"),
+    _F("vcs.ref.base.name", STRING, ALL, "build.pull_request.base, else build.merge_queue.base_branch", "The branch that the pull request or the merge queue is to be merged into.", value=derived.base_name, holds=("buildkite.build.pull_request.base", "buildkite.build.merge_queue", "buildkite.build.merge_queue.base_branch")),
+    _F("vcs.ref.base.type", STRING, ALL, "build.pull_request.base, build.merge_queue.base_branch", "branch, if the pull request or the merge queue has a base branch.", value=derived.base_type),
+    _F("vcs.ref.base.revision", STRING, ALL, "build.merge_queue.base_commit", "The commit that the merge queue merges into.", value=derived.base_revision, holds=("buildkite.build.merge_queue", "buildkite.build.merge_queue.base_commit")),
     _F("vcs.change.id", STRING, ALL, "build.pull_request.id", "The pull request's number.", value=derived.pull_request_id, of="build.pull_request", holds=("buildkite.build.pull_request.id",)),
+    _F("vcs.change.title", STRING, ALL, "build.pull_request.title", "The pull request's title, if the payload has it."),
 )
 
 SPAN_FIELDS = (

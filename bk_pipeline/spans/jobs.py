@@ -93,6 +93,15 @@ HARD_FAILURES = frozenset({"failed", "timed_out", "expired"})
 AGENT_LOST = "agent_lost"
 LOST_EXIT_STATUS = -1
 AGENT_STOPPED = "agent_stop"
+# Reasons for which the CI system, not the job's command, made a job fail.
+SYSTEM_FAILURES = frozenset({
+    AGENT_STOPPED,
+    "agent_incompatible",
+    "agent_refused",
+    "process_run_error",
+    "signature_rejected",
+    "stack_error",
+})  # fmt: skip
 
 
 def failed_hard(job: Job) -> bool:
@@ -114,6 +123,15 @@ def agent_was_lost(job: Job) -> bool:
         return False
     unexplained = job.exit_status == LOST_EXIT_STATUS and not job.signal_reason
     return unexplained or job.signal_reason == AGENT_STOPPED
+
+
+def system_failed(job: Job) -> bool:
+    """Return whether the job failed because of the CI system: it lost or never got an agent,
+    or the agent could not or would not run its command.
+    """
+    if job.state == "expired" or agent_was_lost(job):
+        return True
+    return job.state in {"failed", "finished"} and job.signal_reason in SYSTEM_FAILURES
 
 
 def job_outcome(job: Job) -> Outcome:

@@ -109,6 +109,7 @@ class PullRequest(_Record):
     id: str | Int64 | None = None
     base: str | None = None
     repository: str | None = None
+    title: str | None = None
 
 
 class Agent(_Record):

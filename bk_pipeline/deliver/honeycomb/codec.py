@@ -23,6 +23,7 @@ from bk_pipeline.deliver.encoding import (
     dictionary,
     encode,
     map_key_bounds,
+    otel_kind,
     rows_of_fields,
     shorten,
     with_defaults,
@@ -186,7 +187,7 @@ class Json:
         self, rows: SpanRows, job: list[Dictionary], agent: list[Dictionary]
     ) -> list[list[Dictionary]]:
         """Return the columns, preceded by name, status and number of links."""
-        name = _column(rows.column("name"), lambda one: {"name": one})
+        name = _column(rows.column("name"), _name)
         status = _column(rows.column("status"), _status)
         links = _column(pa.array(rows.link_counts()), lambda count: {"span.num_links": count})
         suffix = Dictionary([SUFFIX], np.zeros(len(rows), np.int64))
@@ -239,6 +240,11 @@ def _map(prefix: str, text: str) -> bytes:
 
 def _column(values: pa.Array, columns_of: Callable[[Any], dict[str, Any]]) -> Dictionary:
     return dictionary(values, lambda some: [members(columns_of(one)) for one in some])
+
+
+def _name(name: str) -> dict[str, Any]:
+    kind = otel_kind(name)
+    return {"name": name, "type": kind, "span.kind": kind}
 
 
 def _status(status: str) -> dict[str, Any]:

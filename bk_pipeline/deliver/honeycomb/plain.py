@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bk_pipeline.deliver.encoding import STATUS_CODES
+from bk_pipeline.deliver.encoding import STATUS_CODES, otel_kind
 from bk_pipeline.deliver.honeycomb.shape import (
     ERROR,
     FIXED,
@@ -38,7 +38,9 @@ def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
     if "parent_span_id" in span:
         parent_id = span["parent_span_id"]
         data["trace.parent_id"] = shape.span_text(parent_id, trace_id=trace_id, build_id=build_id)
-    data |= {"name": span["name"], "status_code": STATUS_CODES[span["status"]]}
+    kind = otel_kind(span["name"])
+    data |= {"name": span["name"], "type": kind, "span.kind": kind}
+    data["status_code"] = STATUS_CODES[span["status"]]
     if span["status"] == ERROR:
         data["error"] = True
     data["duration_ms"] = (span["end_unix_nano"] - span["start_unix_nano"]) / 1e6

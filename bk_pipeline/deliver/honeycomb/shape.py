@@ -14,7 +14,7 @@ from enum import StrEnum
 from bk_pipeline import __version__
 from bk_pipeline.deliver.encoding import MAP_PREFIXES
 from bk_pipeline.spans import ids
-from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.fields import FIELDS, SCHEMA_URL
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
@@ -26,22 +26,17 @@ BATCH_EVENTS = 500
 EVENT_BYTES = 1_000_000
 EVENT_COLUMNS = 2_000
 
-# The fixed columns of each span's event, in order; the variable ones precede and follow them.
-FIXED: dict[str, str | int] = {
-    "type": "internal",
-    "span.kind": "internal",
-    "span.num_events": 0,
+# The fixed columns of each event, in order; the variable ones precede and follow them.
+_SENDER: dict[str, str | int] = {
     "meta.signal_type": "trace",
     "library.name": LIBRARY,
     "library.version": __version__,
+    "resource.schema_url": SCHEMA_URL,
+    "scope.schema_url": SCHEMA_URL,
 }
-# The fixed columns of each link's event.
-LINK_FIXED: dict[str, str | int] = {
-    "meta.annotation_type": "link",
-    "meta.signal_type": "trace",
-    "library.name": LIBRARY,
-    "library.version": __version__,
-}
+# Those of each span's event, and of each link's.
+FIXED: dict[str, str | int] = {"span.num_events": 0, **_SENDER}
+LINK_FIXED: dict[str, str | int] = {"meta.annotation_type": "link", **_SENDER}
 # The columns that every event has, or may have, of its own.
 OWN_COLUMNS = frozenset(
     {
@@ -53,6 +48,7 @@ OWN_COLUMNS = frozenset(
         "name",
         "parent_name",
         "service.name",
+        "span.kind",
         "span.num_links",
         "status_code",
         "trace.link.span_id",
@@ -60,6 +56,7 @@ OWN_COLUMNS = frozenset(
         "trace.parent_id",
         "trace.span_id",
         "trace.trace_id",
+        "type",
     }
 )
 

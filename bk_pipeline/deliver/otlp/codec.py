@@ -119,8 +119,7 @@ class Protobuf:
         parents = rows.column("parent_span_id")
         ids = hstack(PARENT_ID, from_hex(parents.drop_null(), 8))
         yield [from_matrix(ids, is_valid(parents))]
-        kind = Span.SPAN_KIND_INTERNAL
-        names = _fields(rows.column("name"), lambda name: Span(name=name, kind=kind))
+        names = _fields(rows.column("name"), lambda name: Span(name=name, kind=plain.kind(name)))
         yield [names.array()]
         starts, ends = rows.start_ns, np.asarray(rows.column("end").cast(pa.int64()))
         yield [from_matrix(hstack(START, _fixed64(starts), END, _fixed64(ends)))]

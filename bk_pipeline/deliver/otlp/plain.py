@@ -22,7 +22,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from bk_pipeline import __version__
-from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, STATUS_CODES
+from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, STATUS_CODES, otel_kind
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
     SCOPE_NAME,
@@ -30,12 +30,13 @@ from bk_pipeline.deliver.otlp.shape import (
     common_attributes,
     link_flags,
 )
-from bk_pipeline.spans.fields import Field
+from bk_pipeline.spans.fields import SCHEMA_URL, Field
 from bk_pipeline.spans.table import add_attributes
 from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64
 
 Row = Mapping[str, Any]
+KINDS = {"server": Span.SPAN_KIND_SERVER, "internal": Span.SPAN_KIND_INTERNAL}
 
 
 def raw_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -57,8 +58,12 @@ def request(rows: Iterator[Row], common: Mapping[str, str]) -> ExportTraceServic
             ResourceSpans(
                 resource=build_resource,
                 scope_spans=[
-                    ScopeSpans(scope=InstrumentationScope(name=SCOPE_NAME, version=__version__))
+                    ScopeSpans(
+                        scope=InstrumentationScope(name=SCOPE_NAME, version=__version__),
+                        schema_url=SCHEMA_URL,
+                    )
                 ],
+                schema_url=SCHEMA_URL,
             ),
         )
         group.scope_spans[0].spans.append(span(row))
@@ -72,7 +77,7 @@ def span(row: Row) -> Span:
         span_id=bytes.fromhex(row["span_id"]),
         parent_span_id=bytes.fromhex(row["parent_span_id"] or ""),
         name=row["name"],
-        kind=Span.SPAN_KIND_INTERNAL,
+        kind=kind(row["name"]),
         start_time_unix_nano=row["start"],
         end_time_unix_nano=row["end"],
         attributes=_key_values(_attributes(row, SPAN_FIELDS)),
@@ -80,6 +85,11 @@ def span(row: Row) -> Span:
         status=status(row["status"]),
         flags=FLAGS_LOCAL,
     )
+
+
+def kind(name: str) -> Span.SpanKind.ValueType:
+    """Return the OTLP span kind of a span's name."""
+    return KINDS[otel_kind(name)]
 
 
 def status(name: str) -> Status:

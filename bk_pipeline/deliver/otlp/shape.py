@@ -26,6 +26,7 @@ from bk_pipeline.deliver.encoding import (
     TRIMMED,
     shorten,
 )
+from bk_pipeline.spans.fields import SCHEMA_URL
 from bk_pipeline.text import truncate
 
 SCOPE_NAME = "bk_pipeline"
@@ -42,9 +43,9 @@ SPAN_BYTES = 1_000_000
 # a collector, drops an event with more columns and still responds with a 2xx.
 SPAN_COLUMNS = 2_000
 # Columns that Honeycomb's translator adds to the attributes of every span and its resource: ids,
-# name, type, kind, status, duration, counts of events and links, signal, library name and version.
-# A parent and an error add one more each.
-BUILT_IN_COLUMNS = 12
+# name, type, kind, status, duration, counts of events and links, signal, library name and version,
+# schema URLs of resource and scope. A parent and an error add one more each.
+BUILT_IN_COLUMNS = 14
 
 # The order of a span's attributes.
 SPAN_FIELDS = PLAIN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + JOB_FIELDS + AGENT_FIELDS
@@ -85,8 +86,10 @@ RESOURCE_SPANS, RESOURCE, SCOPE_SPANS, SCOPE, SPAN = b"\x0a", b"\x0a", b"\x12", 
 ENCODED_SCOPE = sized(
     SCOPE, sized(b"\x0a", SCOPE_NAME.encode()) + sized(b"\x12", __version__.encode())
 )
-# The scope, two tags, and two lengths of up to 256 MiB.
-FRAMING_BYTES = len(ENCODED_SCOPE) + 2 * (1 + 4)
+# `schema_url` has the same number in both messages, and comes last in both.
+ENCODED_SCHEMA_URL = sized(b"\x1a", SCHEMA_URL.encode())
+# The scope, both schema URLs, two tags, and two lengths of up to 256 MiB.
+FRAMING_BYTES = len(ENCODED_SCOPE) + 2 * len(ENCODED_SCHEMA_URL) + 2 * (1 + 4)
 
 
 def body_of(items: Iterable[Item]) -> bytes:
@@ -100,11 +103,13 @@ def body_of(items: Iterable[Item]) -> bytes:
     parts: list[bytes] = []
     for resource, spans in by_resource.items():
         inner_bytes = len(ENCODED_SCOPE) + sum(span.size for span in spans)
+        inner_bytes += len(ENCODED_SCHEMA_URL)
         inner = SCOPE_SPANS + varint(inner_bytes)
-        outer = RESOURCE_SPANS + varint(len(resource) + len(inner) + inner_bytes)
-        parts += (outer, resource, inner, ENCODED_SCOPE)
+        outer_bytes = len(resource) + len(inner) + inner_bytes + len(ENCODED_SCHEMA_URL)
+        parts += (RESOURCE_SPANS + varint(outer_bytes), resource, inner, ENCODED_SCOPE)
         for span in spans:
             parts += span.pieces
+        parts += (ENCODED_SCHEMA_URL, ENCODED_SCHEMA_URL)
     return b"".join(parts)
 
 

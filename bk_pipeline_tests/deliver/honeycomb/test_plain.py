@@ -13,6 +13,7 @@ from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
 
 OTEL = Shape("ci builds")
 BUILDEVENTS = Shape("ci builds", TraceIdStyle.BUILDEVENTS)
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 BUILD_ID = uuid("build", 1)
 TRACE_ID = BUILD_ID.replace("-", "")
 FAILED = payload(1, state="failed", rebuilt_from={"id": uuid("build", 9), "number": 9})
@@ -42,8 +43,8 @@ def test_root_has_the_columns_of_an_otlp_root(root):
             "trace.trace_id": TRACE_ID,
             "trace.span_id": TRACE_ID[16:],
             "name": "buildkite.build",
-            "type": "internal",
-            "span.kind": "internal",
+            "type": "server",
+            "span.kind": "server",
             "status_code": 2,
             "error": True,
             "duration_ms": 60_000.0,
@@ -52,6 +53,8 @@ def test_root_has_the_columns_of_an_otlp_root(root):
             "meta.signal_type": "trace",
             "library.name": "bk_pipeline",
             "library.version": __version__,
+            "resource.schema_url": SCHEMA_URL,
+            "scope.schema_url": SCHEMA_URL,
             "service.name": "ci builds",
             "buildkite.pipeline.slug": "web",
             "buildkite.build.number": 1,
@@ -76,6 +79,7 @@ def test_only_failed_spans_have_an_error_column(job_span):
 def test_job_has_its_parent_and_lists_are_json_with_a_newline(job_span):
     data = span_event(job_span, OTEL)["data"]
 
+    assert data["type"] == data["span.kind"] == "internal"
     assert len(data["trace.parent_id"]) == 16
     assert data["buildkite.agent.meta_data"] == '["queue=default"]\n'
     assert data["buildkite.agent.meta_data.queue"] == "default"
@@ -99,6 +103,8 @@ def test_link_has_exactly_the_columns_of_an_otlp_link(root):
         "error": True,
         "library.name": "bk_pipeline",
         "library.version": __version__,
+        "resource.schema_url": SCHEMA_URL,
+        "scope.schema_url": SCHEMA_URL,
         "service.name": "ci builds",
     }
     assert event["data"]["buildkite.pipeline.slug"] == "web"

@@ -16,6 +16,7 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.otlp.shape import SPAN_FIELDS
 from bk_pipeline.spans.table import rows
 
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 ORDER = {field.name: position for position, field in enumerate(SPAN_FIELDS)}
 
@@ -34,11 +35,11 @@ def readable(span: Mapping[str, Any], service_name: str) -> ReadableSpan:
         name=span["name"],
         context=SpanContext(trace_id, int(span["span_id"], 16), False, SAMPLED),
         parent=parent and SpanContext(trace_id, int(parent, 16), False, SAMPLED),
-        resource=Resource(span["resource"] | {"service.name": service_name}),
+        resource=Resource(span["resource"] | {"service.name": service_name}, SCHEMA_URL),
         attributes=dict(sorted(span["attributes"].items(), key=position)),
         links=[linked(link, trace_id) for link in span["links"]],
-        kind=SpanKind.INTERNAL,
-        instrumentation_scope=InstrumentationScope("bk_pipeline", __version__),
+        kind=SpanKind.INTERNAL if parent else SpanKind.SERVER,
+        instrumentation_scope=InstrumentationScope("bk_pipeline", __version__, SCHEMA_URL),
         status=Status(StatusCode[span["status"].upper()]),
         start_time=span["start_unix_nano"],
         end_time=span["end_unix_nano"],

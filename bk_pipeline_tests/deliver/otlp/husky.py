@@ -1,7 +1,7 @@
 """Events that Honeycomb's translator, husky, makes of spans received by OTLP.
 
 Written for the tests from husky's documented behaviour; shares no code with the encoders that it
-compares. Covers only what our spans can have: no span events, schema URLs or sample rates.
+compares. Covers only what our spans can have: no span events or sample rates.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ def events(request: ExportTraceServiceRequest) -> Iterator[dict[str, Any]]:
         for part in group.scope_spans:
             outer = of_resource | columns(part.scope.attributes)
             outer |= {"library.name": part.scope.name, "library.version": part.scope.version}
+            if group.schema_url:
+                outer["resource.schema_url"] = group.schema_url
+            if part.schema_url:
+                outer["scope.schema_url"] = part.schema_url
             for span in part.spans:
                 assert not span.events
                 yield from (link_event(span, link, outer) for link in span.links)

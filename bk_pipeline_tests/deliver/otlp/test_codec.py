@@ -148,7 +148,22 @@ def test_root_has_no_parent_and_ids_are_bytes():
     assert root.trace_id.hex() == uuid("build", 1).replace("-", "")
     assert root.span_id == root.trace_id[8:]
     assert {len(span.parent_span_id) for span in others} == {8}
-    assert {span.kind for span in (root, *others)} == {Span.SPAN_KIND_INTERNAL}
+
+
+def test_build_is_a_server_span_and_all_others_are_internal():
+    (group, *_) = fast(table(payload(1)), MINIMAL).resource_spans
+    kinds = {span.name: span.kind for span in group.scope_spans[0].spans}
+
+    assert kinds.pop("buildkite.build") == Span.SPAN_KIND_SERVER
+    assert len(kinds) > 2
+    assert set(kinds.values()) == {Span.SPAN_KIND_INTERNAL}
+
+
+def test_every_resource_and_scope_names_the_version_of_the_conventions():
+    groups = fast(busy_table(), MINIMAL).resource_spans
+    urls = [one.schema_url for group in groups for one in (group, *group.scope_spans)]
+
+    assert urls == ["https://opentelemetry.io/schemas/1.44.0"] * 2 * len(groups)
 
 
 def test_resource_is_shared_by_the_spans_of_one_pipeline_only():

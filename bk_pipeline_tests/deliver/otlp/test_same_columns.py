@@ -23,6 +23,7 @@ from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline_tests.builders import make_trace
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp import husky
+from bk_pipeline_tests.deliver.otlp.exporter import SCHEMA_URL
 from bk_pipeline_tests.deliver.tables import payload, table
 from bk_pipeline_tests.spans.timelines import timelines
 from bk_pipeline_tests.worlds import span_table
@@ -115,6 +116,9 @@ def test_sandbox_builds_cover_all_kinds_of_data(world):
     assert {
         "trace.parent_id",
         "trace.link.trace_id",
+        "trace.link.span_id",
+        "resource.schema_url",
+        "scope.schema_url",
         "error",
         "error.type",
         "buildkite.agent.meta_data",
@@ -123,6 +127,20 @@ def test_sandbox_builds_cover_all_kinds_of_data(world):
         "buildkite.job.soft_failed",
         "buildkite.job.matrix",
     } <= found
+
+
+def test_events_of_links_name_the_schema_and_builds_are_server_spans(world):
+    events = [{name: value for name, _, value in columns} for _, columns in by_events(world)]
+    links = [one for one in events if one.get("meta.annotation_type") == "link"]
+
+    assert links
+    assert {one["resource.schema_url"] for one in events} == {SCHEMA_URL}
+    assert {one["scope.schema_url"] for one in events} == {SCHEMA_URL}
+    assert {
+        (one["name"] == "buildkite.build", one["span.kind"], one["type"])
+        for one in events
+        if one not in links
+    } == {(True, "server", "server"), (False, "internal", "internal")}
 
 
 @settings(max_examples=30, deadline=None)

@@ -18,7 +18,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, use_
 
 from bk_pipeline import __version__
 from bk_pipeline.clock import SystemClock
-from bk_pipeline.deliver.otlp.endpoint import Endpoint
+from bk_pipeline.deliver.otlp.endpoint import connected
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.display import Log
 from bk_pipeline.errors import PipelineError
@@ -103,7 +103,7 @@ class _Exporter(SpanExporter):
     """
 
     def __init__(self, settings: OtlpSettings) -> None:
-        self._endpoint = Endpoint(settings, clock=SystemClock())
+        self._endpoint = connected(settings, clock=SystemClock())
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:

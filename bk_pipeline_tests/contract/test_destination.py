@@ -33,8 +33,8 @@ from bk_pipeline_tests.deliver.tables import payload, table, tables, uuid
 @pytest.fixture(params=STAND_INS.values(), ids=STAND_INS)
 def stand_in(request, clock):
     sandbox = Sandbox(World(days=0), clock=lambda: clock.now().timestamp())
-    with running(sandbox) as url:
-        yield request.param(sandbox, url, clock)
+    with running(sandbox) as url, closing(request.param(sandbox, url, clock)) as made:
+        yield made
 
 
 @pytest.fixture

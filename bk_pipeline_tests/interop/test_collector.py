@@ -72,10 +72,9 @@ def backend() -> Iterator[tuple[Sandbox, str]]:
 @contextmanager
 def collector(name: str, folder: Path, *overrides: str) -> Iterator[str]:
     """Runs a Collector with the configuration `name`; yields its endpoint."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     overrides = (
-        f"receivers::otlp::protocols::http::endpoint: 127.0.0.1:{port}",
+        listening("http", port),
         "service::telemetry::metrics::level: none",
         *overrides,
     )
@@ -87,6 +86,12 @@ def collector(name: str, folder: Path, *overrides: str) -> Iterator[str]:
         stack.callback(end, process)
         wait_for(port, process, folder / "collector.log")
         yield f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -105,9 +110,16 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"The Collector did not listen within {PATIENCE_S} s:\n{log.read_text()}")
 
 
-def send(table: pa.Table, endpoint: str, headers: str = "", *, metrics: bool = False) -> None:
+def listening(protocol: str, port: int) -> str:
+    """An override that makes the receiver listen there."""
+    return f"receivers::otlp::protocols::{protocol}::endpoint: 127.0.0.1:{port}"
+
+
+def send(
+    table: pa.Table, endpoint: str, headers: str = "", *, metrics: bool = False, **variables: str
+) -> None:
     """Send all spans, or their metrics, in batches."""
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_HEADERS": headers}
+    variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_HEADERS": headers}
     kind = OtlpMetrics if metrics else Otlp
     settings = (
         OtlpSettings.from_environment(variables, signal=METRICS)
@@ -144,6 +156,24 @@ def test_spans_pass_with_the_right_header_only(name, table, tmp_path):
         for wrong in ("", HEADERS[name] + "x"):
             with pytest.raises(TokenRefused):
                 send(table, endpoint, wrong)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_spans_and_metrics_pass_by_grpc(table, backend, tmp_path, compression):
+    sandbox, url = backend
+    port = free_port()
+    overrides = (listening("grpc", port), *to(url, "traces"), *to(url, "metrics"))
+    variables = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
+    }
+    with collector("bearer-token", tmp_path, *overrides):
+        for metrics in (False, True):
+            send(table, f"http://127.0.0.1:{port}", metrics=metrics, **variables)
+    assert sandbox.otlp.span_count == len(table)
+    assert sandbox.otlp.duplicate_count == 0
+    builds = [one for one in rows(table) if one["name"] == "buildkite.build"]
+    assert sandbox.otlp.metrics.totals["buildkite.builds.count"] == len(builds)
 
 
 def test_spans_become_metrics(table, tmp_path):

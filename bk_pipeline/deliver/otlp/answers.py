@@ -95,6 +95,7 @@ class MessageContext:
         headers: The variable that has, or should have, our credentials.
         quote: Makes a message of the server safe to quote.
         signal: The signal that was sent.
+        grpc: Whether it was sent by gRPC.
     """
 
     place: str
@@ -102,6 +103,7 @@ class MessageContext:
     headers: str
     quote: Quote
     signal: Signal = TRACES
+    grpc: bool = False
 
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):
@@ -308,9 +310,7 @@ def _messages(status: int, detail: str, context: MessageContext) -> dict[type[Pi
             "one."
         ),
         NotFound: (
-            f"{place} does not exist (404: {detail}). Check the path in "
-            f"{context.endpoint}: /{signal.path} is added to OTEL_EXPORTER_OTLP_ENDPOINT, "
-            f"and nothing to {signal.variable_prefix}ENDPOINT. If it does not "
+            f"{place} does not exist (404: {detail}). {_where_to_look(context)} If it does not "
             f"accept {signal.name}, set {signal.exporter_variable}=none."
         ),
         RequestTooLarge: f"{place} rejected a batch as too large ({status}: {detail}).",
@@ -319,6 +319,16 @@ def _messages(status: int, detail: str, context: MessageContext) -> dict[type[Pi
             f"it again does not help. {advice}."
         ),
     }
+
+
+def _where_to_look(context: MessageContext) -> str:
+    signal = context.signal
+    if context.grpc:
+        return f"Check host and port in {context.endpoint}."
+    return (
+        f"Check the path in {context.endpoint}: /{signal.path} is added to "
+        f"OTEL_EXPORTER_OTLP_ENDPOINT, and nothing to {signal.variable_prefix}ENDPOINT."
+    )
 
 
 def _pause_s(response: Response, now: datetime) -> float | None:

@@ -1,11 +1,11 @@
-"""OTLP over HTTP: posting bodies of any signal to an endpoint, and the destination for spans."""
+"""OTLP endpoints: posting bodies of any signal over HTTP, and the destination for spans."""
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import NO_LIMIT, MaxAge
@@ -15,13 +15,16 @@ from bk_pipeline.deliver.otlp.answers import PROTOBUF, MessageContext, parse_res
 from bk_pipeline.deliver.otlp.settings import OtlpSettings, secrets_in
 from bk_pipeline.deliver.otlp.shape import FRAMING_BYTES, body_of
 from bk_pipeline.deliver.otlp.span_limits import within_limits
-from bk_pipeline.deliver.otlp.variables import TRACES, Compression
+from bk_pipeline.deliver.otlp.variables import GRPC, TRACES, Compression
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import ServiceUnavailable
 from bk_pipeline.http.answers import unreachable
 from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import HttpSession, Response
+
+if TYPE_CHECKING:
+    from bk_pipeline.deliver.otlp.grpc import GrpcEndpoint
 
 # Compresses to a tenth; level 6 compresses to a fourteenth at half the speed.
 GZIP_LEVEL = 1
@@ -37,7 +40,7 @@ class PostResult(NamedTuple):
 
 
 class Endpoint:
-    """One OTLP endpoint. Thread-safe.
+    """One OTLP/HTTP endpoint. Thread-safe.
 
     Args:
         settings: The settings of the endpoint.
@@ -95,7 +98,7 @@ class Endpoint:
         except ServiceUnavailable as exc:
             hint = ""
             if GRPC_PORT in settings.place:
-                hint = " By convention port 4317 is for gRPC and 4318 for OTLP/HTTP."
+                hint = " Port 4317 is usually gRPC's: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc."
             raise unreachable(
                 self._place, exc, setting=settings.endpoint_variable, hint=hint
             ) from exc
@@ -104,6 +107,18 @@ class Endpoint:
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
         return self._session.quote(text, limit=MESSAGE_LIMIT)
+
+
+def connected(
+    settings: OtlpSettings, *, clock: Clock, timeouts: Timeouts | None = None
+) -> Endpoint | GrpcEndpoint:
+    """Return the endpoint of `settings`, for its protocol. Connects to nothing yet."""
+    if settings.protocol == GRPC:
+        # gRPC takes a while to import, and only its users need it.
+        from bk_pipeline.deliver.otlp.grpc import GrpcEndpoint  # noqa: PLC0415
+
+        return GrpcEndpoint(settings, clock=clock, timeouts=timeouts)
+    return Endpoint(settings, clock=clock, timeouts=timeouts)
 
 
 # The specification recommends 20 MiB, but gRPC servers accept messages of up to 4 MiB by default,
@@ -117,7 +132,7 @@ LIMITS = Limits(BATCH_BYTES, BATCH_SPANS, shared_framing_bytes=FRAMING_BYTES)
 
 
 class Otlp:
-    """Sends spans to an OTLP/HTTP endpoint. Thread-safe.
+    """Sends spans to an OTLP endpoint. Thread-safe.
 
     Args:
         settings: The settings of the endpoint.
@@ -144,7 +159,7 @@ class Otlp:
         self.max_age_description = age.description
         self.retry = retry_policy or RetryPolicy()
         self._settings = settings
-        self._endpoint = Endpoint(settings, clock=clock, timeouts=timeouts)
+        self._endpoint = connected(settings, clock=clock, timeouts=timeouts)
         if settings.batch_spans and settings.signal is TRACES:
             self.limits = replace(
                 self.limits, batch_items=min(settings.batch_spans, self.limits.batch_items)

@@ -24,6 +24,8 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from bk_pipeline.deliver.otlp.variables import (
     DEFAULT_TIMEOUT_MS,
     GENERAL,
+    GRPC,
+    HTTP,
     METRICS,
     NO_LIMITS,
     TRACES,
@@ -136,6 +138,7 @@ class OtlpSettings:
         span_limits: The limits of each span.
         batch_spans: The maximum number of spans in a request, if it is limited.
         signal: The signal to be sent.
+        protocol: `http/protobuf` or `grpc`.
     """
 
     url: str = field(repr=False)
@@ -155,6 +158,7 @@ class OtlpSettings:
     span_limits: SpanLimits = NO_LIMITS
     batch_spans: int | None = None
     signal: Signal = TRACES
+    protocol: str = HTTP
 
     @classmethod
     def from_environment(
@@ -175,13 +179,18 @@ class OtlpSettings:
         endpoint_variable, endpoint = variables.get("ENDPOINT")
         if not endpoint or variables.disabled:
             return None
-        variables.check_protocol()
+        protocol = variables.protocol()
         variables.check_unsupported()
         if signal is METRICS:
             variables.check_metrics()
         headers_variable, header_pairs = variables.get("HEADERS")
         return cls(
-            url=_url(endpoint_variable, endpoint, signal),
+            url=(
+                _grpc_url(endpoint_variable, variables.with_scheme(endpoint))
+                if protocol == GRPC
+                else _url(endpoint_variable, endpoint, signal)
+            ),
+            protocol=protocol,
             headers=headers(headers_variable, header_pairs),
             timeouts=variables.timeouts(),
             compression=variables.compression(),
@@ -213,6 +222,26 @@ class OtlpSettings:
 
 def _url(variable: str, endpoint: str, signal: Signal) -> str:
     """Return the URL to send to; the path of a general endpoint is extended by the signal's."""
+    parts = _checked(variable, endpoint)
+    path = parts.path
+    if variable.endswith(GENERAL + "ENDPOINT"):
+        path = f"{path.rstrip('/')}/{signal.path}"
+    return urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, ""))
+
+
+def _grpc_url(variable: str, endpoint: str) -> str:
+    """Return the address of a gRPC server as a URL."""
+    parts = _checked(variable, endpoint)
+    if parts.path not in {"", "/"} or parts.query:
+        raise ConfigError(
+            f"{variable} has a path, and gRPC has none. Give host and port only, like "
+            "https://collector.example.com:4317."
+        )
+    return urlunsplit((parts.scheme, parts.netloc, "/", "", ""))
+
+
+def _checked(variable: str, endpoint: str) -> SplitResult:
+    """Return the parts of an endpoint."""
     malformed = f"{variable} is malformed: expected a URL like https://collector.example.com:4318."
     try:
         parts = urlsplit(endpoint)
@@ -227,10 +256,7 @@ def _url(variable: str, endpoint: str, signal: Signal) -> str:
             f"{variable} contains a user name or password. Remove it from the URL and put the "
             f"credentials into a header in {GENERAL}HEADERS, like Authorization=Basic%20..."
         )
-    path = parts.path
-    if variable.endswith(GENERAL + "ENDPOINT"):
-        path = f"{path.rstrip('/')}/{signal.path}"
-    return urlunsplit((parts.scheme, parts.netloc, path or "/", parts.query, ""))
+    return parts
 
 
 def _account(environment: Mapping[str, str]) -> str:

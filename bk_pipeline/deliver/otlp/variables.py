@@ -24,11 +24,13 @@ class Signal:
         noun: The plural noun for what requests contain and responses count.
         ledger_prefix: The prefix of destination names in the ledger. An endpoint may accept both signals
             at the same URL, and what was sent of one signal was not sent of the other.
+        grpc_service: The gRPC service that takes it, below `opentelemetry.proto.collector`.
     """
 
     name: str
     noun: str
     ledger_prefix: str
+    grpc_service: str
 
     @property
     def variable_prefix(self) -> str:
@@ -45,13 +47,19 @@ class Signal:
         """The path that is added to a general endpoint."""
         return f"v1/{self.name}"
 
+    @property
+    def grpc_method(self) -> str:
+        """The method of the gRPC service."""
+        return f"/opentelemetry.proto.collector.{self.grpc_service}/Export"
 
-TRACES = Signal("traces", "spans", "otlp")
-METRICS = Signal("metrics", "data points", "otlp_metrics")
+
+TRACES = Signal("traces", "spans", "otlp", "trace.v1.TraceService")
+METRICS = Signal("metrics", "data points", "otlp_metrics", "metrics.v1.MetricsService")
 
 
 GENERAL = "OTEL_EXPORTER_OTLP_"
-PROTOCOL = "http/protobuf"
+# Why not http/json: every receiver of it takes protobuf, which is smaller and quicker to encode.
+HTTP, GRPC = "http/protobuf", "grpc"
 # The temporalities possible for finished builds, and the aggregation of their durations.
 TEMPORALITIES = ("delta", "lowmemory")
 AGGREGATION = "base2_exponential_bucket_histogram"
@@ -147,18 +155,28 @@ class Variables:
         exporters = self._environment.get(self._signal.exporter_variable, "").strip().lower()
         return bool(exporters) and "otlp" not in exporters.split(",")
 
-    def check_protocol(self) -> None:
-        """Check that the protocol is http/protobuf.
+    def protocol(self) -> str:
+        """Return the protocol, `http/protobuf` or `grpc`.
 
         Raises:
             ConfigError: It is another one.
         """
         variable, value = self.get("PROTOCOL")
-        if value and value.lower() != PROTOCOL:
+        protocol = value.lower() or HTTP
+        if protocol not in {HTTP, GRPC}:
+            reason = " Every receiver of http/json takes http/protobuf too." * ("json" in protocol)
             raise ConfigError(
-                f"{variable} asks for an unsupported protocol. Only {PROTOCOL} is supported: "
-                "set that (its usual port is 4318, gRPC's is 4317), or unset the variable."
+                f"{variable} asks for an unsupported protocol. Set it to {HTTP} (usual port 4318) or "
+                f"{GRPC} (usual port 4317), or unset it for {HTTP}.{reason}"
             )
+        return protocol
+
+    def with_scheme(self, endpoint: str) -> str:
+        """Return an endpoint of gRPC, which may be `host:port`, as a URL."""
+        if "://" in endpoint:
+            return endpoint
+        insecure = self.get("INSECURE")[1].lower() == "true"
+        return f"{'http' if insecure else 'https'}://{endpoint}"
 
     def check_unsupported(self) -> None:
         """Check that no unsupported variable is set.

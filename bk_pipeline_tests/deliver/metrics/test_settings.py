@@ -62,7 +62,7 @@ def test_delta_temporality_is_accepted(value):
             "explicit_bucket_histogram",
             "Set it to base2_exponential_bucket_histogram",
         ),
-        ("METRICS_PROTOCOL", "grpc", "Only http/protobuf is supported"),
+        ("METRICS_PROTOCOL", "http/json", "Every receiver of http/json takes http/protobuf too"),
         ("METRICS_TIMEOUT", "10", "Give 10000 for 10 seconds"),
     ],
 )

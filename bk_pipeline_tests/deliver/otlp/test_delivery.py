@@ -231,7 +231,7 @@ def test_run_without_a_listener_fails_after_the_retries(connect, send, clock):
 
 
 def test_grpc_port_is_pointed_out(connect, send):
-    with pytest.raises(RetryableError, match=r"port 4317 is for gRPC"):
+    with pytest.raises(RetryableError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL=grpc"):
         send(tables(1), destination=connect(ENDPOINT="http://127.0.0.1:4317"))
 
 

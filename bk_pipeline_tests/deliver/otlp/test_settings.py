@@ -139,8 +139,8 @@ def test_compression_other_than_gzip_is_rejected(value):
         read(COMPRESSION=value)
 
 
-@pytest.mark.parametrize("value", ["grpc", "http/json", "HTTP"])
-def test_protocol_other_than_http_protobuf_is_rejected(value):
+@pytest.mark.parametrize("value", ["http/json", "HTTP", "thrift"])
+def test_protocol_other_than_protobuf_is_rejected(value):
     with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL.*http/protobuf"):
         read(TRACES_PROTOCOL=value, PROTOCOL="http/protobuf")
 

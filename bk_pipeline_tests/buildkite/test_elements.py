@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bk_pipeline.buildkite.elements import Split, split_elements, split_leniently
 from bk_pipeline.buildkite.paging import Paging
 from bk_pipeline.buildkite.records import read_build
-from bk_pipeline.errors import RecordError
+from bk_pipeline.errors import RecordError, ServiceUnavailable
 from bk_pipeline_tests.buildkite.listed import DAY, WHOLE_DAY, build, numbers
 from bk_pipeline_tests.http.scripted import Answer
 
@@ -164,6 +164,14 @@ def test_truncated_page_is_requested_again(server, connect, cut):
     server.otherwise = Answer(body=whole)
     assert numbers(client.iter_builds(WHOLE_DAY)) == [2, 1]
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_page_that_stays_truncated_is_never_taken_for_complete(server, connect, cut):
+    client = connect(server.url, paging=Paging(links=True))
+    server.otherwise = Answer(body=page(text(2), text(1))[:-cut])
+    with pytest.raises(ServiceUnavailable, match="cut short"):
+        list(client.iter_builds(WHOLE_DAY))
 
 
 def test_page_with_a_broken_last_build_is_requested_again_once(server, connect):

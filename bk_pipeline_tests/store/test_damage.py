@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from bk_pipeline.store.folder import QUARANTINED, Folder
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.spans import SpanSearch, SpanStore, StatsStore
 from bk_pipeline_tests.buildkite.listed import build, text_of
+from bk_pipeline_tests.store.object_store import object_store
 from bk_pipeline_tests.test_extraction import DAY, HOUR, MINUTE, START
 
 BUILDS = 12
@@ -65,7 +67,7 @@ damaged = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 class Day:
     """A day of `BUILDS` builds, extracted, transformed and summarized."""
 
-    path: Path
+    path: Path | str
     client: BuildkiteClient
     clock: object
 
@@ -107,8 +109,8 @@ class Day:
         ]
 
 
-@pytest.fixture
-def day(clock, tmp_path):
+@contextmanager
+def day_in(place, clock):
     sandbox = Sandbox(
         World(days=1, builds_per_day=0), limits=False, clock=lambda: clock.now().timestamp()
     )
@@ -121,11 +123,48 @@ def day(clock, tmp_path):
         running(sandbox) as url,
         BuildkiteClient("acme", sandbox.buildkite_token, api_url=url, clock=clock) as client,
     ):
-        made = Day(tmp_path / "data", client, clock)
+        made = Day(place, client, clock)
         made.extract()
         made.transform()
         made.summarize()
         yield made
+
+
+@pytest.fixture
+def day(clock, tmp_path):
+    with day_in(tmp_path / "data", clock) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def stored_day(bucket, clock, tmp_path):
+    """The same in an object store, under a prefix of the test's own."""
+    with day_in(bucket.uri(tmp_path.name), clock) as made:
+        yield made
+
+
+def objects_below(bucket, tmp_path, folder: str) -> list[str]:
+    """The keys of the objects in a folder of the test's prefix."""
+    return [
+        key
+        for key in bucket.objects
+        if key.startswith(f"{tmp_path.name}/{folder}/") and not key.endswith("/")
+    ]
+
+
+def damage_object(bucket, tmp_path, folder: str, damage) -> None:
+    """Damage the one Parquet object of a folder."""
+    [key] = [one for one in objects_below(bucket, tmp_path, folder) if one.endswith(".parquet")]
+    path = tmp_path / "damaged"
+    path.write_bytes(bucket.objects[key])
+    damage(path)
+    bucket.put(key, path.read_bytes())
 
 
 def test_restored_spans_follow_the_span_options(day):
@@ -220,6 +259,65 @@ def test_damaged_part_does_not_stop_the_compaction_of_others(day, damage):
     assert len(day.raw.parts(DAY.key)) <= 2
     day.transform()
     assert day.trace_count() == BUILDS
+
+
+in_a_bucket = pytest.mark.parametrize(
+    "damage", [DAMAGE["empty"], DAMAGE["half"], flip_bit], ids=["empty", "half", "flipped bit"]
+)
+
+
+@in_a_bucket
+def test_damaged_raw_part_in_an_object_store_is_fetched_again(stored_day, bucket, tmp_path, damage):
+    damage_object(bucket, tmp_path, "raw", damage)
+    day = replace(stored_day)
+
+    found, made = day.extract(), day.transform(full_refresh=True)
+    if not found.damaged:  # only reading the payloads reveals it
+        day.restore()
+
+    [message] = found.damaged or made.damaged
+    [key] = objects_below(bucket, tmp_path, f"{QUARANTINED}/raw/{DAY.key}")
+    assert f"s3://bucket/{tmp_path.name} is damaged" in message
+    assert f"was moved to {key.removeprefix(f'{tmp_path.name}/')}. Its content is" in message
+    assert day.trace_count() == BUILDS
+    assert day.extract().listed == 0
+
+
+@in_a_bucket
+def test_damaged_span_part_in_an_object_store_is_rebuilt(stored_day, bucket, tmp_path, damage):
+    part = stored_day.spans.parts(DAY.key)
+    damage_object(bucket, tmp_path, "spans", damage)
+    day = replace(stored_day)
+
+    with pytest.raises(DamagedFile, match=f"moved to {QUARANTINED}/spans"):
+        [*day.spans.tables(DAY.key, part[0]), day.spans.parts(DAY.key)]
+    assert day.restore() == []
+
+    assert (day.spans.parts(DAY.key), day.trace_count()) == (part, BUILDS)
+    assert len(objects_below(bucket, tmp_path, QUARANTINED)) == 1
+
+
+def test_object_store_that_denies_access_has_no_damaged_files(
+    stored_day, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bucket, "denies_reading", True)
+    day = replace(stored_day)
+    with pytest.raises(StorageError, match="Check the credentials"):
+        list(day.raw.tables(DAY.key, day.raw.parts(DAY.key)[0]))
+    assert objects_below(bucket, tmp_path, QUARANTINED) == []
+
+
+def test_old_temporary_objects_are_deleted(stored_day, bucket, tmp_path):
+    now = bucket.written_at[f"{tmp_path.name}/swept.json"]
+    for name, age in (("old", timedelta(hours=25)), ("recent", timedelta(hours=23))):
+        key = f"{tmp_path.name}/raw/{name}.parquet.tmp"
+        bucket.put(key, b"")
+        bucket.written_at[key] = now - age
+    folder = Folder(bucket.uri(tmp_path.name))
+    assert folder.delete_stale_temporaries(now=now + timedelta(hours=23)) == 0
+    bucket.written_at[f"{tmp_path.name}/swept.json"] = now - timedelta(hours=25)
+    assert folder.delete_stale_temporaries(now=now) == 1
+    assert f"{tmp_path.name}/raw/recent.parquet.tmp" in bucket.objects
 
 
 def test_damaged_merged_part_restores_the_parts_it_replaced(day):

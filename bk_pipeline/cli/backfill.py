@@ -145,14 +145,33 @@ class Outcome:
         return sum(self.results.of(loader, Delivery).values(), Delivery())
 
     @property
+    def without_trace(self) -> list[str]:
+        """Lines that explain why there are fewer traces than builds."""
+        listings = self.results.of("raw_builds", Extraction).values()
+        made = [one.summary for one in self.results.of("spans", Transformation).values()]
+        unreadable = [one for some in (*listings, *made) for one in some.quarantined]
+        return list(
+            without_trace(
+                skipped=sum(one.skipped for one in made),
+                unfinished=sum(one.unfinished for one in made),
+                unsettled=sum(one.held_back for one in made),
+                unreadable=len(unreadable),
+            )
+        )
+
+    @property
     def warnings(self) -> list[str]:
-        """The destinations' warnings, each with its day."""
-        return [
-            f"{day}: {warning}"
-            for loader in self.loaders
-            for day, one in self.results.of(loader, Delivery).items()
-            for warning in one.warnings
+        """What was wrong with stored files, builds and deliveries, each with its day."""
+        listings = self.results.of("raw_builds", Extraction)
+        made = self.results.of("spans", Transformation)
+        sent = [self.results.of(loader, Delivery) for loader in self.loaders]
+        found = [
+            *((day, one.damaged) for day, one in (*listings.items(), *made.items())),
+            *((day, one.quarantined) for day, one in listings.items()),
+            *((day, map(str, one.summary.quarantined)) for day, one in made.items()),
+            *((day, one.warnings) for results in sent for day, one in results.items()),
         ]
+        return [f"{day}: {message}" for day, messages in found for message in messages]
 
     @property
     def retryable(self) -> bool:
@@ -174,9 +193,7 @@ def _sigterm_as_sigint() -> Iterator[None]:
 def _sum_up(outcome: Outcome, settings: Settings) -> None:
     done = outcome.runs - len(outcome.failed)
     echo(f"{done} of {counted(len(outcome.days), 'day')}: {outcome.made}.")
-    summaries = [one.summary for one in outcome.results.of("spans", Transformation).values()]
-    skipped = sum(one.skipped for one in summaries)
-    for line in without_trace(skipped, sum(one.unfinished for one in summaries)):
+    for line in outcome.without_trace:
         echo(line)
     sent = {loader: outcome.sent(loader) for loader in outcome.loaders}
     for loader, one in sent.items():
@@ -200,13 +217,18 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
     _list_failed(outcome)
 
 
-def without_trace(skipped: int, unfinished: int) -> Iterator[str]:
+def without_trace(
+    *, skipped: int = 0, unfinished: int = 0, unsettled: int = 0, unreadable: int = 0
+) -> Iterator[str]:
     """Yield lines that explain why there are fewer traces than builds."""
-    if skipped:
-        yield f"{skipped:,} skipped {'build has' if skipped == 1 else 'builds have'} no trace."
-    if unfinished:
-        have = "build has" if unfinished == 1 else "builds have"
-        yield f"{unfinished:,} {have} not finished yet and no trace until then."
+    for count, what, why in (
+        (skipped, "skipped ", "no trace"),
+        (unfinished, "", "not finished yet and no trace until then"),
+        (unsettled, "", "not settled yet and no trace until then"),
+        (unreadable, "unreadable ", "no trace"),
+    ):
+        if count:
+            yield f"{count:,} {what}{'build has' if count == 1 else 'builds have'} {why}."
 
 
 def _conclude(outcome: Outcome) -> None:

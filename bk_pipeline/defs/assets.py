@@ -20,7 +20,6 @@ from bk_pipeline.defs.daily_asset import (
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.deliver.destinations import Configured
-from bk_pipeline.errors import UNNAMED
 from bk_pipeline.settings import Settings
 
 # A dataset must exist before anything can be marked in it; its first events create it.
@@ -112,10 +111,7 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                     if made.damaged:
                         made.damaged.extend(app.restore(day, on_wait=run.log.wait))
                     stored = pipeline.stored_summary(day.key, spans=app.spans())
-                    quarantined += [
-                        f"{day.key}: {one.build_id or UNNAMED}: {one.reason}"
-                        for one in stored.quarantined
-                    ]
+                    quarantined += [f"{day.key}: {one}" for one in stored.quarantined]
                     step.record(metadata.of_transformation(made, stored), made)
         result = checks.result(checks.NO_QUARANTINED_BUILDS, quarantined)
         return dg.MaterializeResult(check_results=[result])

@@ -14,7 +14,6 @@ from bk_pipeline import pipeline
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.display import printable
-from bk_pipeline.errors import UNNAMED
 from bk_pipeline.spans.fields import FIELDS, IDENTITY
 from bk_pipeline.telemetry import Value
 
@@ -66,7 +65,7 @@ def of_extraction(found: Extraction) -> Metadata:
 
 def of_transformation(made: Transformation, stored: PartSummary) -> Metadata:
     """Return the metadata of `spans`: of what was made, and of all that the day has."""
-    reasons = [f"{one.build_id or UNNAMED}: {one.reason}" for one in stored.quarantined]
+    reasons = list(map(str, stored.quarantined))
     return {
         "builds": made.summary.builds,
         "traces": made.summary.traces,

@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bk_pipeline.errors import DamagedFile
+from bk_pipeline.errors import UNNAMED, DamagedFile
 from bk_pipeline.spans.table import SCHEMA
 from bk_pipeline.store.delivery_records import DELIVERIES, DeliveryRecords
 from bk_pipeline.store.folder import REPLACES, SPANS, Folder
@@ -36,6 +36,9 @@ class QuarantinedBuild(msgspec.Struct, frozen=True):
 
     build_id: str | None
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.build_id or UNNAMED}: {self.reason}"
 
 
 class PartSummary(msgspec.Struct):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from functools import partial
 
 import dagster as dg
 import pytest
@@ -14,6 +15,7 @@ from bk_pipeline.cli.demo import environment
 from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
+from bk_pipeline_tests.buildkite.listed import build
 from bk_pipeline_tests.cli.program import run, started, wait_until
 from bk_pipeline_tests.worlds import last_thursday
 
@@ -286,16 +288,62 @@ def test_without_a_key_the_spans_are_made_and_that_is_said(tmp_path, served):
 
 
 @pytest.mark.parametrize(
-    ("skipped", "unfinished", "lines"),
+    ("counts", "lines"),
     [
-        (0, 0, []),
-        (4, 0, ["4 skipped builds have no trace."]),
-        (1, 1, [
+        ({}, []),
+        ({"skipped": 4}, ["4 skipped builds have no trace."]),
+        ({"skipped": 1, "unfinished": 1}, [
             "1 skipped build has no trace.",
             "1 build has not finished yet and no trace until then.",
         ]),
-        (0, 1_200, ["1,200 builds have not finished yet and no trace until then."]),
+        ({"unfinished": 1_200}, ["1,200 builds have not finished yet and no trace until then."]),
+        ({"unsettled": 2}, ["2 builds have not settled yet and no trace until then."]),
+        ({"unreadable": 1}, ["1 unreadable build has no trace."]),
     ],
 )  # fmt: skip
-def test_builds_without_a_trace_are_told(skipped, unfinished, lines):
-    assert list(without_trace(skipped, unfinished)) == lines
+def test_builds_without_a_trace_are_told(counts, lines):
+    assert list(without_trace(**counts)) == lines
+
+
+def test_every_new_build_without_a_trace_and_every_damaged_file_is_in_the_output(tmp_path):
+    """Of each kind, so that new builds, less those that are named, are the delivered traces."""
+    sandbox = Sandbox(World(days=1, builds_per_day=9, today=last_thursday()))
+    day = sandbox.world.first_and_last_day()[0].isoformat()
+    finished = {"created_at": f"{day}T10:00:00.000Z", "finished_at": f"{day}T10:01:00.000Z"}
+    unfinished = {**finished, "finished_at": None}
+    jobs = [{"id": "j1", "type": "script", "state": "passed", "exit_status": "zero"}]
+    for index, fields in enumerate(
+        [
+            {**unfinished, "state": "skipped"},
+            {**unfinished, "state": "running"},
+            {**finished, "jobs": jobs},
+            {**finished, "pipeline": None, "url": None},
+        ],
+        4_000_000,
+    ):
+        sandbox.world.add_build(build(index, **fields))
+    with running(sandbox) as url:
+        once = partial(
+            CliRunner().invoke,
+            backfill,
+            ["--from", day, "--to", day],
+            env=environment(sandbox, url),
+        )
+        done = once()
+        [raw] = (tmp_path / ".bk_pipeline/raw").rglob("*.parquet")
+        raw.write_bytes(raw.read_bytes()[:-10])
+        again = once()
+    [new] = re.findall(r"([\d,]+) new builds", done.stdout)
+    traces = {one.data["trace.trace_id"] for one in sandbox.honeycomb.events}
+    for line in (
+        "1 skipped build has no trace.",
+        "1 build has not finished yet and no trace until then.",
+        "2 unreadable builds have no trace.",
+        f"{day}: {build(4_000_002)['id']}: Expected `int | null`, got `str` - at "
+        "`$.jobs[0].exit_status`",
+        f"{day}: {build(4_000_003)['id']}: Expected `str`, got `null` - at `$.pipeline.slug`",
+    ):
+        assert line in done.stdout.splitlines()
+    # One of the unreadable builds was not even stored.
+    assert number(new) + 1 == len(traces) + 1 + 1 + 2
+    assert f"{day}: raw/{day}/{raw.name} in" in again.stdout

@@ -4,9 +4,9 @@ A gateway may remove the header, leave Buildkite's own address in it, or return 
 than requested. So the header is only a hint. If a link cannot be followed, the page number is
 used instead, and a listing ends at a page without new builds.
 
-Buildkite sends no `Link` with a listing of one page, so a short page without it is either the
-whole listing or a page that a gateway has capped and stripped of the header. Until the service
-has sent a header, `iter_raw_pages` makes one more request to find out. `Paging` keeps what the
+Buildkite sends no `Link` with a listing of one page, so a short page without a next link is either
+the whole listing or a page that a gateway has capped and stripped of the link. Until the service
+has sent a next link, `iter_raw_pages` makes one more request to find out. `Paging` keeps what the
 responses have shown, and is shared by the clients of a process.
 
 `PageSize` adapts the number of builds per page to their size.
@@ -47,7 +47,7 @@ class Paging:
     """What a service's responses have shown about its paging.
 
     Attributes:
-        links: Whether a response had a `Link` header, so that no gateway strips it.
+        links: Whether a response had a link to the next page, so that no gateway strips them.
         cap: Size of the smallest page that was shorter than requested and not the last.
     """
 
@@ -63,15 +63,14 @@ class Paging:
             per_page: Number of builds requested.
 
         Returns:
-            None if only another request can tell: the page is short and has no `Link`, and no
-            response of the service had one yet. True for a full page without `Link`.
+            None if only another request can tell: the page is short and has no link, and no
+            response of the service had one yet. True for a full page without a next link.
         """
-        header = "Link" in response.headers
-        self.links |= header
         if next_link(response) is not None:
+            self.links = True
             self.learn_cap(count, per_page)
             return True
-        if header or not count:
+        if not count:
             return False
         if count >= min(per_page, self.cap):
             return True
@@ -210,8 +209,25 @@ class _Listing:
             link is not None
             and self._api.session.is_same_origin(link)
             and link not in self._visited
+            and self._continues(link)
         )
         return _FetchedPage(split.elements, link if usable else None, more, linked=link is not None)
+
+    def _continues(self, link: str) -> bool:
+        """Whether `link` has all filters of the listing and the next page's number.
+
+        A link to another path, or without a number, is a cursor, which need not have them.
+        """
+        parts = urlsplit(link)
+        query, number = parse_qs(parts.query), [str(self._number + 1)]
+        filters = {name: value for name, value in self._params.items() if name != "per_page"}
+        return not parts.path.endswith(self._path) or (
+            query.get("page", number) == number
+            and all(
+                query.get(name) == ([value] if isinstance(value, str) else list(value))
+                for name, value in filters.items()
+            )
+        )
 
     def _confirm(self, response: Response) -> None:
         """Retry a page whose end may be missing once; accept it if the body is the same again."""
@@ -252,7 +268,8 @@ def _link(response: Response, relation: str) -> str | None:
     from requests.utils import parse_header_links  # noqa: PLC0415  # requests takes a while
 
     for link in parse_header_links(response.headers.get("Link", "")):
-        if relation in link.get("rel", "").lower().split() and link["url"]:
+        names = {name.lower(): value for name, value in link.items()}
+        if relation in names.get("rel", "").lower().split() and link["url"]:
             try:
                 return urljoin(response.url, link["url"])
             except ValueError:

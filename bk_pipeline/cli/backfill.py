@@ -147,15 +147,16 @@ class Outcome:
     @property
     def without_trace(self) -> list[str]:
         """Lines that explain why there are fewer traces than builds."""
-        listings = self.results.of("raw_builds", Extraction).values()
         made = [one.summary for one in self.results.of("spans", Transformation).values()]
-        unreadable = [one for some in (*listings, *made) for one in some.quarantined]
+        unreadable = sum(len(one.quarantined) for one in made)
+        for listing in self.results.of("raw_builds", Extraction).values():
+            unreadable += len(listing.quarantined)
         return list(
             without_trace(
                 skipped=sum(one.skipped for one in made),
                 unfinished=sum(one.unfinished for one in made),
                 unsettled=sum(one.held_back for one in made),
-                unreadable=len(unreadable),
+                unreadable=unreadable,
             )
         )
 
@@ -166,9 +167,11 @@ class Outcome:
         made = self.results.of("spans", Transformation)
         sent = [self.results.of(loader, Delivery) for loader in self.loaders]
         found = [
-            *((day, one.damaged) for day, one in (*listings.items(), *made.items())),
-            *((day, one.quarantined) for day, one in listings.items()),
-            *((day, map(str, one.summary.quarantined)) for day, one in made.items()),
+            *((day, [*one.damaged, *one.quarantined]) for day, one in listings.items()),
+            *(
+                (day, [*one.damaged, *map(str, one.summary.quarantined)])
+                for day, one in made.items()
+            ),
             *((day, one.warnings) for results in sent for day, one in results.items()),
         ]
         return [f"{day}: {message}" for day, messages in found for message in messages]

@@ -335,13 +335,13 @@ def test_every_new_build_without_a_trace_and_every_damaged_file_is_in_the_output
         again = once()
     [new] = re.findall(r"([\d,]+) new builds", done.stdout)
     traces = {one.data["trace.trace_id"] for one in sandbox.honeycomb.events}
+    ids = [build(index)["id"] for index in (4_000_002, 4_000_003)]
     for line in (
         "1 skipped build has no trace.",
         "1 build has not finished yet and no trace until then.",
         "2 unreadable builds have no trace.",
-        f"{day}: {build(4_000_002)['id']}: Expected `int | null`, got `str` - at "
-        "`$.jobs[0].exit_status`",
-        f"{day}: {build(4_000_003)['id']}: Expected `str`, got `null` - at `$.pipeline.slug`",
+        f"{day}: {ids[0]}: Expected `int | null`, got `str` - at `$.jobs[0].exit_status`",
+        f"{day}: {ids[1]}: Expected `str`, got `null` - at `$.pipeline.slug`",
     ):
         assert line in done.stdout.splitlines()
     # One of the unreadable builds was not even stored.

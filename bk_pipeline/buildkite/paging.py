@@ -4,10 +4,10 @@ A gateway may remove the header, leave Buildkite's own address in it, or return 
 than requested. So the header is only a hint. If a link cannot be followed, the page number is
 used instead, and a listing ends at a page without new builds.
 
-Buildkite sends no `Link` with a listing of one page, so a short page without a next link is either
-the whole listing or a page that a gateway has capped and stripped of the link. Until the service
-has sent a next link, `iter_raw_pages` makes one more request to find out. `Paging` keeps what the
-responses have shown, and is shared by the clients of a process.
+Buildkite sends no `Link` with a listing of one page, so a short page without links is either the
+whole listing or a page that a gateway has capped and stripped of them. Until the service has sent
+a link to a next or previous page, `iter_raw_pages` makes one more request to find out. `Paging`
+keeps what the responses have shown, and is shared by the clients of a process.
 
 `PageSize` adapts the number of builds per page to their size.
 
@@ -47,7 +47,8 @@ class Paging:
     """What a service's responses have shown about its paging.
 
     Attributes:
-        links: Whether a response had a link to the next page, so that no gateway strips them.
+        links: Whether a response had a link to the next or previous page, so that no gateway
+            strips them.
         cap: Size of the smallest page that was shorter than requested and not the last.
     """
 
@@ -64,13 +65,14 @@ class Paging:
 
         Returns:
             None if only another request can tell: the page is short and has no link, and no
-            response of the service had one yet. True for a full page without a next link.
+            response of the service had one yet. True for a full page without a link.
         """
-        if next_link(response) is not None:
-            self.links = True
+        following, last = next_link(response), _is_last_by_link(response)
+        self.links |= following is not None or last
+        if following is not None:
             self.learn_cap(count, per_page)
             return True
-        if not count:
+        if last or not count:
             return False
         if count >= min(per_page, self.cap):
             return True
@@ -253,6 +255,13 @@ def _key(element: bytes) -> bytes:
 def next_link(response: Response) -> str | None:
     """The absolute URL with `rel="next"`; None if there is none."""
     return _link(response, "next")
+
+
+def _is_last_by_link(response: Response) -> bool:
+    """Whether the page has only a link to the previous page, and is not the first one."""
+    query = parse_qs(urlsplit(response.url).query)
+    is_first = "per_page" in query and "page" not in query
+    return not is_first and _link(response, "prev") is not None and next_link(response) is None
 
 
 def page_count(response: Response) -> int | None:

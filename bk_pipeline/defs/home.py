@@ -96,8 +96,11 @@ def _value(config: Any, path: str) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: Dagster may read it at any time."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    """Write a file whole or not at all: Dagster may read it at any time.
+
+    The caller holds the lock, so that the temporary name is free or left by a killed process.
+    """
+    new = path.with_name(f"{path.name}.tmp")
     make_file(new)
     new.write_text(text)
     new.replace(path)

@@ -87,8 +87,12 @@ def test_many_first_starts_at_once_leave_a_sound_instance(tmp_path):
 
 
 def test_a_new_home_gets_the_projects_configuration(tmp_path):
+    home = tmp_path / ".dagster"
+    home.mkdir()
+    (home / "dagster.yaml.tmp").write_text("left by a killed process, and longer" * 100)
     assert prepare() == []
-    written = tmp_path / ".dagster" / "dagster.yaml"
+    written = home / "dagster.yaml"
+    assert [one.name for one in home.glob("dagster.yaml*")] == [written.name]
     assert written.read_text() == (PROJECT / "dagster.yaml").read_text()
 
 

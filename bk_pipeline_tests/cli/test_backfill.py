@@ -312,16 +312,14 @@ def test_every_new_build_without_a_trace_and_every_damaged_file_is_in_the_output
     finished = {"created_at": f"{day}T10:00:00.000Z", "finished_at": f"{day}T10:01:00.000Z"}
     unfinished = {**finished, "finished_at": None}
     jobs = [{"id": "j1", "type": "script", "state": "passed", "exit_status": "zero"}]
-    for index, fields in enumerate(
-        [
-            {**unfinished, "state": "skipped"},
-            {**unfinished, "state": "running"},
-            {**finished, "jobs": jobs},
-            {**finished, "pipeline": None, "url": None},
-        ],
-        4_000_000,
-    ):
-        sandbox.world.add_build(build(index, **fields))
+    odd = [
+        build(4_000_000, **unfinished, state="skipped"),
+        build(4_000_001, **unfinished, state="running"),
+        build(4_000_002, **finished, jobs=jobs),
+        build(4_000_003, **finished, pipeline=None, url=None),
+    ]
+    for one in odd:
+        sandbox.world.add_build(one)
     with running(sandbox) as url:
         once = partial(
             CliRunner().invoke,
@@ -335,7 +333,7 @@ def test_every_new_build_without_a_trace_and_every_damaged_file_is_in_the_output
         again = once()
     [new] = re.findall(r"([\d,]+) new builds", done.stdout)
     traces = {one.data["trace.trace_id"] for one in sandbox.honeycomb.events}
-    ids = [build(index)["id"] for index in (4_000_002, 4_000_003)]
+    ids = [one["id"] for one in odd[2:]]
     for line in (
         "1 skipped build has no trace.",
         "1 build has not finished yet and no trace until then.",

@@ -94,6 +94,9 @@ def test_a_new_home_gets_the_projects_configuration(tmp_path):
     written = home / "dagster.yaml"
     assert [one.name for one in home.glob("dagster.yaml*")] == [written.name]
     assert written.read_text() == (PROJECT / "dagster.yaml").read_text()
+    # A run's log has names of builds: only their owner can read it.
+    modes = {one.name: one.stat().st_mode & 0o777 for one in (written, written.parent)}
+    assert modes == {"dagster.yaml": 0o600, ".dagster": 0o700}
 
 
 def test_a_home_of_the_users_is_neither_written_nor_migrated(tmp_path, monkeypatch):

@@ -240,6 +240,16 @@ def test_a_string_in_place_of_a_person_counts_as_name_or_email():
     assert spans[-1]["attributes"]["buildkite.job.retried_by"] == f'"{hashed("Old Name")}"'
 
 
+def test_the_graphql_id_of_a_person_follows_the_id_that_it_contains():
+    person = {"id": "018f-person", "graphql_id": "VXNlci0tLTAxOGYtcGVyc29u", "name": "Ann"}
+    for privacy, left in (
+        (Privacy(drop=("*.retried_by.id",)), {"name": "Ann"}),
+        (Privacy(hash=("*.id",)), person | {n: hashed(person[n]) for n in ("id", "graphql_id")}),
+    ):
+        job = spans_of(privacy, retried_by=person)[-1]["attributes"]
+        assert json.loads(job["buildkite.job.retried_by"]) == left
+
+
 def test_an_agent_tag_is_dropped_or_hashed_in_both_list_and_map():
     privacy = Privacy(
         drop=("buildkite.agent.meta_data.account",), hash=("buildkite.agent.*hostname",)

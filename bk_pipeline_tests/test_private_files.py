@@ -52,7 +52,7 @@ def modes_below(root):
 
 
 @pytest.mark.parametrize(
-    ("umask", "folder", "file"), [("077", 0o700, 0o600), ("027", 0o750, 0o640)]
+    ("umask", "folder", "file"), [("", 0o700, 0o600), ("077", 0o700, 0o600), ("027", 0o750, 0o640)]
 )
 def test_new_files_and_folders_follow_the_umask_setting(tmp_path, umask, folder, file):
     Settings.of(BK_PIPELINE_UMASK=umask)
@@ -64,7 +64,7 @@ def test_new_files_and_folders_follow_the_umask_setting(tmp_path, umask, folder,
     assert any(path.name.endswith("-wal") for path in found)
     for path, mode in found.items():
         assert mode == (folder if path.suffix == "" and "-" not in path.name else mode)
-        assert not mode & int(umask, 8), path
+        assert not mode & int(umask or "077", 8), path
         if path.suffix in {".parquet", ".json", ".ndjson", ".tmp", ".sqlite", ".lock"}:
             assert mode == file, path
     assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == folder

@@ -81,6 +81,13 @@ def test_missing_token_or_key_is_named_with_where_to_create_it(monkeypatch):
         Settings.load().require_buildkite()
 
 
+def test_missing_token_names_the_env_file_that_was_searched(tmp_path):
+    for state in ("which does not exist", "which does not set it"):
+        with pytest.raises(ConfigError, match=f"put it into {tmp_path}/.env, {state}, or export"):
+            Settings.load().require_buildkite()
+        (tmp_path / ".env").write_text("HONEYCOMB_DATASET=ci\n")
+
+
 def test_secrets_are_never_shown(monkeypatch):
     monkeypatch.setenv("BUILDKITE_API_TOKEN", TOKEN)
     monkeypatch.setenv("HONEYCOMB_API_KEY", KEY)

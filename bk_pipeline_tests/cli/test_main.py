@@ -31,6 +31,22 @@ def test_an_unknown_verb_is_a_usage_error(tmp_path):
     done = run("trace-everything", cwd=tmp_path)
     assert done.returncode == 2
     assert "No such command" in done.stderr
+    assert "Did you mean" not in run("xyzzy", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("backfil", "backfill"),
+        ("doktor", "doctor"),
+        ("ledger adpot", "adopt"),
+        ("markers aply", "apply"),
+    ],
+)
+def test_a_misspelt_command_is_a_usage_error_with_a_suggestion(call, arguments, meant):
+    done = call(*arguments.split())
+    assert done.returncode == 2
+    assert f"No such command '{arguments.split()[-1]}'. Did you mean {meant}?" in done.stderr
 
 
 @pytest.mark.parametrize(

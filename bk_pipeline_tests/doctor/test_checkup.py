@@ -160,6 +160,12 @@ def test_filters_that_leave_nothing_are_named(serve, monkeypatch):
     assert found.verdict is WARNING
     assert "check BK_PIPELINE_BRANCHES (set to no-such-branch) and BUILDKITE_ORG" in found.message
     assert "BK_PIPELINE_PIPELINES" not in found.message
+    monkeypatch.delenv("BK_PIPELINE_BRANCHES")
+    monkeypatch.setenv("BK_PIPELINE_PIPELINES", "no-such-*")
+    found = checkup()["backfill"]
+    assert found.verdict is WARNING
+    assert "no builds to take: the " in found.message
+    assert "BK_PIPELINE_PIPELINES chooses" in found.message
 
 
 def test_unreachable_api_names_the_setting_to_check(serve, monkeypatch):

@@ -30,7 +30,13 @@ from bk_pipeline_tests.worlds import span_table
 pytestmark = pytest.mark.interop
 
 COMMON = {"service.name": "ci builds", "deployment.environment.name": "prod"}
-SCOPE = {"scope": "bk_pipeline", "scope_version": __version__}
+SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+SCOPE = {
+    "scope": "bk_pipeline",
+    "scope_version": __version__,
+    "schema_url": SCHEMA,
+    "scope_schema_url": SCHEMA,
+}
 # Bits of `flags`: whether the span's parent, or the linked span, is in another service.
 IS_LOCAL, IS_REMOTE = 0x100, 0x300
 STATUSES = {"unset": "Unset", "ok": "Ok", "error": "Error"}
@@ -131,7 +137,7 @@ def assert_same_span(seen: dict[str, Any], row: dict[str, Any]) -> None:
         ],
         "dropped": 0,
     }
-    assert seen["kind"] == "Internal"
+    assert seen["kind"] == ("Server" if row["name"] == "buildkite.build" else "Internal")
 
 
 def test_spans_of_a_day_are_decoded_as_the_table_has_them(decoder, world, tmp_path):

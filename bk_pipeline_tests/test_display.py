@@ -118,6 +118,7 @@ def test_only_https_urls_of_known_hosts_are_safe():
         "http://buildkite.com/a",
         "https://buildkite.com.evil.example/a",
         "https://buildkite.com@evil.example/",
+        "https://me:hush@buildkite.com/a",
         "https://evil.example/buildkite.com",
         "https://evil.example\\@buildkite.com/",
         "https://buildkite.com/\x1b[2J",

@@ -243,9 +243,10 @@ def test_a_failed_delivery_tells_what_was_accepted_until_then(served):
     assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in done.stdout
 
 
-def test_a_retry_is_told_where_there_is_no_terminal(served):
+@pytest.mark.parametrize("path", ["/1/batch/*", "/1/auth"])
+def test_a_retry_is_told_where_there_is_no_terminal(served, path):
     sandbox, settings = served
-    sandbox.faults.inject("honeycomb", "status", path="/1/batch/*", status=503)
+    sandbox.faults.inject("honeycomb", "status", path=path, status=503)
     done = within(sandbox, settings)
     assert done.exception is None
     assert "Attempt 2 follows in" in done.stderr

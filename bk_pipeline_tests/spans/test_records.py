@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.records import Build, Person, decode_build
+from bk_pipeline.spans.records import Build, Person, decode_build, never_runs
 from bk_pipeline_tests.builders import make_agent, make_build, make_job, make_spans, make_waiter
 
 
@@ -129,3 +129,10 @@ def test_a_truncated_payload_is_a_record_error():
     payload = json.dumps(make_build()).encode()
     with pytest.raises(RecordError):
         decode_build(payload[:-1])
+
+
+@pytest.mark.parametrize("state", ["skipped", "not_run", "running"])
+@pytest.mark.parametrize("message", [rb'"ok"', rb'"\ud83d"', b'"\xff"', b'"a\nb"'])
+def test_skipped_build_is_known_as_such_even_if_its_payload_had_to_be_repaired(state, message):
+    payload = json.dumps(make_build(state=state, finished_at=None, message="@")).encode()
+    assert never_runs(payload.replace(b'"@"', message)) == (state != "running")

@@ -126,6 +126,18 @@ class SendResult:
     warning: str = ""
 
 
+class Probe(NamedTuple):
+    """What a destination's answer to a request without spans shows, for `bk-pipeline doctor`.
+
+    Attributes:
+        message: A sentence or two, without secrets.
+        is_warning: Whether the user should know or do something.
+    """
+
+    message: str
+    is_warning: bool = False
+
+
 class Destination(Protocol):
     """A service that spans are sent to. Thread-safe."""
 
@@ -192,6 +204,14 @@ class Destination(Protocol):
             UnexpectedAnswer: It is unknown whether something was accepted.
             FatalError: Any other refusal; nothing was accepted.
             ConfigError: The request cannot be sent at all.
+        """
+        ...
+
+    def probe(self) -> Probe:
+        """Ask the service, without sending spans, whether it would accept them.
+
+        Raises:
+            PipelineError: It would not, or cannot be reached.
         """
         ...
 

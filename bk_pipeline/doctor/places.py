@@ -12,14 +12,9 @@ from uuid import uuid4
 
 from bk_pipeline import __version__
 from bk_pipeline.deliver.destinations import Configured
-from bk_pipeline.deliver.honeycomb.destination import Honeycomb
-from bk_pipeline.deliver.metrics.destination import OtlpMetrics
-from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
 from bk_pipeline.environment import ENV_FILE, env_file, env_path, ours
 from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError
-from bk_pipeline.honeycomb.account import INGEST
-from bk_pipeline.http.retry import retry
 from bk_pipeline.ledger.schema import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
@@ -30,9 +25,9 @@ from bk_pipeline.text import counted
 
 CONTENT = b"bk-pipeline doctor"
 BYTES_PER_GB = 1_000_000_000
-LITTLE_GB = 2.0
-# A ledger that is lost or old lacks the last days; to look at all would take long.
-DAYS_LOOKED_AT = 31
+LOW_SPACE_GB = 2.0
+# A lost or old ledger lacks the last days; checking all days would take too long.
+DAYS_CHECKED = 31
 
 
 def storage(it: Installation) -> CheckResult:
@@ -50,13 +45,13 @@ def storage(it: Installation) -> CheckResult:
         return warning(f"{message} {damaged}")
     if shared := _shared(Path(where)):
         return warning(f"{message} {shared}")
-    if free_gb < LITTLE_GB:
+    if free_gb < LOW_SPACE_GB:
         return warning(f"{message} A busy day takes some 100 MB: make room before a long backfill.")
     return ok(message)
 
 
 def _shared(path: Path) -> str:
-    """What to do about a folder or file that others can look into; empty if they cannot."""
+    """Return what to do if other users can read the folder or file, otherwise an empty text."""
     if not path.exists() or not shared_with_others(path):
         return ""
     return (
@@ -90,7 +85,7 @@ def ledger(it: Installation) -> CheckResult:
             _require_known(it, book)
             message = f"{book.where}; it knows of {known}."
             path = _ledger_file(it.settings)
-            # A file is as private as its folder, which the data directory's check looks at.
+            # The check of the data directory reports its folder.
             shared = _shared(path) if path and shared_with_others(path.parent) else ""
             return warning(f"{message} {shared}") if shared else ok(message)
     except NoLedger as exc:
@@ -108,10 +103,10 @@ def ledger(it: Installation) -> CheckResult:
 
 
 def _require_known(it: Installation, book: Ledger) -> None:
-    """Do nothing if `book` knows what was delivered of the last days that have records.
+    """Check that `book` knows the recorded deliveries of the last days.
 
     Raises:
-        LedgerBehind: It does not.
+        LedgerBehind: The ledger lacks some of them.
     """
     for day, name in _recent_records(it):
         records = it.app.spans().deliveries
@@ -119,11 +114,11 @@ def _require_known(it: Installation, book: Ledger) -> None:
 
 
 def _recent_records(it: Installation) -> list[tuple[str, str]]:
-    """Day and destination of what was delivered lately to the destinations that are configured."""
+    """Return day and destination of the latest recorded deliveries to configured destinations."""
     records = it.app.spans().deliveries
     return [
         (day, name)
-        for day in records.days()[-DAYS_LOOKED_AT:]
+        for day in records.days()[-DAYS_CHECKED:]
         for name in it.destination_names
         if records.of_day(day, name)
     ]
@@ -137,10 +132,10 @@ def _ledger_file(settings: Settings) -> Path | None:
 
 
 def _probed(location: str) -> str:
-    """The location as people may see it, after a file there came and went.
+    """Write, read and delete a file in `location`; return the location without secrets.
 
     Raises:
-        StorageError: It did not.
+        StorageError: One of these failed.
     """
     folder = Folder(location)
     name = f"{PROBE_PREFIX}{uuid4().hex}"
@@ -156,10 +151,10 @@ def _probed(location: str) -> str:
 
 
 def _writable(path: Path) -> Path:
-    """`path`, or the folder above it that is there; a file came and went in it.
+    """Check that files can be written to `path`, or to its nearest existing parent; return that.
 
     Raises:
-        StorageError: It did not.
+        StorageError: They cannot.
     """
     folder = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -236,16 +231,8 @@ def destination(configured: Configured, it: Installation) -> CheckResult:
     """Check that a destination responds and what the key permits. Sends no spans."""
     with it.app.destination(configured) as opened:
         it.destination_names.append(opened.name)
-        match opened:
-            case Honeycomb():
-                return _honeycomb(opened)
-            case Otlp() | OtlpMetrics():
-                # An export without anything in it is a valid request, and stores nothing.
-                answer = retry(lambda: opened.send([]), policy=opened.retry, clock=it.clock)
-                message = f"{opened.name} takes exports. {opened.max_age_description}"
-                return warning(f"{message} {answer.warning}") if answer.warning else ok(message)
-            case _:
-                return ok(f"{opened.name} answers.")
+        found = opened.probe()
+    return CheckResult(found.message, is_warning=found.is_warning)
 
 
 def markers(it: Installation) -> CheckResult:
@@ -255,17 +242,3 @@ def markers(it: Installation) -> CheckResult:
         return ok(
             f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
         )
-
-
-def _honeycomb(opened: Honeycomb) -> CheckResult:
-    name = opened.name
-    account = opened.describe()
-    kind = "an ingest key" if account.key_kind == INGEST else f"a {account.key_kind} key"
-    if not account.may_create_datasets:
-        return warning(
-            f"{kind} of {name}. It may not create datasets: create that one in Honeycomb first, "
-            "unless it is there, or give the key the permission Create Datasets."
-        )
-    return ok(
-        f"{kind} of {name}; it may send events and create datasets. {opened.max_age_description}"
-    )

@@ -54,6 +54,16 @@ def test_name_is_stable_and_holds_no_secret(stand_in):
     assert stand_in.secret not in name
 
 
+def test_probe_stores_nothing_and_fails_with_an_unknown_key(stand_in):
+    found = stand_in.destination().probe()
+
+    assert stand_in.destination().name in found.message
+    assert stand_in.secret not in found.message
+    with pytest.raises(TokenRefused):
+        stand_in.destination(key="unknown-key-0123456789").probe()
+    assert stand_in.stored() == []
+
+
 def test_trace_link_contains_the_trace_id_or_is_none(stand_in, destination):
     trace_id = "01970f2e5a7b7c3d8e9f0a1b2c3d4e5f"
 

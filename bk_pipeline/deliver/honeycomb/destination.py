@@ -13,7 +13,7 @@ import zstandard
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import honeycomb_max_age
-from bk_pipeline.deliver.destination import Item, Limits, SendResult
+from bk_pipeline.deliver.destination import Item, Limits, Probe, SendResult
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
@@ -22,6 +22,7 @@ from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.display import web_host
 from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
 from bk_pipeline.honeycomb.account import (
+    INGEST,
     Account,
     base_url,
     dataset_slug,
@@ -194,6 +195,20 @@ class Honeycomb:
         if self._account is None:
             self._account = retry(self._fetch_account, policy=self.retry, clock=self._clock)
         return self._account
+
+    def probe(self) -> Probe:
+        """Return what the key permits. Raises like `name`."""
+        name, account = self.name, self.describe()
+        kind = "an ingest key" if account.key_kind == INGEST else f"a {account.key_kind} key"
+        if not account.may_create_datasets:
+            return Probe(
+                f"{kind} of {name}. It may not create datasets: create that one in Honeycomb "
+                "first, unless it is there, or give the key the permission Create Datasets.",
+                is_warning=True,
+            )
+        return Probe(
+            f"{kind} of {name}; it may send events and create datasets. {self.max_age_description}"
+        )
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> str:
         """Return the URL of Honeycomb's page of a trace, see `Destination.trace_link`.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import NO_LIMIT, MaxAge
-from bk_pipeline.deliver.destination import Item, Limits, SendResult
+from bk_pipeline.deliver.destination import Item, Limits, Probe, SendResult
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import PROTOBUF, MessageContext, parse_response, refusal
 from bk_pipeline.deliver.otlp.settings import OtlpSettings, secrets_in
@@ -20,7 +20,7 @@ from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import ServiceUnavailable
 from bk_pipeline.http.answers import unreachable
 from bk_pipeline.http.network import Timeouts
-from bk_pipeline.http.retry import RetryPolicy
+from bk_pipeline.http.retry import RetryPolicy, retry
 from bk_pipeline.http.session import HttpSession, Response
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ class Otlp:
         self.max_age_description = age.description
         self.retry = retry_policy or RetryPolicy()
         self._settings = settings
+        self._clock = clock
         self._endpoint = connected(settings, clock=clock, timeouts=timeouts)
         if settings.batch_spans and settings.signal is TRACES:
             self.limits = replace(
@@ -184,6 +185,12 @@ class Otlp:
             sent_bytes=posted.sent_bytes,
             context=self._endpoint.context,
         )
+
+    def probe(self) -> Probe:
+        """Export nothing, which is a valid request and stores nothing. Raises like `send`."""
+        answer = retry(lambda: self.send([]), policy=self.retry, clock=self._clock)
+        message = f"{self.name} takes exports. {self.max_age_description}"
+        return Probe(f"{message} {answer.warning}".rstrip(), is_warning=bool(answer.warning))
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:
         """Return None: OTLP does not say where its traces can be viewed."""

@@ -58,6 +58,9 @@ AGENT_MINUTES = Column(
     NUMBER,
     "Total time that agents ran command jobs, from start to end, over all attempts.",
 )
+SOFT_FAILURES = Column(
+    "soft_failures", COUNT, "Attempts that failed and are allowed to (`soft_fail`)."
+)
 RETRIES = Column("retries", COUNT, "Attempts that were retried.")
 FLAKY = Column(
     "flaky_failures",
@@ -89,7 +92,7 @@ PIPELINES = StatsTable(
         ),
         *_quantiles("queue", "Time from a build's creation to the start of its first job."),
         Column("jobs", COUNT, "Attempts of command and trigger steps that have ended."),
-        Column("soft_failures", COUNT, "Attempts that failed and are allowed to (`soft_fail`)."),
+        SOFT_FAILURES,
         RETRIES,
         Column("retries_by_hand", COUNT, "Attempts that a user retried, not an automatic rule."),
         FLAKY,
@@ -107,7 +110,7 @@ STEPS = StatsTable(
         Column("label", TEXT, "The step's latest label."),
         Column("jobs", COUNT, "Attempts that have ended, including all parallel and matrix jobs."),
         Column("failures", COUNT, "Attempts that failed hard."),
-        Column("soft_failures", COUNT, "Attempts that failed and are allowed to (`soft_fail`)."),
+        SOFT_FAILURES,
         Column("failure_rate", NUMBER, "failures / (failures + attempts that passed)."),
         RETRIES,
         FLAKY,

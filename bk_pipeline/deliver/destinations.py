@@ -1,7 +1,8 @@
 """The kinds of destinations, and those that the settings configure.
 
-To add a kind, add a line to `KINDS`; its code is imported when one is opened. There can be several destinations of a kind: `otlp` is the one
-of the plain variables, `otlp:tempo` one with variables that start with `BK_PIPELINE_TEMPO_`.
+To add a kind, add an entry to `KINDS`; its code is imported when a destination is opened. There can
+be several destinations of a kind: `otlp` is the one of the plain variables, `otlp:tempo` one with
+variables that start with `BK_PIPELINE_TEMPO_`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import otlp_max_age
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
-from bk_pipeline.deliver.otlp.variables import METRICS
+from bk_pipeline.deliver.otlp.variables import METRICS, TRACES, Signal
 from bk_pipeline.environment import SDK_DISABLED
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.retry import RetryPolicy
@@ -22,6 +23,7 @@ from bk_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from bk_pipeline.deliver.destination import Destination
+    from bk_pipeline.deliver.otlp.endpoint import Otlp
 
 ENTRY = re.compile(r"([a-z_]+)(?::([a-z][a-z0-9_]*))?")
 VARIABLE = "BK_PIPELINE_DESTINATIONS"
@@ -42,6 +44,9 @@ class Resolved:
     name: str = ""
 
 
+Configure = Callable[[Settings, str], Resolved | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of destination.
@@ -57,7 +62,7 @@ class Kind:
     asset: str
     description: str
     required_variable: str
-    configured: Callable[[Settings, str], Resolved | None]
+    configured: Configure
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,36 +87,36 @@ def _honeycomb(settings: Settings, _prefix: str) -> Resolved | None:
     return Resolved(open_)
 
 
-def _otlp(settings: Settings, prefix: str) -> Resolved | None:
-    endpoint = OtlpSettings.from_environment(settings.environment, shown_prefix=prefix)
-    if endpoint is None:
-        return None
-    policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
+def _otlp(signal: Signal, load_class: Callable[[], type[Otlp]]) -> Configure:
+    """Return what configures a destination for one signal at an OTLP endpoint."""
 
-    def open_(clock: Clock) -> Destination:
-        from bk_pipeline.deliver.otlp.endpoint import Otlp  # noqa: PLC0415
+    def configured(settings: Settings, prefix: str) -> Resolved | None:
+        endpoint = OtlpSettings.from_environment(
+            settings.environment, signal=signal, shown_prefix=prefix
+        )
+        if endpoint is None:
+            return None
+        policy = RetryPolicy(deadline_s=settings.http_deadline_s)
+        age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
 
-        return Otlp(endpoint, clock=clock, age=age, retry_policy=policy)
+        def open_(clock: Clock) -> Destination:
+            return load_class()(endpoint, clock=clock, age=age, retry_policy=policy)
 
-    return Resolved(open_, endpoint.name)
+        return Resolved(open_, endpoint.name)
+
+    return configured
 
 
-def _otlp_metrics(settings: Settings, prefix: str) -> Resolved | None:
-    endpoint = OtlpSettings.from_environment(
-        settings.environment, signal=METRICS, shown_prefix=prefix
-    )
-    if endpoint is None:
-        return None
-    policy = RetryPolicy(deadline_s=settings.http_deadline_s)
-    age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
+def _load_otlp() -> type[Otlp]:
+    from bk_pipeline.deliver.otlp.endpoint import Otlp  # noqa: PLC0415
 
-    def open_(clock: Clock) -> Destination:
-        from bk_pipeline.deliver.metrics.destination import OtlpMetrics  # noqa: PLC0415
+    return Otlp
 
-        return OtlpMetrics(endpoint, clock=clock, age=age, retry_policy=policy)
 
-    return Resolved(open_, endpoint.name)
+def _load_otlp_metrics() -> type[Otlp]:
+    from bk_pipeline.deliver.metrics.destination import OtlpMetrics  # noqa: PLC0415
+
+    return OtlpMetrics
 
 
 KINDS: Mapping[str, Kind] = {
@@ -125,13 +130,13 @@ KINDS: Mapping[str, Kind] = {
         "otlp_traces",
         "The day's spans at an OTLP/HTTP endpoint, each sent once.",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        _otlp,
+        _otlp(TRACES, _load_otlp),
     ),
     "otlp_metrics": Kind(
         "otlp_metrics",
         "The day's builds and jobs as metrics at an OTLP/HTTP endpoint, each counted once.",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-        _otlp_metrics,
+        _otlp(METRICS, _load_otlp_metrics),
     ),
 }
 

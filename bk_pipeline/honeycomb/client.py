@@ -235,19 +235,11 @@ class MarkerClient:
 
     def update(self, dataset: str, marker_id: str, marker: Marker) -> bool:
         """Replace all of a marker by `marker`; return False if it does not exist."""
-        try:
-            self._call("PUT", MARKERS, dataset, marker_id, body=marker, answer=ListedMarker)
-        except NotFound:
-            return False
-        return True
+        return self._exists("PUT", MARKERS, dataset, marker_id, body=marker, answer=ListedMarker)
 
     def delete(self, dataset: str, marker_id: str) -> bool:
         """Delete a marker; return False if it does not exist."""
-        try:
-            self._call("DELETE", MARKERS, dataset, marker_id, answer=msgspec.Raw)
-        except NotFound:
-            return False
-        return True
+        return self._exists("DELETE", MARKERS, dataset, marker_id, answer=msgspec.Raw)
 
     def colors(self, dataset: str) -> list[Color]:
         """Return the colours of types in the dataset."""
@@ -257,9 +249,8 @@ class MarkerClient:
         """Set a type's colour: change the setting with `id`, or create one if that is empty."""
         body = {"type": setting.type, "color": setting.color}
         method = "PUT" if setting.id else "POST"
-        self._call(
-            method, MARKER_SETTINGS, dataset, setting.id or None, body=body, answer=msgspec.Raw
-        )
+        item = [setting.id] if setting.id else []
+        self._call(method, MARKER_SETTINGS, dataset, *item, body=body, answer=msgspec.Raw)
 
     def close(self) -> None:
         """Close the idle connections. Further calls open new ones."""
@@ -271,19 +262,18 @@ class MarkerClient:
     def _account(self) -> Account:
         return parse_account(self._request("GET", "/1/auth"), place=self._place, quote=self._quote)
 
-    def _call(
-        self,
-        method: str,
-        api: str,
-        dataset: str,
-        item: str | None = None,
-        *,
-        answer: type[T],
-        body: Any = None,
-    ) -> T:
+    def _exists(self, method: str, *path: str, answer: type[T], body: Any = None) -> bool:
+        """Make a call on a marker; return False if the marker does not exist."""
+        try:
+            self._call(method, *path, answer=answer, body=body)
+        except NotFound:
+            return False
+        return True
+
+    def _call(self, method: str, *path: str, answer: type[T], body: Any = None) -> T:
         """Make a call with retries; the call must be idempotent."""
         return retry(
-            lambda: self._once(method, api, dataset, item, answer=answer, body=body),
+            lambda: self._once(method, *path, answer=answer, body=body),
             policy=self._retry,
             clock=self._clock,
         )
@@ -293,12 +283,11 @@ class MarkerClient:
         method: str,
         api: str,
         dataset: str,
-        item: str | None = None,
-        *,
+        *item: str,
         answer: type[T],
         body: Any = None,
     ) -> T:
-        path = "/".join([api, percent_encoded(dataset, safe=""), *([item] if item else [])])
+        path = "/".join([api, percent_encoded(dataset, safe=""), *item])
         response = self._request(method, path, dataset=dataset, body=body)
 
         def unexpected() -> UnexpectedAnswer:

@@ -1,4 +1,4 @@
-"""A running `dagster dev`, as a user has it, driven as the UI drives it: over its GraphQL."""
+"""Runs `dagster dev` and `dg dev` as a user does, and controls them over GraphQL, as the UI does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import requests
 
-from bk_pipeline_tests.cli.program import MINDFUL
+from bk_pipeline_tests.cli.program import WITH_SIGINT
 from bk_pipeline_tests.worlds import free_port
 
 PROJECT = Path(__file__).parents[1]
-# As long as a machine four times busier needs.
+# Enough for a machine that is four times busier.
 PATIENCE_S = 300.0
 
 MATERIALIZE = """
@@ -42,6 +42,11 @@ BACKFILL_STATUS = """
 query($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
 }"""
+LOCATIONS = """
+{ workspaceOrError { ... on Workspace { locationEntries {
+  name loadStatus locationOrLoadError { __typename ... on PythonError { message } }
+} } } }"""
+ASSETS = "{ assetNodes { assetKey { path } } }"
 BACKFILLS = """
 { partitionBackfillsOrError { ... on PartitionBackfills { results { id } } } }"""
 MATERIALIZED = """
@@ -57,9 +62,14 @@ REPOSITORY = {
 
 
 class Dagster:
-    """Asked over GraphQL. `assets` are those that a materialization or backfill is for."""
+    """A client of Dagster's GraphQL API.
 
-    def __init__(self, port: int, assets: Sequence[str]) -> None:
+    Args:
+        port: The port of the web server.
+        assets: The names of the assets to materialize or backfill.
+    """
+
+    def __init__(self, port: int, assets: Sequence[str] = ()) -> None:
         self.address = f"http://127.0.0.1:{port}"
         self._assets = [{"path": [name]} for name in assets]
 
@@ -76,8 +86,16 @@ class Dagster:
         except requests.RequestException:
             return False
 
+    def locations(self) -> list[Any]:
+        """Return the code locations, each with its load status and error."""
+        return self.ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
+
+    def asset_keys(self) -> set[str]:
+        """Return the keys of all assets, their parts separated by slashes."""
+        return {"/".join(one["assetKey"]["path"]) for one in self.ask(ASSETS)["assetNodes"]}
+
     def materialize(self, day: str) -> str:
-        """The id of a run of the day, asked for as the Materialize button does."""
+        """Launch a run of the day, as the Materialize button does; return its id."""
         launched = self.ask(
             MATERIALIZE,
             params={
@@ -95,7 +113,7 @@ class Dagster:
         return launched["run"]["runId"]
 
     def backfill(self, days: Sequence[str]) -> str:
-        """The id of a backfill of the days."""
+        """Launch a backfill of the days; return its id."""
         params = {"assetSelection": self._assets, "partitionNames": days}
         launched = self.ask(BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
@@ -113,7 +131,7 @@ class Dagster:
         return self.ask(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
 
     def backfills(self) -> list[str]:
-        """The ids of all backfills."""
+        """Return the ids of all backfills."""
         found = self.ask(BACKFILLS)["partitionBackfillsOrError"]
         return [one["id"] for one in found["results"]]
 
@@ -126,33 +144,61 @@ class Dagster:
 def dagster_dev(
     folder: Path, settings: Mapping[str, str], *, assets: Sequence[str]
 ) -> Iterator[Dagster]:
-    """What `make dev` runs, at home in `folder`/home.
+    """Run what `make dev` runs, with `folder`/home as DAGSTER_HOME."""
+    command = [sys.executable, "-m", "bk_pipeline.defs.dev", "-w", str(PROJECT / "workspace.yaml")]
+    env = {**os.environ, **settings, "DAGSTER_HOME": str(folder / "home")}
+    with served(command, folder, env=env, cwd=PROJECT, assets=assets) as running:
+        yield running
 
-    What it prints is in `folder`/dagster.log.
+
+@contextmanager
+def served(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    assets: Sequence[str] = (),
+) -> Iterator[Dagster]:
+    """Run a command that serves Dagster's UI until it responds; interrupt it at the end.
+
+    Its output is in `folder`/dagster.log. When it has ended, none of its processes is left.
     """
-    home = folder / "home"
     port = free_port()
-    env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
-    command = [sys.executable, "-c", MINDFUL, sys.executable, "-m", "bk_pipeline.defs.dev"]
-    command += ["-w", PROJECT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     with (folder / "dagster.log").open("w") as log:
         process = subprocess.Popen(
-            command, env=env, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-c", WITH_SIGINT, *command, "-h", "127.0.0.1", "-p", str(port)],
+            env=env,
+            cwd=cwd,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             running = Dagster(port, assets)
-            wait_for(running.answers)
+            wait_for(lambda: running.answers() or process.poll() is not None)
+            assert process.poll() is None, (folder / "dagster.log").read_text()
             yield running
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=PATIENCE_S)
+            wait_for(lambda: not _group_is_alive(process.pid))
+
+
+def _group_is_alive(group: int) -> bool:
+    """Return whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait_for(
     what: Callable[[], bool], *, patience_s: float = PATIENCE_S, every_s: float = 0.25
 ) -> None:
-    """Ask until it is so: nothing else tells a process outside that another has come so far."""
+    """Poll `what` until it is true: other processes do not report their progress."""
     deadline = time.monotonic() + patience_s
     while not what():
-        assert time.monotonic() < deadline, "it did not come to that in time"
+        assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(every_s)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bk_pipeline.defs.home import local_instance
+from bk_pipeline_tests.dagster_dev import served
 from bk_pipeline_tests.worlds import stage
 
 BIN = Path(sys.executable).parent
@@ -202,6 +203,16 @@ def test_both_pipelines_deliver_their_own_day(call, project, sandboxes, monkeypa
                 key = dg.AssetKey([one, name])
                 assert instance.get_materialized_partitions(key) == {day}
         assert instance.get_materialized_partitions(dg.AssetKey("raw_builds")) == set()
+
+
+def test_dg_dev_serves_both_pipelines_and_leaves_no_process(project, environment):
+    with served([str(BIN / "dg"), "dev"], project, env=environment, cwd=project) as dagster:
+        [location] = dagster.locations()
+        found = dagster.asset_keys()
+
+    assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation", location
+    assert location["loadStatus"] == "LOADED"
+    assert {"raw_builds", "east/honeycomb_events", "west/honeycomb_events"} <= found
 
 
 def test_a_pipeline_is_scaffolded_ready_to_be_filled_in(call, project):

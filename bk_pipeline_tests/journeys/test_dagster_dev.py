@@ -1,11 +1,15 @@
-"""`dagster dev` as a user has it, driven as the UI drives it: over its GraphQL."""
+"""`make dev` and `dg dev` in the checkout, controlled over GraphQL as the UI does."""
 
 from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from bk_pipeline.cli.demo import environment
-from bk_pipeline_tests.dagster_dev import dagster_dev, wait_for
+from bk_pipeline_tests.dagster_dev import PROJECT, dagster_dev, served, wait_for
 from bk_pipeline_tests.worlds import stage
 
 ASSETS = ("raw_builds", "spans", "honeycomb_events")
@@ -29,12 +33,12 @@ def dagster(scene, tmp_path):
 
 # On a quiet machine it takes 100 s, and most of that is the backfill daemon's fixed tick.
 @pytest.mark.timeout(1_200)
-def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster, tmp_path):
+def test_materialization_backfill_and_sensor_deliver_each_build_once(scene, dagster, tmp_path):
     honeycomb = scene.sandbox.honeycomb
-    # The instance is as the project's dagster.yaml wants it, and Dagster does not say otherwise.
+    # Dagster does not warn that it ignores the project's dagster.yaml, which was copied.
     assert "will not be used" not in (tmp_path / "dagster.log").read_text()
 
-    # One day, as the Materialize button asks for it.
+    # One day, as the Materialize button does it.
     day, *_ = scene.days
     run_id = dagster.materialize(day)
     wait_for(lambda: dagster.run_status(run_id) in {"SUCCESS", "FAILURE"})
@@ -43,7 +47,7 @@ def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster, tm
     first_day = honeycomb.event_count
     assert first_day > 0
 
-    # A backfill over all days, the done one too.
+    # A backfill of all days, including the one that is done.
     backfill_id = dagster.backfill(scene.days)
     wait_for(lambda: dagster.backfill_status(backfill_id).startswith("COMPLETED"))
     assert dagster.backfill_status(backfill_id) == "COMPLETED_SUCCESS"
@@ -65,3 +69,19 @@ def test_a_day_materialized_by_hand_a_backfill_and_the_sensor(scene, dagster, tm
     wait_for(lambda: scene.sandbox.buildkite.request_count >= ticked_again)
     assert len(delivered()) == len(set(delivered())) > 1
     assert honeycomb.duplicate_count == 0
+
+
+def test_dg_dev_loads_the_checkout_and_leaves_no_process(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_bytes((PROJECT / "dagster.yaml").read_bytes())
+    command = [str(Path(sys.executable).with_name("dg")), "dev"]
+    env = os.environ | {"DAGSTER_HOME": str(home)}
+
+    with served(command, tmp_path, env=env, cwd=PROJECT) as dagster:
+        [location] = dagster.locations()
+        found = dagster.asset_keys()
+
+    assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation", location
+    assert location["loadStatus"] == "LOADED"
+    assert {"raw_builds", "spans", "build_stats"} <= found

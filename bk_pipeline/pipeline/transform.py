@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -22,7 +22,7 @@ from bk_pipeline.spans.fields import CONVENTIONS
 from bk_pipeline.spans.model import SpanKind, SpanOptions
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import Build, never_runs
-from bk_pipeline.spans.table import decode_or_error, table_of_good, traces_of
+from bk_pipeline.spans.table import decode_or_error, table_and_errors, traces_of
 from bk_pipeline.spans.timing import parse_ns, to_ns
 from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.raw import RawStore, Revision
@@ -86,6 +86,11 @@ def _short_hash(*texts: str) -> str:
     return sha256("\0".join(texts).encode()).hexdigest()[:8]
 
 
+def _fingerprint_without(held: Collection[str], fingerprint: str) -> str:
+    """Return the fingerprint of a part that holds back the builds `held`."""
+    return _short_hash(fingerprint, *sorted(held)) if held else fingerprint
+
+
 def transform_day(
     day: str,
     *,
@@ -136,9 +141,7 @@ def transform_day(
         merged_from = raw.merged_from(day, raw_part)
         try:
             held = settled.held_back(raw.payloads(day, raw_part)) if settled.active else set()
-            part = SpanPart(
-                raw_part, _short_hash(fingerprint, *sorted(held)) if held else fingerprint
-            )
+            part = SpanPart(raw_part, _fingerprint_without(held, fingerprint))
             current[raw_part] = part.fingerprint
             if part in existing and not full_refresh:
                 continue  # nothing has settled since
@@ -285,7 +288,7 @@ def _span_tables(
                 summary.unfinished += 1
             else:
                 traces.append(trace)
-        table, errors = table_of_good(traces, without=() if options.conventions else CONVENTIONS)
+        table, errors = table_and_errors(traces, without=() if options.conventions else CONVENTIONS)
         summary.quarantined += [_quarantine(one.record_id, one.reason, privacy) for one in errors]
         _count_spans(summary, table)
         yield privacy.apply(table)

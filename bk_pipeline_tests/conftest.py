@@ -64,7 +64,7 @@ def loopback_only(monkeypatch):
 
 @pytest.fixture
 def pair(tmp_path):
-    """A certificate of loopback's, signed by itself, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         missing("openssl", "openssl")

@@ -1,4 +1,4 @@
-"""Programs that some tests need and Python does not bring along."""
+"""Handles programs that some tests need and that pip cannot install."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NoReturn
 
 import pytest
 
-# Read here, since tests see an environment without what is ours.
+# Read on import, because tests run without our variables.
 REQUIRED = os.environ.get("BK_PIPELINE_TEST_PROGRAMS") == "required"
 
 
 def missing(program: str, package: str) -> NoReturn:
-    """Skip the test for lack of `program`; with `BK_PIPELINE_TEST_PROGRAMS=required`, fail it."""
-    words = f"NO {program.upper()}, SO THIS GOES UNTESTED HERE: apt-get install {package}"
+    """Skip the test because `program` is missing; fail it if programs are required."""
+    message = f"NO {program.upper()}, SO THIS GOES UNTESTED HERE: apt-get install {package}"
     if REQUIRED:
-        pytest.fail(words)
-    pytest.skip(words)
+        pytest.fail(message)
+    pytest.skip(message)

@@ -30,7 +30,7 @@ from bk_pipeline.private_files import make_file
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import never_runs
-from bk_pipeline.spans.table import rows, table_of_good, traces_of
+from bk_pipeline.spans.table import rows, table_and_errors, traces_of
 from bk_pipeline.text import counted, one_line
 from bk_pipeline.tokens import redact_tokens
 from bk_pipeline.units import NS_PER_S
@@ -45,27 +45,28 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Payload(NamedTuple):
-    """A build's JSON, and its path in the file: "" for one that stands alone."""
+    """A build's JSON, and its path in the file; the path is empty for a single build."""
 
     content: bytes
     path: str
 
 
 def builds_in(content: bytes) -> Iterator[Payload | RecordError]:
-    """The builds in a file: an object, an array, `{"builds": [...]}`, or several of these.
+    """Yield the builds in a file: an object, an array, `{"builds": [...]}`, or several of these.
 
-    Each has its bytes as they are, even if it cannot be read. The error is given for a list
-    that was cut off between two builds.
+    The bytes of each build are unchanged, even if it cannot be read. An error is yielded for a list
+    that was truncated between two builds.
 
     Raises:
-        RecordError: It is something else. Of an error of Buildkite's it has the message.
+        RecordError: The file contains something else. For an error response of Buildkite, the
+            error contains its message.
     """
     values = split_values(_body(content))
     for number, value in enumerate(values):
-        yield from _builds_build_files(value, f"[{number}]" if len(values) > 1 else "")
+        yield from _builds_in_value(value, f"[{number}]" if len(values) > 1 else "")
 
 
-def _builds_build_files(value: bytes, at: str) -> Iterator[Payload | RecordError]:
+def _builds_in_value(value: bytes, at: str) -> Iterator[Payload | RecordError]:
     listed = value
     if value[:1] == b"{":
         wrapped = _wrapped(value)
@@ -84,7 +85,7 @@ def _builds_build_files(value: bytes, at: str) -> Iterator[Payload | RecordError
 
 
 def _body(content: bytes) -> bytes:
-    """The file's bytes in UTF-8, unpacked: PowerShell writes UTF-16, or a byte order mark."""
+    """Return the content decompressed and in UTF-8. PowerShell writes UTF-16 or a byte order mark."""
     if content.startswith(_GZIP):
         try:
             content = gzip.decompress(content)
@@ -100,7 +101,7 @@ def _body(content: bytes) -> bytes:
 
 
 def _wrapped(value: bytes) -> bytes | None:
-    """The array of an object that is no build but has a list of them."""
+    """Return the array of an object that wraps a list of builds; None for another object."""
     try:
         parts = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
     except _UNREADABLE:
@@ -119,7 +120,7 @@ def _is_json(element: bytes) -> bool:
 
 
 def _malformed(value: bytes) -> str:
-    """What is wrong with what is neither an object nor an array; never what is in it."""
+    """Return why the value is neither an object nor an array, without quoting it."""
     if value.startswith(b"HTTP/"):
         return "it begins with the answer's headers: leave out curl's -i"
     try:
@@ -130,7 +131,7 @@ def _malformed(value: bytes) -> str:
 
 
 def _refuse_error(value: bytes) -> None:
-    """Raises what Buildkite said, if the object is one of its errors and no build."""
+    """Raise a RecordError with Buildkite's message if the object is an error response."""
     try:
         fields = msgspec.json.decode(value, type=dict[str, Any])
     except _UNREADABLE:
@@ -148,7 +149,7 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
     found = _Found()
     tables = [_table(file, found, privacy) for file in files]
     content = RENDERERS[format_](privacy.apply(pa.concat_tables(tables)))
-    _tell(found)
+    _print_counts(found)
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -169,10 +170,10 @@ class _Found:
 
 
 def _table(file: str, found: _Found, privacy: Privacy) -> pa.Table:
-    """The spans in `file`; counts its builds in `found`, and tells of those it cannot read.
+    """Return the spans in `file`; count its builds in `found`, and print unreadable ones.
 
     Raises:
-        FatalError: The file cannot be read, or is no build answer.
+        FatalError: The file cannot be read, or contains no builds.
     """
     named = "standard input" if file == "-" else file
     traces = []
@@ -181,14 +182,14 @@ def _table(file: str, found: _Found, privacy: Privacy) -> pa.Table:
     payloads = [one for one in builds if isinstance(one, Payload)]
     for payload, trace in zip(payloads, traces_of(one.content for one in payloads), strict=True):
         if isinstance(trace, RecordError):
-            errors.append(_placed(trace, payload))
+            errors.append(_with_path(trace, payload))
         elif trace is not None:
             traces.append(trace)
         elif never_runs(payload.content):
             found.skipped += 1
         else:
             found.unfinished += 1
-    table, unfit = table_of_good(traces)
+    table, unfit = table_and_errors(traces)
     for error in (*errors, *unfit):
         echo(f"{named}: {privacy.describe(error)}.", err=True)
     found.builds += len(payloads)
@@ -207,9 +208,9 @@ def _builds(file: str, named: str) -> list[Payload | RecordError]:
         raise FatalError(f"{named} is no build answer: {exc.reason}.") from exc
 
 
-def _placed(error: RecordError, payload: Payload) -> RecordError:
-    """The error with the build's id, if it has one, and the path in the whole file."""
-    # Of what is wrong with the build itself, no path is given.
+def _with_path(error: RecordError, payload: Payload) -> RecordError:
+    """Return the error with the build's id, if known, and the path in the whole file."""
+    # Errors about the build as a whole have no path.
     reason = error.reason if "`$" in error.reason else f"{error.reason} - at `$`"
     return RecordError(
         reason.replace("`$", f"`${payload.path}"),
@@ -217,8 +218,8 @@ def _placed(error: RecordError, payload: Payload) -> RecordError:
     )
 
 
-def _tell(found: _Found) -> None:
-    """Say how many of the builds have no spans, and why."""
+def _print_counts(found: _Found) -> None:
+    """Print how many of the builds have no spans, by reason."""
     whole = counted(found.builds, "build")
     for count, why in (
         (found.unfinished, "not finished: no spans of them yet"),
@@ -230,7 +231,7 @@ def _tell(found: _Found) -> None:
 
 
 def _write(output: Path, content: bytes) -> None:
-    """Write the file whole or not at all.
+    """Write the file atomically.
 
     Raises:
         FatalError: It cannot be written.
@@ -257,7 +258,7 @@ def _parquet(table: pa.Table) -> bytes:
     return out.getvalue()
 
 
-def _people(table: pa.Table) -> bytes:
+def _text_table(table: pa.Table) -> bytes:
     shown = Table("trace", "span", "status", "seconds", "what", box=None, header_style="bold")
     for span in rows(table):
         attributes = span["attributes"]
@@ -278,7 +279,7 @@ def _people(table: pa.Table) -> bytes:
     return out.getvalue().encode()
 
 
-RENDERERS = {"ndjson": _ndjson, "table": _people, "parquet": _parquet}
+RENDERERS = {"ndjson": _ndjson, "table": _text_table, "parquet": _parquet}
 
 
 def quarantined() -> None:

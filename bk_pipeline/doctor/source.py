@@ -24,21 +24,28 @@ from bk_pipeline.text import counted
 from bk_pipeline.window import Window, day_window
 
 PER_PAGE = 100
-# Builds with their jobs, to see how many spans one makes.
+# The number of builds with jobs that are read to estimate the spans per build.
 SAMPLED = 30
-# Moments to look at, and how far they lie apart, or a multiple of that: all hours of a day,
+# The number of samples, and their distance or a divisor of it: they cover all hours of a day
 # and a weekend.
 PROBES = 8
 PROBE_STEP = timedelta(hours=21)
 DAY = timedelta(days=1)
-SHORTEST_REACH = timedelta(seconds=1)
+MIN_COVERED = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """An estimate. `exact`: the builds were counted. `events` is spans and links.
+    """An estimate of the cost of a backfill.
 
-    `seen` are builds that were listed, wanted or not: without any of them wanted, `builds` is 0.
+    Attributes:
+        builds: Builds that the filters select; 0 if they select none of those `seen`.
+        seen: Builds that were listed.
+        exact: Whether the builds were counted rather than estimated.
+        spans: Their spans.
+        events: Their spans and links.
+        requests: Requests to Buildkite.
+        minutes: The duration.
     """
 
     builds: int
@@ -52,19 +59,19 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """One listing: all of its builds, how many of them are wanted, what each is made of."""
+    """Estimates for one listing: builds, the fraction that the filters select, averages per build."""
 
     builds: float
     seen: int
     exact: bool
-    wanted: float
+    selected: float
     spans_each: float
     events_each: float
     seconds_each: float
 
 
 def cost_of(
-    client: BuildkiteClient, window: Window, *, clock: Clock, requests_a_minute: int | None
+    client: BuildkiteClient, window: Window, *, clock: Clock, requests_per_minute: int | None
 ) -> Cost:
     """Estimate the cost of reading `window` day by day and delivering it.
 
@@ -72,35 +79,38 @@ def cost_of(
     more where the listing is too long to be counted.
 
     Args:
-        client: Asks.
-        window: Up to now.
-        clock: Tells how long an answer takes.
-        requests_a_minute: What the quotas allow us; None: no limit is known.
+        client: The client of the Buildkite API.
+        window: The time range, up to now.
+        clock: Measures the duration of responses.
+        requests_per_minute: The requests that the rate limits allow; None: no limit is known.
 
     Raises:
         PipelineError: From the client.
     """
     found = [
-        _look(client, pipeline, window, clock) for pipeline in client.pipelines.names or (None,)
+        _estimate_listing(client, pipeline, window, clock)
+        for pipeline in client.pipelines.names or (None,)
     ]
     days = -(-(window.end - window.start) // DAY)
     # A day's last page is half full, and an empty day costs a request.
     requests = sum(one.builds / PER_PAGE + days / 2 for one in found)
     requests = max(requests, len(found) * days)
     reading_s = sum(one.builds * one.seconds_each for one in found)
-    allowed_s = requests / requests_a_minute * 60 if requests_a_minute else 0.0
+    allowed_s = requests / requests_per_minute * 60 if requests_per_minute else 0.0
     return Cost(
-        builds=sum(round(one.builds * one.wanted) or one.wanted > 0 for one in found),
+        builds=sum(round(one.builds * one.selected) or one.selected > 0 for one in found),
         seen=sum(one.seen for one in found),
-        exact=all(one.exact and one.wanted in {0.0, 1.0} for one in found),
-        spans=round(sum(one.builds * one.wanted * one.spans_each for one in found)),
-        events=round(sum(one.builds * one.wanted * one.events_each for one in found)),
+        exact=all(one.exact and one.selected in {0.0, 1.0} for one in found),
+        spans=round(sum(one.builds * one.selected * one.spans_each for one in found)),
+        events=round(sum(one.builds * one.selected * one.events_each for one in found)),
         requests=round(requests),
         minutes=max(reading_s, allowed_s) / 60,
     )
 
 
-def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: Clock) -> _Listing:
+def _estimate_listing(
+    client: BuildkiteClient, pipeline: str | None, window: Window, clock: Clock
+) -> _Listing:
     page = client.sample(window, pipeline=pipeline)
     if page.pages == 1:
         builds = float(len(page.builds))
@@ -108,20 +118,20 @@ def _look(client: BuildkiteClient, pipeline: str | None, window: Window, clock: 
         builds = (page.pages - 0.5) * page.size
     else:
         days = (window.end - window.start) / DAY
-        # Probes may all fall where there is nothing: what is in hand is there nevertheless.
-        builds = max(_a_day(client, pipeline, window) * days, float(len(page.builds)))
+        # The samples may all be empty, but the builds already listed exist.
+        builds = max(_builds_per_day(client, pipeline, window) * days, float(len(page.builds)))
     began = clock.monotonic()
     whole = client.sample(window, pipeline=pipeline, count=SAMPLED, jobs=True).builds
     seconds = clock.monotonic() - began
     choice = PipelineFilter() if pipeline else client.pipelines
     listed = [*page.builds, *whole]
-    wanted = [one for one in listed if one.pipeline in choice]
+    selected = [one for one in listed if one.pipeline in choice]
     sizes = [size for one in whole if one.pipeline in choice and (size := _size(one))]
     return _Listing(
         builds=builds,
         seen=len(listed),
         exact=page.pages == 1,
-        wanted=len(wanted) / len(listed) if listed else 0.0,
+        selected=len(selected) / len(listed) if listed else 0.0,
         spans_each=mean([spans for spans, _ in sizes] or [0]),
         events_each=mean([events for _, events in sizes] or [0]),
         seconds_each=seconds / max(len(whole), 1),
@@ -139,24 +149,24 @@ def _size(build: BuildRecord) -> tuple[int, int] | None:
     return len(trace.spans), len(trace.spans) + sum(len(span.links) for span in trace.spans)
 
 
-def _a_day(client: BuildkiteClient, pipeline: str | None, window: Window) -> float:
+def _builds_per_day(client: BuildkiteClient, pipeline: str | None, window: Window) -> float:
     """Estimate the builds per day of a listing that is too long to count."""
     step = max((window.end - window.start) / PROBES // PROBE_STEP * PROBE_STEP, PROBE_STEP)
     densities = []
     for n in range(PROBES):
         moment = window.end - n * step
         page = client.sample(Window(moment - DAY, moment), pipeline=pipeline)
-        reach = DAY
+        covered = DAY
         if page.pages != 1 and page.builds:
-            reach = moment - from_ns(min(one.created_ns for one in page.builds))
-        densities.append(len(page.builds) * (DAY / max(reach, SHORTEST_REACH)))
+            covered = moment - from_ns(min(one.created_ns for one in page.builds))
+        densities.append(len(page.builds) * (DAY / max(covered, MIN_COVERED)))
     return mean(densities)
 
 
 NEEDED_SCOPE = "read_builds"
 EXPIRES_SOON = timedelta(days=14)
 # Less than this share left, and others use the organization's quota as well.
-SCARCE = 0.5
+LOW_REMAINING = 0.5
 
 
 def token(it: Installation) -> CheckResult:
@@ -213,7 +223,7 @@ def rate_limits(it: Installation) -> CheckResult:
         for one in statuses
         for spared in [min(one.limit - one.usable, one.remaining)]
     )
-    if any(one.remaining < one.limit * SCARCE for one in statuses):
+    if any(one.remaining < one.limit * LOW_REMAINING for one in statuses):
         return warning(f"{message}. Others are using them now: runs wait for their turn.")
     return ok(f"{message}.")
 
@@ -227,8 +237,10 @@ def backfill_cost(it: Installation) -> CheckResult:
     if start >= now:
         return warning("BK_PIPELINE_START_DATE is in the future: there is no day to process yet.")
     statuses = it.quota.statuses(it.clock.monotonic())
-    a_minute = min((one.usable for one in statuses), default=None)
-    found = cost_of(it.buildkite, Window(start, now), clock=it.clock, requests_a_minute=a_minute)
+    per_minute = min((one.usable for one in statuses), default=None)
+    found = cost_of(
+        it.buildkite, Window(start, now), clock=it.clock, requests_per_minute=per_minute
+    )
     if not found.builds and found.seen:
         return warning(
             f"no builds to take: the {found.seen:,} that were looked at, of the last "

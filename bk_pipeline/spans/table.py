@@ -161,25 +161,25 @@ def traces_of(
             yield exc
 
 
-def table_of_good(
+def table_and_errors(
     traces: list[Trace], *, without: Collection[str] = ()
 ) -> tuple[pa.Table, list[RecordError]]:
-    """The table of `traces`, and why those are not in it whose values no column takes.
+    """Return the table of `traces`, and an error for each trace with a value that fits no column.
 
     Args:
-        traces: Of any number of builds.
-        without: Names of columns to leave out.
+        traces: The traces; those with an error are not in the table.
+        without: Names of fields whose columns stay null.
     """
     try:
         return table_of(traces, without=without), []
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         if len(traces) == 1:
-            # Arrow's own words quote the value.
+            # Arrow's message quotes the value.
             reason = f"a value does not fit its column ({type(exc).__name__})"
             return table_of([]), [RecordError(reason, record_id=traces[0].build.id)]
         middle = len(traces) // 2
         halves = [
-            table_of_good(half, without=without) for half in (traces[:middle], traces[middle:])
+            table_and_errors(half, without=without) for half in (traces[:middle], traces[middle:])
         ]
         tables, errors = zip(*halves, strict=True)
         return pa.concat_tables(tables), [error for some in errors for error in some]

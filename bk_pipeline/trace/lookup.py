@@ -57,11 +57,14 @@ class Reference:
 
 
 def read_reference(text: str) -> Reference:
-    """What `text` names: a build's page or API address, a trace's page at Honeycomb,
-    pipeline#number, a number, or a UUID with or without dashes.
+    """Parse a reference to a build.
+
+    Args:
+        text: The URL of a build's page or API resource, or of its trace in Honeycomb;
+            pipeline#number; a number; or a UUID with or without dashes.
 
     Raises:
-        ConfigError: It names no build.
+        ConfigError: The text refers to no build.
     """
     text = text.strip()
     if UUID.fullmatch(text.lower()):
@@ -98,16 +101,16 @@ def _no_build(text: str) -> ConfigError:
 def in_table(
     reference: Reference, search: SpanSearch, zone: ZoneInfo, *, organization: str | None = None
 ) -> FoundBuild | None:
-    """The build in the span table; None if it is not there.
+    """Return the build from the span table; None if the table does not have it.
 
     Args:
-        reference: Which.
-        search: Of the span table.
-        zone: Of the days.
-        organization: Whose builds are those that do not tell, if that is known.
+        reference: The build to find.
+        search: The search in the span table.
+        zone: The time zone of the days.
+        organization: The organization of builds without one in the table, if known.
 
     Raises:
-        ConfigError: It is several; they are listed.
+        ConfigError: Several builds match; the message lists them.
     """
     if reference.trace_id is not None:
         return search.find_by_trace_id(reference.trace_id, _likely(reference, zone))
@@ -152,17 +155,17 @@ def at_buildkite(
     where: str,
     organization: str | None,
 ) -> BuildRecord:
-    """The build as Buildkite has it now.
+    """Fetch the build from Buildkite.
 
     Args:
-        reference: Which.
-        connect: Makes the client, once it is clear that it can be asked.
+        reference: The build to find.
+        connect: Returns the client; called only if the API can find such a reference.
         where: The data directory, for messages.
-        organization: The one that can be asked; None if none can.
+        organization: The organization in the settings; None if it is not set.
 
     Raises:
-        NotFound: It is not there, or cannot be asked for.
-        ConfigError: It is another organization's than the token's.
+        NotFound: Buildkite does not have the build, or cannot find it by this reference.
+        ConfigError: The build belongs to another organization.
         PipelineError: From the client.
     """
     if not _same(reference.organization, organization):

@@ -18,15 +18,15 @@ from bk_pipeline.units import NS_PER_MS
 
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
 PLACEHOLDER = re.compile(r"%[nNt]\b|\{\{[^}]*\}\}")
-# Not printable by itself, and part of many an emoji.
+# Not printable by itself, but part of many emoji.
 JOINER = "\u200d"
 
 
 def readable(label: str) -> str:
-    """One line. `:rocket:` becomes the emoji; of codes that no font has, the words stay.
+    """Return a label as one printable line, with `:rocket:` replaced by the emoji.
 
-    `:jest: Unit tests` is "Unit tests" and `:pipeline:` "pipeline": an organization's own
-    emoji are pictures on Buildkite's pages.
+    Codes without a Unicode emoji, such as an organization's own, are removed (`:jest: Unit tests`
+    becomes "Unit tests"). If nothing else is left, their names stay: `:pipeline:` is "pipeline".
     """
     shown = Emoji.replace(label)
     bare = SHORTCODE.sub("", shown)
@@ -37,24 +37,27 @@ def readable(label: str) -> str:
 
 
 def of_all_jobs(label: str) -> str:
-    """A step's label without what only its jobs fill in: `%n`, `%N`, `%t`, `{{matrix.os}}`."""
+    """Return a step's label without the placeholders of its jobs, like `%n` and `{{matrix.os}}`."""
     return " ".join(PLACEHOLDER.sub("", label).split()) or label
 
 
 Span = dict[str, Any]
 
-# How many children of one parent are shown, from generous to sparse.
+# Limits of the children shown per parent, tried in this order.
 CHILDREN = (100, 50, 25, 12, 6, 3)
 STATUS_LABELS = {"ok": "passed", "error": "failed", "unset": "canceled or forgiven"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A span, or several that are only counted: then `span` is None and `jobs` says how many.
+    """A line of the waterfall: one span, or several folded spans, of which only jobs are counted.
 
     Attributes:
-        depth: Steps from the root.
-        jobs: Folded jobs by status.
+        depth: The number of ancestors.
+        span: The span; None for folded spans.
+        start_ns: The start, in Unix nanoseconds.
+        end_ns: The end, in Unix nanoseconds.
+        jobs: The number of folded jobs by status.
     """
 
     depth: int
@@ -65,7 +68,7 @@ class Line:
 
     @property
     def folded_summary(self) -> str:
-        """`… 388 more: 380 passed, 8 canceled or forgiven`."""
+        """A text like `… 388 more: 380 passed, 8 canceled or forgiven`."""
         parts = [
             f"{self.jobs[one]:,} {word}" for one, word in STATUS_LABELS.items() if self.jobs[one]
         ]
@@ -73,11 +76,11 @@ class Line:
 
 
 def outline(spans: Sequence[Span], *, most_lines: int | None = None) -> list[Line]:
-    """A line each, parents before their children, these in order of start.
+    """Return a line per span: parents before their children, children by start.
 
-    A step with one job is that job. If there are more than `most_lines`, of each parent's
-    children only some are shown, failed ones first and then the longest, and the jobs of
-    the others are counted in a line behind them.
+    A step with one job is replaced by the job. If there are more than `most_lines` lines, only some
+    children of each parent are shown, failed ones first and then the longest. Another line counts
+    the jobs of the others.
     """
     tree = _Tree(spans)
     lines = list(tree.lines(None))
@@ -99,7 +102,7 @@ class _Tree:
             children.sort(key=lambda one: (one["start_unix_nano"], one["end_unix_nano"]))
 
     def lines(self, most: int | None) -> Iterator[Line]:
-        """All lines, at most `most` children of each parent among them."""
+        """Yield all lines, with at most `most` lines per parent; None: no limit."""
         return self._below(None, 0, most)
 
     def _below(self, parent: str | None, depth: int, most: int | None) -> Iterator[Line]:
@@ -140,27 +143,30 @@ def _interest(span: Span) -> tuple[bool, int]:
     return span["status"] != "error", span["start_unix_nano"] - span["end_unix_nano"]
 
 
-# A pause longer than all that happened is drawn as long as this share of it.
+# A pause longer than all activity together is shortened to this fraction of the activity.
 SHORTENED = 0.3
 
 
 class Timescale:
-    """From `began` to `ended` on `columns` columns.
+    """Maps times to columns; long pauses are shortened.
 
     Args:
-        began: First moment, in nanoseconds as all others.
-        ended: Last moment.
-        busy: When something happened: from, to; in any order, overlapping or not.
-        columns: At least one.
+        began: The first time, in Unix nanoseconds, like all times.
+        ended: The last time.
+        busy: Start and end of each activity, in any order; they may overlap.
+        columns: The number of columns, at least 1.
+
+    Attributes:
+        shortened: Whether a pause was shortened.
     """
 
     def __init__(
         self, began: int, ended: int, busy: Iterable[tuple[int, int]], *, columns: int
     ) -> None:
         self._columns = columns
-        happened = _merged(busy)
-        total = sum(end - start for start, end in happened)
-        edges = [(began, began), *happened, (max(ended, began + 1),) * 2]
+        activity = _merged(busy)
+        total = sum(end - start for start, end in activity)
+        edges = [(began, began), *activity, (max(ended, began + 1),) * 2]
         self._moments, self._places = [began], [0.0]
         self.shortened = False
         for (_, pause), (start, end) in pairwise(edges):
@@ -172,7 +178,7 @@ class Timescale:
                 self._places.append(self._places[-1] + place)
 
     def column(self, moment: int) -> int:
-        """The column that `moment` falls into, from 0 to `columns`."""
+        """Return the column of `moment`, from 0 to `columns`."""
         at = bisect_right(self._moments, moment)
         if at == 0:
             return 0
@@ -185,7 +191,7 @@ class Timescale:
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same moments as spans in order that do not touch."""
+    """Return the union of the intervals as sorted, disjoint intervals."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -234,7 +240,7 @@ def notes_of(span: Span) -> str:
 
 
 def _ending(job: dict[str, Any]) -> str:
-    """How a job ended, unless it passed: `exit 1`, `timed out`, `agent lost`."""
+    """Return how a job ended, like `exit 1` or `timed out`; empty if it passed."""
     if job.get("error.type") == "agent_lost":
         return "agent lost"
     state, exit_status = job.get("job.state"), job.get("job.exit_status")

@@ -1,7 +1,7 @@
-"""Debian's Chromium, driven by Playwright, and pictures of what it shows.
+"""Controls Debian's Chromium with Playwright and takes screenshots.
 
-Playwright brings browsers of its own, from a host that CI does not reach; Debian's does
-the same. `BK_PIPELINE_TEST_PROGRAMS=required` makes its absence a failure.
+Playwright's own browsers are on a host that CI cannot reach. If Chromium is missing, tests are
+skipped; with `BK_PIPELINE_TEST_PROGRAMS=required` they fail.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from bk_pipeline_tests.programs import missing
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PICTURES = Path(os.environ.get("BK_PIPELINE_TEST_PICTURES") or PROJECT / ".screenshots")
-COLOURS = 128
+COLORS = 128
 
 
 def path_of_chromium() -> str:
-    """Where it is; the test is skipped, or fails where it is required, if it is nowhere."""
+    """Return the path of Chromium. If there is none, skip the test, or fail if it is required."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         missing("Chromium", "chromium")
@@ -35,7 +35,7 @@ def path_of_chromium() -> str:
 
 @contextmanager
 def browser_page(*, width: int = 1440, height: int = 900) -> Iterator[Page]:
-    """A page of a browser of its own. What it waits for, it waits for with patience."""
+    """Open a page in a new browser, with long timeouts for a loaded machine."""
     path = path_of_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -50,12 +50,12 @@ def browser_page(*, width: int = 1440, height: int = 900) -> Iterator[Page]:
 
 
 def take_picture(page: Page, name: str) -> Path:
-    """Keep what the page shows as `name`.png, small enough for a repository."""
-    # Where the mouse is, things light up.
+    """Save a screenshot as `name`.png, small enough for a repository; return its path."""
+    # Elements under the mouse are highlighted.
     page.mouse.move(0, 0)
     content = page.screenshot(animations="disabled")
     PICTURES.mkdir(parents=True, exist_ok=True)
     path = PICTURES / f"{name}.png"
     with Image.open(io.BytesIO(content)) as image:
-        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
     return path

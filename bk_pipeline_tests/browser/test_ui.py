@@ -1,4 +1,4 @@
-"""What a newcomer sees in Dagster's UI and does there, in a real browser."""
+"""Dagster's UI in a real browser, as a new user sees and uses it."""
 
 from __future__ import annotations
 
@@ -49,20 +49,18 @@ def page():
 # On a quiet machine it takes 70 s, of which 30 are the backfill daemon's tick.
 @pytest.mark.browser
 @pytest.mark.timeout(1_500)
-def test_a_newcomer_backfills_three_days_reads_them_and_switches_the_sensor_on(
-    scene, dagster, page
-):
-    show_the_assets(page, dagster.address)
+def test_new_user_backfills_three_days_reads_reports_and_starts_the_sensor(scene, dagster, page):
+    open_assets(page, dagster.address)
     backfill(page, dagster, scene.days)
-    show_the_assets(page, dagster.address)
+    open_assets(page, dagster.address)
     picture(page, "assets")
     for asset in ASSETS:
         assert dagster.materialized(asset) == set(scene.days)
 
-    read_the_report(page, dagster.address, scene.days[-1])
-    read_the_columns(page, dagster.address)
-    read_the_checks(page, dagster.address)
-    switch_the_sensor_on(page, dagster.address)
+    check_report(page, dagster.address, scene.days[-1])
+    check_columns(page, dagster.address)
+    check_asset_checks(page, dagster.address)
+    start_sensor(page, dagster.address)
     assert scene.sandbox.honeycomb.duplicate_count == 0
 
 
@@ -70,18 +68,18 @@ def picture(page: Page, name: str) -> None:
     assert take_picture(page, name).stat().st_size < LARGEST_PICTURE_BYTES
 
 
-def show_the_assets(page: Page, address: str) -> None:
+def open_assets(page: Page, address: str) -> None:
     page.goto(f"{address}{LOCATION}/asset-groups/buildkite/lineage")
     for asset in ASSETS:
         expect(page.get_by_text(asset, exact=True).first).to_be_visible()
-    # What it knows of each asset comes later than the graph.
+    # The details of each asset are loaded after the graph.
     expect(page.get_by_text("Loading", exact=False)).to_have_count(0)
-    # One more, should it be midnight meanwhile.
+    # The number of partitions grows at midnight.
     expect(page.get_by_text(re.compile(r"^\d+ partitions$"))).to_have_count(len(ASSETS))
 
 
 def backfill(page: Page, dagster: Dagster, days: list[str]) -> None:
-    """Ask for the days as a person does, and see them succeed."""
+    """Launch a backfill of the days and wait for its success."""
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog")
     chosen = dialog.locator("input[type=text]").first
@@ -89,20 +87,20 @@ def backfill(page: Page, dagster: Dagster, days: list[str]) -> None:
     chosen.press("Enter")
     expect(dialog.get_by_text("3 partitions").first).to_be_visible()
     dialog.get_by_role("button", name="Launch backfill").click()
-    # The page offers a link for some seconds only.
+    # The link to the backfill is shown only for some seconds.
     wait_for(lambda: len(dagster.backfills()) == 1)
     [backfill_id] = dagster.backfills()
     page.goto(f"{dagster.address}/runs/b/{backfill_id}")
     expect(page.get_by_text("100% completed")).to_have_count(len(ASSETS))
     wait_for(lambda: dagster.backfill_status(backfill_id).startswith("COMPLETED"))
     assert dagster.backfill_status(backfill_id) == "COMPLETED_SUCCESS"
-    # Once as the backfill's status, once as the head of a column.
+    # The status of the backfill and a column header.
     expect(page.get_by_text("Succeeded", exact=True)).to_have_count(2)
     picture(page, "backfill")
 
 
-def read_the_report(page: Page, address: str, day: str) -> None:
-    """The day's numbers, and the report that one click opens: pictures, tables, links."""
+def check_report(page: Page, address: str, day: str) -> None:
+    """Check the day's metadata and the report with its images, tables and links."""
     page.goto(f"{address}/assets/build_stats?view=partitions&partition={day}")
     for label in ("failure_rate", "duration_p50_s", "queue_p50_s", "flaky_failures"):
         expect(page.get_by_text(label, exact=True)).to_be_visible()
@@ -122,14 +120,14 @@ def read_the_report(page: Page, address: str, day: str) -> None:
     page.keyboard.press("Escape")
 
 
-def read_the_columns(page: Page, address: str) -> None:
+def check_columns(page: Page, address: str) -> None:
     page.goto(f"{address}/assets/spans")
     for column in ("trace_id", "parent_span_id", "buildkite.pipeline.slug"):
         expect(page.get_by_text(column, exact=True).first).to_be_attached()
     picture(page, "spans")
 
 
-def read_the_checks(page: Page, address: str) -> None:
+def check_asset_checks(page: Page, address: str) -> None:
     page.goto(f"{address}/assets/spans?view=checks")
     for check in ("no_orphans", "no_negative_durations", "no_quarantined_builds"):
         expect(page.get_by_text(check, exact=True).first).to_be_visible()
@@ -137,10 +135,10 @@ def read_the_checks(page: Page, address: str) -> None:
     picture(page, "checks")
 
 
-def switch_the_sensor_on(page: Page, address: str) -> None:
+def start_sensor(page: Page, address: str) -> None:
     page.goto(f"{address}{LOCATION}/sensors/builds_sensor")
     expect(page.get_by_text("Sensor has never run")).to_be_visible()
-    # The box itself is drawn over by what looks like a switch.
+    # The switch covers the checkbox.
     page.locator("label:has(input[type=checkbox])").first.click()
     expect(page.get_by_role("checkbox").first).to_be_checked()
     expect(page.get_by_text("Sensor has never run")).to_have_count(0)

@@ -1,4 +1,4 @@
-"""`bk-pipeline` in this process: as a shell has it, without the seconds that importing takes."""
+"""Runs `bk-pipeline` in this process, which saves the seconds that imports take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bk_pipeline.cli.main import main
 
 @dataclass
 class Done:
-    """What was printed, and the exit status."""
+    """The output and exit status of a command."""
 
     returncode: int
     stdout: str
@@ -21,7 +21,7 @@ class Done:
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs `bk-pipeline` with `arguments`, and `environment` on top of the test's clean one."""
+    """Return a function that runs `bk-pipeline` in the test's environment plus `environment`."""
 
     def called(*arguments: str, **environment: str) -> Done:
         with monkeypatch.context() as inside:

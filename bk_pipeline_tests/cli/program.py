@@ -1,4 +1,4 @@
-"""`bk-pipeline` in a process of its own, as a shell has it."""
+"""Runs `bk-pipeline` as a separate process, as a shell does."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = Path(sys.executable).with_name("bk-pipeline")
-# What a shell starts in the background is deaf to Ctrl-C, and so would be what we start.
-MINDFUL = (
+# A shell starts background processes with SIGINT ignored, and child processes inherit that.
+WITH_SIGINT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
@@ -21,7 +21,7 @@ MINDFUL = (
 def run(
     *arguments: str, stdin: str | None = None, cwd: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """What it prints and how it exits, with `environment` on top of the test's clean one."""
+    """Run the program in the test's environment plus `environment`; return output and status."""
     return subprocess.run(
         [PROGRAM, *arguments],
         input=stdin,
@@ -37,7 +37,7 @@ def run(
 def started(*arguments: str, cwd: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Start the program; it handles Ctrl-C even if the process that runs the tests ignores it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", MINDFUL, PROGRAM, *arguments],
+        [sys.executable, "-c", WITH_SIGINT, PROGRAM, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,8 +52,8 @@ def started(*arguments: str, cwd: Path, **environment: str) -> Iterator[subproce
 
 
 def wait_until(what: Callable[[], bool], patience_s: float = 120.0) -> None:
-    """Ask until it is so: nothing else tells how far another process has come."""
+    """Poll `what` until it is true: other processes do not report their progress."""
     deadline = time.monotonic() + patience_s
     while not what():
-        assert time.monotonic() < deadline, "it did not come to that in time"
+        assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.1)

@@ -24,7 +24,7 @@ READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "settings", "says"),
+    ("first", "last", "settings", "message"),
     [
         ("2026-11-01", "2026-11-02", {}, "BUILDKITE_API_TOKEN is not set."),
         ("2026-11-02", "2026-11-01", READY, "--to 2026-11-01 is before --from 2026-11-02."),
@@ -32,19 +32,19 @@ READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
         ("2026-11-01", "2099-01-01", READY, "--to 2099-01-01 is in the future; today is"),
         ("2026-11-01", "2026-11-01", {"BK_PIPELINE_TIMEZONE": "Mars"}, "BK_PIPELINE_TIMEZONE is"),
     ],
-    ids=["no token", "reversed", "before the first day", "ahead", "malformed setting"],
+    ids=["no token", "reversed", "before the first day", "in the future", "malformed setting"],
 )
-def test_what_cannot_be_done_is_said_in_a_line_with_exit_status_2(
-    tmp_path, first, last, settings, says
+def test_invalid_settings_or_days_are_a_one_line_error_with_status_2(
+    tmp_path, first, last, settings, message
 ):
     done = run("backfill", "--from", first, "--to", last, cwd=tmp_path, **settings)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_date_that_is_none_is_a_usage_error(tmp_path):
+def test_invalid_date_is_a_usage_error(tmp_path):
     done = run("backfill", "--from", "yesterday", "--to", "today", cwd=tmp_path, **READY)
     assert done.returncode == 2
     assert "'--from': expected YYYY-MM-DD, got 'yesterday'" in done.stderr
@@ -57,27 +57,27 @@ def served():
         yield sandbox, environment(sandbox, url)
 
 
-def test_days_go_through_dagster_and_arrive_once(tmp_path, served):
+def test_days_are_materialized_by_dagster_and_delivered_once(tmp_path, served):
     sandbox, settings = served
     first, last = sandbox.world.first_and_last_day()
-    span = ("--from", first.isoformat(), "--to", last.isoformat())
-    done = run("backfill", *span, cwd=tmp_path, **settings)
+    arguments = ("--from", first.isoformat(), "--to", last.isoformat())
+    done = run("backfill", *arguments, cwd=tmp_path, **settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 of 3 days: ")
     stored = sandbox.honeycomb.event_count
     assert f"honeycomb_events: {stored:,} accepted, 0 rejected, 0 too old." in done.stdout
-    again = run("backfill", *span, cwd=tmp_path, **settings)
+    again = run("backfill", *arguments, cwd=tmp_path, **settings)
     assert "honeycomb_events: 0 accepted" in again.stdout
     assert again.stdout.startswith("3 of 3 days: 0 new builds, 0 spans made.")
     assert sandbox.honeycomb.event_count == stored
     assert sandbox.honeycomb.duplicate_count == 0
-    # The instance that the UI shows knows of it.
+    # The instance that the UI shows has the materializations.
     with dg.DagsterInstance.from_config(str(tmp_path / ".dagster")) as instance:
         days = instance.get_materialized_partitions(dg.AssetKey("honeycomb_events"))
     assert first.isoformat() in days
 
 
-def test_recorded_builds_arrive_once_and_only_on_request_if_they_are_old(tmp_path, served):
+def test_old_builds_are_sent_once_and_only_without_an_age_limit(tmp_path, served):
     sandbox, settings = served
     build = json.loads(json.dumps(OLD_BUILD))
     sandbox.world.add_build(build)
@@ -122,48 +122,48 @@ OLD_BUILD = {
 }
 
 
-def of_all_days(sandbox) -> tuple[str, ...]:
+def backfill_arguments(sandbox) -> tuple[str, ...]:
     first, last = sandbox.world.first_and_last_day()
     return ("backfill", "--from", first.isoformat(), "--to", last.isoformat())
 
 
-def test_a_day_that_fails_does_not_stop_the_others_and_the_exit_status_tells(tmp_path, served):
+def test_failed_day_does_not_stop_the_others_and_sets_the_exit_status(tmp_path, served):
     sandbox, settings = served
     settings |= {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
     first, _ = sandbox.world.first_and_last_day()
     sandbox.faults.inject("buildkite", "status", status=500, count=1)
-    done = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
-    assert done.returncode == 75  # a service that was away may be back later
+    done = run(*backfill_arguments(sandbox), cwd=tmp_path, **settings)
+    assert done.returncode == 75  # the service may be back later
     assert "2 of 3 days" in done.stdout
     assert f"Failed: {first}: " in done.stderr
     assert done.stderr.splitlines()[-1] == (
         "bk-pipeline: 1 of 3 days failed. Run the same command again to process them."
     )
     assert "Traceback" not in done.stderr
-    again = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
+    again = run(*backfill_arguments(sandbox), cwd=tmp_path, **settings)
     assert again.returncode == 0
     assert "3 of 3 days" in again.stdout
     assert sandbox.honeycomb.duplicate_count == 0
 
 
-def within(sandbox, settings):
-    """The command in this process: quicker than `run`, for what needs no process of its own."""
-    return CliRunner().invoke(backfill, of_all_days(sandbox)[1:], env=settings)
+def run_in_process(sandbox, settings):
+    """Run the command in this process, which is faster than `run`."""
+    return CliRunner().invoke(backfill, backfill_arguments(sandbox)[1:], env=settings)
 
 
-def test_a_day_that_is_refused_for_a_reason_of_its_own_exits_with_1(served):
+def test_permanently_refused_day_exits_with_1(served):
     sandbox, settings = served
     sandbox.faults.inject("buildkite", "status", status=400, count=1)
-    done = within(sandbox, settings)
+    done = run_in_process(sandbox, settings)
     assert isinstance(done.exception, FatalError)
     assert "2 of 3 days" in done.stdout
 
 
 @pytest.mark.parametrize("service", ["buildkite", "honeycomb"])
-def test_a_refused_token_stops_at_once(served, service):
+def test_refused_token_stops_the_backfill(served, service):
     sandbox, settings = served
     sandbox.faults.inject(service, "status", status=401, count=100)
-    done = within(sandbox, settings)
+    done = run_in_process(sandbox, settings)
     assert isinstance(done.exception, FatalError)
     assert str(done.exception) == (
         "1 of 3 days failed. The other 2 would fail for the same reason and were not tried. "
@@ -172,12 +172,12 @@ def test_a_refused_token_stops_at_once(served, service):
     assert "0 of 3 days" in done.stdout
 
 
-def test_three_days_in_a_row_that_fail_are_enough():
+def test_three_failed_days_in_a_row_stop_the_backfill():
     sandbox = Sandbox(World(days=5, builds_per_day=3, today=last_thursday()))
     sandbox.faults.inject("buildkite", "status", status=503, count=100)
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
-        done = within(sandbox, settings)
+        done = run_in_process(sandbox, settings)
     assert isinstance(done.exception, RetryableError)
     assert str(done.exception).startswith(
         "3 of 6 days failed. 3 failed in a row, so the other 3 were not tried."
@@ -185,12 +185,12 @@ def test_three_days_in_a_row_that_fail_are_enough():
     assert sandbox.buildkite.request_count <= 3
 
 
-def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, served):
+def test_interrupted_backfill_can_be_continued(tmp_path, served):
     sandbox, settings = served
-    # Time to be interrupted in, with two days done: every answer takes long from then on.
+    # After two days every response is slow, so that the interruption falls into the third.
     sandbox.faults.inject("buildkite", "slow", seconds=30, after=3, count=100)
     _, last = sandbox.world.first_and_last_day()
-    with started(*of_all_days(sandbox), cwd=tmp_path, **settings) as process:
+    with started(*backfill_arguments(sandbox), cwd=tmp_path, **settings) as process:
         wait_until(lambda: sandbox.buildkite.request_count > 3)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
@@ -205,22 +205,22 @@ def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, served):
     assert stored > 0
     sandbox.faults.clear()
     before = sandbox.buildkite.request_count
-    again = run(*of_all_days(sandbox), cwd=tmp_path, **settings)
+    again = run(*backfill_arguments(sandbox), cwd=tmp_path, **settings)
     assert again.returncode == 0
     assert "3 of 3 days" in again.stdout
     assert sandbox.honeycomb.duplicate_count == 0
-    # A request for each day, and one to learn whether Link headers get through.
+    # A request per day, and one to find out whether Link headers arrive.
     assert sandbox.buildkite.request_count == before + 4
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_amid_a_delivery_it_tells_what_was_accepted_until_then(tmp_path, stop):
+def test_interrupted_delivery_reports_what_was_accepted(tmp_path, stop):
     sandbox = Sandbox(World(days=1, builds_per_day=120, today=last_thursday()))
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "600"}
-        # The first requests are taken, and what follows is put off.
+        # The first request is accepted; later ones are throttled.
         sandbox.faults.inject("honeycomb", "status", path="/1/batch/*", after=1, count=1_000)
-        with started(*of_all_days(sandbox), cwd=tmp_path, **settings) as process:
+        with started(*backfill_arguments(sandbox), cwd=tmp_path, **settings) as process:
             wait_until(lambda: sandbox.honeycomb.event_count > 0)
             process.send_signal(stop)
             out, _ = process.communicate(timeout=120)
@@ -235,24 +235,24 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def test_a_failed_delivery_tells_what_was_accepted_until_then(served):
+def test_failed_delivery_reports_what_was_accepted(served):
     sandbox, settings = served
     sandbox.faults.inject("honeycomb", "status", path="/1/batch/*", status=400, after=1, count=99)
-    done = within(sandbox, settings)
+    done = run_in_process(sandbox, settings)
     assert sandbox.honeycomb.event_count > 0
     assert f"honeycomb_events: {sandbox.honeycomb.event_count:,} accepted" in done.stdout
 
 
 @pytest.mark.parametrize("path", ["/1/batch/*", "/1/auth"])
-def test_a_retry_is_told_where_there_is_no_terminal(served, path):
+def test_retry_is_printed_without_a_terminal(served, path):
     sandbox, settings = served
     sandbox.faults.inject("honeycomb", "status", path=path, status=503)
-    done = within(sandbox, settings)
+    done = run_in_process(sandbox, settings)
     assert done.exception is None
     assert "Attempt 2 follows in" in done.stderr
 
 
-def test_spans_of_all_days_are_delivered_before_a_report_is_drawn(tmp_path, served):
+def test_all_spans_are_delivered_before_reports_are_made(tmp_path, served):
     sandbox, settings = served
     with pytest.MonkeyPatch.context() as patch:
         reported_at = []
@@ -260,25 +260,25 @@ def test_spans_of_all_days_are_delivered_before_a_report_is_drawn(tmp_path, serv
             "bk_pipeline.pipeline.summarize_day",
             lambda *_, **__: reported_at.append(sandbox.honeycomb.event_count) or 1 / 0,
         )
-        done = within(sandbox, settings)
+        done = run_in_process(sandbox, settings)
     assert sandbox.honeycomb.event_count > 0
     assert set(reported_at) == {sandbox.honeycomb.event_count}
-    assert isinstance(done.exception, FatalError)  # a report that fails is not passed over
+    assert isinstance(done.exception, FatalError)  # a failed report is not ignored
 
 
-def test_no_secret_is_in_what_is_printed_or_kept(tmp_path, served):
+def test_no_secret_is_printed_or_stored(tmp_path, served):
     sandbox, settings = served
     first, _ = sandbox.world.first_and_last_day()
     day = first.isoformat()
     done = run("backfill", "--from", day, "--to", day, cwd=tmp_path, **settings)
     secrets = sandbox.buildkite_token, sandbox.honeycomb_key
     assert not any(secret in done.stdout + done.stderr for secret in secrets)
-    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(kept) > 5
-    assert not any(secret.encode() in content for secret in secrets for content in kept)
+    stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(stored) > 5
+    assert not any(secret.encode() in content for secret in secrets for content in stored)
 
 
-def test_without_a_key_the_spans_are_made_and_that_is_said(tmp_path, served):
+def test_missing_destination_is_reported_and_spans_are_stored(tmp_path, served):
     sandbox, settings = served
     day = sandbox.world.first_and_last_day()[0].isoformat()
     settings = {k: v for k, v in settings.items() if k != "HONEYCOMB_API_KEY"}
@@ -302,7 +302,7 @@ def test_without_a_key_the_spans_are_made_and_that_is_said(tmp_path, served):
         ({"unreadable": 1}, ["1 unreadable build has no trace."]),
     ],
 )  # fmt: skip
-def test_builds_without_a_trace_are_told(counts, lines):
+def test_builds_without_a_trace_are_reported(counts, lines):
     assert list(without_trace(**counts)) == lines
 
 

@@ -5,7 +5,7 @@ import json
 from bk_pipeline_tests.cli.program import run
 
 
-def test_json_is_one_object_and_nothing_else(tmp_path):
+def test_json_output_is_a_single_object(tmp_path):
     done = run("demo", "--days", "2", "--builds-per-day", "15", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     numbers = json.loads(done.stdout)
@@ -27,8 +27,8 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
     assert numbers["events_rejected"] == numbers["duplicates"] == 0
 
 
-def test_the_story_ends_with_a_waterfall_and_leaves_nothing(tmp_path):
-    # Settings of the user's own, and a pipeline choice that would leave nothing to show.
+def test_demo_ends_with_a_waterfall_and_leaves_no_files(tmp_path):
+    # The user's own settings, which select no pipeline, have no effect.
     done = run(
         "demo", "--days", "1", cwd=tmp_path, BK_PIPELINE_PIPELINES="nothing", BUILDKITE_API_URL="x"
     )

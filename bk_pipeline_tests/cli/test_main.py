@@ -6,7 +6,7 @@ from bk_pipeline.cli.commands import cli
 from bk_pipeline_tests.cli.program import run
 
 
-def test_help_lists_every_command_with_the_first_line_of_its_own_help(tmp_path):
+def test_help_lists_every_command_with_its_first_help_line(tmp_path):
     text = " ".join(run("--help", cwd=tmp_path).stdout.split())
     for name, command in cli.commands.items():
         assert command.help is not None
@@ -14,7 +14,7 @@ def test_help_lists_every_command_with_the_first_line_of_its_own_help(tmp_path):
 
 
 @pytest.mark.parametrize("verb", cli.commands)
-def test_every_verb_explains_itself(tmp_path, verb):
+def test_every_command_has_a_help_text(tmp_path, verb):
     done = run(verb, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert len(done.stdout.split("Options:")[0].split()) > 15
@@ -27,7 +27,7 @@ def test_old_name_of_a_command_works_and_prints_the_new_name(tmp_path):
     assert "set-aside" not in run("--help", cwd=tmp_path).stdout
 
 
-def test_an_unknown_verb_is_a_usage_error(tmp_path):
+def test_unknown_command_is_a_usage_error(tmp_path):
     done = run("trace-everything", cwd=tmp_path)
     assert done.returncode == 2
     assert "No such command" in done.stderr
@@ -66,7 +66,7 @@ def test_a_misspelt_command_is_a_usage_error_with_a_suggestion(call, arguments, 
     ],
     ids=" ".join,
 )
-def test_a_token_among_the_arguments_is_not_repeated(call, arguments):
+def test_token_in_the_arguments_is_not_printed(call, arguments):
     token = "bkua_" + "0123456789abcdef" * 2
     done = call(*(one.format(token) for one in arguments))
     assert done.returncode != 0
@@ -74,7 +74,7 @@ def test_a_token_among_the_arguments_is_not_repeated(call, arguments):
     assert token not in done.stdout + done.stderr
 
 
-def test_a_misspelt_exported_variable_is_told_on_the_way(tmp_path):
+def test_misspelled_variable_is_reported_with_a_suggestion(tmp_path):
     done = run("ledger", cwd=tmp_path, BK_PIPELINE_PIPELINE="web")
     assert (
         "BK_PIPELINE_PIPELINE is not a known setting. Did you mean BK_PIPELINE_PIPELINES?"
@@ -82,7 +82,7 @@ def test_a_misspelt_exported_variable_is_told_on_the_way(tmp_path):
     )
 
 
-def test_a_terminal_that_knows_few_letters_is_no_error(tmp_path):
+def test_characters_that_the_terminal_lacks_are_replaced(tmp_path):
     done = run("doctor", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 2
     assert "? token: BUILDKITE_API_TOKEN is not set." in done.stdout

@@ -23,7 +23,7 @@ dataset = "__all__"
 
 @pytest.fixture
 def scene(tmp_path):
-    """A day of spans, and a file of rules."""
+    """A scene with a day of spans and a file of rules."""
     (tmp_path / "markers.toml").write_text(RULES)
     with stage(tmp_path, builds_per_day=20, live=True, BK_PIPELINE_MARKERS="markers.toml") as scene:
         services = scene.services
@@ -37,7 +37,7 @@ def scene(tmp_path):
 
 @pytest.fixture
 def markers(scene, call):
-    """Runs `bk-pipeline markers`; what it printed, line by line."""
+    """Return a function that runs `bk-pipeline markers` and returns the printed lines."""
 
     def markers(*arguments, **environment):
         done = call("markers", *arguments, **scene.services.settings.environment | environment)
@@ -52,60 +52,60 @@ def counts(lines):
 
 
 def test_markers_are_planned_applied_listed_and_pruned(scene, markers, tmp_path):
-    held = scene.sandbox.honeycomb.markers
+    stored = scene.sandbox.honeycomb.markers
 
     planned = markers("plan")
-    wanted = int(counts(planned)["to create"])
-    assert wanted > 0
+    count = int(counts(planned)["to create"])
+    assert count > 0
     assert counts(planned)["to color"] == "1"
-    assert len(planned) == wanted + 2
+    assert len(planned) == count + 2
     assert planned[0].split("\t")[:4] == ["create", scene.days[0], "__all__", "passed"]
-    assert held.markers == []
+    assert stored.markers == []
 
-    assert counts(markers("apply")) == {"created": str(wanted), "colors set": "1"}
-    assert len(held.markers) == wanted
-    assert counts(markers("plan")) == {"as they should be": str(wanted)}
-    assert counts(markers("apply")) == {"unchanged": str(wanted)}
-    assert len(held.markers) == wanted
+    assert counts(markers("apply")) == {"created": str(count), "colors set": "1"}
+    assert len(stored.markers) == count
+    assert counts(markers("plan")) == {"as they should be": str(count)}
+    assert counts(markers("apply")) == {"unchanged": str(count)}
+    assert len(stored.markers) == count
 
     listed = markers("list")
     assert sorted(line.split("\t")[2] for line in listed) == sorted(
-        one["id"] for one in held.markers
+        one["id"] for one in stored.markers
     )
     assert listed[0].split("\t")[:2] == ["__all__", "passed"]
 
     (tmp_path / "markers.toml").write_text("")
-    assert counts(markers("plan")) == {"to delete (prune)": str(wanted)}
-    assert len(held.markers) == wanted
-    assert markers("prune", "--yes")[-1] == f"{wanted} markers deleted."
-    assert held.markers == []
+    assert counts(markers("plan")) == {"to delete (prune)": str(count)}
+    assert len(stored.markers) == count
+    assert markers("prune", "--yes")[-1] == f"{count} markers deleted."
+    assert stored.markers == []
     assert markers("prune", "--yes") == ["Nothing to delete."]
     assert markers("list") == []
     assert markers("plan") == ["Nothing to do."]
 
 
-def test_what_a_user_deleted_is_listed_and_restored(scene, markers):
-    held = scene.sandbox.honeycomb.markers
+def test_marker_deleted_in_honeycomb_is_listed_and_restored(scene, markers):
+    stored = scene.sandbox.honeycomb.markers
     markers("apply")
-    wanted = len(held.markers)
-    gone = held.markers[0]["id"]
+    count = len(stored.markers)
+    gone = stored.markers[0]["id"]
     with scene.services.marking(print) as marking:
         marking.client.delete("__all__", gone)
 
     assert f"__all__\tpassed\t{gone}\tdeleted in Honeycomb" in markers("list")
     assert counts(markers("plan"))["deleted in Honeycomb (--restore places them)"] == "1"
-    assert counts(markers("apply", "--restore")) == {"created": "1", "unchanged": str(wanted - 1)}
-    assert len(held.markers) == wanted
+    assert counts(markers("apply", "--restore")) == {"created": "1", "unchanged": str(count - 1)}
+    assert len(stored.markers) == count
 
 
-def test_days_can_be_chosen(scene, markers):
+def test_plan_is_limited_to_the_given_days(scene, markers):
     [day] = scene.days
 
     assert markers("plan", "--to", "2001-01-01") == [markers("plan")[-2], "1 to color."]
     assert len(markers("plan", "--from", day, "--to", day)) > 2
 
 
-def test_prune_asks_first(scene, markers, call, tmp_path, monkeypatch):
+def test_prune_asks_for_confirmation(scene, markers, call, tmp_path, monkeypatch):
     markers("apply")
     (tmp_path / "markers.toml").write_text("")
 
@@ -118,7 +118,7 @@ def test_prune_asks_first(scene, markers, call, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "status", "said"),
+    ("environment", "status", "message"),
     [
         ({"BK_PIPELINE_MARKERS": ""}, 2, "BK_PIPELINE_MARKERS is not set. Write a file of rules"),
         ({"BK_PIPELINE_MARKERS": "nowhere.toml"}, 2, "nowhere.toml, which cannot be read: No such"),
@@ -127,12 +127,12 @@ def test_prune_asks_first(scene, markers, call, tmp_path, monkeypatch):
     ],
     ids=["no rules", "no file", "no key", "ingest key"],
 )
-def test_what_is_missing_is_said_in_a_line(scene, call, environment, status, said):
+def test_missing_rules_or_key_is_a_one_line_error(scene, call, environment, status, message):
     if environment.get("HONEYCOMB_CONFIGURATION_KEY") == "ingest":
         environment = {"HONEYCOMB_CONFIGURATION_KEY": scene.sandbox.add_honeycomb_key("ingest")}
 
     done = call("markers", "plan", **scene.services.settings.environment | environment)
 
     assert done.returncode == status
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,7 +1,7 @@
-"""What a privacy setting takes out leaves by no route: requests, files, event log, terminal.
+"""Values that privacy settings remove are in no request, file, event log or terminal output.
 
-A build whose every value is unique goes the whole way; then every byte that left is searched
-for the values. The raw store has them all, and is the one place that may.
+A build whose values are all unique passes through the whole pipeline; then all output is searched
+for the values. Only the raw store may contain them.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from bk_pipeline_tests.spans.full_build import FULL, job_of
 from bk_pipeline_tests.worlds import last_thursday
 
 DAY = last_thursday().isoformat()
-# Tells when the build was made, so that Buildkite can be asked for it.
+# Contains the creation time, so that the build can be found at Buildkite.
 CREATED = f"{int(datetime.fromisoformat(f'{DAY}T10:00:00+00:00').timestamp() * 1000):012x}"
 BUILD_ID = f"{CREATED[:8]}-{CREATED[8:]}-7222-8333-444455556666"
-# Builds of which nothing is told but that they cannot be used, and by which id.
+# The ids of builds that are only reported as unusable.
 BAD_IDS = ("quarantined-build-id", "unreadable-build-id")
-# Files in which the values may be.
-SPARED = ("raw/", "markers.toml", "builds.json")
-# Words that say nothing by themselves.
+# Files that may contain the values.
+EXEMPT_FILES = ("raw/", "markers.toml", "builds.json")
+# Values that identify nothing.
 COMMON = {"command", "group", "failed", "unblocked", "manual", "script", "github", "branch", "True"}
 NAMES = [field.name for field in FIELDS]
-# Copies that can be dropped alone are not looked for where what they are copies of is kept.
-OWN = [one for one in NAMES if one.startswith("buildkite.")]
-# The ids of attempts, which their own spans have under another name.
+# Fields that are copies are not searched for, because their originals may be kept.
+ORIGINALS = [one for one in NAMES if one.startswith("buildkite.")]
+# Job ids that other spans have under another name.
 OF_OTHER_SPANS = {"buildkite.job.retried_in_job_id", "buildkite.job.retry_source.job_id"}
-HALVES = [[one for one in OWN[n::2] if one not in OF_OTHER_SPANS] for n in (0, 1)]
-# All of these had something to show, without settings.
+HALVES = [[one for one in ORIGINALS[n::2] if one not in OF_OTHER_SPANS] for n in (0, 1)]
+# Each of these shows values without privacy settings.
 ROUTES = {
     *("honeycomb", "markers", "otlp traces", "otlp metrics"),
     *("files of spans", "files of stats", "files of dagster"),
@@ -59,7 +59,7 @@ ROUTES = {
 
 
 def full_build(**more: object) -> dict[str, Any]:
-    """`FULL` on `DAY`, with a job whose label shows a matrix value."""
+    """Return `FULL` on `DAY`, with a job whose label contains a matrix value."""
     made: dict[str, Any] = json.loads(json.dumps(FULL).replace("2026-11-20", DAY))
     made["id"] = BUILD_ID
     made["meta_data"] |= {"meta-data-key": "meta-data-value"}
@@ -79,7 +79,7 @@ BAD_BUILDS = [
 
 
 def values_of() -> dict[str, set[str]]:
-    """The values of each field that stand in the payload, and say something by themselves."""
+    """Return the identifying values of each field that are in the payload."""
     table = Privacy().apply(table_of([spans_for_build(decode_build(json.dumps(BUILD).encode()))]))
     payload, found = json.dumps(BUILD), defaultdict(set)
     for span in rows(table):
@@ -104,7 +104,7 @@ def leaves(value: object) -> Iterator[str]:
 
 
 class Recorder:
-    """An application, and the text of every request that it got."""
+    """Wraps an ASGI application and records the text of each request."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -146,7 +146,7 @@ def route_of(path: str) -> str:
 
 
 def text_of(path: str, headers: dict[bytes, bytes], body: bytes) -> str:
-    """A request's body as text, whatever it is encoded in."""
+    """Return a request's body as text, decompressed and decoded."""
     encoding = headers.get(b"content-encoding", b"")
     if encoding == b"gzip":
         body = gzip.decompress(body)
@@ -173,7 +173,7 @@ dataset = "__all__"
 
 
 def rules() -> str:
-    """A rule for each kind of span, which names all fields that it may."""
+    """Return a rule for builds and one for jobs, whose messages contain all possible fields."""
     return "".join(
         RULES.format(
             kind=kind.name.lower(),
@@ -188,7 +188,7 @@ def rules() -> str:
 
 
 def routes(call: Any, folder: Path, **privacy: str) -> dict[str, str]:
-    """What left by each route as the build went all the way, and a person looked at it."""
+    """Run all commands on the build; return the text of each route."""
     folder.mkdir()
     sandbox = Sandbox(World(days=1, builds_per_day=0, today=last_thursday()))
     recorder = Recorder(sandbox.app)
@@ -227,7 +227,7 @@ def routes(call: Any, folder: Path, **privacy: str) -> dict[str, str]:
     del found["buildkite"]
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and not any(one in name for one in SPARED):
+        if path.is_file() and not any(one in name for one in EXEMPT_FILES):
             kind = next(one for one in ("stats", "spans", "dagster", "data") if one in name)
             found[f"files of {kind}"] = found.get(f"files of {kind}", "") + content(path)
     return found
@@ -241,7 +241,7 @@ def content(path: Path) -> str:
 
 
 def leaks(found: dict[str, str], names: list[str]) -> list[tuple[str, str, str]]:
-    """Field, route and value of each value of these fields that left."""
+    """Return field, route and value of each value of these fields that is on a route."""
     values = values_of()
     return [
         (name, route, value)
@@ -252,7 +252,7 @@ def leaks(found: dict[str, str], names: list[str]) -> list[tuple[str, str, str]]
     ]
 
 
-def test_without_settings_the_values_leave_by_every_route(call, tmp_path):
+def test_every_route_shows_values_without_privacy_settings(call, tmp_path):
     """Else what is proved below would be proved of nothing."""
     open_ = leaks(routes(call, tmp_path / "all"), NAMES)
     assert {name for name, _, _ in open_} == set(values_of())
@@ -265,14 +265,14 @@ def test_without_settings_the_values_leave_by_every_route(call, tmp_path):
     [("DROP", NAMES), ("DROP", HALVES[0]), ("DROP", HALVES[1]), ("HASH", NAMES)],
     ids=["all dropped", "one half", "the other half", "all hashed"],
 )
-def test_what_is_dropped_or_hashed_leaves_by_no_route(call, tmp_path, way, names):
+def test_dropped_or_hashed_values_are_on_no_route(call, tmp_path, way, names):
     setting = {f"BK_PIPELINE_SPANS_{way}": ",".join(names)}
     found = leaks(routes(call, tmp_path / "all", **setting), names)
     # A hash takes the place of a value, and its key stays.
     assert [one for one in found if way == "DROP" or one[2] != "meta-data-key"] == []
 
 
-def test_what_is_masked_leaves_by_no_route(call, tmp_path):
+def test_masked_values_are_on_no_route(call, tmp_path):
     texts = [field.name for field in FIELDS if field.type not in {FieldType.INT, FieldType.BOOL}]
     values = {one for name in texts for one in values_of().get(name, ())}
     pattern = "|".join(map(re.escape, sorted(values, key=len, reverse=True)))

@@ -26,7 +26,7 @@ def written(*, terminal: bool) -> Console:
     return Console(file=io.StringIO(), force_terminal=terminal, width=100)
 
 
-def test_the_time_left_is_that_of_the_last_days(clock, now):
+def test_remaining_time_is_estimated_from_the_latest_days(clock, now):
     advance = Advance(100, now)
     assert str(advance) == "0 of 100 days"
     for seconds in (1, 1, 1):
@@ -39,14 +39,14 @@ def test_the_time_left_is_that_of_the_last_days(clock, now):
     assert str(advance) == "13 of 100 days, 7 new builds, about 1:27:00 left"
 
 
-def test_nothing_is_left_at_the_end(clock, now):
+def test_no_remaining_time_is_shown_at_the_end(clock, now):
     advance = Advance(1, now)
     clock.sleep(5)
     advance.day_done("")
     assert str(advance) == "1 of 1 day"
 
 
-def test_elsewhere_a_line_is_printed_now_and_then(clock, now):
+def test_progress_lines_are_rate_limited_without_a_terminal(clock, now):
     console = written(terminal=False)
     lines = Log(console, Advance(3, now), now)
     with lines.shown():
@@ -65,7 +65,7 @@ def test_elsewhere_a_line_is_printed_now_and_then(clock, now):
     ]
 
 
-def test_a_terminal_has_a_bar_with_what_is_being_done(now):
+def test_terminal_shows_a_progress_bar_with_the_current_step(now):
     console = written(terminal=True)
     bar = Bar(console, Advance(3, now))
     with bar.shown():
@@ -77,7 +77,7 @@ def test_a_terminal_has_a_bar_with_what_is_being_done(now):
     assert "100 new builds, 2,000 spans made" in shown
 
 
-def test_a_terminal_shows_a_wait_while_others_go_on(clock, now):
+def test_wait_stays_visible_while_other_progress_arrives(clock, now):
     bar = Bar(written(terminal=True), Advance(3, now), now)
     bar.tell("100 events accepted")
     bar.wait("Honeycomb is away. Attempt 2 follows in 40 s.")
@@ -88,7 +88,7 @@ def test_a_terminal_shows_a_wait_while_others_go_on(clock, now):
     assert bar.line == "300 events accepted"
 
 
-def test_elsewhere_a_wait_is_printed_at_once_or_as_soon_as_a_line_may_be(clock, now):
+def test_wait_is_printed_as_soon_as_the_rate_limit_allows(clock, now):
     written_at = []
     lines = Lines(lambda line: written_at.append((now(), line)), now)
     with closing(lines):
@@ -107,19 +107,19 @@ def test_elsewhere_a_wait_is_printed_at_once_or_as_soon_as_a_line_may_be(clock, 
     assert [one[0] - written_at[0][0] for one in written_at] == [0, 10, 20]
 
 
-def test_a_wait_without_a_sequel_is_printed_all_the_same(monkeypatch):
+def test_wait_is_printed_even_if_nothing_follows(monkeypatch):
     monkeypatch.setattr("bk_pipeline.lines.LINE_EVERY_S", 0.2)
-    said = []
-    lines = Lines(said.append)
+    printed = []
+    lines = Lines(printed.append)
     with closing(lines):
         lines.write("2026-11-01: something is wrong")
         lines.wait("waiting for an hour")
-        wait_until(lambda: len(said) > 1)
-    assert said == ["2026-11-01: something is wrong", "waiting for an hour"]
+        wait_until(lambda: len(printed) > 1)
+    assert printed == ["2026-11-01: something is wrong", "waiting for an hour"]
 
 
 @pytest.mark.parametrize(("terminal", "kind"), [(True, Bar), (False, Log)])
-def test_the_console_decides(terminal, kind, monkeypatch):
+def test_console_type_selects_bar_or_lines(terminal, kind, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as CI services do
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = os.openpty() if terminal else os.pipe()

@@ -1,4 +1,4 @@
-"""The README's "ten minutes", as written, with the sandbox in the place of both services."""
+"""Runs the README's ten-minute setup as written, with the sandbox instead of both services."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def served(tmp_path):
 
 
 def commands(sandbox):
-    """The lines of the section's blocks, with days and a build that the sandbox has."""
+    """Yield the commands of the section, with days and a build of the sandbox."""
     [section] = SECTION.findall((PROJECT / "README.md").read_text())
     first, last = (day.isoformat() for day in sandbox.world.first_and_last_day())
     url = sandbox.world.finish_build_now()["web_url"]
@@ -37,7 +37,7 @@ def commands(sandbox):
 
 
 def fill_in(file, settings):
-    """What a person writes into the lines that are there, and below them."""
+    """Write the settings into the file: into existing lines, otherwise at the end."""
     text = file.read_text()
     for name, value in settings.items():
         text, found = re.subn(rf"^{name}=$", f"{name}={value}", text, flags=re.MULTILINE)
@@ -45,7 +45,7 @@ def fill_in(file, settings):
     file.write_text(text)
 
 
-def test_the_ten_minutes_work_as_written(call, served, tmp_path):
+def test_ten_minute_setup_in_the_readme_works_as_written(call, served, tmp_path):
     sandbox, settings = served
     ran = []
     for program, *arguments in commands(sandbox):

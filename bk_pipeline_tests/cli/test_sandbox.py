@@ -3,7 +3,7 @@ from __future__ import annotations
 import socket
 
 
-def test_a_port_that_is_taken_is_said_with_what_to_do(call):
+def test_port_in_use_is_an_error_with_advice(call):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = call("sandbox", "--port", str(port))

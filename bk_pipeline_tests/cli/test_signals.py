@@ -26,7 +26,7 @@ from bk_pipeline_tests.ledger.cluster import fresh_schema
 from bk_pipeline_tests.worlds import last_thursday
 
 READY = {"BUILDKITE_API_TOKEN": "bkua_" + "0123456789" * 4, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
-# Without the fix each of these takes a minute, or for ever. The margin is for a loaded machine.
+# A process that does not react takes a minute or never ends. The margin is for a loaded machine.
 IN_TIME_S = 20
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -44,7 +44,7 @@ DRIP = {"chunks": b"1\r\n[\r\n", "interim answers": b"HTTP/1.1 100 Continue\r\n\
 
 @contextmanager
 def trickling(kind: str):
-    """A server that begins an answer and goes on for ever, a byte at a time."""
+    """Run a server that begins a response and then sends a byte at a time forever."""
     ended, connected = threading.Event(), threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -74,7 +74,7 @@ def trickling(kind: str):
 
 
 def stopped(process, number) -> tuple[str, str]:
-    """What it prints until it ends, in time and with the signal's status."""
+    """Send the signal; return the output after checking the time and the exit status."""
     process.send_signal(number)
     began = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -85,7 +85,7 @@ def stopped(process, number) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", TRICKLED)
-def test_a_signal_ends_a_request_whatever_the_server_does(tmp_path, kind):
+def test_signal_ends_a_request_to_an_unresponsive_server(tmp_path, kind):
     with (
         trickling(kind) as (place, connected),
         started("doctor", cwd=tmp_path, **READY, BUILDKITE_API_URL=f"http://{place}") as process,
@@ -95,7 +95,7 @@ def test_a_signal_ends_a_request_whatever_the_server_does(tmp_path, kind):
     assert "stopped by SIGINT" in err
 
 
-def test_a_signal_ends_a_tls_handshake_that_hangs(tmp_path):
+def test_signal_ends_a_hanging_tls_handshake(tmp_path):
     with (
         trickling("silent") as (place, connected),
         started(
@@ -106,9 +106,9 @@ def test_a_signal_ends_a_tls_handshake_that_hangs(tmp_path):
         stopped(process, signal.SIGTERM)
 
 
-def test_a_signal_does_not_wait_for_the_lookup_of_a_name(tmp_path):
+def test_signal_does_not_wait_for_a_dns_lookup(tmp_path):
     looked_up = tmp_path / "looked-up"
-    # A thread in getaddrinfo cannot be interrupted: as one in a long sleep.
+    # A thread in getaddrinfo cannot be interrupted, like one in a long sleep.
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, socket, time\n"
         "def hang(*_, **__):\n"
@@ -123,28 +123,28 @@ def test_a_signal_does_not_wait_for_the_lookup_of_a_name(tmp_path):
 
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
-def test_a_signal_during_start_up_is_no_traceback(tmp_path, number):
+def test_signal_during_startup_prints_no_traceback(tmp_path, number):
     with started("demo", cwd=tmp_path) as process:
         status = Path(f"/proc/{process.pid}/status")
         if not status.exists():
             pytest.skip("needs Linux's /proc")
 
-        def minded() -> bool:
+        def handler_is_installed() -> bool:
             caught = next(one for one in status.read_text().splitlines() if "SigCgt" in one)
             return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1)
 
-        wait_until(minded)
+        wait_until(handler_is_installed)
         stopped(process, number)
 
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
-def test_the_sandbox_ends_with_the_signals_status(tmp_path, number):
+def test_sandbox_exits_with_the_status_of_the_signal(tmp_path, number):
     with started("sandbox", "--port", "0", "--days", "1", cwd=tmp_path) as process:
         assert process.stdout.readline().startswith("export")
         stopped(process, number)
 
 
-def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
+def test_unanswered_batch_is_in_doubt_after_a_signal(tmp_path):
     sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
     first, _ = sandbox.world.first_and_last_day()
     day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
@@ -153,7 +153,7 @@ def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
         settings = environment(sandbox, url)
         with started(*day, cwd=tmp_path, **settings) as process:
             wait_until(lambda: sandbox.honeycomb.event_count > 0)
-            # The second one must break neither the unwinding nor the summary.
+            # The second signal must interrupt neither the cleanup nor the summary.
             process.send_signal(signal.SIGTERM)
             time.sleep(0.5)
             out, err = stopped(process, signal.SIGTERM)
@@ -169,7 +169,7 @@ def test_what_was_sent_without_an_answer_is_in_doubt_after_a_signal(tmp_path):
 
 
 class Proxy:
-    """A TCP proxy that can fall silent: it keeps its connections and passes nothing on."""
+    """A TCP proxy that can stop forwarding data without closing its connections."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -207,7 +207,7 @@ class Proxy:
 
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
-def test_a_database_that_falls_silent_delays_neither_the_exit_nor_the_counts(tmp_path, number):
+def test_unresponsive_database_delays_neither_exit_nor_counts(tmp_path, number):
     sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
     first, _ = sandbox.world.first_and_last_day()
     day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
@@ -217,7 +217,7 @@ def test_a_database_that_falls_silent_delays_neither_the_exit_nor_the_counts(tmp
         after.callback(proxy.close)
         through = address.set(host="127.0.0.1", port=proxy.port)
         ledger = {"BK_PIPELINE_LEDGER_URL": through.render_as_string(hide_password=False)}
-        # The database falls silent between a batch's departure and its answer.
+        # The database stops responding between a batch and the response to it.
         sandbox.faults.inject("honeycomb", "slow", path="/1/batch/*", seconds=3)
         with started(*day, cwd=tmp_path, **environment(sandbox, api), **ledger) as process:
             wait_until(lambda: not sandbox.faults._pending["honeycomb"])
@@ -235,7 +235,7 @@ def destinations(ledger) -> list[str]:
         return [name for (name,) in rows]
 
 
-def test_a_signal_that_dagster_forgot_stops_before_the_next_day(monkeypatch):
+def test_signal_swallowed_by_dagster_stops_before_the_next_day(monkeypatch):
     stop = clock.Stop()
     monkeypatch.setattr(clock, "PROCESS", stop)
     stop.request()

@@ -40,14 +40,14 @@ BUILD = {
 
 @pytest.fixture
 def run(call, monkeypatch):
-    """Runs `bk-pipeline spans` in this process, with `stdin` as its standard input."""
+    """Return a function that runs `bk-pipeline spans` with `stdin` as standard input."""
 
-    def ran(*arguments, stdin="", **environment):
+    def run_spans(*arguments, stdin="", **environment):
         with io.TextIOWrapper(io.BytesIO(stdin.encode())) as given:
             monkeypatch.setattr(sys, "stdin", given)
             return call("spans", *arguments, **environment)
 
-    return ran
+    return run_spans
 
 
 def write(path: Path, content: object) -> str:
@@ -57,7 +57,7 @@ def write(path: Path, content: object) -> str:
     return path.name
 
 
-def test_ndjson_has_an_object_a_span(tmp_path, run):
+def test_ndjson_has_one_object_per_span(tmp_path, run):
     done = run(write(tmp_path / "b.json", [BUILD]))
     assert done.returncode == 0, done.stderr
     root, stage, step, job = map(json.loads, done.stdout.splitlines())
@@ -86,7 +86,7 @@ def test_ndjson_has_an_object_a_span(tmp_path, run):
 
 
 @pytest.mark.parametrize("shape", ["object", "array"])
-def test_a_build_and_an_array_of_builds_are_read_from_standard_input(tmp_path, shape, run):
+def test_object_and_array_are_read_from_standard_input(tmp_path, shape, run):
     content = json.dumps(BUILD if shape == "object" else [BUILD, BUILD | {"id": "another"}])
     done = run("-", stdin=content)
     traces = defaultdict(list)
@@ -132,21 +132,21 @@ ONE, OTHER = json.dumps(BUILD | {"note": "é"}, ensure_ascii=False), json.dumps(
         "UTF-16, big-endian lines",
         "gzip",
         "wrapped",
-        "bytes that are no UTF-8",
+        "bytes that are not UTF-8",
         "half a surrogate pair",
     ],
 )
-def test_builds_are_read_in_whatever_form_a_shell_left_them(content):
+def test_builds_are_read_in_every_encoding_and_framing(content):
     builds = [decode_build(one.content) for one in builds_in(content)]
     assert [one.id for one in builds] == [BUILD["id"], "b"]
 
 
-def test_a_build_with_a_message_is_no_error(tmp_path, run):
+def test_build_with_a_message_is_not_mistaken_for_an_error(tmp_path, run):
     done = run("-", stdin=json.dumps(BUILD | {"message": "Fix"}))
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 4)
 
 
-def test_an_error_that_repeats_the_token_is_not_told_with_it(tmp_path, run):
+def test_token_in_an_error_response_is_redacted(tmp_path, run):
     token = "bkua_" + "0123456789abcdef" * 2
     done = run("-", stdin=json.dumps({"message": f"no such token: {token}"}))
     assert done.returncode == 1
@@ -154,14 +154,14 @@ def test_an_error_that_repeats_the_token_is_not_told_with_it(tmp_path, run):
     assert token not in done.stderr
 
 
-def test_a_table_shows_labels_as_they_are(tmp_path, run):
+def test_table_shows_labels_without_markup(tmp_path, run):
     done = run(write(tmp_path / "b.json", BUILD), "--format", "table")
     assert "[red]unit[/red]" in done.stdout
     assert "web#12" in done.stdout
     assert "293.001" in done.stdout
 
 
-def test_parquet_goes_to_a_file(tmp_path, run):
+def test_parquet_is_written_to_a_file(tmp_path, run):
     name = write(tmp_path / "b.json", BUILD)
     done = run(name, "--format", "parquet", "--output", "spans.parquet")
     assert done.returncode == 0, done.stderr
@@ -170,7 +170,7 @@ def test_parquet_goes_to_a_file(tmp_path, run):
     assert "buildkite.job.exit_status" in table.column_names
 
 
-def test_a_build_that_has_not_finished_gives_no_spans_and_a_word(tmp_path, run):
+def test_unfinished_build_gives_no_spans_and_is_counted(tmp_path, run):
     running = BUILD | {"finished_at": None, "state": "running"}
     done = run(write(tmp_path / "b.json", [running]))
     assert (done.returncode, done.stdout) == (0, "")
@@ -183,7 +183,7 @@ BAD = json.dumps(BUILD | {"id": "bad", "number": "x"})
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         pytest.param(f"[{ONE},{BAD}]", "bad: Expected .* `\\$\\[1\\].number`", id="wrong type"),
         pytest.param(f"[{BAD},{ONE}]", "bad: .* `\\$\\[0\\].number`", id="the first one"),
@@ -218,20 +218,20 @@ BAD = json.dumps(BUILD | {"id": "bad", "number": "x"})
         ),
     ],
 )
-def test_a_bad_build_is_named_and_the_others_give_spans(tmp_path, content, says, run):
+def test_unreadable_build_is_named_and_the_others_give_spans(tmp_path, content, message, run):
     done = run(write(tmp_path / "b.json", content))
     assert done.returncode == 1
     first, *_, counts = done.stderr.splitlines()
     assert first.startswith("b.json: ")
-    assert re.search(says, first), first
+    assert re.search(message, first), first
     builds = {json.loads(line)["trace_id"] for line in done.stdout.splitlines()}
     assert BUILD["id"].replace("-", "") in builds
     assert len(done.stdout.splitlines()) == 4 * len(builds)
     assert f"1 of {len(builds) + 1} builds: not readable" in counts or "amid" in first
 
 
-def test_builds_are_counted_by_what_became_of_them(tmp_path, run):
-    """One of each; half a surrogate pair is repaired and no reason to leave a build out."""
+def test_builds_without_spans_are_counted_by_reason(tmp_path, run):
+    """There is one of each. Half a surrogate pair is repaired and does not exclude a build."""
     running = BUILD | {"id": "r", "finished_at": None, "state": "running"}
     skipped = BUILD | {"id": "s", "finished_at": None, "state": "skipped"}
     not_run = BUILD | {"id": "n", "finished_at": None, "state": "not_run"}
@@ -250,14 +250,14 @@ def test_builds_are_counted_by_what_became_of_them(tmp_path, run):
     assert "not readable" not in good.stderr
 
 
-def test_the_id_of_a_bad_build_is_not_told_if_it_is_dropped(tmp_path, run):
+def test_dropped_build_id_is_not_in_the_error(tmp_path, run):
     name = write(tmp_path / "b.json", f"[{ONE},{BAD}]")
     done = run(name, BK_PIPELINE_SPANS_DROP="buildkite.build.id")
     assert done.stderr.startswith("b.json: record without an id: Expected")
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         pytest.param({"message": "Not Found"}, 'error of Buildkite\'s, "Not Found"', id="an error"),
         pytest.param({"message": "No\nsuch", "errors": []}, '"No such"', id="an error, two lines"),
@@ -269,7 +269,7 @@ def test_the_id_of_a_bad_build_is_not_told_if_it_is_dropped(tmp_path, run):
         pytest.param("3", "Expected `object`", id="a number"),
     ],
 )
-def test_what_is_no_build_answer_is_named_and_nothing_is_written(tmp_path, content, says, run):
+def test_file_without_builds_is_an_error_and_nothing_is_written(tmp_path, content, message, run):
     good = write(tmp_path / "good.json", BUILD)
     bad = write(tmp_path / "bad.json", content)
     done = run(good, bad, "--output", "out.ndjson")
@@ -277,11 +277,11 @@ def test_what_is_no_build_answer_is_named_and_nothing_is_written(tmp_path, conte
     assert done.stdout == ""
     assert not (tmp_path / "out.ndjson").exists()
     assert "bad.json is no build answer" in done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_missing_file_is_named(tmp_path, run):
+def test_missing_file_is_named(tmp_path, run):
     done = run("nowhere.json")
     assert done.returncode == 1
     assert "Cannot read nowhere.json: No such file or directory." in done.stderr

@@ -20,13 +20,13 @@ def served():
 
 
 def add_build(sandbox, **fields):
-    """A build of today that the sandbox serves."""
+    """Add a build of the current day to the sandbox; return its payload."""
     payload = sandbox.world.finish_build_now() | fields
     sandbox.world.add_build(payload)
     return payload
 
 
-def test_a_build_is_fetched_and_then_shown_from_the_table(call, served):
+def test_delivered_build_is_shown_from_the_table_without_a_request(call, served):
     sandbox, settings = served
     payload = add_build(sandbox)
     day = payload["created_at"][:10]
@@ -44,16 +44,16 @@ def test_a_build_is_fetched_and_then_shown_from_the_table(call, served):
 
     done = call("backfill", "--from", day, "--to", day, **settings)
     assert done.returncode == 0, done.stderr
-    asked = sandbox.buildkite.request_count
+    requests_before = sandbox.buildkite.request_count
     stored = call("trace", f"{slug}#{number}", **settings)
     assert stored.stdout == fetched.stdout
     assert stored.stderr == ""
-    assert sandbox.buildkite.request_count == asked
+    assert sandbox.buildkite.request_count == requests_before
     call("trace", "--fetch", f"{slug}#{number}", **settings)
-    assert sandbox.buildkite.request_count == asked + 1
+    assert sandbox.buildkite.request_count == requests_before + 1
 
 
-def test_what_failed_is_named_below_with_its_page(call, served):
+def test_failed_jobs_are_listed_with_their_pages(call, served):
     sandbox, settings = served
     made = sandbox.world.finish_build_now()
     jobs = [make_job("lint", state="failed", exit_status=3), make_job("test")]
@@ -65,16 +65,16 @@ def test_what_failed_is_named_below_with_its_page(call, served):
     assert f"✗ lint: failed after 10.0 s  {jobs[0]['web_url']}" in done.stdout
 
 
-def test_colour_is_for_terminals_that_want_it(call, served):
+def test_color_is_used_only_on_terminals_and_without_no_color(call, served):
     sandbox, settings = served
     url = add_build(sandbox)["web_url"]
-    coloured = call("trace", url, **settings, FORCE_COLOR="1", TERM="xterm")
-    assert "\x1b[32m" in coloured.stdout
+    colored = call("trace", url, **settings, FORCE_COLOR="1", TERM="xterm")
+    assert "\x1b[32m" in colored.stdout
     plain = call("trace", url, **settings, FORCE_COLOR="1", NO_COLOR="1", TERM="xterm")
     assert "\x1b[32m" not in plain.stdout
 
 
-def test_a_build_by_uuid_is_asked_for_by_the_time_in_it(call, served):
+def test_build_is_found_at_buildkite_by_the_time_in_its_uuid(call, served):
     sandbox, settings = served
     day, _ = sandbox.world.first_and_last_day()
     payloads = (build_as_of(one, sandbox.world.now_ms()) for one in sandbox.world.builds(day))
@@ -84,7 +84,7 @@ def test_a_build_by_uuid_is_asked_for_by_the_time_in_it(call, served):
     assert f"{build['pipeline']['slug']} #{build['number']}" in done.stdout
 
 
-def test_a_build_that_has_not_finished_is_told_by_its_jobs(call, served):
+def test_unfinished_build_is_described_by_its_jobs(call, served):
     sandbox, settings = served
     payload = add_build(sandbox, finished_at=None, state="running")
     slug, number = payload["pipeline"]["slug"], payload["number"]
@@ -95,7 +95,7 @@ def test_a_build_that_has_not_finished_is_told_by_its_jobs(call, served):
 
 
 @pytest.mark.parametrize("state", ["skipped", "not_run"])
-def test_a_build_that_never_runs_is_told_to_have_no_trace(call, served, state):
+def test_build_that_never_runs_has_no_trace(call, served, state):
     sandbox, settings = served
     payload = add_build(sandbox, finished_at=None, state=state)
     done = call("trace", payload["web_url"], **settings)
@@ -104,7 +104,7 @@ def test_a_build_that_never_runs_is_told_to_have_no_trace(call, served, state):
 
 
 @pytest.mark.parametrize(
-    ("build", "status", "says"),
+    ("build", "status", "message"),
     [
         ("nonsense", 2, "nonsense names no build. Give its URL"),
         ("999999", 1, "Name its pipeline, like web#999999"),
@@ -115,22 +115,22 @@ def test_a_build_that_never_runs_is_told_to_have_no_trace(call, served, state):
         ("019cadc6-9a80-7abc-8def-0123456789ab", 1, "Buildkite lists no build 019cadc6-"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_a_sentence(call, served, build, status, says):
+def test_build_that_cannot_be_shown_is_an_error_with_advice(call, served, build, status, message):
     _, settings = served
     done = call("trace", build, **settings)
     assert done.returncode == status
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_without_a_token_only_the_table_is_looked_into(call):
+def test_missing_token_is_named_if_the_table_lacks_the_build(call):
     done = call("trace", "web#1")
     assert done.returncode == 2
     assert "BUILDKITE_API_TOKEN is not set." in done.stderr
 
 
-def test_a_destination_that_does_not_answer_costs_the_link_and_nothing_else(call, served):
+def test_failing_destination_costs_only_the_trace_link(call, served):
     sandbox, settings = served
     url = add_build(sandbox)["web_url"]
     settings |= {"HONEYCOMB_API_KEY": "unknown"}
@@ -140,7 +140,7 @@ def test_a_destination_that_does_not_answer_costs_the_link_and_nothing_else(call
     assert "No link to honeycomb_events: Honeycomb (dataset buildkite" in done.stderr
 
 
-def test_a_spent_quota_is_said_with_when_to_come_back(call, served):
+def test_exhausted_quota_is_reported_with_the_time_to_retry(call, served):
     sandbox, settings = served
     url = add_build(sandbox)["web_url"]
     sandbox.limits.consume("rest_user", 60)
@@ -150,7 +150,7 @@ def test_a_spent_quota_is_said_with_when_to_come_back(call, served):
     assert re.search(r" Try again in \d\d s\.$", done.stderr.strip())
 
 
-def test_addresses_of_other_hosts_are_not_printed(call, tmp_path):
+def test_urls_of_other_hosts_are_not_printed(call, tmp_path):
     sandbox = Sandbox(World(days=1, builds_per_day=0, today=last_thursday()))
     foreign = "https://evil.example/acme/web/builds/1"
     payload = sandbox.world.finish_build_now() | {"web_url": foreign}

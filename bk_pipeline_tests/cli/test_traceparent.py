@@ -23,11 +23,11 @@ def run(command: list[Any], **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-def test_the_parent_is_worked_out_from_the_jobs_environment():
+def test_traceparent_is_computed_from_the_job_environment():
     assert run(TRACEPARENT, **IN_A_JOB).stdout == f"{EXPECTED}\n"
 
 
-def test_the_line_of_shell_in_its_help_does_the_same():
+def test_shell_commands_in_the_help_give_the_same_result():
     text = run([*TRACEPARENT, "--help"]).stdout
     lines = [line.strip() for line in text.splitlines() if re.match(r"\s+(job=|export )", line)]
     assert len(lines) == 2
@@ -35,12 +35,12 @@ def test_the_line_of_shell_in_its_help_does_the_same():
     assert run(["bash", "-c", script], **IN_A_JOB).stdout == f"{EXPECTED}\n"
 
 
-def test_it_is_the_job_span_of_the_build():
+def test_traceparent_is_the_job_span_of_the_build():
     job = spans_for_build(decode_build(json.dumps(BUILD).encode())).spans[-1]
     assert run(TRACEPARENT, **IN_A_JOB).stdout.split("-")[2] == job.span_id
 
 
-def test_outside_a_job_the_missing_variable_is_named():
+def test_missing_variable_is_named_outside_a_job():
     done = run(TRACEPARENT, BUILDKITE_BUILD_ID=BUILD_ID)
     assert done.returncode == 2
     assert done.stderr.startswith("bk-pipeline: BUILDKITE_JOB_ID is not set.")

@@ -33,7 +33,7 @@ def drawn(spans, width=100, **options):
         (788_400_000, "9 d 3 h"),
     ],
 )
-def test_durations_have_two_units_at_most(length_ms, text):
+def test_durations_have_at_most_two_units(length_ms, text):
     assert duration(length_ms) == text
 
 
@@ -50,7 +50,7 @@ def test_durations_have_two_units_at_most(length_ms, text):
         ("", ""),
     ],
 )
-def test_labels_are_made_fit_for_a_terminal(label, text):
+def test_labels_are_printable_on_one_line(label, text):
     assert readable(label) == text
 
 
@@ -64,11 +64,11 @@ def test_labels_are_made_fit_for_a_terminal(label, text):
         ("100% new", "100% new"),
     ],
 )
-def test_a_steps_label_is_shown_without_what_its_jobs_fill_in(label, text):
+def test_step_label_omits_placeholders_of_its_jobs(label, text):
     assert of_all_jobs(label) == text
 
 
-def test_a_line_a_span_and_a_step_with_one_job_is_the_job():
+def test_each_span_has_a_line_and_single_job_steps_are_merged():
     lines = drawn(spans_of(make_job("lint"), make_job("test", run_s=30)))
     assert [line.split("█")[0].split("░")[0].strip() for line in lines] == [
         "shop #7 (passed)",
@@ -80,7 +80,7 @@ def test_a_line_a_span_and_a_step_with_one_job_is_the_job():
     assert lines[3].endswith("30.0 s")
 
 
-def test_failures_retries_and_waits_are_told_in_words_too():
+def test_outcomes_are_described_in_text():
     lost = make_job("lost", state="failed", exit_status=-1)
     late = make_job("late", state="timed_out", run_s=60)
     never = make_job("never", state="expired", run_s=None, finished_at="2026-03-02T09:01:00.000Z")
@@ -100,21 +100,21 @@ def test_failures_retries_and_waits_are_told_in_words_too():
 
 
 @pytest.mark.parametrize("width", [12, 20, 40, 60, 100, 250])
-def test_no_line_is_wider_than_the_terminal(width):
+def test_lines_fit_the_terminal(width):
     name = "統合テスト :rocket: " * 9
     lines = drawn(spans_of(make_job(name), make_job("b")), width=width)
     assert len(lines) == 4
     assert max(map(cell_len, lines)) <= max(width, 20)
 
 
-def test_a_narrow_terminal_has_names_and_times_and_no_bars():
+def test_narrow_terminal_has_no_bars():
     lines = drawn(spans_of(make_job("lint"), make_job("test")), width=26)
     assert not any(bar in line for line in lines for bar in "█░")
     assert lines[2].strip().startswith("lint")
     assert lines[2].endswith("10.0 s")
 
 
-def test_thousands_of_jobs_are_folded_into_a_line_that_counts_them():
+def test_many_jobs_are_folded_into_a_line_with_counts():
     jobs = [make_job(f"test {n}", run_s=n % 50, state="passed") for n in range(2_000)]
     jobs[1_234] = make_job("the bad one", state="failed", run_s=1)
     spans = spans_of(*jobs, state="failed")
@@ -125,7 +125,7 @@ def test_thousands_of_jobs_are_folded_into_a_line_that_counts_them():
     assert len(outline(spans)) == 2_002
 
 
-def test_parallel_jobs_of_one_step_are_folded_below_it():
+def test_parallel_jobs_are_folded_below_their_step():
     step = {"id": "0192aaaa-0000-4000-8000-000000000001"}
     jobs = [
         make_job(f"unit {n}", step=step, parallel_group_index=n, parallel_group_total=400)
@@ -136,12 +136,12 @@ def test_parallel_jobs_of_one_step_are_folded_below_it():
     assert "… 351 more: 351 passed" in "\n".join(lines)
 
 
-def test_a_span_whose_parent_is_missing_is_shown_all_the_same():
+def test_span_without_its_parent_is_shown():
     spans = [one for one in spans_of(make_job("lint")) if one["name"] != "buildkite.build.stage"]
     assert any("lint" in line for line in drawn(spans))
 
 
-def test_a_long_pause_is_shortened_and_what_happened_keeps_its_proportions():
+def test_long_pause_is_shortened_and_activity_keeps_its_proportions():
     scale = Timescale(0, 1_000_000, [(0, 100), (999_700, 1_000_000)], columns=104)
     assert scale.shortened
     assert scale.column(0) == 0
@@ -150,7 +150,7 @@ def test_a_long_pause_is_shortened_and_what_happened_keeps_its_proportions():
     assert scale.column(1_000_000) == 104
 
 
-def test_without_long_pauses_time_runs_evenly():
+def test_time_scale_is_linear_without_long_pauses():
     scale = Timescale(0, 100, [(0, 30), (60, 100), (10, 20)], columns=100)
     assert not scale.shortened
     assert [scale.column(moment) for moment in (-5, 0, 45, 99, 100, 200)] == [
@@ -163,7 +163,7 @@ def test_without_long_pauses_time_runs_evenly():
     ]
 
 
-def test_nothing_happened_at_all():
+def test_time_scale_without_any_activity():
     scale = Timescale(5, 5, [], columns=10)
     assert scale.column(5) in range(11)
     assert not scale.shortened
@@ -181,7 +181,7 @@ def test_nothing_happened_at_all():
         ("test {{matrix}}", None, "test {{matrix}}"),
     ],
 )
-def test_a_job_of_a_matrix_is_named_by_its_values(label, matrix, shown):
+def test_matrix_job_is_labeled_with_its_values(label, matrix, shown):
     spans = spans_of(make_job("a", label=label, matrix=matrix))
     assert any(shown in line for line in drawn(spans))
     [job] = [one["attributes"] for one in spans if one["name"] == "buildkite.job"]

@@ -27,7 +27,7 @@ def reckon(serve):
             api_url=sandbox.url,
             pipelines=PipelineFilter(globs),
         ) as client:
-            cost = cost_of(client, window, clock=SystemClock(), requests_a_minute=48)
+            cost = cost_of(client, window, clock=SystemClock(), requests_per_minute=48)
             every = [build for page in client.iter_builds(window) for build in page.builds]
         return cost, every
 

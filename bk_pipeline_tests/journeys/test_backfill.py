@@ -1,4 +1,4 @@
-"""From Buildkite to Honeycomb and what lies between, against the sandbox."""
+"""The whole pipeline from Buildkite to Honeycomb, against the sandbox."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def total(runs, asset, name) -> int:
     return sum(getattr(run.results[asset], name) for run in runs)
 
 
-def test_what_is_accepted_is_what_the_destination_holds(tmp_path, instance):
+def test_accepted_count_equals_what_the_destination_stored(tmp_path, instance):
     with stage(tmp_path, days=2) as scene:
         runs = backfill(scene, instance)
         honeycomb = scene.sandbox.honeycomb
@@ -46,7 +46,7 @@ def test_what_is_accepted_is_what_the_destination_holds(tmp_path, instance):
         assert len(spans) == sum(run.results["spans"].summary.spans for run in runs)
 
 
-def test_every_trace_at_the_destination_is_whole(tmp_path, instance):
+def test_every_delivered_trace_is_complete(tmp_path, instance):
     with stage(tmp_path) as scene:
         backfill(scene, instance)
         spans = [one.data for one in scene.sandbox.honeycomb.events if "trace.span_id" in one.data]
@@ -60,7 +60,7 @@ def test_every_trace_at_the_destination_is_whole(tmp_path, instance):
         assert span["duration_ms"] >= 0
 
 
-def test_a_second_materialization_sends_nothing(tmp_path, instance):
+def test_second_materialization_sends_nothing(tmp_path, instance):
     with stage(tmp_path) as scene:
         backfill(scene, instance)
         before = scene.sandbox.honeycomb.event_count
@@ -70,7 +70,7 @@ def test_a_second_materialization_sends_nothing(tmp_path, instance):
         assert total(again, "raw_builds", "stored") == 0
 
 
-def test_a_full_refresh_reads_all_and_sends_nothing(tmp_path, instance):
+def test_full_refresh_reads_everything_and_sends_nothing(tmp_path, instance):
     with stage(tmp_path) as scene:
         first = backfill(scene, instance)
         before = scene.sandbox.honeycomb.event_count
@@ -79,7 +79,7 @@ def test_a_full_refresh_reads_all_and_sends_nothing(tmp_path, instance):
         assert scene.sandbox.honeycomb.event_count == before
 
 
-def test_a_day_that_is_materialized_again_costs_one_request(tmp_path, instance):
+def test_materializing_a_day_again_costs_one_request(tmp_path, instance):
     with stage(tmp_path) as scene:
         backfill(scene, instance)
         before = scene.sandbox.buildkite.request_count
@@ -87,7 +87,7 @@ def test_a_day_that_is_materialized_again_costs_one_request(tmp_path, instance):
         assert scene.sandbox.buildkite.request_count == before + 1
 
 
-def test_the_store_keeps_what_buildkite_sent(tmp_path, instance):
+def test_raw_store_keeps_the_payloads_unchanged(tmp_path, instance):
     with stage(tmp_path) as scene:
         backfill(scene, instance)
         raw = scene.services.raw()
@@ -102,7 +102,7 @@ def test_the_store_keeps_what_buildkite_sent(tmp_path, instance):
         assert len({payload["id"] for payload in payloads}) == len(payloads)
 
 
-def test_env_and_credentials_leave_by_no_way(tmp_path, instance):
+def test_env_and_credentials_are_never_sent_or_stored(tmp_path, instance):
     with stage(tmp_path) as scene:
         backfill(scene, instance)
         secrets = scene.sandbox.buildkite_token, scene.sandbox.honeycomb_key
@@ -115,7 +115,7 @@ def test_env_and_credentials_leave_by_no_way(tmp_path, instance):
         assert not any(secret in sent for secret in secrets)
 
 
-def test_only_chosen_pipelines_are_taken(tmp_path, instance):
+def test_only_selected_pipelines_are_extracted(tmp_path, instance):
     with stage(tmp_path, BK_PIPELINE_PIPELINES="!*-*") as scene:
         backfill(scene, instance)
         slugs = {one.data.get("buildkite.pipeline.slug") for one in scene.sandbox.honeycomb.events}
@@ -123,7 +123,7 @@ def test_only_chosen_pipelines_are_taken(tmp_path, instance):
         assert not any("-" in slug for slug in slugs)
 
 
-def test_today_is_a_day_too(tmp_path, instance):
+def test_current_day_can_be_materialized(tmp_path, instance):
     with stage(tmp_path) as scene:
         today = scene.sandbox.world.first_and_last_day()[1].isoformat()
         [run] = materialize_days(scene.services, [today], instance=instance)
@@ -131,7 +131,7 @@ def test_today_is_a_day_too(tmp_path, instance):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "expected"),
     [
         ({"BUILDKITE_API_TOKEN": "bkua_wrong"}, "BUILDKITE_API_TOKEN"),
         ({"BUILDKITE_ORGANIZATION_SLUG": "elsewhere"}, "BUILDKITE_ORGANIZATION_SLUG"),
@@ -141,11 +141,11 @@ def test_today_is_a_day_too(tmp_path, instance):
     ],
     ids=["wrong token", "wrong organization", "wrong key", "Buildkite away", "Honeycomb away"],
 )
-def test_a_run_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, settings, says):
+def test_failed_run_says_what_to_do(tmp_path, instance, settings, expected):
     with stage(tmp_path, BK_PIPELINE_HTTP_DEADLINE_S="0", **settings) as scene:
         [run] = materialize_days(scene.services, scene.days, instance=instance)
         assert run.error is not None
-        assert says in run.error
+        assert expected in run.error
         assert "Traceback" not in run.error
         assert len(run.error) < 400
         assert scene.sandbox.honeycomb.event_count == 0
@@ -153,7 +153,7 @@ def test_a_run_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, sett
 
 @pytest.mark.parametrize("kind", ["raw", "spans", "stats"])
 @pytest.mark.parametrize("full_refresh", [False, True], ids=["sync", "full refresh"])
-def test_damaged_files_cost_no_day_and_send_nothing_twice(
+def test_damaged_files_are_restored_and_nothing_is_sent_twice(
     *, tmp_path, instance, kind, full_refresh
 ):
     with stage(tmp_path) as scene:
@@ -173,8 +173,8 @@ def test_damaged_files_cost_no_day_and_send_nothing_twice(
         assert sum(map(len, names)) == total_spans
 
 
-def test_spans_that_were_damaged_before_they_were_sent_are_sent(tmp_path, instance):
-    """The transformation saw them whole; the delivery does not."""
+def test_spans_damaged_before_delivery_are_restored_and_sent(tmp_path, instance):
+    """The files are damaged between transform and delivery."""
     with stage(tmp_path) as scene:
         [day] = scene.days
         assets = {one.key.to_user_string(): one for one in assets_of(scene.services, Naming())}
@@ -195,7 +195,7 @@ def test_spans_that_were_damaged_before_they_were_sent_are_sent(tmp_path, instan
         assert len(spans) == sum(map(len, held)) > 0
 
 
-def test_builds_without_a_trace_are_counted_by_what_becomes_of_them(tmp_path, instance):
+def test_builds_without_a_trace_are_counted_by_reason(tmp_path, instance):
     with stage(tmp_path, builds_per_day=40) as scene:
         [day] = scene.days
         world = scene.sandbox.world

@@ -1,4 +1,4 @@
-"""One bad build never stops a day."""
+"""An unreadable build does not stop its day."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def test_unreadable_build_is_quarantined_and_the_others_are_delivered(scene, tmp
     traces = {one.data["trace.trace_id"] for one in honeycomb.events}
     assert len(traces) > 5
     assert BAD_ID.replace("-", "") not in traces
-    # Kept:
+    # The raw store keeps it.
     raw = scene.services.raw()
     [day] = scene.days
     assert BAD_ID in {revision.build_id for revision in raw.revisions(day)}
-    # Listed:
+    # The command lists it.
     done = program(
         "quarantined", cwd=tmp_path, BK_PIPELINE_DATA_DIR=scene.services.settings.data_dir
     )
     assert done.stdout.split("\t")[:2] == [day, BAD_ID]
 
 
-def test_the_check_says_so_however_often_the_day_is_made(scene):
+def test_check_reports_a_quarantined_build_on_every_run(scene):
     with dg.DagsterInstance.ephemeral() as instance:
         for _ in range(2):
             result = dg.materialize(

@@ -1,4 +1,4 @@
-"""What a user asks for that Buildkite does not have: a clear error, or an empty day."""
+"""Requests for what Buildkite does not have give a clear error or an empty day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def instance():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "expected"),
     [
         ({}, "scope read_builds"),
         ({"BUILDKITE_ORGANIZATION_SLUG": "elsewhere"}, "no organization elsewhere"),
@@ -26,7 +26,7 @@ def instance():
     ],
     ids=["token without the scope", "unknown organization", "unknown pipeline"],
 )
-def test_what_does_not_exist_or_may_not_be_read_fails_at_once(tmp_path, instance, settings, says):
+def test_missing_or_forbidden_organization_fails_at_once(tmp_path, instance, settings, expected):
     with stage(tmp_path, **settings) as scene:
         if not settings:
             token = scene.sandbox.add_token(scopes=["read_artifacts"])
@@ -35,19 +35,19 @@ def test_what_does_not_exist_or_may_not_be_read_fails_at_once(tmp_path, instance
         [run] = materialize_days(scene.services, scene.days, instance=instance)
         raw = scene.services.raw()
 
-        assert says in run.error
+        assert expected in run.error
         assert scene.sandbox.buildkite.request_count <= 3
         assert raw.watermark(scene.days[0]) is None
 
 
-def test_an_organization_without_builds_has_empty_days(tmp_path, instance):
+def test_organization_without_builds_has_empty_days(tmp_path, instance):
     with stage(tmp_path, builds_per_day=0) as scene:
         runs = list(materialize_days(scene.services, scene.days, instance=instance))
         assert [(run.error, run.results["raw_builds"].stored) for run in runs] == [(None, 0)]
         assert scene.sandbox.honeycomb.event_count == 0
 
 
-def test_a_day_before_the_retention_is_empty(tmp_path, instance):
+def test_day_before_the_retention_is_empty(tmp_path, instance):
     with stage(tmp_path, BK_PIPELINE_START_DATE="2020-01-01") as scene:
         first, _ = scene.sandbox.world.first_and_last_day()
         day = (first - timedelta(days=400)).isoformat()

@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong, as the Dagster UI shows it: a sentence, before any traceback."""
+"""Mistakes in the first setup are shown in the Dagster UI as one sentence without a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bk_pipeline_tests.worlds import free_port, stage
 
 
 def failure(services, day):
-    """What stands first in the UI's row of the step that failed, and its name."""
+    """Return the name of the failed step and the message that the UI shows for it."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             assets_of(services, Naming()),
@@ -71,8 +71,8 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("step", "mistake", "says"), MISTAKES.values(), ids=MISTAKES)
-def test_a_run_that_cannot_go_says_why_in_its_first_line(tmp_path, step, mistake, says):
+@pytest.mark.parametrize(("step", "mistake", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_misconfigured_run_gives_the_reason_in_its_first_line(tmp_path, step, mistake, expected):
     with stage(tmp_path, builds_per_day=3, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene:
         changed = mistake(scene.sandbox) if callable(mistake) else mistake
         values = {**scene.services.settings.environment, **changed}
@@ -81,11 +81,11 @@ def test_a_run_that_cannot_go_says_why_in_its_first_line(tmp_path, step, mistake
         failed, message = failure(services, scene.days[0])
     assert failed == step
     first, *rest = message.strip().splitlines()
-    assert says in first
+    assert expected in first
     assert rest == []
 
 
-def test_a_home_of_dagsters_that_cannot_be_is_said_in_a_sentence(monkeypatch, tmp_path):
+def test_unusable_dagster_home_is_an_error_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("DAGSTER_HOME", "/dev/null/home")
     with pytest.raises(StorageError, match=r"in /dev/null/home: Not a directory\. Make room"):
         local_instance()

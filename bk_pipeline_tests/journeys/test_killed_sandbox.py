@@ -1,4 +1,4 @@
-"""The services go away in the middle of a run, and come back."""
+"""The services are killed during a run and started again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 
 @contextmanager
 def sandbox(port: int) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """`bk-pipeline sandbox` in a process of its own, and the settings that it prints."""
+    """Run `bk-pipeline sandbox` as a process; yield it and the settings that it prints."""
     command = [Path(sys.executable).with_name("bk-pipeline"), "sandbox", "--port", str(port)]
     command += ["--days", "1", "--builds-per-day", str(BUILDS_PER_DAY)]
     command += ["--today", last_thursday().isoformat()]
@@ -47,7 +47,7 @@ def sandbox(port: int) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]
 
 
 def kill_after(process: subprocess.Popen[str], url: str, counter: str, requests_count: int) -> None:
-    """Kill the process as soon as it has been asked `requests_count` times."""
+    """Kill the process as soon as it has received `requests_count` requests."""
     deadline = time.monotonic() + PATIENCE_S
     with suppress(requests.RequestException):
         while time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def kill_after(process: subprocess.Popen[str], url: str, counter: str, requests_
 
 
 def listed_ids(settings: Settings, day: str) -> set[str]:
-    """The builds of the day, asked for with nothing of ours."""
+    """Return the ids of the day's builds, read without the code under test."""
     organization, token = settings.require_buildkite()
     url = f"{settings.buildkite_api_url}/v2/organizations/{organization}/builds"
     query = {
@@ -83,14 +83,12 @@ def listed_ids(settings: Settings, day: str) -> set[str]:
     [("buildkite", "buildkite_requests"), ("honeycomb", "honeycomb_requests")],
     ids=["while extracting", "while delivering"],
 )
-def test_the_run_fails_with_a_clear_error_and_the_next_completes_the_day(
-    tmp_path, service, counter
-):
+def test_run_fails_with_a_clear_error_and_the_next_completes_the_day(tmp_path, service, counter):
     port = free_port()
     with dg.DagsterInstance.ephemeral() as instance:
         with sandbox(port) as (process, exports):
             url = exports["BUILDKITE_API_URL"]
-            # Time to be killed in: every answer from the third on takes a while.
+            # From the third on, responses are slow, so that the kill falls into the run.
             requests.post(
                 f"{url}/_sandbox/faults",
                 json={"service": service, "kind": "slow", "seconds": 2, "count": 50, "after": 2},
@@ -101,7 +99,7 @@ def test_the_run_fails_with_a_clear_error_and_the_next_completes_the_day(
             exports["BK_PIPELINE_DATA_DIR"] = str(tmp_path)
             settings = Settings.of(**exports)
             services = App(settings, retries=0)
-            # It shall not try for minutes to reach a sandbox that has gone for good.
+            # A short deadline, because the killed sandbox does not come back.
             impatient = App(Settings.of(**exports, BK_PIPELINE_HTTP_DEADLINE_S="1"), retries=0)
             day = settings.start_date.isoformat()
             [failed] = materialize_days(impatient, [day], instance=instance)
@@ -119,7 +117,7 @@ def test_the_run_fails_with_a_clear_error_and_the_next_completes_the_day(
     assert {revision.build_id for revision in raw.revisions(day)} == listed
     assert len(listed) == records
     assert stored["duplicate_count"] == 0
-    # All that this sandbox holds was accepted; with what its predecessor took, it is all.
+    # The events in this sandbox and those that the killed one accepted are all events.
     assert stored["event_count"] == run.results["honeycomb_events"].accepted
     with services.ledger() as ledger:
         [destination] = ledger.destinations()

@@ -1,4 +1,4 @@
-"""A backfilled month of markers, and what comes after it."""
+"""Markers of a month that is materialized several times."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rules(tmp_path):
 
 
 def materialize(scene, *, full_refresh=False):
-    """All days, without Dagster; what was done in all."""
+    """Process all days without Dagster; return the total counts of marker operations."""
     services = scene.services
     total: Counter[str] = Counter()
     with services.buildkite(on_wait=print) as client, services.marking(print) as marking:
@@ -64,7 +64,7 @@ def materialize(scene, *, full_refresh=False):
     return +total
 
 
-def asked_for(scene) -> Counter[str]:
+def expected_types(scene) -> Counter[str]:
     """Compute expected results independently, from the span table only."""
     found = {}
     store = scene.services.spans()
@@ -85,7 +85,7 @@ def asked_for(scene) -> Counter[str]:
     return types
 
 
-def test_a_month_materialized_twice_has_the_markers_of_one(tmp_path, rules):
+def test_month_materialized_twice_has_each_marker_once(tmp_path, rules):
     with stage(tmp_path / "data", days=30, builds_per_day=10, BK_PIPELINE_MARKERS=rules) as scene:
         first = materialize(scene)
         stored = scene.sandbox.honeycomb.markers.markers
@@ -93,16 +93,16 @@ def test_a_month_materialized_twice_has_the_markers_of_one(tmp_path, rules):
         second = materialize(scene)
         third = materialize(scene, full_refresh=True)
 
-        wanted = asked_for(scene)
-        assert Counter(one["type"] for one in stored) == wanted
-        assert min(wanted["failed"], wanted["deploy"]) > 0
-        assert first == {"created": wanted.total(), "colors_set": 1}
-        assert (second, third) == ({}, {"unchanged": wanted.total()})
+        expected = expected_types(scene)
+        assert Counter(one["type"] for one in stored) == expected
+        assert min(expected["failed"], expected["deploy"]) > 0
+        assert first == {"created": expected.total(), "colors_set": 1}
+        assert (second, third) == ({}, {"unchanged": expected.total()})
         assert scene.sandbox.honeycomb.markers.markers == stored
         assert scene.sandbox.honeycomb.markers.colors == {("__all__", "deploy"): "#7b1fa2"}
 
 
-def test_the_asset_follows_its_dataset_and_tells_a_missing_one(tmp_path, rules):
+def test_markers_asset_uses_its_dataset_and_reports_a_missing_one(tmp_path, rules):
     with (
         stage(tmp_path / "data", BK_PIPELINE_MARKERS=rules) as scene,
         dg.DagsterInstance.ephemeral() as instance,

@@ -1,4 +1,4 @@
-"""A backfilled month of metrics, and what comes after it."""
+"""Metrics of a month that is materialized several times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from bk_pipeline.pipeline import deliver_day, extract_day, transform_day
 from bk_pipeline_tests.worlds import stage
 
 BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
-# Compute expected results independently, from the span table only.
 ROOT = "buildkite.build"
 JOB = "buildkite.job"
 
@@ -30,7 +29,7 @@ def scene(tmp_path):
 
 
 def materialize(scene, *, full_refresh=False):
-    """All days, without Dagster; how many builds and jobs were counted."""
+    """Process all days without Dagster; return how many builds and jobs were accepted."""
     services = scene.services
     settings = OtlpSettings.from_environment(services.settings.environment, signal=METRICS)
     counted = 0
@@ -58,20 +57,20 @@ def materialize(scene, *, full_refresh=False):
     return counted
 
 
-def in_the_span_table(scene) -> Counter:
-    """Builds and jobs, each once, block steps left out."""
+def counts_in_the_span_table(scene) -> Counter:
+    """Count the builds and jobs of the span table, each once, without block steps."""
     store = scene.services.spans()
     seen = set()
     for day in scene.days:
         for part in store.parts(day):
-            wanted = ["span_id", "trace_id", "name", "buildkite.job.type"]
-            for table in store.tables(day, part, columns=wanted):
+            columns = ["span_id", "trace_id", "name", "buildkite.job.type"]
+            for table in store.tables(day, part, columns=columns):
                 assert isinstance(table, pa.Table)
                 seen |= {tuple(row.values()) for row in table.to_pylist()}
     return Counter(name for _, _, name, kind in seen if name in {ROOT, JOB} and kind != "manual")
 
 
-def test_a_month_materialized_twice_is_counted_once(scene):
+def test_month_materialized_twice_is_counted_once(scene):
     first = materialize(scene)
     stored = Counter(scene.sandbox.otlp.metrics.totals)
     points = len(scene.sandbox.otlp.metrics.points)
@@ -79,16 +78,16 @@ def test_a_month_materialized_twice_is_counted_once(scene):
     second = materialize(scene)
     third = materialize(scene, full_refresh=True)
 
-    wanted = in_the_span_table(scene)
-    assert first == wanted[ROOT] + wanted[JOB] > 1_000
-    assert (stored[BUILDS], stored[JOBS]) == (wanted[ROOT], wanted[JOB])
+    expected = counts_in_the_span_table(scene)
+    assert first == expected[ROOT] + expected[JOB] > 1_000
+    assert (stored[BUILDS], stored[JOBS]) == (expected[ROOT], expected[JOB])
     assert (second, third) == (0, 0)
     assert scene.sandbox.otlp.metrics.totals == stored
     assert len(scene.sandbox.otlp.metrics.points) == points
     assert scene.sandbox.otlp.metrics.duplicate_count == 0
 
 
-def test_metrics_are_what_a_collector_would_make_of_the_spans(tmp_path):
+def test_metrics_equal_those_computed_from_the_spans(tmp_path):
     with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
         [run] = materialize_days(scene.services, scene.days, instance=instance)
         spans, stored = scene.sandbox.otlp.spans, scene.sandbox.otlp.metrics
@@ -102,23 +101,29 @@ def test_metrics_are_what_a_collector_would_make_of_the_spans(tmp_path):
     waits = [one.attributes.get("buildkite.job.wait_time_ms") for one in started]
     assert stored.totals[BUILDS] == len(builds)
     assert stored.totals[JOBS] == len(jobs)
-    assert measured(stored, "buildkite.builds.duration") == (len(builds), lasted_ms(builds))
-    assert measured(stored, "buildkite.jobs.duration") == (len(started), lasted_ms(started))
+    assert histogram_totals(stored, "buildkite.builds.duration") == (
+        len(builds),
+        total_duration_ms(builds),
+    )
+    assert histogram_totals(stored, "buildkite.jobs.duration") == (
+        len(started),
+        total_duration_ms(started),
+    )
     known = [one for one in waits if one is not None]
-    assert measured(stored, "buildkite.jobs.wait_time") == (len(known), sum(known))
+    assert histogram_totals(stored, "buildkite.jobs.wait_time") == (len(known), sum(known))
 
 
-def lasted_ms(spans) -> int:
+def total_duration_ms(spans) -> int:
     return sum((one.end_ns - one.start_ns) // 10**6 for one in spans)
 
 
-def measured(stored, metric) -> tuple[int, float]:
-    """How many values a distribution has, and what they add up to."""
+def histogram_totals(stored, metric) -> tuple[int, float]:
+    """Return the number and the sum of a histogram's values."""
     points = [one for one in stored.points if one.metric == metric]
     return sum(one.count for one in points), sum(one.sum for one in points)
 
 
-def test_the_asset_counts_beside_the_one_of_traces_and_late_builds_are_added(tmp_path):
+def test_late_build_is_added_to_the_metrics(tmp_path):
     with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
         [key] = scene.days
         [first] = materialize_days(scene.services, [key], instance=instance)

@@ -1,4 +1,4 @@
-"""Settings that decide which spans, links and columns leave, and when."""
+"""Settings for which spans, links and columns are delivered, and when."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINK = "link"
 
 @contextmanager
 def delivered(folder, **settings):
-    """The events and OTLP spans of one day, delivered with these settings."""
+    """Deliver a day with these settings; yield the Honeycomb events and the OTLP spans."""
     with (
         stage(folder, builds_per_day=60, otlp=True, **settings) as scene,
         dg.DagsterInstance.ephemeral() as instance,
@@ -40,7 +40,7 @@ def named(events, name):
     return [one for one in events if one.get("name") == name]
 
 
-def test_wait_spans_are_off_and_can_be_switched_on(tmp_path):
+def test_wait_spans_are_off_by_default_and_can_be_turned_on(tmp_path):
     with delivered(tmp_path / "off") as (events, _):
         assert named(events, "buildkite.job.wait") == []
     with delivered(tmp_path / "on", BK_PIPELINE_SPANS_WAITS="true") as (events, spans):
@@ -58,7 +58,7 @@ def test_wait_spans_are_off_and_can_be_switched_on(tmp_path):
         assert sum(one.name == "buildkite.job.wait" for one in spans) == len(waits)
 
 
-def test_links_can_be_switched_off(tmp_path):
+def test_links_can_be_turned_off(tmp_path):
     with delivered(tmp_path / "on") as (events, spans):
         assert any(one.get("meta.annotation_type") == LINK for one in events)
         assert any(one.links for one in spans)
@@ -68,7 +68,7 @@ def test_links_can_be_switched_off(tmp_path):
         assert not any(one.links for one in spans)
 
 
-def test_semantic_conventions_can_be_switched_off(tmp_path):
+def test_semantic_conventions_can_be_turned_off(tmp_path):
     with delivered(tmp_path / "on") as (events, _):
         assert any(name.startswith("cicd.") for one in events for name in one)
     with delivered(tmp_path / "off", BK_PIPELINE_SPANS_CONVENTIONS="false") as (events, spans):
@@ -81,7 +81,7 @@ def test_semantic_conventions_can_be_switched_off(tmp_path):
 
 @pytest.fixture
 def settled(tmp_path):
-    """A scene whose builds are exported a day after they have finished."""
+    """A scene whose builds are exported 24 hours after they have finished."""
     clock = FakeClock(PRESENT)
     with stage(
         tmp_path, clock=clock, builds_per_day=0, BK_PIPELINE_SPANS_EXPORT="settled"
@@ -96,7 +96,7 @@ def materialize(scene, day):
     return {one.data["trace.span_id"] for one in scene.sandbox.honeycomb.events}
 
 
-def test_a_build_is_exported_once_it_has_settled(settled):
+def test_build_is_exported_once_it_has_settled(settled):
     build = settled.sandbox.world.finish_build_now()
     day = build["created_at"][:10]
     assert materialize(settled, day) == set()
@@ -109,14 +109,14 @@ def test_a_build_is_exported_once_it_has_settled(settled):
     assert settled.sandbox.honeycomb.duplicate_count == 0
 
 
-def test_of_a_build_that_went_on_only_the_last_state_is_exported(settled):
+def test_only_the_last_state_of_a_resumed_build_is_exported(settled):
     world = settled.sandbox.world
     build = world.finish_build_now()
     day = build["created_at"][:10]
     world.add_build(build | {"blocked": True, "state": "passed"})
     materialize(settled, day)
     settled.clock.moment += timedelta(hours=30)
-    # Blocked for more than a day, which is not settled; another build of the day is.
+    # A blocked build does not settle, however long ago it finished.
     assert materialize(settled, day) == set()
     finished_at = (settled.clock.now() - timedelta(minutes=1)).isoformat(timespec="milliseconds")
     world.add_build(build | {"state": "failed", "finished_at": finished_at})
@@ -132,7 +132,7 @@ def test_of_a_build_that_went_on_only_the_last_state_is_exported(settled):
     assert settled.sandbox.honeycomb.duplicate_count == 0
 
 
-def test_the_nightly_schedule_asks_for_days_with_builds_to_settle(settled):
+def test_nightly_schedule_includes_days_with_unsettled_builds(settled):
     build = settled.sandbox.world.finish_build_now()
     day = build["created_at"][:10]
     settled.sandbox.world.add_build(build | {"blocked": True})
@@ -146,12 +146,12 @@ def test_the_nightly_schedule_asks_for_days_with_builds_to_settle(settled):
             repository_def=definitions.get_repository_def(),
         )
         found = definitions.resolve_schedule_def("nightly_reconcile").evaluate_tick(context)
-    asked = {request.partition_key for request in found.run_requests}
-    assert day in asked
-    assert len(asked) == 1 + settled.services.settings.nightly_days
+    requested = {request.partition_key for request in found.run_requests}
+    assert day in requested
+    assert len(requested) == 1 + settled.services.settings.nightly_days
 
 
-def test_the_fingerprint_follows_settings_and_code(monkeypatch, tmp_path):
+def test_fingerprint_changes_with_settings_and_code(monkeypatch, tmp_path):
     plain = transform_fingerprint(Privacy())
     others = [
         SpanOptions(waits=True),
@@ -161,7 +161,7 @@ def test_the_fingerprint_follows_settings_and_code(monkeypatch, tmp_path):
     ]
     found = {plain, *(transform_fingerprint(Privacy(), one) for one in others)}
     assert len(found) == 5
-    # The same package with one line more in a file of the span model.
+    # A copy of the package whose files differ.
     copy = tmp_path / "spans"
     copy.mkdir()
     (copy / "__init__.py").write_text("")
@@ -181,7 +181,7 @@ def test_the_fingerprint_follows_settings_and_code(monkeypatch, tmp_path):
     assert model.__file__ != str(copy / "model.py")
 
 
-def test_the_fingerprint_covers_what_the_span_model_imports():
+def test_fingerprint_covers_the_imports_of_the_span_model():
     sources = [file.read_text() for file in Path(spans.__path__[0]).rglob("*.py")]
     imported = {
         name

@@ -14,13 +14,13 @@ from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_ref
 from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, make_trace
 
 UTC_ZONE = ZoneInfo("UTC")
-# Its first 48 bits say 2026-03-02 09:00:00 UTC.
+# Its first 48 bits are the time 2026-03-02 09:00:00 UTC.
 TIMED = "019cadc6-9a80-7abc-8def-0123456789ab"
 PLAIN = "0b7fa0c9-2d1c-4f2a-9d57-7a1d5e0f4a11"
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("https://buildkite.com/acme/web/builds/4182", Reference(4182, "web", "acme")),
         ("https://buildkite.com/acme/web/builds/4182#0192-a", Reference(4182, "web", "acme")),
@@ -46,8 +46,8 @@ PLAIN = "0b7fa0c9-2d1c-4f2a-9d57-7a1d5e0f4a11"
         ),
     ],
 )
-def test_a_reference_is_read(text, meant):
-    assert read_reference(text) == meant
+def test_reference_is_parsed(text, expected):
+    assert read_reference(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_a_reference_is_read(text, meant):
         "a b#3",
     ],
 )
-def test_what_names_no_build_is_said(text):
+def test_invalid_reference_is_an_error_with_examples(text):
     with pytest.raises(ConfigError, match=r"names no build\. Give its URL, like"):
         read_reference(text)
 
 
-def test_a_uuid_may_tell_when_the_build_was_made():
+def test_creation_time_is_read_from_a_version_7_uuid():
     assert read_reference(TIMED).created_at == datetime(2026, 3, 2, 9, tzinfo=UTC)
     assert read_reference(PLAIN).created_at is None
     assert read_reference("ffffffff-ffff-7fff-8fff-ffffffffffff").created_at is None
@@ -77,7 +77,7 @@ def test_a_uuid_may_tell_when_the_build_was_made():
 
 @pytest.fixture
 def table(tmp_path):
-    """A span table that grows by `add`, and the search in it."""
+    """A function that adds builds to a span table, and the search in the table."""
     folder = Folder(str(tmp_path))
     store = SpanStore(folder)
 
@@ -94,7 +94,7 @@ def build(number, slug="shop", **fields):
     )
 
 
-def test_a_build_is_found_by_number_and_pipeline_with_all_its_spans(table):
+def test_build_is_found_by_number_and_pipeline_with_all_its_spans(table):
     add, search = table
     add("2026-03-01", "a", build(1), build(2))
     add("2026-03-02", "b", build(3), build(3, "docs"), build(4))
@@ -106,7 +106,7 @@ def test_a_build_is_found_by_number_and_pipeline_with_all_its_spans(table):
     assert in_table(Reference(5, "docs"), search, UTC_ZONE) is None
 
 
-def test_a_number_that_several_pipelines_have_is_listed(table):
+def test_ambiguous_number_lists_the_candidates(table):
     add, search = table
     add("2026-03-02", "b", build(3), build(3, "docs"), build(4))
     assert in_table(Reference(4), search, UTC_ZONE).pipeline == "shop"
@@ -116,7 +116,7 @@ def test_a_number_that_several_pipelines_have_is_listed(table):
     assert "shop#3  passed, created 2026" in str(caught.value)
 
 
-def test_of_a_build_that_went_on_the_newest_part_is_taken(table):
+def test_newest_part_of_a_resumed_build_is_used(table):
     add, search = table
     add("2026-03-02", "a", build(3))
     add("2026-03-02", "b", build(3, jobs=[make_job("one"), make_job("two")], state="failed"))
@@ -126,14 +126,14 @@ def test_of_a_build_that_went_on_the_newest_part_is_taken(table):
 
 
 @pytest.mark.parametrize("uuid", [TIMED, PLAIN])
-def test_a_build_is_found_by_uuid(table, uuid):
+def test_build_is_found_by_uuid(table, uuid):
     add, search = table
     add("2026-03-01", "a", build(1))
     add("2026-03-02", "b", build(3, id=uuid), build(4))
     assert in_table(read_reference(uuid), search, UTC_ZONE).number == 3
 
 
-def test_a_uuid_that_tells_its_time_is_looked_for_on_its_day_alone(table):
+def test_uuid_with_a_time_is_searched_only_on_its_day(table):
     add, search = table
     add("2026-03-01", "a", build(3, id=TIMED))
     assert in_table(read_reference(TIMED), search, UTC_ZONE) is None
@@ -141,7 +141,7 @@ def test_a_uuid_that_tells_its_time_is_looked_for_on_its_day_alone(table):
     assert in_table(read_reference(TIMED), search, UTC_ZONE).number == 3
 
 
-def test_a_table_with_nothing_in_it_has_no_build(table):
+def test_empty_table_has_no_build(table):
     assert in_table(Reference(3), table[1], UTC_ZONE) is None
     assert in_table(read_reference(PLAIN), table[1], UTC_ZONE) is None
 
@@ -150,19 +150,19 @@ ELSEWHERE = ["https://buildkite.com/umbrella/shop/builds/7", "umbrella/shop#7"]
 
 
 @pytest.mark.parametrize("text", ELSEWHERE)
-def test_a_build_of_another_organization_is_not_ours_of_the_same_number(table, text):
+def test_build_of_another_organization_is_not_confused_with_ours(table, text):
     add, search = table
     add("2026-03-02", "a", make_build([make_job("a")]))
     reference = read_reference(text)
     assert in_table(reference, search, UTC_ZONE, organization="acme") is None
-    assert in_table(reference, search, UTC_ZONE) is None  # the table itself tells
+    assert in_table(reference, search, UTC_ZONE) is None  # the table has the organization
     with pytest.raises(ConfigError, match="is one of umbrella, and BUILDKITE_ORGANIZATION_SLUG is"):
         at_buildkite(reference, pytest.fail, where=".", organization="acme")
 
 
-def test_whose_a_build_is_that_does_not_tell_is_taken_from_the_settings(table):
+def test_organization_defaults_to_the_settings(table):
     add, search = table
     add("2026-03-02", "a", make_build([make_job("a")], url=None, web_url=None))
-    [theirs, ours] = map(read_reference, (ELSEWHERE[0], "https://buildkite.com/ACME/shop/builds/7"))
-    assert in_table(theirs, search, UTC_ZONE, organization="acme") is None
+    [other, ours] = map(read_reference, (ELSEWHERE[0], "https://buildkite.com/ACME/shop/builds/7"))
+    assert in_table(other, search, UTC_ZONE, organization="acme") is None
     assert in_table(ours, search, UTC_ZONE, organization="acme") is not None

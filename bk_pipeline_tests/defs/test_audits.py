@@ -52,7 +52,7 @@ def first_offender(evaluation) -> str:
 
 def test_where_nothing_is_wrong_all_pass(scene, audit):
     found = audit()
-    assert set(found) == {"complete", "fresh", "no_orphans", "no_negative_durations"}
+    assert {"complete", "fresh", "no_orphans", "no_negative_durations"} <= set(found)
     assert failed(found) == set()
     assert found["complete"].metadata["days"].value == ", ".join(scene.days)
     assert found["complete"].metadata["builds"].value > 15

@@ -24,7 +24,13 @@ PAYLOADS = sorted(
     if not path.stem.endswith(".spans")
 )
 PATH = re.compile(r"\b((?:build|job)\.[a-z_]+(?:\[\])?(?:\.[a-z_]+)*)")
-BUILD, STAGE, GROUP, STEP, JOB, WAIT = SpanKind
+BUILD, STAGE, GROUP, STEP, JOB = (
+    SpanKind.BUILD,
+    SpanKind.STAGE,
+    SpanKind.GROUP,
+    SpanKind.STEP,
+    SpanKind.JOB,
+)
 
 # What Buildkite's OpenTelemetry notification service puts on which spans, and on the resource.
 SERVICE_KEYS: tuple[tuple[str, tuple[str, ...], set[SpanKind]], ...] = (

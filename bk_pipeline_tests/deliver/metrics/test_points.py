@@ -26,7 +26,9 @@ from bk_pipeline_tests.builders import (
 )
 from bk_pipeline_tests.deliver.tables import table
 
-BUILDS, BUILD_TIMES, JOBS, JOB_TIMES, WAITS = (one.name for one in INSTRUMENTS)
+BUILDS, BUILD_TIMES = "buildkite.builds.count", "buildkite.builds.duration"
+JOBS, JOB_TIMES = "buildkite.jobs.count", "buildkite.jobs.duration"
+WAITS = "buildkite.jobs.wait_time"
 
 
 def points(*builds):

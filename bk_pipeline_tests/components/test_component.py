@@ -30,7 +30,7 @@ def test_every_setting_is_a_field_named_like_its_variable():
         assert ours.description == field.description
 
 
-def test_a_field_takes_precedence_over_its_variable(monkeypatch):
+def test_field_takes_precedence_over_its_variable(monkeypatch):
     monkeypatch.setenv("HONEYCOMB_DATASET", "theirs")
     monkeypatch.setenv("BK_PIPELINE_NIGHTLY_DAYS", "9")
     found = settings_of("honeycomb_dataset: ours\npipelines: [web-*, deploy]\nspans_waits: true")
@@ -39,7 +39,7 @@ def test_a_field_takes_precedence_over_its_variable(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["honeycomb_api_key: null", 'honeycomb_api_key: "{{ env.NONE }}"'])
-def test_a_field_that_is_null_does_not_fall_back_on_the_environment(monkeypatch, text):
+def test_null_field_does_not_fall_back_to_the_environment(monkeypatch, text):
     monkeypatch.setenv("HONEYCOMB_API_KEY", KEY)
     assert settings_of("name: acme").honeycomb_api_key is not None
     assert settings_of(text).honeycomb_api_key is None
@@ -55,31 +55,31 @@ def test_variables_without_a_field_can_be_set_and_unset(monkeypatch):
     assert found["OTEL_SERVICE_NAME"] == "ci"
 
 
-def test_a_malformed_field_is_named_without_its_value():
+def test_malformed_field_is_named_without_its_value():
     with pytest.raises(ConfigError, match=r"HONEYCOMB_API_KEY is malformed") as raised:
         settings_of('honeycomb_api_key: "two words"')
     assert "two words" not in str(raised.value)
 
 
 @pytest.mark.parametrize("field", ["name", "key_prefix"])
-def test_a_name_that_dagster_would_refuse_is_refused_with_an_example(field):
+def test_invalid_name_is_rejected_with_an_example(field):
     with pytest.raises(ConfigError, match=r"like (ci/)?acme"):
         settings_of(f'{field}: "Acme Inc."')
 
 
-def test_no_secret_is_in_the_components_text():
+def test_component_repr_contains_no_secret():
     component = BuildkitePipelineComponent.resolve_from_yaml(f"honeycomb_api_key: {KEY}")
     assert KEY not in repr(component)
 
 
-def test_group_and_owners_are_the_embedding_projects_to_choose():
+def test_embedding_project_sets_group_and_owners():
     component = BuildkitePipelineComponent(group_name="ci", owners=["team:platform"])
     for asset in dg.build_defs_for_component(component).assets or ():
         assert set(asset.group_names_by_key.values()) == {"ci"}
         assert {owner for one in asset.specs for owner in one.owners} == {"team:platform"}
 
 
-def test_the_pages_example_resolves(monkeypatch):
+def test_example_in_the_docs_resolves(monkeypatch):
     monkeypatch.setenv("ACME_BUILDKITE_TOKEN", "bkua_0123456789")
     [example] = re.findall(r"```yaml\n +(type: .*?)```", PAGE.read_text(), re.DOTALL)
     given = yaml.safe_load(re.sub(r"^   ", "", example, flags=re.MULTILINE))

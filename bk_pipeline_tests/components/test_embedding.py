@@ -161,11 +161,11 @@ def call(project, environment):
     return called
 
 
-def test_a_project_with_two_pipelines_passes_its_checks(call):
+def test_project_with_two_pipelines_passes_dg_check(call):
     assert "All definitions loaded successfully" in call("dg", "check", "defs")
 
 
-def test_the_names_of_two_pipelines_and_of_the_project_differ(call, environment):
+def test_names_of_two_pipelines_and_the_project_differ(call, environment):
     listed = json.loads(call("dg", "list", "defs", "--json"))
     assert not any(
         value in str(listed)
@@ -215,7 +215,7 @@ def test_dg_dev_serves_both_pipelines_and_leaves_no_process(project, environment
     assert {"raw_builds", "east/honeycomb_events", "west/honeycomb_events"} <= found
 
 
-def test_a_pipeline_is_scaffolded_ready_to_be_filled_in(call, project):
+def test_scaffolded_pipeline_has_its_name_and_variables(call, project):
     call("dg", "scaffold", "defs", TYPE, "north")
     made = project / "shop" / "defs" / "north" / "defs.yaml"
     try:

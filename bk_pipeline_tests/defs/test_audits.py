@@ -50,7 +50,7 @@ def first_offender(evaluation) -> str:
     return evaluation.metadata["first"].value[0]
 
 
-def test_where_nothing_is_wrong_all_pass(scene, audit):
+def test_all_checks_pass_on_sound_data(scene, audit):
     found = audit()
     assert {"complete", "fresh", "no_orphans", "no_negative_durations"} <= set(found)
     assert failed(found) == set()
@@ -59,7 +59,7 @@ def test_where_nothing_is_wrong_all_pass(scene, audit):
     assert found["no_orphans"].metadata["spans"].value > 100
 
 
-def test_a_part_that_was_lost_is_missed(scene, audit):
+def test_lost_part_fails_the_completeness_check(scene, audit):
     raw = Path(scene.services.settings.storage) / "raw" / scene.days[0]
     next(raw.glob("*.parquet")).unlink()
     found = audit()
@@ -87,7 +87,7 @@ def test_build_that_no_run_saw_is_reported_missing(scene, audit):
     assert "#77 (0199b0b0-0000-4000-8000-000000000001, " in first_offender(found["complete"])
 
 
-def test_what_finished_since_the_day_was_read_is_not_missed(scene, audit):
+def test_builds_finished_after_the_last_read_are_not_missing(scene, audit):
     now = scene.clock.now() + timedelta(seconds=1)
     scene.sandbox.world.add_build(missed_build(scene, finished_at=now.isoformat()))
     assert failed(audit()) == set()
@@ -122,7 +122,7 @@ def reversed_span(table: pa.Table) -> pa.Table:
     return table.set_column(at, table.schema.field(at), pa.array(ends, table.schema.field(at).type))
 
 
-def test_a_span_whose_parent_is_gone_is_an_orphan(scene, audit):
+def test_span_without_its_parent_is_an_orphan(scene, audit):
     plant(scene, without_a_step)
     found = audit()
     assert failed(found) == {"no_orphans"}
@@ -130,14 +130,14 @@ def test_a_span_whose_parent_is_gone_is_an_orphan(scene, audit):
     assert first_offender(found["no_orphans"]).endswith(", a buildkite.job")
 
 
-def test_a_span_that_ends_before_it_starts_is_found(scene, audit):
+def test_negative_duration_is_found(scene, audit):
     plant(scene, reversed_span)
     found = audit()
     assert failed(found) == {"no_negative_durations"}
     assert found["no_negative_durations"].metadata["count"].value == 1
 
 
-def test_a_day_that_was_not_read_to_its_end_is_not_fresh(scene, audit, clock):
+def test_day_not_read_after_its_end_is_not_fresh(scene, audit, clock):
     clock.moment = scene.clock.now()
     scene.services.clock = clock
     assert failed(audit()) == set()
@@ -157,7 +157,7 @@ def run_as_the_button_does(scene, instance, *assets):
     return {one.check_name: one for one in done.get_asset_check_evaluations()}
 
 
-def test_a_run_that_fetches_does_not_ask_buildkite_twice(scene, instance):
+def test_extracting_run_skips_the_completeness_check(scene, instance):
     before = scene.sandbox.buildkite.request_count
     found = run_as_the_button_does(scene, instance, "raw_builds", "spans")
     assert "complete" not in found
@@ -178,6 +178,6 @@ def test_every_check_says_what_to_do(scene):
         assert "If " in graph.get_check_spec(key).description, key
 
 
-def test_the_night_of_the_audit_is_off_until_it_is_switched_on(scene):
+def test_nightly_audit_is_off_by_default(scene):
     schedule = build_definitions(scene.services).resolve_schedule_def("nightly_audit")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED

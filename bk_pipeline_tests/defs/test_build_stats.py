@@ -79,7 +79,7 @@ def test_pictures_are_whole_and_small(metadata, title):
     assert texts_in(section(metadata, title))
 
 
-def test_the_whole_is_small_enough_for_the_event_log(metadata):
+def test_report_is_small_enough_for_the_event_log(metadata):
     assert sum(len(str(value)) for value in metadata.values()) < 2 * LARGEST_BYTES
 
 
@@ -93,7 +93,7 @@ def test_tables_have_as_many_cells_in_each_line(metadata, title):
     assert {len(line) for line in lines} == {len(head)} == {len(rule)}
 
 
-def test_the_slowest_builds_come_with_links_to_the_build_and_its_trace(metadata):
+def test_slowest_builds_link_to_the_build_and_its_trace(metadata):
     _, _, first, *_ = table_in(section(metadata, "Slowest builds"))
     assert re.search(
         r"\[[\w-]+\xa0\\#\d+\]\(https://buildkite.com/acme/[\w-]+/builds/\d+\)", first[0]
@@ -107,7 +107,7 @@ def test_failed_builds_are_those_that_failed(metadata):
     assert {line[1].strip() for line in lines} == {"failed"}
 
 
-def test_a_destination_that_does_not_answer_costs_the_links_and_nothing_else(tmp_path):
+def test_failing_destination_costs_only_the_links(tmp_path):
     with (
         stage(tmp_path, builds_per_day=10, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene,
         dg.DagsterInstance.ephemeral() as instance,
@@ -120,7 +120,7 @@ def test_a_destination_that_does_not_answer_costs_the_links_and_nothing_else(tmp
     assert "(https://buildkite.com/" in report
 
 
-def test_a_day_of_which_nothing_may_be_told_is_told_as_that(tmp_path):
+def test_report_without_visible_values_says_so(tmp_path):
     with (
         stage(tmp_path, builds_per_day=10, BK_PIPELINE_SPANS_DROP="*") as scene,
         dg.DagsterInstance.ephemeral() as instance,
@@ -132,7 +132,7 @@ def test_a_day_of_which_nothing_may_be_told_is_told_as_that(tmp_path):
     assert "buildkite.com" not in report
 
 
-def test_a_day_without_builds_says_so(tmp_path):
+def test_report_without_builds_says_so(tmp_path):
     with (
         stage(tmp_path, BK_PIPELINE_START_DATE="2026-01-01") as scene,
         dg.DagsterInstance.ephemeral() as instance,
@@ -156,14 +156,14 @@ def test_rates_and_quantiles_are_numbers_that_dagster_plots(metadata):
     assert texts == {"report"}
 
 
-def test_what_a_day_has_no_number_for_is_absent():
+def test_missing_statistics_are_absent():
     [canceled] = [make_trace(make_build([make_job("a")], state="canceled"))]
     found = numbers(summarize("2026-03-02", [table_of([canceled]).select(COLUMNS)]).totals)
     assert "failure_rate" not in found
     assert (found["builds"], found["canceled"]) == (1, 1)
 
 
-def test_the_waterfall_names_what_ran_and_how_it_ended():
+def test_waterfall_names_jobs_and_their_outcomes():
     jobs = [
         make_job("lint"),
         make_job("test", state="failed", exit_status=3),
@@ -182,11 +182,11 @@ def test_the_waterfall_names_what_ran_and_how_it_ended():
     ["$5 and $6", "<b>&amp;", "日本語 🚀", "a" * 500, "\x00\x1b[31m"],
     ids=["dollars", "markup", "other scripts", "long", "control characters"],
 )
-def test_the_waterfall_takes_any_label(label):
+def test_waterfall_accepts_any_label(label):
     assert waterfall_of([make_job(label, step_key=None, step=None)])
 
 
-def test_a_waterfall_of_a_thousand_jobs_is_small():
+def test_waterfall_of_a_thousand_jobs_is_small():
     jobs = [make_job(f"job {n}", state="failed" if n % 7 else "passed") for n in range(1_000)]
     trace = make_trace(make_build(jobs, state="failed"))
     assert texts_in(waterfall(list(rows(table_of([trace])))))
@@ -224,7 +224,7 @@ def test_days_of_any_length_are_drawn(day, zone, hours):
         (float("nan"), ""),
     ],
 )
-def test_words_of_others_are_no_markdown(words, shown):
+def test_text_from_builds_is_not_rendered_as_markdown(words, shown):
     assert text(words) == shown
 
 
@@ -273,6 +273,6 @@ def test_links_to_traces_are_pages_of_the_configured_honeycomb(tmp_path):
     assert changed.settings.trace_hosts == {"ui.eu1.honeycomb.io"}
 
 
-def test_a_time_that_is_not_known_is_left_out():
+def test_unknown_time_is_omitted():
     assert time_taken(float("nan")) == ""
     assert time_taken(83.4) == "1\xa0m\xa023\xa0s"

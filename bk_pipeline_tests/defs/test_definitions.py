@@ -29,7 +29,7 @@ def test_only_configured_destinations_have_an_asset():
     assert asset_names(**HONEYCOMB) - asset_names() == {"honeycomb_events"}
 
 
-def test_markers_have_an_asset_where_rules_are_named_after_the_one_that_makes_the_dataset():
+def test_markers_asset_follows_the_asset_that_creates_the_dataset():
     named = HONEYCOMB | {"BK_PIPELINE_MARKERS": "nowhere.toml"}
 
     graph = build_definitions(App(Settings.of(**named))).resolve_asset_graph()
@@ -42,7 +42,7 @@ def test_markers_have_an_asset_where_rules_are_named_after_the_one_that_makes_th
     assert [key.to_user_string() for key in only] == ["spans"]
 
 
-def test_assets_feed_one_another():
+def test_assets_depend_on_each_other():
     graph = build_definitions(App(Settings.of(**HONEYCOMB))).resolve_asset_graph()
     parents = {
         key.to_user_string(): [p.to_user_string() for p in graph.get(key).parent_keys]
@@ -69,12 +69,12 @@ def test_days_reach_from_the_first_to_today():
     assert partitions.timezone == "Asia/Tokyo"
 
 
-def test_the_sensor_is_off_until_it_is_switched_on():
+def test_sensor_is_off_by_default():
     sensor = build_definitions(App(Settings.of(**HONEYCOMB))).resolve_sensor_def("builds_sensor")
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 
 
-def test_every_asset_says_what_it_is():
+def test_every_asset_has_a_description_and_owners():
     for asset in build_definitions(App(Settings.of(**HONEYCOMB))).assets:
         assert isinstance(asset, dg.AssetsDefinition)
         for key in asset.keys:
@@ -83,7 +83,7 @@ def test_every_asset_says_what_it_is():
 
 
 @pytest.mark.parametrize("name", ["BK_PIPELINE_TIMEZONE", "BK_PIPELINE_START_DATE"])
-def test_what_dagster_loads_names_a_malformed_setting(name, monkeypatch, tmp_path):
+def test_loading_the_definitions_names_a_malformed_setting(name, monkeypatch, tmp_path):
     monkeypatch.setenv(name, "nonsense")
     done = subprocess.run(
         [sys.executable, "-c", "from bk_pipeline.definitions import defs; defs()"],
@@ -123,7 +123,7 @@ def test_resources_show_their_configuration_and_no_secret():
     assert "5ecret" not in str(shown)
 
 
-def test_a_runs_configuration_of_a_resource_takes_effect(tmp_path):
+def test_run_configuration_of_a_resource_takes_effect(tmp_path):
     with stage(tmp_path, builds_per_day=10) as scene, dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(scene.services).resolve_job_def("sync_day")
         done = job.execute_in_process(
@@ -161,7 +161,7 @@ def test_resources_can_be_those_of_a_test(tmp_path):
     assert app.raw().days() == scene.days
 
 
-def test_a_run_delivers_before_it_reports_and_logs_what_it_waits_for(tmp_path):
+def test_run_delivers_before_reports_and_logs_waits(tmp_path):
     with stage(tmp_path, otlp=True) as scene, dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(scene.services)
         # Two pauses of a second at most, of which the second would be one line too many.

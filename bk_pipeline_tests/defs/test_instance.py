@@ -28,31 +28,31 @@ def instance(tmp_path_factory):
         yield made
 
 
-def test_backfills_and_the_night_leave_a_place_for_the_sensor(instance):
+def test_backfills_and_nightly_runs_leave_a_slot_for_the_sensor(instance):
     queue = instance.get_concurrency_config().run_queue_config
     limits = {one["key"]: one["limit"] for one in queue.tag_concurrency_limits}
     assert limits.keys() == {"dagster/backfill", "dagster/schedule_name"}
     assert sum(limits.values()) < queue.max_concurrent_runs
 
 
-def test_the_pool_of_those_who_read_from_buildkite_holds_up_no_run_of_the_queue(instance):
+def test_buildkite_pool_does_not_block_queued_runs(instance):
     config = instance.get_concurrency_config()
     assert config.pool_config.default_pool_limit >= config.run_queue_config.max_concurrent_runs
     graph = build_definitions(App(Settings.of())).resolve_asset_graph()
     assert graph.get(dg.AssetKey("raw_builds")).pools == {"buildkite_api"}
 
 
-def test_a_run_is_tried_again_only_if_its_process_died(instance):
+def test_run_is_retried_only_if_its_process_died(instance):
     assert instance.run_retries_enabled
     assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
-def test_a_run_that_hangs_is_ended_one_day(instance):
+def test_hanging_run_is_ended_after_the_maximum_runtime(instance):
     assert instance.run_monitoring_enabled
     assert 0 < instance.run_monitoring_max_runtime_seconds <= 86_400
 
 
-def test_slots_of_runs_that_were_killed_are_freed(instance):
+def test_slots_of_killed_runs_are_freed(instance):
     assert 0 < instance.run_monitoring_settings["free_slots_after_run_end_seconds"] <= 300
 
 
@@ -86,7 +86,7 @@ def test_many_first_starts_at_once_leave_a_sound_instance(tmp_path):
         assert instance.get_runs() == []
 
 
-def test_a_new_home_gets_the_projects_configuration(tmp_path):
+def test_new_home_gets_the_project_configuration(tmp_path):
     home = tmp_path / ".dagster"
     home.mkdir()
     (home / "dagster.yaml.tmp").write_text("left by a killed process, and longer" * 100)
@@ -99,7 +99,7 @@ def test_a_new_home_gets_the_projects_configuration(tmp_path):
     assert modes == {"dagster.yaml": 0o600, ".dagster": 0o700}
 
 
-def test_a_home_of_the_users_is_neither_written_nor_migrated(tmp_path, monkeypatch):
+def test_custom_home_is_neither_written_nor_migrated(tmp_path, monkeypatch):
     migrated = []
     monkeypatch.setattr(dg.DagsterInstance, "upgrade", lambda *_, **__: migrated.append(1))
     home = tmp_path / "elsewhere"
@@ -118,12 +118,12 @@ def test_a_home_of_the_users_is_neither_written_nor_migrated(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("content", ["", "[]", "concurrency: 3", "concurrency: {pools: }"])
-def test_of_a_configuration_that_says_nothing_all_is_missed(tmp_path, content):
+def test_empty_configuration_lacks_everything(tmp_path, content):
     (tmp_path / "dagster.yaml").write_text(content)
     assert len(shortcomings(tmp_path)) == 4
 
 
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_configuration_is_named(tmp_path):
     (tmp_path / "dagster.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"dagster\.yaml cannot be read"):
         shortcomings(tmp_path)

@@ -80,7 +80,7 @@ def taken(instance) -> int:
     return instance.event_log_storage.get_concurrency_info(POOL).active_slot_count
 
 
-def test_a_run_whose_process_was_killed_is_ended_and_its_slots_are_free(instance):
+def test_run_of_a_killed_process_is_ended_and_its_slots_are_freed(instance):
     run_id = begun(instance, slot=True)
     with process_of(instance, run_id):
         assert end_lost_runs(instance) == []
@@ -93,7 +93,7 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_slots_are_free(instance
     assert end_lost_runs(instance) == []
 
 
-def test_a_process_that_ends_by_itself_leaves_its_run_to_dagster(instance):
+def test_run_of_an_exited_process_is_left_to_dagster(instance):
     run_id = begun(instance)
     with process_of(instance, run_id) as process:
         process.communicate("")
@@ -101,7 +101,7 @@ def test_a_process_that_ends_by_itself_leaves_its_run_to_dagster(instance):
     assert status(instance, run_id) is STARTED
 
 
-def test_a_run_that_another_host_keeps_to_itself_is_left_alone(instance):
+def test_run_of_another_host_is_left_alone(instance):
     run_id = begun(instance, slot=True)
     assert end_lost_runs(instance) == []
     assert (status(instance, run_id), taken(instance)) == (STARTED, 1)
@@ -136,7 +136,7 @@ def test_doctor_makes_no_instance(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_waits_for_a_slot_is_told_by_whom_it_is_taken(instance, monkeypatch):
+def test_waiting_for_a_slot_names_the_run_that_holds_it(instance, monkeypatch):
     monkeypatch.setattr("bk_pipeline.defs.lost_runs.POLL_EVERY_S", 0.05)
     instance.event_log_storage.set_concurrency_slots(POOL, 1)
     holder, waiting = begun(instance, slot=False), begun(instance)
@@ -177,7 +177,7 @@ def test_backfill_reports_that_it_waits_for_a_slot(tmp_path, instance, monkeypat
     assert f"its slot is taken by run {holder[:8]}" in told[0]
 
 
-def test_a_run_of_the_code_location_is_known_before_its_first_step(tmp_path, instance):
+def test_run_of_the_code_location_is_recorded_before_its_first_step(tmp_path, instance):
     with stage(tmp_path / "data") as scene:
         definitions = build_definitions(scene.services)
         seen = []
@@ -194,7 +194,7 @@ def test_a_run_of_the_code_location_is_known_before_its_first_step(tmp_path, ins
     assert seen[0].startswith(f"{os.getpid()} on ")
 
 
-def test_a_file_is_gone_with_its_run(instance):
+def test_file_of_a_run_is_deleted_with_it(instance):
     with held(instance, "a-run") as tags:
         assert tags[PROCESS_TAG].startswith(f"{os.getpid()} on ")
         assert leaked_slots(instance) == {}
@@ -202,7 +202,7 @@ def test_a_file_is_gone_with_its_run(instance):
     assert end_lost_runs(instance) == []
 
 
-def test_the_sensor_asks_for_a_day_again_whose_run_was_lost(tmp_path, instance):
+def test_sensor_requests_the_day_of_a_lost_run_again(tmp_path, instance):
     with stage(tmp_path / "data") as scene:
         build = scene.sandbox.world.finish_build_now()
         day = build["created_at"][:10]

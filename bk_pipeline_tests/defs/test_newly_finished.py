@@ -71,14 +71,14 @@ def test_one_listing_is_enough_where_little_has_finished(server, ask, clock):
     assert len(server.requests) == 3
 
 
-def test_what_finished_within_the_overlap_is_new_only_once(server, ask):
+def test_builds_in_the_overlap_are_new_only_once(server, ask):
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:58:00.000Z")])
     first = ask(PollCursor(LONG_AGO))
     assert first.days == {key(0)}
     assert ask(first.cursor).days == set()
 
 
-def test_a_clock_that_is_ahead_of_buildkites_misses_nothing(server, ask):
+def test_fast_clock_misses_no_build(server, ask):
     theirs = "Thu, 19 Nov 2026 11:30:00 GMT"
     server.otherwise = as_json([], headers={"Date": theirs})
     cursor = ask(PollCursor(LONG_AGO)).cursor
@@ -88,14 +88,14 @@ def test_a_clock_that_is_ahead_of_buildkites_misses_nothing(server, ask):
     assert ask(cursor).days == {key(0)}
 
 
-def test_a_build_that_finishes_again_is_new_again(server, ask):
+def test_build_that_finishes_again_is_new_again(server, ask):
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:58:00.000Z")])
     first = ask(PollCursor(LONG_AGO))
     server.otherwise = Listed([build(1, 43_000, finished_at="2026-11-19T11:59:00.000Z")])
     assert ask(first.cursor).days == {key(0)}
 
 
-def test_the_rest_of_a_day_that_is_known_is_skipped(server, ask):
+def test_rest_of_a_known_day_is_skipped(server, ask):
     server.otherwise = backlog(days=10, a_day=400)
     found = ask(PollCursor(LONG_AGO))
     assert found.days == {key(n) for n in range(10)}
@@ -105,7 +105,7 @@ def test_the_rest_of_a_day_that_is_known_is_skipped(server, ask):
     assert len(server.requests) == 3 + 9 + 1
 
 
-def test_a_long_backlog_is_worked_off_in_several_looks_day_by_day(server, ask, clock):
+def test_long_backlog_takes_several_polls(server, ask, clock):
     server.otherwise = backlog(days=35, a_day=150)
     cursor, looks = PollCursor(LONG_AGO), []
     while not looks or cursor.backlog:
@@ -123,7 +123,7 @@ def test_a_long_backlog_is_worked_off_in_several_looks_day_by_day(server, ask, c
     assert cursor.since == DAY + timedelta(hours=12) - timedelta(minutes=10)
 
 
-def test_a_look_ends_in_time_and_says_where_it_stopped(server, ask, clock):
+def test_poll_ends_at_its_time_limit_and_returns_its_position(server, ask, clock):
     days = backlog(days=30, a_day=150)
 
     def slow(request):
@@ -136,7 +136,7 @@ def test_a_look_ends_in_time_and_says_where_it_stopped(server, ask, clock):
     assert found.cursor.backlog == Backlog(DAY + timedelta(hours=12), DAY - timedelta(days=2))
 
 
-def test_an_error_on_the_way_keeps_what_was_found(server, ask):
+def test_error_during_a_poll_keeps_earlier_results(server, ask):
     days = backlog(days=30, a_day=150)
     server.otherwise = lambda request: (
         days(request) if len(server.requests) < 5 else as_json({"message": "busy"}, 503)
@@ -150,7 +150,7 @@ def test_an_error_on_the_way_keeps_what_was_found(server, ask):
     assert key(3) in ask(found.cursor).days
 
 
-def test_a_refusal_is_never_kept_to_oneself(server, ask):
+def test_refusal_is_always_raised(server, ask):
     days = backlog(days=30, a_day=150)
     server.otherwise = lambda request: (
         days(request) if len(server.requests) < 5 else as_json({"message": "revoked"}, 401)
@@ -167,7 +167,7 @@ def test_unwanted_pipelines_make_no_day_known(server, ask):
     assert len(server.requests) == 3 + 5
 
 
-def test_a_second_that_fills_a_listing_makes_its_day_known(server, ask):
+def test_second_with_too_many_builds_makes_its_day_known(server, ask):
     server.otherwise = Listed(
         [*(build(n, 5, "other") for n in range(500)), build(1, -DAY_S, "web")]
     )
@@ -176,7 +176,7 @@ def test_a_second_that_fills_a_listing_makes_its_day_known(server, ask):
     assert found.cursor.backlog is None
 
 
-def test_nothing_is_asked_of_the_time_before_the_first_day(server, ask):
+def test_time_before_the_first_day_is_not_requested(server, ask):
     server.otherwise = backlog(days=10, a_day=150)
     assert ask(PollCursor(LONG_AGO), first_day=key(4)).days == {key(n) for n in range(5)}
     server.requests.clear()

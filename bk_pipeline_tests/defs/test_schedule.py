@@ -39,7 +39,7 @@ def days(requests) -> list[str]:
     return [request.partition_key for request in requests]
 
 
-def test_the_last_complete_days_are_asked_for_newest_first(instance):
+def test_last_complete_days_are_requested_newest_first(instance):
     moment = datetime(2026, 11, 20, 4, 15, tzinfo=UTC)
     assert days(requests_at(moment, instance)) == ["2026-11-19", "2026-11-18", "2026-11-17"]
     one = requests_at(moment, instance, BK_PIPELINE_NIGHTLY_DAYS="1")
@@ -59,14 +59,14 @@ def test_days_before_the_first_are_left_out(instance):
     assert days(requests_at(moment, instance)) == ["2026-01-02", "2026-01-01"]
 
 
-def test_with_no_complete_day_the_night_is_skipped_and_says_why(instance):
+def test_schedule_is_skipped_with_a_reason_without_complete_days(instance):
     definitions = build_definitions(App(Settings.of(BK_PIPELINE_START_DATE="2026-11-20")))
     found = night(definitions, datetime(2026, 11, 20, 4, 15, tzinfo=UTC), instance)
     assert found.run_requests == []
     assert "BK_PIPELINE_START_DATE (2026-11-20)" in found.skip_message
 
 
-def test_it_is_off_until_it_is_switched_on():
+def test_nightly_reconcile_is_off_by_default():
     schedule = build_definitions(App(Settings.of())).resolve_schedule_def("nightly_reconcile")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
@@ -113,7 +113,7 @@ def one_of(folder: Path) -> Path:
     return next(folder.rglob("*.parquet"))
 
 
-def test_a_build_that_was_missed_is_fetched_and_delivered(scene, nightly):
+def test_missed_build_is_fetched_and_delivered(scene, nightly):
     nightly()
     day = scene.days[0]
     # Finished before the watermark, with less than no overlap, and seen by no run.
@@ -131,7 +131,7 @@ def test_a_build_that_was_missed_is_fetched_and_delivered(scene, nightly):
 
 
 @pytest.mark.parametrize("store", ["raw", "spans"])
-def test_a_part_that_was_deleted_is_made_again_and_not_sent_again(scene, nightly, store):
+def test_deleted_part_is_rebuilt_and_not_sent_again(scene, nightly, store):
     nightly()
     sent = scene.sandbox.honeycomb.event_count
     one_of(Path(scene.services.settings.storage) / store / scene.days[0]).unlink()
@@ -143,7 +143,7 @@ def test_a_part_that_was_deleted_is_made_again_and_not_sent_again(scene, nightly
     assert set(nightly().values()) == {0}
 
 
-def test_a_span_that_was_not_delivered_is_delivered(scene, nightly, instance):
+def test_undelivered_span_is_delivered(scene, nightly, instance):
     scene.sandbox.faults.inject("honeycomb", "status", status=400, count=100)
     job = build_definitions(scene.services).resolve_job_def("sync_day")
     for day in scene.days:

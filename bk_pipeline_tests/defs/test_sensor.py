@@ -54,7 +54,7 @@ def note_run(scene, instance, day, status) -> None:
     instance.create_run_for_job(job, tags={"dagster/partition": day}, status=status)
 
 
-def test_a_newly_finished_build_asks_for_a_run_of_its_day_once(tmp_path, instance):
+def test_newly_finished_build_requests_one_run_of_its_day(tmp_path, instance):
     with stage(tmp_path) as scene:
         cursor = settle(scene, instance)
         build = scene.sandbox.world.finish_build_now()
@@ -65,7 +65,7 @@ def test_a_newly_finished_build_asks_for_a_run_of_its_day_once(tmp_path, instanc
         assert second.skip_message == "No build has finished since the last tick."
 
 
-def test_an_idle_tick_costs_one_request(tmp_path, instance):
+def test_idle_tick_costs_one_request(tmp_path, instance):
     with stage(tmp_path) as scene:
         cursor = settle(scene, instance)
         before = scene.sandbox.buildkite.request_count
@@ -73,7 +73,7 @@ def test_an_idle_tick_costs_one_request(tmp_path, instance):
         assert scene.sandbox.buildkite.request_count == before + 1
 
 
-def test_a_day_whose_run_is_under_way_waits_for_its_end(tmp_path, instance):
+def test_day_with_an_active_run_waits_for_its_end(tmp_path, instance):
     with stage(tmp_path) as scene:
         cursor = settle(scene, instance)
         day = scene.sandbox.world.finish_build_now()["created_at"][:10]
@@ -102,7 +102,7 @@ def test_builds_that_were_created_tomorrow_wait_for_it(tmp_path, instance):
         assert moment.date().isoformat() not in days(tick(scene, instance, cursor))
 
 
-def test_a_requested_run_delivers_the_build(tmp_path, instance):
+def test_requested_run_delivers_the_build(tmp_path, instance):
     with stage(tmp_path) as scene:
         build = scene.sandbox.world.finish_build_now()
         definitions = build_definitions(scene.services)
@@ -115,7 +115,7 @@ def test_a_requested_run_delivers_the_build(tmp_path, instance):
         assert scene.sandbox.honeycomb.duplicate_count == 0
 
 
-def test_a_sensor_that_was_off_for_weeks_catches_up_over_several_ticks(tmp_path, instance):
+def test_sensor_catches_up_over_several_ticks(tmp_path, instance):
     with stage(tmp_path, days=25, builds_per_day=200) as scene:
         asked: list[str] = []
         result = tick(scene, instance, since(scene.clock.now() - timedelta(days=26)))
@@ -133,7 +133,7 @@ def test_a_sensor_that_was_off_for_weeks_catches_up_over_several_ticks(tmp_path,
         assert days(result) == []
 
 
-def test_a_run_that_failed_is_asked_for_again_less_and_less_often(tmp_path, instance, clock):
+def test_failed_run_is_requested_again_with_backoff(tmp_path, instance, clock):
     with stage(tmp_path, clock=clock) as scene:
         cursor = settle(scene, instance)
         day = scene.sandbox.world.finish_build_now()["created_at"][:10]
@@ -156,7 +156,7 @@ def test_a_run_that_failed_is_asked_for_again_less_and_less_often(tmp_path, inst
         )
 
 
-def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
+def test_canceled_run_loses_no_build(tmp_path, instance, clock):
     with stage(tmp_path, clock=clock) as scene:
         cursor = settle(scene, instance)
         build = scene.sandbox.world.finish_build_now()
@@ -184,7 +184,7 @@ def test_a_run_that_was_canceled_loses_no_build(tmp_path, instance, clock):
     [({"status": 401}, TokenRefused), ({"status": 503}, ServiceUnavailable)],
     ids=["token refused", "service down"],
 )
-def test_a_tick_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, fault, error):
+def test_failed_tick_says_what_to_do(tmp_path, instance, fault, error):
     with stage(tmp_path, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene:
         scene.sandbox.faults.inject("buildkite", "status", **fault)
         with pytest.raises(TickFailed) as caught:
@@ -193,7 +193,7 @@ def test_a_tick_that_fails_says_in_a_sentence_what_to_do(tmp_path, instance, fau
         assert str(caught.value) == str(caught.value.__cause__)
 
 
-def test_what_finished_while_ticks_failed_is_found_by_the_next(tmp_path, instance):
+def test_builds_finished_during_failed_ticks_are_found_later(tmp_path, instance):
     with stage(tmp_path, BK_PIPELINE_HTTP_DEADLINE_S="0") as scene:
         cursor = settle(scene, instance)
         scene.sandbox.faults.inject("buildkite", "status", status=503, count=3)
@@ -204,7 +204,7 @@ def test_what_finished_while_ticks_failed_is_found_by_the_next(tmp_path, instanc
         assert days(tick(scene, instance, cursor)) == [build["created_at"][:10]]
 
 
-def test_a_spent_quota_skips_the_tick_instead_of_waiting(tmp_path, instance, clock):
+def test_exhausted_quota_skips_the_tick(tmp_path, instance, clock):
     with stage(tmp_path, clock=clock, limits=True) as scene:
         cursor = settle(scene, instance)
         with scene.services.buildkite(str) as client:
@@ -224,7 +224,7 @@ def test_a_spent_quota_skips_the_tick_instead_of_waiting(tmp_path, instance, clo
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"since":"2026-11-20T10:00:00Z","seen":{}}', '{"place":{"since":1}}']
 )
-def test_a_cursor_that_cannot_be_read_is_made_anew_and_that_is_said(tmp_path, instance, text):
+def test_unreadable_cursor_is_reset_and_reported(tmp_path, instance, text):
     with stage(tmp_path) as scene:
         build = scene.sandbox.world.finish_build_now()
         result = tick(scene, instance, text)
@@ -232,7 +232,7 @@ def test_a_cursor_that_cannot_be_read_is_made_anew_and_that_is_said(tmp_path, in
         assert read(result).place.since > scene.clock.now() - timedelta(hours=1)
 
 
-def test_the_sensor_without_a_token_names_the_variable(instance):
+def test_sensor_without_a_token_names_the_variable(instance):
     definitions = build_definitions(App(Settings.of()))
     context = dg.build_sensor_context(instance, definitions=definitions)
     with pytest.raises(TickFailed, match="BUILDKITE_API_TOKEN is not set"):

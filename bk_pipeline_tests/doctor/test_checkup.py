@@ -129,7 +129,7 @@ def test_quota_used_by_other_clients_gives_a_warning(serve):
     )
 
 
-def test_the_parts_of_a_quota_add_up_even_below_its_reserve(serve):
+def test_parts_of_a_quota_add_up_even_below_its_reserve(serve):
     sandbox = serve()
     sandbox.limits.consume(count=190)
     numbers = re.search(
@@ -153,7 +153,7 @@ def test_missing_rate_limit_headers_give_a_warning(monkeypatch):
     assert "no builds in the last 30 days" in found["backfill"].message
 
 
-def test_filters_that_leave_nothing_are_named(serve, monkeypatch):
+def test_filters_that_exclude_everything_are_named(serve, monkeypatch):
     serve()
     monkeypatch.setenv("BK_PIPELINE_BRANCHES", "no-such-branch")
     found = checkup()["backfill"]
@@ -196,7 +196,7 @@ def test_kind_and_permissions_of_a_honeycomb_key_are_reported(
     assert says in found.message
 
 
-def test_an_otlp_endpoint_is_sent_an_empty_export(serve, monkeypatch):
+def test_otlp_endpoint_is_probed_with_an_empty_export(serve, monkeypatch):
     sandbox = serve()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sandbox.url)
     found = checkup()
@@ -232,9 +232,7 @@ def test_wrong_otlp_path_fails(serve, monkeypatch):
     ],
     ids=str,
 )
-def test_markers_need_rules_and_a_key_of_their_own(
-    *, serve, monkeypatch, tmp_path, key, verdict, says
-):
+def test_markers_need_rules_and_their_own_key(*, serve, monkeypatch, tmp_path, key, verdict, says):
     sandbox = serve()
     (tmp_path / "markers.toml").write_text(RULES)
     monkeypatch.setenv("BK_PIPELINE_MARKERS", "markers.toml")
@@ -253,9 +251,7 @@ def test_missing_destination_gives_a_warning(serve, monkeypatch):
     assert exit_status(list(found.values())) == 0
 
 
-def test_an_object_store_is_written_to_and_its_credentials_are_not_shown(
-    serve, monkeypatch, tmp_path
-):
+def test_object_store_is_probed_and_its_credentials_are_not_shown(serve, monkeypatch, tmp_path):
     serve()
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", f"file://{tmp_path}/bucket")
     assert checkup()["storage"].verdict is OK
@@ -395,7 +391,7 @@ def test_ledger_that_lacks_deliveries_is_reported(serve, monkeypatch, tmp_path):
     assert checkup()["ledger"].verdict is OK
 
 
-def test_a_ledger_on_the_host_with_data_in_an_object_store_is_refused(serve, monkeypatch, tmp_path):
+def test_local_ledger_is_refused_with_data_in_an_object_store(serve, monkeypatch, tmp_path):
     serve()
     monkeypatch.setenv("BK_PIPELINE_DATA_DIR", "s3://bucket/ci")
     with pytest.raises(ConfigError, match="BK_PIPELINE_LEDGER_ON_THIS_HOST=1"):

@@ -34,7 +34,7 @@ def reckon(serve):
     return reckoned
 
 
-def test_a_short_listing_is_counted(reckon):
+def test_short_listing_is_counted(reckon):
     cost, builds = reckon(World(today=TODAY, days=2, builds_per_day=20))
     assert cost.exact
     assert cost.builds == len(builds)
@@ -42,7 +42,7 @@ def test_a_short_listing_is_counted(reckon):
     assert cost.events > cost.spans > 5 * cost.builds
 
 
-def test_of_a_longer_listing_the_pages_are_counted(reckon):
+def test_pages_of_a_longer_listing_are_counted(reckon):
     cost, builds = reckon(World(today=TODAY, days=8, builds_per_day=100))
     assert not cost.exact
     assert cost.builds == pytest.approx(len(builds), abs=51)
@@ -50,14 +50,14 @@ def test_of_a_longer_listing_the_pages_are_counted(reckon):
     assert cost.minutes >= cost.requests / 48
 
 
-def test_a_listing_too_long_to_be_counted_is_looked_into_here_and_there(reckon):
+def test_very_long_listing_is_sampled(reckon):
     world = World(today=TODAY, days=8, builds_per_day=300)
     cost, builds = reckon(world, max_depth=200)
     assert not cost.exact
     assert len(builds) / 2 < cost.builds < len(builds) * 2
 
 
-def test_pipelines_chosen_by_name_are_asked_for_one_by_one(reckon):
+def test_named_pipelines_are_listed_separately(reckon):
     world = World(today=TODAY, days=2, builds_per_day=20)
     names = tuple(world.organization.pipelines)[:2]
     cost, builds = reckon(world, names)
@@ -66,20 +66,20 @@ def test_pipelines_chosen_by_name_are_asked_for_one_by_one(reckon):
     assert cost.requests == 14
 
 
-def test_of_pipelines_chosen_by_pattern_the_share_is_reckoned(reckon):
+def test_share_of_pipelines_selected_by_pattern_is_estimated(reckon):
     world = World(today=TODAY, days=2, builds_per_day=20)
     first, *_ = world.organization.pipelines
     cost, builds = reckon(world, (f"!{first}",))
     assert cost.builds == pytest.approx(len(builds), rel=0.3)
 
 
-def test_no_builds_cost_a_request_a_day(reckon):
+def test_days_without_builds_cost_one_request_each(reckon):
     before = Window(WEEK.start - timedelta(days=300), WEEK.start - timedelta(days=290))
     cost, builds = reckon(World(today=TODAY, days=1), window=before)
     assert (cost.builds, cost.spans, cost.requests) == (len(builds), 0, 10)
 
 
-def test_builds_that_probes_miss_are_not_taken_for_none(reckon):
+def test_builds_that_samples_miss_are_still_counted(reckon):
     # All of a month's builds were made on one day, between the moments that are looked at.
     month = Window(NOON - timedelta(days=30), NOON)
     quiet = World(today=TODAY - timedelta(days=12), days=1, builds_per_day=300)
@@ -88,7 +88,7 @@ def test_builds_that_probes_miss_are_not_taken_for_none(reckon):
     assert 100 <= cost.builds <= 2 * len(builds)
 
 
-def test_builds_of_which_none_is_wanted_are_told_from_no_builds(reckon):
+def test_excluded_builds_are_distinguished_from_no_builds(reckon):
     world = World(today=TODAY, days=2, builds_per_day=20)
     cost, builds = reckon(world, ("nothing-*",))
     assert (cost.builds, builds) == (0, [])

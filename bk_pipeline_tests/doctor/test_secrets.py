@@ -136,7 +136,7 @@ def all_told():
 
 
 @pytest.mark.parametrize("name", [*TAKE_SECRETS, *OTHERS])
-def test_a_secret_in_a_variable_is_told_by_nothing(monkeypatch, caplog, name):
+def test_secret_in_a_variable_is_never_printed(monkeypatch, caplog, name):
     for variable, value in BASE.items():
         monkeypatch.setenv(variable, value)
     for form in FORMS:
@@ -148,7 +148,7 @@ def test_a_secret_in_a_variable_is_told_by_nothing(monkeypatch, caplog, name):
 
 
 @pytest.mark.parametrize("form", FORMS[:12], ids=repr)
-def test_a_secret_in_a_line_of_the_file_is_told_by_nothing(form):
+def test_secret_in_the_env_file_is_never_printed(form):
     secret = a_secret("BUILDKITE_API_TOKEN", form)
     written = form.replace("{}", secret)
     for line in (f"BUILDKITE_API_TOKEN={written}", f"BUILDKITE_API_TOKEN {written}", written):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from threading import Timer
 
 import dagster as dg
 import pytest
@@ -167,12 +168,16 @@ def test_backfill_reports_that_it_waits_for_a_slot(tmp_path, instance, monkeypat
         told.append(line)
         storage.free_concurrency_slots_for_run(holder)
 
+    # Without a report the run ends too, so that this fails and does not hang.
+    patience = Timer(60, storage.free_concurrency_slots_for_run, [holder])
+    patience.start()
     with (
         stage(tmp_path / "data", builds_per_day=3) as scene,
         process_of(instance, holder),
     ):
         scene.services.on_wait = tell
         [run] = materialize_days(scene.services, scene.days, instance=instance)
+    patience.cancel()
     assert run.error is None
     assert f"its slot is taken by run {holder[:8]}" in told[0]
 

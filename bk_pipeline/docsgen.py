@@ -147,7 +147,7 @@ def privacy_page() -> str:
         "settings, the span table is made again; what was already sent cannot be taken back. The raw "
         "store keeps the builds as Buildkite sent them.\n\n"
         "Globs match an attribute's whole name. Keys of maps and members of JSON values have dotted "
-        "names: `*.email` matches `buildkite.job.unblocked_by.email`. An agent's tag is dropped or "
+        "names: `*.email` matches `buildkite.job.retried_by.email`. An agent's tag is dropped or "
         "hashed in the list `buildkite.agent.meta_data` as well as in "
         "`buildkite.agent.meta_data.<key>`. You can also name it `buildkite.agent.<key>`, which also "
         "covers `queue=` in a job's agent query rules. Text is replaced by its hash; numbers and "

@@ -264,7 +264,8 @@ class Settings(BaseSettings):
         default=True,
         alias="BK_PIPELINE_SPANS_LINKS",
         description="Whether spans link to the builds that triggered them, to the build they "
-        "rebuild, and to the attempt that a retry replaces. Honeycomb bills each link.",
+        "rebuild, to the attempt that a retry replaces, and to the span that `TRACEPARENT` in the "
+        "build's environment names. Honeycomb bills each link.",
     )
     spans_conventions: bool = Field(
         default=True,

@@ -49,7 +49,11 @@ TEXT_TYPES = frozenset({FieldType.STRING, FieldType.JSON})
 # Status codes in OTLP, and so in Honeycomb.
 STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 # Fields whose values repeat less often than their declaration says.
-MOSTLY_DISTINCT = frozenset({"buildkite.step.id", "buildkite.job.wait_time_ms"})
+MOSTLY_DISTINCT = frozenset({
+    "buildkite.step.id",
+    "buildkite.job.wait_time_ms",
+    "buildkite.job.concurrency_wait_time_ms",
+})  # fmt: skip
 
 
 def otel_kind(name: str) -> str:

@@ -37,7 +37,7 @@ NO_OWNER = -1
 # to one job of all that agree in `COMMON_FIELDS`.
 UNIQUE_FIELDS = {
     "job": frozenset({
-        "id", "graphql_id", "web_url", "step", "agent",
+        "id", "graphql_id", "web_url", "log_url", "step", "agent", "concurrency_wait_time_ms",
         "created_at", "runnable_at", "started_at", "finished_at", "expired_at", "unblocked_at",
     }),
     "step": frozenset({"id", "identity", "group"}),

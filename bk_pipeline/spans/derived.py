@@ -19,6 +19,7 @@ from bk_pipeline.spans.jobs import Retries, failed_hard, system_failed
 from bk_pipeline.spans.model import Span, Step
 from bk_pipeline.spans.records import Agent, Build, Job, Person, Pipeline, PullRequest
 from bk_pipeline.text import VALUE_LIMIT_BYTES, compact_json, truncate
+from bk_pipeline.units import INT64
 
 DEFAULT_QUEUE = "default"
 QUEUE = "queue="
@@ -112,6 +113,17 @@ def signal(job: Job) -> str | None:
     return None if job.signal is None else str(job.signal)
 
 
+def concurrency_wait_ms(job: Job) -> int | None:
+    """Return how long a concurrency limit kept the job waiting, in whole milliseconds.
+
+    None if the payload has no number there.
+    """
+    wait = job.concurrency_wait_time_ms
+    if wait is None or isinstance(wait, bool) or not isinstance(wait, int | float):
+        return None
+    return round(wait) if round(wait) in INT64 else None
+
+
 def agent_query_rules(rules: tuple[str, ...]) -> str | None:
     """Return the job's agent query rules as a JSON list; None if it has none."""
     return compact_json(rules) if rules else None
@@ -159,8 +171,15 @@ def _is_identified(agent: Agent) -> bool:
 
 
 def unblocked_by(job: Job) -> str | None:
-    """Return the user who unblocked the job, as a JSON object or string."""
-    return _person(job.unblocked_by)
+    """Return the user who unblocked the job, as a JSON object or string.
+
+    The object has the keys of Buildkite's OpenTelemetry notification service.
+    """
+    person = job.unblocked_by
+    if person is None or isinstance(person, str):
+        return _person(person)
+    values = {"uuid": person.id, "graphql_id": person.graphql_id, "name": person.name}
+    return _map({key: value for key, value in values.items() if value is not None})
 
 
 def retried_by(job: Job) -> str | None:

@@ -1,8 +1,8 @@
 """The jobs of a build with their retries, outcomes and times: the input of all span builders.
 
 A job is *active* from when it became runnable (waiting for an agent is activity) until it
-ended. Waiter, broken and skipped jobs never ran and have no span. Nor have jobs that have not
-ended, and block steps that have not been unblocked.
+ended. Waiter, broken and skipped jobs never ran and have no span. Nor have jobs that still wait or
+have not ended, and block steps that have not been unblocked.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def combined_outcome(outcomes: Iterable[Outcome]) -> Outcome:
     return combined
 
 
-NO_SPAN_STATES = frozenset({"broken", "skipped"})
+# A job that waits (for a wait or block step, or for another step) has not run, and a job in
+# `waiting_failed` will not, unless one that it waits for is retried.
+NO_SPAN_STATES = frozenset({"broken", "skipped", "waiting", "waiting_failed"})
 ENDED_STATES = frozenset({"passed", "failed", "canceled", "timed_out", "expired", "finished"})
 TIME_FIELDS = (
     "created_at",

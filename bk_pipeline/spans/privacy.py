@@ -307,8 +307,8 @@ class Privacy:
         kept = {}
         for key, one in values.items():
             names = (f"{path}.{key}", *(name.format(key=key) for name in entries))
-            if key == "graphql_id":  # contains the id in base64
-                names += (f"{path}.id",)
+            if key in {"graphql_id", "uuid"}:  # the first contains the id in base64
+                names += (f"{path}.id", f"{path}.uuid")
             result = self._member(names, key, one, masks=masks)
             if result is not _Dropped:
                 kept[self._masked_text(key, masks)] = result

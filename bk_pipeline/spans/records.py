@@ -1,14 +1,15 @@
 """Decodes Buildkite's JSON: builds, their jobs, and the objects that they refer to.
 
 All fields but the ids are optional: waiter jobs have nothing else, and old records lack newer
-fields. Unknown fields are ignored, so new ones break nothing. `env` is not declared and so
-never read, because it can hold secrets. Objects of arbitrary shape are kept as JSON text.
+fields. Unknown fields are ignored, so new ones break nothing. Of a build's `env`, which can hold
+secrets, only a valid `TRACEPARENT` is kept. Objects of arbitrary shape are kept as JSON text.
 
 Source: Buildkite REST API, "Builds"; recorded responses from 2015 to 2025.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,6 +120,7 @@ class Agent(_Record):
     graphql_id: str | None = None
     name: str | None = None
     hostname: str | None = None
+    ip_address: str | None = None
     version: str | None = None
     web_url: str | None = None
     meta_data: tuple[str, ...] | None = None
@@ -151,8 +153,10 @@ if TYPE_CHECKING:
     SharedAgent = Agent | None
     SharedPriority = Priority | None
     SharedRules = tuple[str, ...] | None
+    Traceparent = tuple[str, str] | None
     NULL = None
 else:
+    Traceparent = msgspec.Raw
     SharedPipeline = SharedPerson = msgspec.Raw
     SharedAgent = SharedPriority = SharedRules = msgspec.Raw
     NULL = msgspec.Raw(b"null")
@@ -181,6 +185,7 @@ class Job(_Record):
     agent_query_rules: SharedRules = NULL
     state: str | None = None
     web_url: str | None = None
+    log_url: str | None = None
     command: str | None = None
     soft_failed: bool | None = None
     exit_status: Int64 | None = None
@@ -194,6 +199,7 @@ class Job(_Record):
     started_at: str | None = None
     finished_at: str | None = None
     expired_at: str | None = None
+    concurrency_wait_time_ms: Any = None  # not documented for this endpoint: any value will do
     retried: bool | None = None
     retried_in_job_id: str | None = None
     retries_count: Int64 | None = None
@@ -218,8 +224,37 @@ class Job(_Record):
             self.matrix = compact_json(self.matrix) if self.matrix else None
 
 
+class _Env(_Record):
+    """The one variable of a build's `env` that is read."""
+
+    traceparent: str | None = msgspec.field(default=None, name="TRACEPARENT")
+
+
+_env = msgspec.json.Decoder(_Env)
+# W3C Trace Context: version, trace id, span id, flags; later versions may append more.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+
+
+def trace_context(env: bytes) -> tuple[str, str] | None:
+    """Return the trace id and span id of the `TRACEPARENT` in a build's `env`; None if invalid."""
+    if b"TRACEPARENT" not in env:
+        return None
+    try:
+        text = _env.decode(env).traceparent or ""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    found = _TRACEPARENT.fullmatch(text)
+    if found is None or (found[3] and text.startswith("00")):
+        return None
+    trace, span = found[1], found[2]
+    return (trace, span) if trace.strip("0") and span.strip("0") else None
+
+
 class Build(_Record):
-    """One build with its jobs. Times are unparsed text."""
+    """One build with its jobs. Times are unparsed text.
+
+    `traceparent` holds the trace id and span id of the `TRACEPARENT` in its `env`.
+    """
 
     id: str
     number: Int64
@@ -250,10 +285,12 @@ class Build(_Record):
     triggered_from: TriggeredFrom | None = None
     cluster_id: str | None = None
     pipeline: SharedPipeline = NULL
+    traceparent: Traceparent = msgspec.field(default=NULL, name="env")
 
     def __post_init__(self) -> None:
         self.pipeline = _pipeline(bytes(self.pipeline))  # type: ignore[call-overload]
         self.creator = _person(bytes(self.creator))  # type: ignore[call-overload]
+        self.traceparent = trace_context(bytes(self.traceparent))  # type: ignore[arg-type]
         self.jobs = self.jobs or []
         if isinstance(self.author, str):
             # Old payloads: a name, or an email address if the build was created by the API.

@@ -61,7 +61,7 @@ def build_span(
         error_type="failed" if status is SpanStatus.ERROR else None,
         state=build.state,
         blocked_state=blocked_state(build),
-        links=tuple(_links(build)) if links else (),
+        links=tuple(_links(build, ids)) if links else (),
         adjusted=finished < created or created in TIME_LIMITS or finished in TIME_LIMITS,
     )
 
@@ -96,11 +96,17 @@ def _time(build: Build, name: str, times: Times) -> int:
     return ns
 
 
-def _links(build: Build) -> list[Link]:
-    """Link to the build that triggered this one, and to the build it was rebuilt from."""
+def _links(build: Build, ids: SpanIds) -> dict[Link, None]:
+    """Link to the build that triggered this one, to the build it was rebuilt from, and to the span
+    whose context it was given in `TRACEPARENT`; each once (the result is an ordered set).
+    """
     triggering = build.triggered_from.build_id if build.triggered_from else None
     original = build.rebuilt_from.id if build.rebuilt_from else None
-    return [Link(trace_id(other), root_span_id(other)) for other in (triggering, original) if other]
+    others = [other for other in (triggering, original) if other]
+    links = {Link(trace_id(other), root_span_id(other)): None for other in others}
+    if build.traceparent and build.traceparent[0] != ids.trace:
+        links[Link(*build.traceparent)] = None
+    return links
 
 
 StageJobs = tuple[Stage, list[TimedJob]]

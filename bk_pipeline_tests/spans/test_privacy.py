@@ -233,6 +233,21 @@ def test_email_addresses_of_people_in_json_are_dropped():
     assert "x.example" not in json.dumps(list(rows(full_table(Privacy(drop=("*.email",))))))
 
 
+@pytest.mark.parametrize("member", ["id", "uuid"])
+def test_the_id_of_who_unblocked_is_dropped_under_either_name(member):
+    privacy = Privacy(drop=(f"buildkite.job.unblocked_by.{member}",))
+    found = [
+        span["attributes"].get("buildkite.job.unblocked_by") for span in rows(full_table(privacy))
+    ]
+    assert [one for one in found if one] == ['{"name":"Sam"}']
+
+
+def test_the_agents_ip_address_can_be_dropped():
+    assert "203.0.113.77" in str(EVERYTHING)
+    left = list(rows(full_table(Privacy(drop=("buildkite.agent.ip_address",)))))
+    assert "203.0.113.77" not in str(left)
+
+
 def test_a_string_in_place_of_a_person_counts_as_name_or_email():
     spans = spans_of(Privacy(drop=("*.email",)), retried_by="old@x.example")
     assert "buildkite.job.retried_by" not in spans[-1]["attributes"]

@@ -119,13 +119,56 @@ def test_job_states_are_counted_with_retried_attempts_and_without_waiters():
 
 
 def test_people_have_no_avatars_and_dates():
-    found = attributes(make_build([make_block(unblocked_s=9)]))
-    assert msgspec.json.decode(found["buildkite.job.unblocked_by"]) == {
+    found = attributes(make_build([make_job(retried_by=make_person())]))
+    assert msgspec.json.decode(found["buildkite.job.retried_by"]) == {
         "id": make_person()["id"],
         "graphql_id": make_person()["graphql_id"],
         "name": "Ines Okafor",
         "email": "ines@acme.example",
     }
+
+
+def test_who_unblocked_has_the_keys_of_the_notification_service():
+    found = attributes(make_build([make_block(unblocked_s=9)]))
+    assert msgspec.json.decode(found["buildkite.job.unblocked_by"]) == {
+        "uuid": make_person()["id"],
+        "graphql_id": make_person()["graphql_id"],
+        "name": "Ines Okafor",
+    }
+
+
+@pytest.mark.parametrize(
+    ("who", "shown"),
+    [("Ines", '"Ines"'), (None, None), ({"name": "I"}, '{"name":"I"}'), ({}, None)],
+)
+def test_who_unblocked_may_be_a_string_or_have_few_keys(who, shown):
+    found = attributes(make_build([make_block(unblocked_s=9, unblocked_by=who)]))
+    assert found.get("buildkite.job.unblocked_by") == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_ms"),
+    [
+        (0, 0),
+        (1500, 1500),
+        (1499.7, 1500),
+        (None, None),
+        ("soon", None),
+        ({}, None),
+        (True, None),
+        (2**70, None),
+    ],
+)
+def test_concurrency_wait_is_a_whole_number_or_absent(value, wait_ms):
+    found = attributes(make_build([make_job(concurrency_wait_time_ms=value)]))
+    assert found.get("buildkite.job.concurrency_wait_time_ms") == wait_ms
+    assert found["buildkite.job.state"] == "passed"
+
+
+def test_job_has_its_log_url_and_its_agents_ip_address():
+    found = attributes(make_build([make_job(log_url="https://api.buildkite.com/log")]))
+    assert found["buildkite.job.log_url"] == "https://api.buildkite.com/log"
+    assert found["buildkite.agent.ip_address"] == "192.0.2.10"
 
 
 @pytest.mark.parametrize(

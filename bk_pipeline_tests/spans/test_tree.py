@@ -37,7 +37,10 @@ def test_an_unfinished_build_has_no_trace(finished):
         make_job(state="broken", runnable_s=None),
         make_job(state="skipped", runnable_s=None),
         make_job(state="broken", finished_at=at(3)),
+        make_job(state="waiting", finished_at=None, runnable_s=None),
+        make_job(state="waiting", finished_at=at(3)),
         make_job(state="waiting_failed", runnable_s=None),
+        make_job(state="waiting_failed", finished_at=at(3), started_at=None),
         make_job(state="running", finished_at=None),
         make_block(),
         make_block(state="broken", unblocked_s=4),
@@ -136,8 +139,63 @@ def test_a_build_links_to_the_build_it_came_from(fields):
     assert root.links == (Link(trace_id(uid("o")), root_span_id(uid("o"))),)
 
 
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
+
+
+@pytest.mark.parametrize(
+    "text", [TRACEPARENT, f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01-what-comes-later"]
+)
+def test_a_build_links_to_the_span_of_its_traceparent(text):
+    env = {"SECRET": "never-exported", "TRACEPARENT": text}
+    assert only(make_build(env=env), SpanKind.BUILD).links == (Link(TRACE, SPAN),)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        None,
+        {},
+        [],
+        "TRACEPARENT",
+        7,
+        ["TRACEPARENT"],
+        {"TRACEPARENT": None},
+        {"TRACEPARENT": 7},
+        {"TRACEPARENT": {"TRACEPARENT": TRACEPARENT}},
+        {"TRACEPARENT": ""},
+        {"TRACEPARENT": TRACEPARENT.upper()},
+        {"TRACEPARENT": f"{TRACEPARENT}\n"},
+        {"TRACEPARENT": f"{TRACEPARENT}-more"},
+        {"TRACEPARENT": f"ff-{TRACE}-{SPAN}-01"},
+        {"TRACEPARENT": f"00-{'0' * 32}-{SPAN}-01"},
+        {"TRACEPARENT": f"00-{TRACE}-{'0' * 16}-01"},
+        {"TRACEPARENT": f"00-{TRACE[1:]}-{SPAN}-01"},
+        {"TRACEPARENT": f"00-{TRACE}-{SPAN}-1"},
+        {"MY_TRACEPARENT": TRACEPARENT},
+    ],
+    ids=str,
+)
+def test_an_invalid_traceparent_is_ignored(env):
+    assert only(make_build(env=env), SpanKind.BUILD).links == ()
+
+
+def test_a_traceparent_of_the_builds_own_trace_is_no_link():
+    own = f"00-{trace_id(make_build()['id'])}-{SPAN}-01"
+    assert only(make_build(env={"TRACEPARENT": own}), SpanKind.BUILD).links == ()
+
+
+def test_a_build_links_to_the_same_span_once():
+    other = uid("o")
+    env = {"TRACEPARENT": f"00-{trace_id(other)}-{root_span_id(other)}-01"}
+    build = make_build(rebuilt_from={"id": other}, triggered_from={"build_id": other}, env=env)
+    root = only(build, SpanKind.BUILD)
+    assert root.links == (Link(trace_id(other), root_span_id(other)),)
+
+
 def test_links_can_be_turned_off():
     first = make_job(state="failed")
     jobs = [first, make_retry(first, made_s=14), make_trigger(triggered={"id": uid("x")})]
-    trace = make_trace(make_build(jobs, rebuilt_from={"id": uid("o")}), links=False)
+    build = make_build(jobs, rebuilt_from={"id": uid("o")}, env={"TRACEPARENT": TRACEPARENT})
+    trace = make_trace(build, links=False)
     assert {span.links for span in trace.spans} == {()}

@@ -66,7 +66,9 @@ def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
             data["error"] = True
         data |= LINK_FIXED | {
             **shape.common,
-            "trace.link.trace_id": shape.trace_text(link["trace_id"]),
+            "trace.link.trace_id": shape.linked_trace_text(
+                link["trace_id"], link["span_id"], own_trace_id=trace_id
+            ),
             "trace.link.span_id": shape.linked_span_text(link["trace_id"], link["span_id"]),
         }
         data |= _columns(span["resource"])

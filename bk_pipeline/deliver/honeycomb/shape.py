@@ -7,6 +7,7 @@ description; the limits of Honeycomb's own clients.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +20,8 @@ from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 
 LIBRARY = "bk_pipeline"
+# A trace id made of a UUID of version 4 or 7, as Buildkite's builds have.
+_RANDOM_UUID = re.compile(r"[0-9a-f]{12}[47][0-9a-f]{3}[89ab]")
 ERROR = "error"
 
 BATCH_BYTES = 5_000_000
@@ -105,6 +108,16 @@ class Shape:
         if self.style is TraceIdStyle.BUILDEVENTS and span_id == root_span_id(trace_id, build_id):
             return self.trace_text(trace_id)
         return span_id
+
+    def linked_trace_text(self, trace_id: str, span_id: str, *, own_trace_id: str) -> str:
+        """Return `trace.link.trace_id`; with `buildevents`, that of a build is its UUID.
+
+        A link may lead to a span that no build has, and whose trace id stays as it is. A build is
+        recognized by the link to its root, or because its id is a UUID of version 4 or 7.
+        """
+        if span_id == trace_id[16:] or trace_id == own_trace_id or _RANDOM_UUID.match(trace_id):
+            return self.trace_text(trace_id)
+        return trace_id.removeprefix("0" * 16)
 
     def linked_span_text(self, trace_id: str, span_id: str) -> str:
         """Return `trace.link.span_id`; with `buildevents`, a root's is its trace id.

@@ -149,6 +149,20 @@ def test_buildevents_style_uses_uuids_for_links_to_builds_only():
     assert to_job["trace.link.span_id"] == uuid("job", 1, 0).replace("-", "")[16:]
 
 
+def test_buildevents_style_keeps_the_trace_id_of_a_link_that_leads_to_no_build():
+    application, build_id = (
+        "4bf92f3577b31da6a3ce929d0e0e4736",
+        "01908131-7d9f-495e-a17b-80ed31276810",
+    )
+    links = {}
+    for trace in (application, build_id.replace("-", "")):
+        env = {"TRACEPARENT": f"00-{trace}-00f067aa0ba902b7-01"}
+        (event,) = link_events(spans(payload(1, env=env))["buildkite.build"], BUILDEVENTS)
+        links[event["data"]["trace.link.trace_id"]] = event["data"]["trace.link.span_id"]
+
+    assert links == dict.fromkeys([application, build_id], "00f067aa0ba902b7")
+
+
 def test_buildevents_style_keeps_the_tree_of_a_build_without_uuid():
     made = [span_event(span, BUILDEVENTS)["data"] for span in rows(table(payload(1, id="build-1")))]
 

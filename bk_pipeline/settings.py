@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         alias="BK_PIPELINE_TRACE_ID_STYLE",
         description="With `buildevents`, the Honeycomb loader uses the dashed build UUID as trace id "
         "and as the root's span id, so that spans sent by `buildevents` within jobs join these "
-        "traces.",
+        "traces, and adds the columns that `buildevents` writes (docs/alternatives.md).",
     )
     deliver_guarantee: Literal["at_least_once", "at_most_once"] = Field(
         "at_least_once",

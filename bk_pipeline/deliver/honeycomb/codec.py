@@ -17,13 +17,11 @@ from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import (
     MAP_PREFIXES,
     RESOURCE_FIELDS,
-    STATUS_CODES,
     TRIMMED,
     Dictionary,
     dictionary,
     encode,
     map_key_bounds,
-    otel_kind,
     rows_of_fields,
     shorten,
     with_defaults,
@@ -31,10 +29,10 @@ from bk_pipeline.deliver.encoding import (
 from bk_pipeline.deliver.honeycomb import plain
 from bk_pipeline.deliver.honeycomb.plain import Event, column_value
 from bk_pipeline.deliver.honeycomb.shape import (
-    ERROR,
+    BUILD_SOURCES,
     EVENT_BYTES,
     EVENT_COLUMNS,
-    FIXED,
+    ROOT_SOURCES,
     Shape,
     TraceIdStyle,
     list_text,
@@ -148,7 +146,7 @@ class Json:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._fixed_members = members({**FIXED, **shape.common})
+        self._fixed_members = members(shape.fixed)
 
     def fragments(self, field: Field, values: list[Any]) -> list[bytes]:
         """Return columns and their values, each preceded by a comma."""
@@ -187,11 +185,24 @@ class Json:
         self, rows: SpanRows, job: list[Dictionary], agent: list[Dictionary]
     ) -> list[list[Dictionary]]:
         """Return the columns, preceded by name, status and number of links."""
-        name = _column(rows.column("name"), _name)
-        status = _column(rows.column("status"), _status)
+        name = _column(rows.column("name"), self._shape.name_columns)
+        status = _column(rows.column("status"), self._shape.status_columns)
         links = _column(pa.array(rows.link_counts()), lambda count: {"span.num_links": count})
         suffix = Dictionary([SUFFIX], np.zeros(len(rows), np.int64))
-        return [[name, status, links, *job], [*agent, suffix]]
+        groups = [[name, status, links, *job], [*agent, suffix]]
+        if self._shape.style is TraceIdStyle.OTEL:
+            return groups
+        return [self._buildevents(rows), *groups]
+
+    def _buildevents(self, rows: SpanRows) -> list[Dictionary]:
+        """Return the columns of `buildevents`: those of each build, and those of its root alone."""
+        builds = rows.table.select([*BUILD_SOURCES.values()]).take(pa.array(rows.first_rows))
+        columns = [members(self._shape.build_columns(one)) for one in builds.to_pylist()]
+        (repository,) = ROOT_SOURCES.values()
+        of_root = _column(
+            rows.column(repository), lambda one: self._shape.build_columns({repository: one})
+        )
+        return [Dictionary(columns, rows.build_of_row), of_root]
 
     def prefix(self, sizes: Any) -> Parts:  # noqa: ARG002
         """Return nothing: an event starts with its header."""
@@ -240,15 +251,6 @@ def _map(prefix: str, text: str) -> bytes:
 
 def _column(values: pa.Array, columns_of: Callable[[Any], dict[str, Any]]) -> Dictionary:
     return dictionary(values, lambda some: [members(columns_of(one)) for one in some])
-
-
-def _name(name: str) -> dict[str, Any]:
-    kind = otel_kind(name)
-    return {"name": name, "type": kind, "span.kind": kind}
-
-
-def _status(status: str) -> dict[str, Any]:
-    return {"status_code": STATUS_CODES[status]} | ({"error": True} if status == ERROR else {})
 
 
 def _durations(rows: SpanRows) -> Parts:

@@ -12,10 +12,8 @@ from typing import Any
 
 import msgspec
 
-from bk_pipeline.deliver.encoding import STATUS_CODES, otel_kind
 from bk_pipeline.deliver.honeycomb.shape import (
     ERROR,
-    FIXED,
     LINK_FIXED,
     Shape,
     list_text,
@@ -38,14 +36,10 @@ def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
     if "parent_span_id" in span:
         parent_id = span["parent_span_id"]
         data["trace.parent_id"] = shape.span_text(parent_id, trace_id=trace_id, build_id=build_id)
-    kind = otel_kind(span["name"])
-    data |= {"name": span["name"], "type": kind, "span.kind": kind}
-    data["status_code"] = STATUS_CODES[span["status"]]
-    if span["status"] == ERROR:
-        data["error"] = True
+    data |= shape.name_columns(span["name"]) | shape.status_columns(span["status"])
     data["duration_ms"] = (span["end_unix_nano"] - span["start_unix_nano"]) / 1e6
     data["span.num_links"] = len(span["links"])
-    data |= FIXED | shape.common
+    data |= shape.fixed | shape.build_columns(span["resource"] | span["attributes"])
     data |= _columns(span["resource"]) | _columns(span["attributes"])
     return {"time": time_text(span["start_unix_nano"]), "data": data}
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from bk_pipeline import __version__
-from bk_pipeline.deliver.encoding import MAP_PREFIXES
+from bk_pipeline.deliver.encoding import MAP_PREFIXES, STATUS_CODES, otel_kind
 from bk_pipeline.spans import ids
 from bk_pipeline.spans.fields import FIELDS, SCHEMA_URL
 from bk_pipeline.spans.model import SpanKind
@@ -64,11 +65,40 @@ OWN_COLUMNS = frozenset(
 )
 
 
+# The columns of `buildevents`, all of them text, and the attributes whose values they have.
+# It does not know who opened a pull request at Buildkite either (`pr_user`).
+BUILD_SOURCES = {
+    "branch": "buildkite.build.branch",
+    "build_num": "buildkite.build.number",
+    "build_url": "buildkite.build.web_url",
+    "pr_number": "buildkite.build.pull_request.id",
+    "repo": "buildkite.pipeline.repo",
+}
+ROOT_SOURCES = {"pr_repo": "buildkite.build.pull_request.repository"}
+BUILDEVENTS = {"ci_provider": "Buildkite", "meta.version": __version__}
+# Its three types of spans, of which commands have a status; and its statuses.
+TYPES = {SpanKind.BUILD.value: "build", SpanKind.JOB.value: "cmd"}
+DEFAULT_TYPE = "step"
+OUTCOMES = {"ok": "success", "error": "failure"}
+BUILDEVENTS_COLUMNS = frozenset(
+    {
+        *BUILDEVENTS,
+        *BUILD_SOURCES,
+        *ROOT_SOURCES,
+        "command_name",
+        "pr_branch",
+        "service_name",
+        "status",
+    }
+)
+
+
 class TraceIdStyle(StrEnum):
     """How trace ids are written in Honeycomb."""
 
     OTEL = "otel"  # 32 hex digits, as with OTLP
-    BUILDEVENTS = "buildevents"  # the build's UUID, which is the root's span id as well
+    # The build's UUID, which is the root's span id as well; with the columns of `buildevents`.
+    BUILDEVENTS = "buildevents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +123,48 @@ class Shape:
             name: value_text(value)
             for name, value in self.resource.items()
             if name not in OWN_COLUMNS and not name.startswith(MAP_PREFIXES)
+            if not (self._with_buildevents and name in BUILDEVENTS_COLUMNS)
         }
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The columns that all events of spans have, with the same values."""
+        own = BUILDEVENTS | {"service_name": self.service_name} if self._with_buildevents else {}
+        return FIXED | self.common | own
+
+    @property
+    def _with_buildevents(self) -> bool:
+        return self.style is TraceIdStyle.BUILDEVENTS
+
+    def name_columns(self, name: str) -> dict[str, Any]:
+        """Return the columns that follow from a span's name."""
+        kind = otel_kind(name)
+        columns = {"name": name, "type": kind, "span.kind": kind}
+        if self._with_buildevents:
+            columns["type"] = columns["command_name"] = TYPES.get(name, DEFAULT_TYPE)
+        return columns
+
+    def status_columns(self, status: str) -> dict[str, Any]:
+        """Return the columns that follow from a span's status."""
+        columns: dict[str, Any] = {"status_code": STATUS_CODES[status]}
+        if status == ERROR:
+            columns["error"] = True
+        if self._with_buildevents and status in OUTCOMES:
+            columns["status"] = OUTCOMES[status]
+        return columns
+
+    def build_columns(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of `buildevents` that some attributes of a build give."""
+        if not self._with_buildevents:
+            return {}
+        values = {
+            column: value_text(str(attributes[name]))
+            for column, name in (BUILD_SOURCES | ROOT_SOURCES).items()
+            if attributes.get(name) is not None
+        }
+        if "pr_number" in values and "branch" in values:
+            values["pr_branch"] = values["branch"]
+        return values
 
     def trace_text(self, trace_id: str) -> str:
         """Return `trace.trace_id` or `trace.link.trace_id` for 32 hex digits."""

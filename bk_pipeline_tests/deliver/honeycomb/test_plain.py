@@ -6,7 +6,8 @@ import pytest
 
 from bk_pipeline import __version__
 from bk_pipeline.deliver.honeycomb.plain import column_value, link_events, span_event, time_text
-from bk_pipeline.deliver.honeycomb.shape import Shape, TraceIdStyle
+from bk_pipeline.deliver.honeycomb.shape import BUILDEVENTS_COLUMNS, Shape, TraceIdStyle
+from bk_pipeline.spans.privacy import Privacy, hashed
 from bk_pipeline.spans.table import rows
 from bk_pipeline.text import TRUNCATION_MARK, VALUE_LIMIT_BYTES
 from bk_pipeline_tests.deliver.tables import job, payload, table, uuid
@@ -147,6 +148,82 @@ def test_buildevents_style_uses_uuids_for_links_to_builds_only():
     assert to_build["trace.link.trace_id"] == to_build["trace.link.span_id"] == uuid("build", 9)
     assert to_job["trace.link.trace_id"] == BUILD_ID
     assert to_job["trace.link.span_id"] == uuid("job", 1, 0).replace("-", "")[16:]
+
+
+def with_pull_request(**fields):
+    request = {"id": 12, "base": "main", "repository": "git@github.com:ann/web.git"}
+    pipeline = {"slug": "web", "repository": "git@github.com:acme/web.git"}
+    page = "https://buildkite.com/acme/web/builds/1"
+    return payload(1, pull_request=request, pipeline=pipeline, web_url=page, **fields)
+
+
+def test_buildevents_style_has_the_columns_of_buildevents():
+    made = {
+        name: span_event(span, BUILDEVENTS)["data"]
+        for name, span in spans(with_pull_request(state="failed")).items()
+    }
+
+    columns = {
+        "ci_provider": "Buildkite",
+        "branch": "main",
+        "build_num": "1",
+        "build_url": "https://buildkite.com/acme/web/builds/1",
+        "pr_number": "12",
+        "pr_branch": "main",
+        "repo": "git@github.com:acme/web.git",
+        "meta.version": __version__,
+        "service_name": "ci builds",
+    }
+    assert all(data.items() >= columns.items() for data in made.values())
+    assert made["buildkite.build"]["pr_repo"] == "git@github.com:ann/web.git"
+    assert {name: (data["type"], data["span.kind"]) for name, data in made.items()} == {
+        "buildkite.build": ("build", "server"),
+        "buildkite.build.stage": ("step", "internal"),
+        "buildkite.step": ("step", "internal"),
+        "buildkite.job": ("cmd", "internal"),
+    }
+    assert all(data["command_name"] == data["type"] for data in made.values())
+    assert made["buildkite.build"]["status"] == "failure"
+    assert made["buildkite.job"]["status"] == "success"
+
+
+def test_buildevents_style_has_no_column_without_a_value():
+    data = span_event(spans(payload(1, state="canceled"))["buildkite.build"], BUILDEVENTS)["data"]
+
+    assert not {"pr_number", "pr_branch", "pr_repo", "repo", "build_url", "status"} & data.keys()
+
+
+def test_other_style_has_no_columns_of_buildevents():
+    for span in rows(table(with_pull_request())):
+        assert not BUILDEVENTS_COLUMNS & span_event(span, OTEL)["data"].keys()
+
+
+def test_links_have_no_columns_of_buildevents():
+    linked = with_pull_request(rebuilt_from={"id": uuid("build", 9), "number": 9})
+    (event,) = link_events(spans(linked)["buildkite.build"], BUILDEVENTS)
+
+    assert not BUILDEVENTS_COLUMNS & event["data"].keys()
+
+
+def test_buildevents_columns_follow_the_privacy_settings():
+    hidden = ("*.web_url", "*.repo", "buildkite.build.pull_request.*")
+    left = Privacy(drop=hidden, hash=("buildkite.build.branch",)).apply(table(with_pull_request()))
+
+    for span in rows(left):
+        data = span_event(span, BUILDEVENTS)["data"]
+        assert not {"build_url", "repo", "pr_number", "pr_branch", "pr_repo"} & data.keys()
+        assert data["branch"] == hashed("main")
+
+
+def test_columns_of_buildevents_take_precedence_over_resource_attributes():
+    others = {"branch": "mine", "team": "web"}
+    shapes = [Shape("ci builds", style, others) for style in TraceIdStyle]
+    (by_otel, by_buildevents) = [
+        span_event(spans(FAILED)["buildkite.build"], shape)["data"] for shape in shapes
+    ]
+
+    assert (by_otel["branch"], by_buildevents["branch"]) == ("mine", "main")
+    assert by_otel["team"] == by_buildevents["team"] == "web"
 
 
 def test_buildevents_style_keeps_the_trace_id_of_a_link_that_leads_to_no_build():

@@ -154,6 +154,8 @@ def privacy_page() -> str:
         "booleans to be hashed are left out.\n\n"
         "These values stay: `trace_id` and `span_id`, which are derived from build and job ids; "
         "the ids that the sensor's cursor in Dagster keeps for an hour; "
+        "the two ids of a valid `TRACEPARENT` in a build's `env`, as a link, unless "
+        "`BK_PIPELINE_SPANS_LINKS=false` (nothing else of `env` is read); "
         "span times and status; and values computed from an attribute, like a count, a "
         "duration, or `vcs.ref.head.type`. Text that mentions a value (a message that contains a "
         "name) is not a copy: use `BK_PIPELINE_SPANS_MASK`.\n\n"

@@ -8,12 +8,15 @@ from typing import Any
 
 from benchmarks.routes.obvious import (
     FAILED,
-    RESULTS,
     STEP_TYPES,
     dump,
     last_digits,
     repository_of,
+    result_of,
     span_id,
+    task_result,
+    task_type,
+    unblocker,
 )
 
 Object = dict[str, Any]
@@ -26,7 +29,9 @@ def common_columns(build: Object) -> Object:
     pipeline = build["pipeline"]
     creator = build["creator"] or {}
     request = build["pull_request"] or {}
-    base = request.get("base")
+    queue = build["merge_queue"] or {}
+    base = request.get("base") or queue.get("base_branch")
+    ref_type = "tag" if build["tag"] else "branch"
     repository, owner, name = repository_of(pipeline["repository"])
     return {
         "trace_id": build["id"].replace("-", ""),
@@ -62,10 +67,13 @@ def common_columns(build: Object) -> Object:
         "vcs.provider.name": pipeline["provider"]["id"],
         "vcs.ref.base.name": base,
         "vcs.ref.base.type": "branch" if base else None,
+        "vcs.ref.base.revision": queue.get("base_commit"),
+        "vcs.ref.type": ref_type,
         "vcs.ref.head.name": build["tag"] or build["branch"],
-        "vcs.ref.head.type": "tag" if build["tag"] else "branch",
+        "vcs.ref.head.type": ref_type,
         "vcs.ref.head.revision": build["commit"],
         "vcs.change.id": request.get("id"),
+        "vcs.change.title": request.get("title"),
     }
 
 
@@ -114,7 +122,8 @@ def build_columns(build: Object, start: str, end: str, stages: list[Object]) -> 
         "buildkite.build.triggered_from.build_id": triggered.get("build_id"),
         "buildkite.build.triggered_from.build_number": triggered.get("build_number"),
         "buildkite.build.triggered_from.build_pipeline_slug": triggered.get("build_pipeline_slug"),
-        "cicd.pipeline.result": RESULTS.get(build["state"]),
+        "cicd.pipeline.action.name": "BUILD",
+        "cicd.pipeline.result": result_of(build),
     }
 
 
@@ -212,6 +221,7 @@ def job_columns(job: Object, start: str, end: str) -> Object:
         "buildkite.job.id": job["id"],
         "buildkite.job.graphql_id": job["graphql_id"],
         "buildkite.job.web_url": job["web_url"],
+        "buildkite.job.log_url": get("log_url"),
         "buildkite.job.type": job["type"],
         "buildkite.job.label": label,
         "buildkite.job.command": get("command"),
@@ -228,6 +238,7 @@ def job_columns(job: Object, start: str, end: str) -> Object:
         "buildkite.job.runnable_at": get("runnable_at"),
         "buildkite.job.started_at": get("started_at"),
         "buildkite.job.finished_at": get("finished_at"),
+        "buildkite.job.concurrency_wait_time_ms": get("concurrency_wait_time_ms"),
         "buildkite.job.priority.number": job["priority"]["number"] if get("priority") else None,
         "buildkite.job.parallel.index": get("parallel_group_index"),
         "buildkite.job.parallel.total": get("parallel_group_total"),
@@ -239,7 +250,7 @@ def job_columns(job: Object, start: str, end: str) -> Object:
         "buildkite.job.retried_by": person(get("retried_by")),
         "buildkite.job.retry_source.job_id": source.get("job_id"),
         "buildkite.job.retry_source.retry_type": source.get("retry_type"),
-        "buildkite.job.unblocked_by": person(get("unblocked_by")),
+        "buildkite.job.unblocked_by": unblocker(get("unblocked_by")),
         "buildkite.job.async": get("async"),
         "buildkite.job.triggered_build.id": child.get("id"),
         "buildkite.job.triggered_build.number": child.get("number"),
@@ -248,14 +259,16 @@ def job_columns(job: Object, start: str, end: str) -> Object:
         "buildkite.agent.id": agent.get("id"),
         "buildkite.agent.name": agent.get("name"),
         "buildkite.agent.hostname": agent.get("hostname"),
+        "buildkite.agent.ip_address": agent.get("ip_address"),
         "buildkite.agent.version": agent.get("version"),
         "buildkite.agent.queue": by_key.get("queue", "default") if by_key else None,
         "buildkite.agent.meta_data": dump(tags) if tags else None,
         "buildkite.agent.meta_data.*": dump(by_key) if by_key else None,
         "cicd.pipeline.task.name": label,
+        "cicd.pipeline.task.type": task_type(job),
         "cicd.pipeline.task.run.id": job["id"],
         "cicd.pipeline.task.run.url.full": job["web_url"],
-        "cicd.pipeline.task.run.result": "error" if lost else RESULTS.get(state),
+        "cicd.pipeline.task.run.result": task_result(job),
         "cicd.worker.id": agent.get("id"),
         "cicd.worker.name": agent.get("name"),
         "cicd.worker.url.full": agent.get("web_url"),

@@ -21,12 +21,15 @@ from benchmarks.routes.obvious import (
     ENDED,
     FAILED,
     NO_SPAN,
-    RESULTS,
     STEP_TYPES,
     dump,
     last_digits,
     repository_of,
+    result_of,
     span_id,
+    task_result,
+    task_type,
+    unblocker,
 )
 
 MS = pd.Timedelta(milliseconds=1)
@@ -52,6 +55,10 @@ def _make_flat(build: dict[str, Any]) -> None:
     del build["env"]
     states = (job["state"] for job in build["jobs"] if job.get("state"))
     build["job_counts"] = dump(Counter(states))
+    build["result"] = result_of(build)
+    queue, request = build["merge_queue"] or {}, build["pull_request"] or {}
+    build["base_branch"] = request.get("base") or queue.get("base_branch")
+    build["base_commit"] = queue.get("base_commit")
     for name in ("meta_data", "merge_queue"):
         build[name] = dump(build[name]) if build[name] else None
     page, build["owner"], build["repository_name"] = repository_of(build["pipeline"]["repository"])
@@ -59,7 +66,10 @@ def _make_flat(build: dict[str, Any]) -> None:
     if isinstance(build["author"], str):
         build["author"] = {"name": build["author"]}
     for job in build["jobs"]:
-        for name in ("matrix", "unblocked_by", "retried_by", "agent_query_rules"):
+        job["unblocked_by"] = unblocker(job.get("unblocked_by"))
+        if job["type"] != "waiter":
+            job["task_type"], job["result"] = task_type(job), task_result(job)
+        for name in ("matrix", "retried_by", "agent_query_rules"):
             if job.get(name):
                 job[name] = dump(job[name])
         if job.get("agent"):
@@ -119,6 +129,7 @@ def _shared(builds: pd.DataFrame) -> pd.DataFrame:
     shared["vcs.ref.base.type"] = shared["vcs.ref.base.name"].notna().map({True: "branch"})
     shared["vcs.ref.head.name"] = builds["tag"].fillna(builds["branch"])
     shared["vcs.ref.head.type"] = builds["tag"].isna().map({True: "branch", False: "tag"})
+    shared["vcs.ref.type"] = shared["vcs.ref.head.type"]
     return shared
 
 
@@ -133,7 +144,7 @@ def _root_spans(builds: pd.DataFrame) -> pd.DataFrame:
     spans["buildkite.build.run_ms"] = (spans["end"] - began) // MS
     spans["status"] = builds["state"].map({"passed": "ok", "failed": "error"}).fillna("unset")
     spans["error.type"] = builds["state"].where(builds["state"] == "failed")
-    spans["cicd.pipeline.result"] = builds["state"].map(RESULTS)
+    spans["cicd.pipeline.action.name"] = "BUILD"
     return spans
 
 
@@ -165,7 +176,7 @@ def _job_spans(jobs: pd.DataFrame) -> pd.DataFrame:
     started = pd.to_datetime(jobs["started_at"], format="ISO8601")
     runnable = pd.to_datetime(jobs["runnable_at"], format="ISO8601")
     spans["buildkite.job.wait_time_ms"] = (started - runnable) // MS
-    spans["cicd.pipeline.task.run.result"] = state.map(RESULTS)
+    spans["cicd.pipeline.task.run.result"] = jobs["result"]
     return spans
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from difflib import get_close_matches
 from importlib.abc import MetaPathFinder
 from typing import Any
@@ -34,6 +34,32 @@ class _Day(click.ParamType[date]):
 
 
 DAY = _Day()
+
+
+class _Time(click.ParamType[int]):
+    """A time in Unix seconds, or in RFC 3339 with a time zone."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdecimal():
+            return int(value)
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            at = None
+        if at is None or at.tzinfo is None:
+            self.fail(
+                f"expected Unix seconds or a time like 2026-11-01T12:30:00Z, got {value!r}",
+                param,
+                ctx,
+            )
+        return int(at.timestamp())
+
+
+TIME = _Time()
 
 
 class Suggesting(click.Group):

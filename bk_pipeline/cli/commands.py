@@ -12,13 +12,16 @@ from typing import Any
 import click
 
 from bk_pipeline import __version__
-from bk_pipeline.cli.arguments import DAY, NoPandas, Program, Suggesting
+from bk_pipeline.cli.arguments import DAY, TIME, NoPandas, Program, Suggesting
 
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
 OF_DAY = click.option("--day", type=DAY, help="Only items of this day.")
 OF_BUILD = click.option("--build", help="Only items of the build with this UUID.")
 WITH_REASON = click.option("--reason", help="Only items whose reason contains this text.")
+DATASET = click.option(
+    "--dataset", help="Dataset, or __all__ for every one. Default: HONEYCOMB_DATASET."
+)
 RESTORE = click.option(
     "--restore", is_flag=True, help="Create markers again that were deleted in Honeycomb."
 )
@@ -100,12 +103,17 @@ def sandbox(**options: Any) -> None:
     type=click.IntRange(1, 366),
     help="Estimate the cost of a backfill of this many days.",
 )
+@click.option(
+    "--send-test-event",
+    is_flag=True,
+    help="Also send one event to each Honeycomb dataset. Honeycomb bills it.",
+)
 def doctor(**options: Any) -> None:
     """Check settings, keys, rate limits, destinations and storage.
 
     Checks run in the order in which a run needs them, and each prints a result or what to fix.
     The command makes a few small requests to Buildkite and one to each destination. It sends
-    no spans and prints no secrets.
+    no spans and prints no secrets. An event of --send-test-event has the name bk_pipeline.test.
 
     Exit status 0: nothing failed. 2: a setting is missing or malformed. 1: something else
     failed.
@@ -344,6 +352,34 @@ def prune(**options: Any) -> None:
     from bk_pipeline.cli.markers import prune
 
     prune(**options)
+
+
+@markers.command()
+@click.option("--message", help="Default: pipeline, number and step of the current Buildkite job.")
+@click.option("--type", "kind", default="deploy", show_default=True, help="Type of the marker.")
+@click.option("--url", help="Link of the marker. Default: the page of the current Buildkite job.")
+@click.option("--start", type=TIME, help="Start; Unix seconds or RFC 3339. Default: now.")
+@click.option("--end", type=TIME, help="End, for a range of time. Default: a single moment.")
+@DATASET
+def add(**options: Any) -> None:
+    """Create one marker now, for example from a step that deploys. Prints its id.
+
+    Needs no rules and no stored builds: only the key in HONEYCOMB_CONFIGURATION_KEY. The rules
+    do not change or delete the marker.
+    """
+    from bk_pipeline.cli.markers import add
+
+    add(**options)
+
+
+@markers.command()
+@click.argument("marker_id", metavar="ID")
+@DATASET
+def delete(**options: Any) -> None:
+    """Delete one marker, by the id that `add` or `list` printed."""
+    from bk_pipeline.cli.markers import delete
+
+    delete(**options)
 
 
 @cli.command()

@@ -28,13 +28,13 @@ MARKS = {
 NAME_WIDTH = 16
 
 
-def doctor(days: int) -> None:
+def doctor(days: int, send_test_event: bool) -> None:
     """Check settings, keys, rate limits, destinations and storage."""
     console = Console(highlight=False)
     findings: list[Finding] = []
     with console.status("") as status, closing(Lines(partial(echo, err=True))) as lines:
         tell = status.update if console.is_terminal else lines.wait
-        it = Installation(clock=SystemClock(), days=days, on_wait=tell)
+        it = Installation(clock=SystemClock(), days=days, on_wait=tell, test_event=send_test_event)
         checkup = Checkup(it, pools)
         with closing(it), report_pauses_to(tell):
             for check in checkup.checks():

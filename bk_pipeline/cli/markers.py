@@ -1,7 +1,8 @@
-"""`bk-pipeline markers`: plan, apply, list and prune Honeycomb markers."""
+"""`bk-pipeline markers`: plan, apply, list and prune Honeycomb markers; add and delete one."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -13,14 +14,19 @@ import click
 
 from bk_pipeline.app import App
 from bk_pipeline.cli.output import Console, echo, line_of
-from bk_pipeline.errors import NotFound
+from bk_pipeline.errors import ConfigError, NotFound
+from bk_pipeline.honeycomb.account import dataset_slug
+from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.placing import Plan, color_changes, set_colors
 from bk_pipeline.honeycomb.rules import Marker
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
-from bk_pipeline.text import counted
+from bk_pipeline.text import counted, one_line
+
+ALL_DATASETS = "__all__"
+LONGEST_TYPE, LONGEST_MESSAGE = 100, 1_000
 
 
 def listed(include_others: bool) -> None:
@@ -102,6 +108,84 @@ def prune(yes: bool) -> None:
             total.update(deleted=pruned.deleted, gone=pruned.missing)
     gone = f" {total['gone']:,} had been deleted in Honeycomb before." if total["gone"] else ""
     echo(f"{counted(total['deleted'], 'marker')} deleted.{gone}")
+
+
+def add(
+    *,
+    message: str | None,
+    kind: str,
+    url: str | None,
+    start: int | None,
+    end: int | None,
+    dataset: str | None,
+) -> None:
+    """Create one marker and print its id."""
+    app = App(Settings.load())
+    begin = int(app.clock.now().timestamp()) if start is None else start
+    if end is not None and end < begin:
+        raise ConfigError("--end is before --start.")
+    marker = Marker(
+        start_time=begin,
+        end_time=end,
+        type=one_line(kind, LONGEST_TYPE),
+        message=one_line(message or _job_title(), LONGEST_MESSAGE),
+        url=_page(url),
+    )
+    with _client(app) as client:
+        slug = _slug(dataset, app.settings)
+        # So that a marker whose response is lost is not taken for an equal one of before.
+        others = {one.id for one in client.list_markers(slug)}
+        marker_id, _ = client.create(slug, marker, others=others)
+    echo(marker_id)
+
+
+def delete(marker_id: str, dataset: str | None) -> None:
+    """Delete one marker."""
+    app = App(Settings.load())
+    with _client(app) as client:
+        slug = _slug(dataset, app.settings)
+        if not client.delete(slug, marker_id):
+            raise NotFound(
+                f"There is no marker {marker_id} in {slug}. Name its dataset with --dataset."
+            )
+
+
+@contextmanager
+def _client(app: App) -> Iterator[MarkerClient]:
+    with (
+        closing(Lines(_tell)) as lines,
+        report_pauses_to(lines.wait),
+        app.marker_client(lines.wait) as client,
+    ):
+        yield client
+
+
+def _slug(dataset: str | None, settings: Settings) -> str:
+    name = dataset or settings.honeycomb_dataset
+    return name if name == ALL_DATASETS else dataset_slug(name)
+
+
+def _job_title() -> str:
+    """The current Buildkite job: its pipeline, number and step."""
+    pipeline, number = (
+        os.environ.get(f"BUILDKITE_{one}") for one in ("PIPELINE_SLUG", "BUILD_NUMBER")
+    )
+    if not pipeline or not number:
+        raise ConfigError("Give a --message. Only within a Buildkite job is there a default.")
+    step = os.environ.get("BUILDKITE_LABEL") or os.environ.get("BUILDKITE_STEP_KEY")
+    return f"{pipeline} #{number}" + (f": {step}" if step else "")
+
+
+def _page(url: str | None) -> str | None:
+    """The marker's link: `url`, or the page of the current Buildkite job."""
+    if url is None:
+        build, job = os.environ.get("BUILDKITE_BUILD_URL"), os.environ.get("BUILDKITE_JOB_ID")
+        if not build:
+            return None
+        url = f"{build}#{job}" if job else build
+    if not url.startswith("https://") or not url.isascii() or not url.isprintable():
+        raise ConfigError("The URL of a marker must begin with https://.")
+    return url
 
 
 @contextmanager

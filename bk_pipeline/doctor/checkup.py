@@ -86,6 +86,10 @@ class Checkup:
             yield Check(DESTINATIONS, _no_destination)
         for one in configured:
             yield Check(one.asset, partial(places.destination, one))
+            if self._installation.test_event:
+                yield Check(
+                    f"test event, {one.asset}", partial(places.test_event, one), (one.asset,)
+                )
         if self._installation.settings.markers is not None:
             yield Check("honeycomb_markers", places.markers)
 

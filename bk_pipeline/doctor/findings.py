@@ -80,11 +80,15 @@ class Installation:
         clock: Provides the time and waits.
         days: Number of days in the backfill to estimate.
         on_wait: Called before each wait for Buildkite.
+        test_event: Whether to send one event to each Honeycomb dataset.
     """
 
-    def __init__(self, *, clock: Clock, days: int, on_wait: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, clock: Clock, days: int, on_wait: Callable[[str], None], test_event: bool = False
+    ) -> None:
         self.clock = clock
         self.days = days
+        self.test_event = test_event
         self._on_wait = on_wait
         # Ledger names of the destinations that have responded.
         self.destination_names: list[str] = []

@@ -24,6 +24,7 @@ from bk_pipeline.store.folder import PROBE_PREFIX, QUARANTINED, Folder
 from bk_pipeline.text import counted
 
 CONTENT = b"bk-pipeline doctor"
+TEST_EVENT = "bk_pipeline.test"
 BYTES_PER_GB = 1_000_000_000
 LOW_SPACE_GB = 2.0
 # A lost or old ledger lacks the last days; checking all days would take too long.
@@ -233,6 +234,18 @@ def destination(configured: Configured, it: Installation) -> CheckResult:
         it.destination_names.append(opened.name)
         found = opened.probe()
     return CheckResult(found.message, is_warning=found.is_warning)
+
+
+def test_event(configured: Configured, it: Installation) -> CheckResult:
+    """Send one event to a Honeycomb dataset, to see that events arrive."""
+    with it.app.destination(configured) as opened:
+        if not isinstance(opened, Honeycomb):
+            return warning(f"{opened.name} takes spans only, so no test event was sent.")
+        now = it.clock.now()
+        opened.send_event({"name": TEST_EVENT, "message": "Sent by bk-pipeline doctor."}, at=now)
+        return ok(
+            f"{opened.name} accepted an event with the name {TEST_EVENT}, of {now:%H:%M:%S} UTC."
+        )
 
 
 def markers(it: Installation) -> CheckResult:

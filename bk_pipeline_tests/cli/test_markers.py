@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
+import requests
 
 from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.pipeline import extract_day, transform_day
+from bk_pipeline.sandbox.server import Sandbox, running
+from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.worlds import stage
 
 RULES = """\
@@ -136,3 +140,120 @@ def test_missing_rules_or_key_is_a_one_line_error(scene, call, environment, stat
     assert done.returncode == status
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def honeycomb():
+    """Honeycomb alone: a step that places a marker has no data directory and no rules."""
+    sandbox = Sandbox(World(days=0))
+    with running(sandbox) as url:
+        yield (
+            sandbox,
+            {
+                "HONEYCOMB_API_ENDPOINT": url,
+                "HONEYCOMB_CONFIGURATION_KEY": sandbox.add_honeycomb_key("configuration"),
+            },
+        )
+
+
+JOB = {
+    "BUILDKITE": "true",
+    "BUILDKITE_PIPELINE_SLUG": "shop",
+    "BUILDKITE_BUILD_NUMBER": "7",
+    "BUILDKITE_LABEL": ":rocket: Deploy",
+    "BUILDKITE_BUILD_URL": "https://buildkite.com/acme/shop/builds/7",
+    "BUILDKITE_JOB_ID": "0190-job",
+}
+
+
+def test_a_step_marks_its_deploy_and_deletes_the_marker_again(honeycomb, call):
+    sandbox, environment = honeycomb
+    before = int(time.time())
+    added = call("markers", "add", "--dataset", "__all__", **environment, **JOB)
+
+    assert (added.returncode, added.stderr) == (0, "")
+    [listed] = sandbox.honeycomb.markers.markers
+    assert added.stdout == f"{listed['id']}\n"
+    assert before <= listed["start_time"] <= time.time()
+    assert listed["type"] == "deploy"
+    assert listed["message"] == "shop #7: :rocket: Deploy"
+    assert listed["url"] == "https://buildkite.com/acme/shop/builds/7#0190-job"
+
+    deleted = call("markers", "delete", listed["id"], "--dataset", "__all__", **environment)
+    assert (deleted.returncode, deleted.stderr) == (0, "")
+    assert sandbox.honeycomb.markers.markers == []
+    again = call("markers", "delete", listed["id"], "--dataset", "__all__", **environment)
+    assert again.returncode == 1
+    assert f"There is no marker {listed['id']} in __all__" in again.stderr
+
+
+def test_marker_for_a_range_in_a_dataset_is_created_once_even_if_the_response_is_lost(
+    honeycomb, call
+):
+    sandbox, environment = honeycomb
+    environment |= {"HONEYCOMB_DATASET": "My CI"}
+    # The first call lists the markers, the second one creates one.
+    sandbox.faults.inject("honeycomb", "reset_after", path="/1/markers/*", after=1)
+    create_dataset(sandbox, environment["HONEYCOMB_API_ENDPOINT"], "My CI")
+
+    arguments = ("--message", "maintenance", "--type", "ops", "--url", "https://example.com/x")
+    times = ("--start", "2026-11-01T12:00:00+01:00", "--end", "1793538000")
+    added = call("markers", "add", *arguments, *times, **environment)
+
+    assert added.returncode == 0, added.stderr
+    [listed] = sandbox.honeycomb.markers.markers
+    wanted = {
+        "start_time": 1793530800,
+        "end_time": 1793538000,
+        "type": "ops",
+        "message": "maintenance",
+        "url": "https://example.com/x",
+    }
+    assert {name: listed[name] for name in wanted} == wanted
+    assert added.stdout == f"{listed['id']}\n"
+
+
+def create_dataset(sandbox, url, name):
+    key = sandbox.honeycomb_key
+    requests.post(
+        f"{url}/1/events/{name}", json={"a": 1}, headers={"X-Honeycomb-Team": key}, timeout=60
+    ).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ((), 2, "Give a --message. Only within a Buildkite job is there a default."),
+        (("--message", "x", "--url", "javascript:alert(1)"), 2, "must begin with https://"),
+        (("--message", "x", "--start", "yesterday"), 2, "expected Unix seconds or a time like"),
+        (("--message", "x", "--start", "2026-11-01T12:00"), 2, "expected Unix seconds or a time"),
+        (("--message", "x", "--start", "20", "--end", "10"), 2, "--end is before --start"),
+        (("--message", "x", "--dataset", "nowhere"), 1, "has no dataset nowhere"),
+    ],
+)
+def test_marker_that_cannot_be_added_is_explained(honeycomb, call, arguments, status, message):
+    sandbox, environment = honeycomb
+    done = call("markers", "add", *arguments, **environment)
+
+    assert (done.returncode, done.stdout) == (status, "")
+    assert message in done.stderr
+    assert sandbox.honeycomb.markers.markers == []
+
+
+def test_marker_needs_a_configuration_key(honeycomb, call):
+    _, environment = honeycomb
+    key = environment.pop("HONEYCOMB_CONFIGURATION_KEY")
+    missing = call("markers", "add", "--message", "x", **environment)
+    wrong = call(
+        "markers",
+        "add",
+        "--message",
+        "x",
+        **environment,
+        HONEYCOMB_CONFIGURATION_KEY=key[:-4] + "zzzz",
+    )
+
+    assert (missing.returncode, wrong.returncode) == (2, 1)
+    assert "HONEYCOMB_CONFIGURATION_KEY is not set" in missing.stderr
+    assert "Manage Markers" in wrong.stderr
+    assert key not in missing.stderr + wrong.stderr

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Lock, local
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.parse import quote as percent_encoded
 
+import msgspec
 import zstandard
 
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.delivery import honeycomb_max_age
-from bk_pipeline.deliver.destination import Item, Limits, Probe, SendResult
+from bk_pipeline.deliver.destination import DROPPED, Item, Limits, Probe, SendResult
 from bk_pipeline.deliver.honeycomb import codec
 from bk_pipeline.deliver.honeycomb.answers import outcomes, refusal
 from bk_pipeline.deliver.honeycomb.shape import BATCH_BYTES, BATCH_EVENTS, Shape, TraceIdStyle
 from bk_pipeline.deliver.resource import SERVICE_NAME, resource_attributes
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.display import web_host
-from bk_pipeline.errors import AccessDenied, NotFound, RequestRefused, ServiceUnavailable
+from bk_pipeline.errors import (
+    AccessDenied,
+    NotFound,
+    RequestRefused,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
 from bk_pipeline.honeycomb.account import (
     INGEST,
     Account,
@@ -235,6 +242,24 @@ class Honeycomb:
         response = self._request("POST", self._path, body=body, headers=HEADERS)
         results = outcomes(response, len(items), place=self._place, quote=self._quote)
         return SendResult(results, len(body))
+
+    def send_event(self, data: Mapping[str, Any], *, at: datetime) -> None:
+        """Send one event by itself, with its time in a header. It is not in the ledger.
+
+        Raises:
+            UnexpectedAnswer: Honeycomb says that it dropped the event.
+            PipelineError: Like `send`, without retries.
+        """
+        headers = {
+            "Content-Type": "application/json",
+            "X-Honeycomb-Event-Time": at.isoformat(),
+            "X-Honeycomb-Samplerate": "1",
+        }
+        path = f"/1/events/{quote(self._dataset, safe='')}"
+        response = self._request("POST", path, body=msgspec.json.encode(data), headers=headers)
+        answer = self._quote(response.body.decode(errors="replace"))
+        if DROPPED.search(answer):
+            raise UnexpectedAnswer(f"{self._place} dropped the event: {answer}")
 
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""

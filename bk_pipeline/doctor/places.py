@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from bk_pipeline import __version__
 from bk_pipeline.deliver.destinations import Configured
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
 from bk_pipeline.environment import ENV_FILE, env_file, env_path, ours
 from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError

@@ -128,13 +128,13 @@ KINDS: Mapping[str, Kind] = {
     ),
     "otlp": Kind(
         "otlp_traces",
-        "The day's spans at an OTLP/HTTP endpoint, each sent once.",
+        "The day's spans at an OTLP endpoint, each sent once.",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         _otlp(TRACES, _load_otlp),
     ),
     "otlp_metrics": Kind(
         "otlp_metrics",
-        "The day's builds and jobs as metrics at an OTLP/HTTP endpoint, each counted once.",
+        "The day's builds and jobs as metrics at an OTLP endpoint, each counted once.",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
         _otlp(METRICS, _load_otlp_metrics),
     ),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bk_pipeline.deliver.delivery import DeliveryPolicy
     from bk_pipeline.deliver.destination import Destination
     from bk_pipeline.deliver.destinations import Configured
+    from bk_pipeline.deliver.sampling import Sampling
     from bk_pipeline.honeycomb.client import MarkerClient
     from bk_pipeline.honeycomb.rules import Rules
     from bk_pipeline.ledger.store import Ledger
@@ -244,6 +245,19 @@ class App:
         )
 
         return DeliveryPolicy(guarantee=Guarantee(self.settings.deliver_guarantee))
+
+    def sampling(self) -> Sampling | None:
+        """Load the rules that decide which builds are sent; None if no file is named.
+
+        Raises:
+            ConfigError: The file cannot be read, or is malformed.
+        """
+        path = self.settings.sampling_path
+        if path is None:
+            return None
+        from bk_pipeline.deliver.sampling import load_sampling  # noqa: PLC0415  # see above
+
+        return load_sampling(path)
 
     def destinations(self) -> list[Configured]:
         """Return the configured destinations.

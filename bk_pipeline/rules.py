@@ -37,15 +37,14 @@ CONDITIONS: Mapping[str, Mapping[SpanKind, str]] = {
 }
 
 
-def _globs(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+def _globs(value: Any) -> tuple[str, ...]:
+    globs = (value,) if isinstance(value, str) else tuple(value) if type(value) is list else ()
+    if not globs or not all(isinstance(one, str) and one for one in globs):
+        raise ValueError("expected a text, or a list of texts, none of them empty")
+    return globs
 
 
-Globs = Annotated[
-    tuple[Annotated[str, Field(min_length=1, strict=True)], ...],
-    Field(min_length=1),
-    BeforeValidator(_globs),
-]
+Globs = Annotated[tuple[str, ...], BeforeValidator(_globs)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 RuleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 

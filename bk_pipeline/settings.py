@@ -161,6 +161,13 @@ class Settings(BaseSettings):
         description="Path of a TOML file with rules that select the builds and jobs to mark in "
         "Honeycomb; docs/markers.md has examples. Default: no markers.",
     )
+    sampling: Path | None = Field(
+        None,
+        alias="BK_PIPELINE_SAMPLING",
+        description="Path of a TOML file with rules that decide which builds are sent, each with a "
+        "rate; docs/sampling.md has examples. Failed builds are kept unless a rule is about them, and "
+        "metrics count all builds. Default: every build is sent.",
+    )
     trace_id_style: Literal["otel", "buildevents"] = Field(
         "otel",
         alias="BK_PIPELINE_TRACE_ID_STYLE",
@@ -567,6 +574,11 @@ class Settings(BaseSettings):
                 f"ones) and {self._how_to_set('its path')}."
             )
         return _absolute(str(self.markers))
+
+    @property
+    def sampling_path(self) -> Path | None:
+        """The absolute path of the file of sampling rules, if one is named."""
+        return _absolute(str(self.sampling)) if self.sampling else None
 
     def _how_to_set(self, what: str) -> str:
         """How to set a missing variable, and in which file it was searched for."""

@@ -17,6 +17,8 @@ from sqlalchemy import delete, insert, select
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
+from bk_pipeline.deliver.sampling import Rule as SamplingRule
+from bk_pipeline.deliver.sampling import Sampling
 from bk_pipeline.errors import LedgerBehind, ServiceUnavailable, StorageError, TokenRefused
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.schema import delivered_parts, metadata, outcomes
@@ -179,6 +181,43 @@ def test_adopted_spans_are_not_sent_when_their_part_is_rebuilt(deliveries):
     fresh = deliveries.new_ledger()
 
     deliveries.adopt(fresh)
+    deliveries.deliver(fresh)
+
+    deliveries.assert_all_sent_once()
+
+
+def sampling(rate):
+    return Sampling((SamplingRule(id="all", rate=rate),))
+
+
+def test_builds_sampled_out_are_not_adopted_and_can_still_be_sent(deliveries):
+    first = deliveries.deliver(deliveries.new_ledger(), sampling=sampling(4))
+    assert first.sampled_out_builds > 0
+    fresh = deliveries.new_ledger()
+
+    assert deliveries.adopt(fresh) == deliveries.honeycomb.event_count
+    same = deliveries.deliver(fresh, sampling=sampling(4))
+    assert (same.batches, same.sampled_out_builds) == (0, first.sampled_out_builds)
+
+    # The next ledger learns it from the one that has adopted it.
+    another = deliveries.new_ledger()
+    assert deliveries.adopt(another) == deliveries.honeycomb.event_count
+    assert deliveries.deliver(another).accepted > 0
+    deliveries.assert_all_sent_once()
+
+
+def test_adoption_in_the_middle_of_a_raised_rate_sends_nothing_twice(deliveries):
+    """What was delivered at the earlier rate is still known, although its part is read again."""
+    ledger = deliveries.new_ledger()
+    deliveries.deliver(ledger, sampling=sampling(4))
+    sent = deliveries.honeycomb.event_count
+    deliveries.scene.sandbox.faults.inject("honeycomb", "status", status=401, count=5)
+    with pytest.raises(TokenRefused):
+        deliveries.deliver(ledger)
+    deliveries.scene.sandbox.faults.clear()
+    fresh = deliveries.new_ledger()
+
+    assert deliveries.adopt(fresh) == sent
     deliveries.deliver(fresh)
 
     deliveries.assert_all_sent_once()

@@ -92,7 +92,8 @@ def test_traceparent(tmp_path):
 def test_trace_and_ledger_of_a_delivered_day(tmp_path):
     sandbox = Sandbox(World(days=1, builds_per_day=3, today=last_thursday()))
     with running(sandbox) as url:
-        variables = environment(sandbox, url)
+        (tmp_path / "sampling.toml").touch()
+        variables = environment(sandbox, url) | {"BK_PIPELINE_SAMPLING": "sampling.toml"}
         day, _ = sandbox.world.first_and_last_day()
         done = run("backfill", "--from", str(day), "--to", str(day), cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
@@ -103,6 +104,7 @@ def test_trace_and_ledger_of_a_delivered_day(tmp_path):
         for allowed, *arguments in (
             (SERVICES, "trace", build),
             (SERVICES, "trace", "--fetch", build),
+            (SERVICES, "sampling"),
             (LEDGER, "ledger"),
             (LEDGER, "ledger", "rejected", name),
             (LEDGER, "ledger", "requeue", name, "--all"),

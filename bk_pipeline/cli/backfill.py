@@ -204,6 +204,9 @@ def _sum_up(outcome: Outcome, settings: Settings) -> None:
             f"{loader}: {one.accepted:,} accepted, {one.rejected:,} rejected, "
             f"{one.too_old:,} too old."
         )
+        if one.sampled_out:
+            builds = counted(one.sampled_out_builds, "build")
+            echo(f"{loader}: {counted(one.sampled_out, 'span')} of {builds} sampled out.")
     if settings.markers:
         placed = outcome.results.of("honeycomb_markers", Placement).values()
         created, changed = (sum(one.created for one in placed), sum(one.changed for one in placed))

@@ -383,6 +383,23 @@ def delete(**options: Any) -> None:
 
 
 @cli.command()
+@FROM
+@TO
+def sampling(**options: Any) -> None:
+    """Preview what the sampling rules keep, and what that costs. Sends nothing.
+
+    Applies the rules in the file BK_PIPELINE_SAMPLING to the stored spans. For each rule: its
+    rate, the builds, spans and events (spans and links, which Honeycomb bills) that it decides
+    about, and how many of them would be sent. "(no rule)" are failed builds and others that no
+    rule matches; all of them are sent. docs/sampling.md describes the rules.
+    """
+    with NoPandas():
+        from bk_pipeline.cli.sampling import sampling
+
+        sampling(**options)
+
+
+@cli.command()
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans.
 

@@ -135,7 +135,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
     def loader(context: dg.AssetExecutionContext, config: LoaderConfig) -> Result:
         rejected: list[str] = []
         with daily_run(context, naming, target.asset) as run:
-            app = run.app
+            app, sampling = run.app, run.app.sampling()
             with app.destination(app.configured(target.asset)) as to, app.ledger() as ledger:
                 for step in run.days():
                     with step as day:
@@ -146,6 +146,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
                             ledger=ledger,
                             clock=app.clock,
                             policy=app.delivery_policy(),
+                            sampling=sampling,
                             resend=config.resend,
                             progress=run.log.progress,
                             on_wait=run.log.wait,

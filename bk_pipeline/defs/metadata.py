@@ -94,6 +94,8 @@ def of_delivery(done: Delivery, destination: Destination) -> Metadata:
         "sent again after a crash": done.in_doubt_resent,
         "settled before": done.already_settled,
         "too old": done.too_old,
+        "sampled out": done.sampled_out,
+        "builds sampled out": done.sampled_out_builds,
         "age limit": destination.max_age_description,
         "trimmed": done.trimmed,
         "warnings": done.warnings,
@@ -136,6 +138,7 @@ def attributes_of(result: object) -> dict[str, Value]:
                 "accepted": result.accepted,
                 "rejected": result.rejected,
                 "too_old": result.too_old,
+                "sampled_out": result.sampled_out,
                 "requests": result.batches,
             }
         case pipeline.Placement():

@@ -8,7 +8,7 @@ a limit for those. Sources of the ages: the vendors' documentation, 2026.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
@@ -56,6 +56,8 @@ class Delivery:
         presumed_sent: In doubt from earlier runs and presumed sent ("at most once").
         in_doubt_resent: In doubt from earlier runs and sent again ("at least once").
         too_old: Not sent, because they exceed the maximum age of the destination.
+        sampled_out: Spans not sent, because the sampling rules drop their builds.
+        sampled_out_builds: The number of these builds of the day, each counted once.
         future: Sent, but too far in the future for the destination to keep their time.
         trimmed: Accepted with less than the whole span.
         batches: The number of requests that got a response.
@@ -74,6 +76,8 @@ class Delivery:
     presumed_sent: int = 0
     in_doubt_resent: int = 0
     too_old: int = 0
+    sampled_out: int = 0
+    sampled_out_builds: int = 0
     future: int = 0
     trimmed: int = 0
     batches: int = 0
@@ -100,31 +104,49 @@ class Delivery:
         return self
 
 
-def too_old_note(part: str, too_old: int, max_age: timedelta) -> str:
-    """Return the ledger's note that `part` is delivered except for its too-old spans.
+@dataclass(frozen=True, slots=True)
+class PartNote:
+    """The ledger's note that a part is delivered, except for spans that were not to be sent.
 
-    Args:
+    Attributes:
         part: The name of the part.
-        too_old: The number of its spans that were not sent.
-        max_age: The maximum age they exceeded.
+        too_old: The number of its spans that exceeded `max_age_s`.
+        max_age_s: The maximum age then, in seconds.
+        sampled_out: The number of its spans whose builds were dropped by `rules`.
+        rules: The digest of the sampling rules then.
     """
-    return f"{_note_prefix(part, max_age)}{too_old}"
+
+    part: str
+    too_old: int = 0
+    max_age_s: int = 0
+    sampled_out: int = 0
+    rules: str = ""
+
+    @classmethod
+    def parse(cls, note: str) -> Self:
+        """Return the note that this is the text of."""
+        found = _NOTE.fullmatch(note)
+        if found is None:
+            return cls(note)
+        part, max_age_s, too_old, rules, sampled_out = found.groups()
+        return cls(part, int(too_old or 0), int(max_age_s or 0), int(sampled_out or 0), rules or "")
+
+    def __str__(self) -> str:
+        text = self.part
+        if self.too_old:
+            text += f" older than {self.max_age_s} s: {self.too_old}"
+        if self.sampled_out:
+            text += f" sampled by {self.rules}: {self.sampled_out}"
+        return text
+
+    def holds(self, max_age: timedelta | None, rules: str) -> bool:
+        """Return whether nothing more is to be sent of the part with this age and these rules."""
+        age_s = None if max_age is None else int(max_age.total_seconds())
+        same_age = not self.too_old or self.max_age_s == age_s
+        return same_age and (not self.sampled_out or self.rules == rules)
 
 
-def too_old_count(notes: Collection[str], part: str, max_age: timedelta | None) -> int | None:
-    """Return the number of too-old spans of `part` if everything else in it is settled.
-
-    Returns:
-        None if no note says so, or if there is no maximum age.
-    """
-    if max_age is None:
-        return None
-    prefix = _note_prefix(part, max_age)
-    return next((int(note[len(prefix) :]) for note in notes if note.startswith(prefix)), None)
-
-
-def _note_prefix(part: str, max_age: timedelta) -> str:
-    return f"{part} older than {int(max_age.total_seconds())} s: "
+_NOTE = re.compile(r"(\S+)(?: older than (\d+) s: (\d+))?(?: sampled by ([0-9a-f]+): (\d+))?")
 
 
 TRACES, METRICS = "traces", "metrics"
@@ -225,6 +247,11 @@ def otlp_max_age(url: str, settings: Settings, signal: str, *, shown_prefix: str
         "for example to 90m, 24h or 60d",
         setting,
     )
+
+
+def is_honeycomb(url: str) -> bool:
+    """Return whether an OTLP endpoint is Honeycomb's."""
+    return _backend(url) is HONEYCOMB
 
 
 def age_text(age: timedelta) -> str:

@@ -8,7 +8,7 @@ and add it to the contract tests.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -160,6 +160,11 @@ class Destination(Protocol):
         ...
 
     @property
+    def sampled(self) -> bool:
+        """Whether sampling applies; not to metrics, which count everything."""
+        ...
+
+    @property
     def max_age(self) -> timedelta | None:
         """Spans that started longer ago are not sent; None sends spans of any age."""
         ...
@@ -242,6 +247,16 @@ class DeliveryLedger(Protocol):
 
     def in_doubt(self, destination: str, day: str) -> ItemIds:
         """Return the items of `day` that were sent and whose outcome is unknown."""
+        ...
+
+    def thresholds(self, destination: str, trace_ids: Collection[bytes]) -> Mapping[bytes, int]:
+        """Return the sampling thresholds with which builds were sent."""
+        ...
+
+    def record_thresholds(
+        self, destination: str, day: str, thresholds: Mapping[bytes, int]
+    ) -> None:
+        """Record the sampling thresholds with which builds are about to be sent."""
         ...
 
     def begin(self, destination: str, day: str, items: ItemIds) -> int:

@@ -7,12 +7,13 @@ point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from threading import Event, Lock
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock, Stop, stopped_by
@@ -20,6 +21,7 @@ from bk_pipeline.contracts import ItemIds
 from bk_pipeline.deliver.delivery import Delivery, DeliveryPolicy, Guarantee
 from bk_pipeline.deliver.destination import DeliveryLedger, Destination, Item, Key
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.sampling import DaySample
 from bk_pipeline.deliver.selection import NO_IDS, Batcher, select, unsent
 from bk_pipeline.deliver.sending import Sender, Stopped
 
@@ -40,6 +42,7 @@ def deliver(
     ledger: DeliveryLedger,
     clock: Clock,
     policy: DeliveryPolicy | None = None,
+    sample: DaySample | None = None,
     on_progress: Progress | None = None,
     on_wait: Callable[[str], None] | None = None,
     result: Delivery | None = None,
@@ -54,6 +57,7 @@ def deliver(
         ledger: Knows what is settled and records the outcomes.
         clock: Measures the age of spans, and sleeps.
         policy: Guarantee and concurrency.
+        sample: The decisions about the builds; None sends all.
         on_progress: Called with the result so far after each batch, in this thread.
         on_wait: Called with a sentence before each wait, from the senders' threads.
         result: Updated as responses arrive, so that it is right even if this raises. Returned at
@@ -65,7 +69,7 @@ def deliver(
     """
     chosen = policy or DeliveryPolicy()
     total = Delivery() if result is None else result
-    loop = _Loop(day, destination, ledger, clock, chosen, total, on_progress, on_wait)
+    loop = _Loop(day, destination, ledger, clock, chosen, sample, total, on_progress, on_wait)
     return loop.run(tables)
 
 
@@ -79,6 +83,7 @@ class _Loop:
         ledger: DeliveryLedger,
         clock: Clock,
         policy: DeliveryPolicy,
+        sample: DaySample | None,
         total: Delivery,
         on_progress: Progress | None,
         on_wait: Callable[[str], None] | None,
@@ -89,6 +94,7 @@ class _Loop:
         self._ledger = ledger
         self._clock = clock
         self._policy = policy
+        self._sample = sample
         self._on_progress = on_progress
         self._on_wait = on_wait
         self._max_in_flight = min(
@@ -176,11 +182,36 @@ class _Loop:
     def _batches(self, tables: Iterable[pa.Table]) -> Iterator[Sequence[Item]]:
         """Encode one table at a time, or a slice of a large one, and yield full batches."""
         for table in tables:
-            for start in range(0, table.num_rows, MAX_ROWS_PER_ENCODE):
-                rows = table.slice(start, MAX_ROWS_PER_ENCODE)
+            kept, thresholds = self._sampled(table)
+            for start in range(0, kept.num_rows, MAX_ROWS_PER_ENCODE):
+                rows = SpanRows.from_table(kept.slice(start, MAX_ROWS_PER_ENCODE), thresholds)
                 # No reference to the items outlives their batches.
-                yield from self._batcher.add(self._items_of(SpanRows.from_table(rows)))
+                yield from self._batcher.add(self._items_of(rows))
         yield from self._batcher.flush()
+
+    def _sampled(self, table: pa.Table) -> tuple[pa.Table, Mapping[bytes, int]]:
+        """Return the rows of builds that are kept, and the thresholds of those that have one."""
+        if self._sample is None:
+            return table, {}
+        texts = table["trace_id"].cast(pa.string())
+        traces = list(map(bytes.fromhex, texts.unique().to_pylist()))
+        known = {
+            *self._ledger.settled(self._name, traces),
+            *self._in_doubt,
+            *(trace_id for trace_id, _ in self._keys_in_flight(traces)),
+        }
+        sent = self._ledger.thresholds(self._name, traces)
+        kept = self._sample.decide(traces, known, sent)
+        changed = {
+            one: threshold for one, threshold in kept.items() if threshold != sent.get(one, 0)
+        }
+        if changed:
+            # Before anything leaves, so that a build that resumes is weighted like its first spans.
+            self._ledger.record_thresholds(self._name, self._day, changed)
+        ids = pa.array([one.hex() for one in kept], pa.string())
+        rows = table if len(kept) == len(traces) else table.filter(pc.is_in(texts, value_set=ids))
+        self._add(Delivery(sampled_out=len(table) - len(rows)))
+        return rows, {one: threshold for one, threshold in kept.items() if threshold}
 
     def _items_of(self, rows: SpanRows) -> Sequence[Item]:
         # Batches are removed from `_in_flight` in this thread only, so every item sent so far is

@@ -6,8 +6,8 @@ The arrays are built and read by Arrow, without creating a Python object per val
 from __future__ import annotations
 
 from binascii import unhexlify
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Self
 
@@ -162,6 +162,8 @@ class SpanRows:
         build_of_row: For each row, the index of its build in `trace_ids`.
         span_ids: The span id of each row (8 bytes).
         start_ns: The start of each row, in nanoseconds since 1970.
+        thresholds: The sampling thresholds of builds by trace id, see `sampling.py`; a build that
+            is not in it has none.
     """
 
     table: pa.Table
@@ -170,14 +172,15 @@ class SpanRows:
     build_of_row: Any
     span_ids: Sequence[bytes]
     start_ns: Any
+    thresholds: Mapping[bytes, int] = field(default_factory=dict)
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> Self:
+    def from_table(cls, table: pa.Table, thresholds: Mapping[bytes, int] | None = None) -> Self:
         """Prepare a table that has the schema of the span table. Pure."""
         table = table.unify_dictionaries().combine_chunks()
         ids = from_matrix(from_hex(_column(table, "span_id"), 8))
         starts = _column(table, "start").cast(pa.int64())
-        return cls(table, *_builds(table), as_list(ids), np.asarray(starts))
+        return cls(table, *_builds(table), as_list(ids), np.asarray(starts), thresholds or {})
 
     def column(self, name: str) -> pa.Array:
         """Return a column of the table as one array."""
@@ -193,7 +196,8 @@ class SpanRows:
             return self
         table = self.table.filter(pa.array(mask)).combine_chunks()
         span_ids = list(compress(self.span_ids, mask.tolist()))
-        return type(self)(table, *_builds(table), span_ids, self.start_ns[mask])
+        starts = self.start_ns[mask]
+        return type(self)(table, *_builds(table), span_ids, starts, self.thresholds)
 
     def names(self) -> list[str]:
         """Return the span name of each row; equal names are the same object."""

@@ -13,7 +13,7 @@ from bk_pipeline.errors import ConfigError, PipelineError
 from bk_pipeline.tokens import redact_tokens
 
 SETTINGS, TOKEN, ORGANIZATION, COST = "settings", "token", "organization", "backfill"
-DESTINATIONS, STORAGE = "destinations", "storage"
+DESTINATIONS, STORAGE, SAMPLING = "destinations", "storage", "sampling"
 HOME, POOLS = "DAGSTER_HOME", "pools"
 
 
@@ -48,7 +48,9 @@ class Checkup:
         yield Check(TOKEN, source.token, (SETTINGS,))
         yield Check(ORGANIZATION, source.organization, (TOKEN,))
         yield Check("rate limits", source.rate_limits, (ORGANIZATION,))
-        yield Check(COST, source.backfill_cost, (ORGANIZATION,))
+        if SETTINGS not in self._failed and self._installation.settings.sampling is not None:
+            yield Check(SAMPLING, places.sampling)
+        yield Check(COST, source.backfill_cost, (ORGANIZATION, SAMPLING))
         yield from self._destinations()
         yield Check(STORAGE, places.storage, (SETTINGS,))
         yield Check("ledger", places.ledger, (SETTINGS, STORAGE))

@@ -256,3 +256,10 @@ def markers(it: Installation) -> CheckResult:
         return ok(
             f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
         )
+
+
+def sampling(it: Installation) -> CheckResult:
+    """Check that the sampling rules are valid."""
+    rules = it.app.sampling()
+    count = counted(len(rules.rules) if rules else 0, "rule")
+    return ok(f"{count}; bk-pipeline sampling shows what they keep of the stored days.")

@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from statistics import mean
+from typing import NamedTuple
 
 from bk_pipeline.buildkite.answers import CREATE_TOKEN
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.buildkite.records import AccessToken, BuildRecord
 from bk_pipeline.clock import Clock
+from bk_pipeline.deliver.sampling import Sampling, rate_of
 from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
 from bk_pipeline.errors import AccessDenied, NotFound, RecordError
 from bk_pipeline.spans.records import decode_build
+from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.text import counted
@@ -43,7 +46,8 @@ class Cost:
         seen: Builds that were listed.
         exact: Whether the builds were counted rather than estimated.
         spans: Their spans.
-        events: Their spans and links.
+        sent: Those of the builds that the sampling rules keep.
+        events: The same, with their links.
         requests: Requests to Buildkite.
         minutes: The duration.
     """
@@ -52,6 +56,7 @@ class Cost:
     seen: int
     exact: bool
     spans: int
+    sent: int
     events: int
     requests: int
     minutes: float
@@ -66,12 +71,18 @@ class _Listing:
     exact: bool
     selected: float
     spans_each: float
+    sent_each: float
     events_each: float
     seconds_each: float
 
 
 def cost_of(
-    client: BuildkiteClient, window: Window, *, clock: Clock, requests_per_minute: int | None
+    client: BuildkiteClient,
+    window: Window,
+    *,
+    clock: Clock,
+    requests_per_minute: int | None,
+    sampling: Sampling | None = None,
 ) -> Cost:
     """Estimate the cost of reading `window` day by day and delivering it.
 
@@ -83,12 +94,13 @@ def cost_of(
         window: The time range, up to now.
         clock: Measures the duration of responses.
         requests_per_minute: The requests that the rate limits allow; None: no limit is known.
+        sampling: The rules that decide which builds are sent; None sends all.
 
     Raises:
         PipelineError: From the client.
     """
     found = [
-        _estimate_listing(client, pipeline, window, clock)
+        _estimate_listing(client, pipeline, window, clock, sampling)
         for pipeline in client.pipelines.names or (None,)
     ]
     days = -(-(window.end - window.start) // DAY)
@@ -102,6 +114,7 @@ def cost_of(
         seen=sum(one.seen for one in found),
         exact=all(one.exact and one.selected in {0.0, 1.0} for one in found),
         spans=round(sum(one.builds * one.selected * one.spans_each for one in found)),
+        sent=round(sum(one.builds * one.selected * one.sent_each for one in found)),
         events=round(sum(one.builds * one.selected * one.events_each for one in found)),
         requests=round(requests),
         minutes=max(reading_s, allowed_s) / 60,
@@ -109,7 +122,11 @@ def cost_of(
 
 
 def _estimate_listing(
-    client: BuildkiteClient, pipeline: str | None, window: Window, clock: Clock
+    client: BuildkiteClient,
+    pipeline: str | None,
+    window: Window,
+    clock: Clock,
+    sampling: Sampling | None,
 ) -> _Listing:
     page = client.sample(window, pipeline=pipeline)
     if page.pages == 1:
@@ -126,27 +143,41 @@ def _estimate_listing(
     choice = PipelineFilter() if pipeline else client.pipelines
     listed = [*page.builds, *whole]
     selected = [one for one in listed if one.pipeline in choice]
-    sizes = [size for one in whole if one.pipeline in choice and (size := _size(one))]
+    sizes = [size for one in whole if one.pipeline in choice and (size := _size(one, sampling))]
     return _Listing(
         builds=builds,
         seen=len(listed),
         exact=page.pages == 1,
         selected=len(selected) / len(listed) if listed else 0.0,
-        spans_each=mean([spans for spans, _ in sizes] or [0]),
-        events_each=mean([events for _, events in sizes] or [0]),
+        spans_each=mean([one.spans for one in sizes] or [0]),
+        sent_each=mean([one.spans / one.rate for one in sizes] or [0]),
+        events_each=mean([one.events / one.rate for one in sizes] or [0]),
         seconds_each=seconds / max(len(whole), 1),
     )
 
 
-def _size(build: BuildRecord) -> tuple[int, int] | None:
-    """Return a build's number of spans, and of spans and links; None if it has no trace."""
+class _Size(NamedTuple):
+    """A build's number of spans, of spans and links, and the rate at which such builds are kept."""
+
+    spans: int
+    events: int
+    rate: int
+
+
+def _size(build: BuildRecord, sampling: Sampling | None) -> _Size | None:
+    """Return the size of a build; None if it has no trace."""
     try:
         trace = spans_for_build(decode_build(build.payload))
     except RecordError:
         return None
     if trace is None:
         return None
-    return len(trace.spans), len(trace.spans) + sum(len(span.links) for span in trace.spans)
+    rate = 1
+    if sampling is not None:
+        thresholds = sampling.thresholds([table_of([trace])])
+        rate = rate_of(next(iter(thresholds.values()), 0))
+    spans = len(trace.spans)
+    return _Size(spans, spans + sum(len(span.links) for span in trace.spans), rate)
 
 
 def _builds_per_day(client: BuildkiteClient, pipeline: str | None, window: Window) -> float:
@@ -239,7 +270,11 @@ def backfill_cost(it: Installation) -> CheckResult:
     statuses = it.quota.statuses(it.clock.monotonic())
     per_minute = min((one.usable for one in statuses), default=None)
     found = cost_of(
-        it.buildkite, Window(start, now), clock=it.clock, requests_per_minute=per_minute
+        it.buildkite,
+        Window(start, now),
+        clock=it.clock,
+        requests_per_minute=per_minute,
+        sampling=it.app.sampling(),
     )
     if not found.builds and found.seen:
         return warning(
@@ -266,6 +301,8 @@ def _filters(it: Installation) -> str:
 def _describe_cost(found: Cost, days: int) -> str:
     about = "" if found.exact else "about "
     spans = f", about {counted(found.spans, 'span')}" if found.spans else ""
+    if found.sent != found.spans:
+        spans += f", of which BK_PIPELINE_SAMPLING keeps about {found.sent:,}"
     events = f" ({counted(found.events, 'event')} at Honeycomb)" if found.events else ""
     minutes = f"{found.minutes:,.0f} minutes" if found.minutes >= 2 else "a minute or two"  # noqa: PLR2004  # not worth a name
     return (

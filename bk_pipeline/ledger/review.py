@@ -30,6 +30,7 @@ from bk_pipeline.ledger.schema import (
     in_doubt,
     outcomes,
     rejections,
+    sampled,
 )
 
 PRESUMED_REASON = "in doubt, presumed sent"
@@ -256,7 +257,7 @@ def forget(connection: Connection, destination: str) -> int:
     days = all_days(connection, destination)
     doubtful = select(batches.c.id).where(batches.c.destination_id == number)
     connection.execute(delete(in_doubt).where(in_doubt.c.batch_id.in_(doubtful)))
-    for table in (batches, delivered_parts, rejections, outcomes):
+    for table in (batches, delivered_parts, rejections, outcomes, sampled):
         connection.execute(delete(table).where(table.c.destination_id == number))
     record_remaining(connection, number, days)
     return known.accepted + known.rejected + known.presumed

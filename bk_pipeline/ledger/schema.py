@@ -42,7 +42,7 @@ from bk_pipeline.errors import NoLedger, StorageError
 from bk_pipeline.ledger.database import Database
 from bk_pipeline.ledger.sqlite import open_sqlite
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Outcome(IntEnum):
@@ -144,6 +144,15 @@ delivered_parts = Table(
     Column("part", Text, primary_key=True),
 )
 
+# The sampling thresholds of builds that were sent as one of several; the others have no row.
+sampled = Table(
+    "bk_pipeline_sampled",
+    metadata,
+    Column("destination_id", ForeignKey("bk_pipeline_destinations.id"), primary_key=True),
+    Column("trace_id", LargeBinary(16), primary_key=True),
+    Column("threshold", BigInteger, nullable=False),
+)
+
 # Markers that this program placed, by what they mark. `place` is host, team and environment;
 # `digest` is that of the content last sent.
 markers = Table(
@@ -187,6 +196,10 @@ def _add_deliveries(connection: Connection) -> None:
     _normalize_otlp_names(connection)
 
 
+def _add_sampled(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[sampled])
+
+
 def _normalize_otlp_names(connection: Connection) -> None:
     """Remove repeated slashes from OTLP destination names, or all would be sent again."""
     names = {row.name: row.id for row in connection.execute(select(destinations))}
@@ -207,7 +220,11 @@ def _create_identity(connection: Connection, *, predates_records: bool) -> None:
 
 
 # `UPGRADES[n]` upgrades the tables from version n to n + 1.
-UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: _add_markers, 2: _add_deliveries}
+UPGRADES: Mapping[int, Callable[[Connection], None]] = {
+    1: _add_markers,
+    2: _add_deliveries,
+    3: _add_sampled,
+}
 
 
 def upgrade_schema(

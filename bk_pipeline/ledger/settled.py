@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, SmallInteger, and_, bindparam, delete, literal, select, update
+from sqlalchemy import (
+    Connection,
+    SmallInteger,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from bk_pipeline.contracts import ItemIds
 from bk_pipeline.ledger.packed import (
@@ -18,7 +28,7 @@ from bk_pipeline.ledger.packed import (
     unpack,
     without,
 )
-from bk_pipeline.ledger.schema import Outcome, batches, in_doubt, outcomes
+from bk_pipeline.ledger.schema import Outcome, batches, in_doubt, outcomes, sampled
 
 T = TypeVar("T")
 # Below the parameter limits of both databases.
@@ -135,6 +145,33 @@ def accept(connection: Connection, batch: int) -> None:
     if rows:
         found = {trace_id: union(present, added) for _, trace_id, present, added in rows}
         _update_items(connection, rows[0].destination_id, Outcome.ACCEPTED, found)
+
+
+def thresholds(
+    connection: Connection, destination: str, trace_ids: Collection[bytes]
+) -> dict[bytes, int]:
+    """Return the sampling thresholds of those of these traces that were sent with one."""
+    number = destination_id_of(connection, destination)
+    found: dict[bytes, int] = {}
+    for some in chunks(trace_ids if number is not None else ()):
+        of_traces = (sampled.c.destination_id == number, sampled.c.trace_id.in_(some))
+        rows = connection.execute(select(sampled.c.trace_id, sampled.c.threshold).where(*of_traces))
+        found.update((trace_id, threshold) for trace_id, threshold in rows)
+    return found
+
+
+def record_thresholds(connection: Connection, number: int, changed: Mapping[bytes, int]) -> None:
+    """Replace the sampling thresholds of traces; 0 is that of a trace without one."""
+    for some in chunks(list(changed)):
+        of_traces = (sampled.c.destination_id == number, sampled.c.trace_id.in_(some))
+        connection.execute(delete(sampled).where(*of_traces))
+    rows = [
+        {"destination_id": number, "trace_id": trace_id, "threshold": threshold}
+        for trace_id, threshold in changed.items()
+        if threshold
+    ]
+    if rows:
+        connection.execute(insert(sampled), rows)
 
 
 def _insert_all(

@@ -143,6 +143,22 @@ class Ledger:
         with self._database.read() as connection:
             return settled.items(connection, destination, trace_ids)
 
+    def thresholds(self, destination: str, trace_ids: Collection[bytes]) -> Mapping[bytes, int]:
+        """Return the sampling thresholds with which builds were sent; others had none."""
+        with self._database.read() as connection:
+            return settled.thresholds(connection, destination, trace_ids)
+
+    def record_thresholds(
+        self, destination: str, day: str, thresholds: Mapping[bytes, int]
+    ) -> None:
+        """Record the sampling thresholds with which builds of `day` are about to be sent.
+
+        The caller must hold `delivery_lock`.
+        """
+        with self._delivery_locks.write(destination, day) as connection:
+            number = packed.ensure_destination_id(connection, destination)
+            settled.record_thresholds(connection, number, thresholds)
+
     def in_doubt(self, destination: str, day: str) -> Mapping[bytes, Collection[bytes]]:
         """Return the items of `day` that may have been sent and are not settled, by trace."""
         with self._database.read() as connection:

@@ -8,13 +8,21 @@ ahead of the store, which is harmless.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from bk_pipeline.errors import LedgerBehind
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.store.delivery_records import UNRECORDED, DeliveryRecord, DeliveryRecords
+from bk_pipeline.store.delivery_records import (
+    UNRECORDED,
+    DeliveryRecord,
+    DeliveryRecords,
+    dropped_traces,
+    pack_traces,
+)
 
 
 @dataclass(slots=True)
@@ -51,6 +59,14 @@ class DayDeliveries:
         self.records.start()
         return self.records.of_day(self.day, self.destination)
 
+    def dropped(self) -> set[bytes]:
+        """Return the builds that this ledger has sampled out and not sent since."""
+        own = self._own or next((one for one in self.stored() if self._is_own(one)), None)
+        return dropped_traces(own) if own else set()
+
+    def _is_own(self, record: DeliveryRecord) -> bool:
+        return record.ledger == self.ledger.id
+
     def require_known(self) -> None:
         """Raise an error unless the ledger knows what was delivered.
 
@@ -80,7 +96,8 @@ class DayDeliveries:
 
         Args:
             first_part: The name of the first part to send.
-            delivered: The parts whose spans are all settled in the ledger.
+            delivered: The parts whose spans are all settled in the ledger, or were when other
+                rules and ages applied.
             resend: Skip the check: send spans that another ledger may have delivered.
 
         Raises:
@@ -89,7 +106,7 @@ class DayDeliveries:
         if not resend:
             self.require_known()
         stored = self.stored()
-        own = next((one for one in stored if one.ledger == self.ledger.id), None)
+        own = next(filter(self._is_own, stored), None)
         self._own = own or DeliveryRecord(self.destination, self.ledger.id, 0)
         seen = {one.ledger: one.count for one in stored}
         if self.records.trusted_ledger is None and self.ledger.predates_records:
@@ -106,18 +123,29 @@ class DayDeliveries:
                 self.records.delete(self.day, self._own)
             raise
 
-    def record_part(self, count: int, part: str, next_part: str | None) -> None:
-        """Record that `part` is delivered at delivery count `count`, and which part is next."""
+    def record_part(
+        self, count: int, part: str, next_part: str | None, dropped: Collection[bytes]
+    ) -> None:
+        """Record that `part` is delivered at delivery count `count`, and which part is next.
+
+        Args:
+            count: The delivery count.
+            part: The part that is delivered.
+            next_part: The part that is next, if any.
+            dropped: All builds of the day that are sampled out.
+        """
         assert self._own is not None
+        self._own = replace(self._own, dropped=pack_traces(dropped))
         self._write(count, begun=next_part, parts=[*self._own.parts, part])
 
-    def record_adoption(self, count: int, parts: Sequence[str]) -> None:
-        """Record that the ledger has adopted `parts`."""
-        self._own = DeliveryRecord(self.destination, self.ledger.id, 0)
+    def record_adoption(self, count: int, parts: Sequence[str], dropped: Collection[bytes]) -> None:
+        """Record that the ledger has adopted `parts`, except for the builds in `dropped`."""
+        packed = pack_traces(dropped)
+        self._own = DeliveryRecord(self.destination, self.ledger.id, 0, dropped=packed)
         self._write(count, begun=None, parts=parts)
 
     def _write(self, count: int, *, begun: str | None, parts: Sequence[str] | None = None) -> None:
         assert self._own is not None
         kept = self._own.parts if parts is None else list(dict.fromkeys(parts))
-        self._own = DeliveryRecord(self.destination, self.ledger.id, count, kept, begun)
+        self._own = replace(self._own, count=count, parts=kept, begun=begun)
         self.records.write(self.day, self._own)

@@ -11,7 +11,7 @@ first one that delivers becomes the trusted ledger, because a backup of it would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ JSON = ".json"
 UNRECORDED = "unrecorded"
 STATE_FILE = f"{DELIVERIES}/kept{JSON}"
 HASH_DIGITS = 16
+TRACE_BYTES = 16
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
@@ -37,8 +38,9 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
         destination: Its name in the ledger; empty for `UNRECORDED`, which concerns all.
         ledger: The ledger's id.
         count: Incremented before the first batch of each delivery, and after each part.
-        parts: The span parts whose spans are all settled.
+        parts: The span parts whose spans are all settled, except for those of `dropped` builds.
         begun: The part whose delivery was in progress, if any.
+        dropped: The trace ids of builds that were sampled out and not sent since, 16 bytes each.
     """
 
     destination: str
@@ -46,6 +48,7 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     count: int
     parts: list[str] = []
     begun: str | None = None
+    dropped: bytes = b""
 
 
 class _State(msgspec.Struct):
@@ -135,6 +138,17 @@ class DeliveryRecords:
 def raw_parts(parts: Sequence[str]) -> set[str]:
     """Return the names of the raw parts that the named span parts were made from."""
     return {name.rsplit("-", maxsplit=1)[0] for name in parts}
+
+
+def pack_traces(trace_ids: Iterable[bytes]) -> bytes:
+    """Return trace ids as the value of `DeliveryRecord.dropped`."""
+    return b"".join(sorted(trace_ids))
+
+
+def dropped_traces(record: DeliveryRecord) -> set[bytes]:
+    """Return the trace ids in `DeliveryRecord.dropped`."""
+    packed = record.dropped
+    return {packed[at : at + TRACE_BYTES] for at in range(0, len(packed), TRACE_BYTES)}
 
 
 def _key(destination: str) -> str:

@@ -163,7 +163,9 @@ class SpanStore:
                     .cast(schema)
                 )
 
-    def newest(self, day: str, *, columns: Sequence[str]) -> Iterator[pa.Table]:
+    def newest(
+        self, day: str, *, columns: Sequence[str], parts: Sequence[SpanPart] | None = None
+    ) -> Iterator[pa.Table]:
         """Yield the day's spans; if a build is in several parts, only those of the newest part.
 
         A build that resumed after it had finished is in several parts, each time as a whole.
@@ -171,9 +173,10 @@ class SpanStore:
         Args:
             day: The partition.
             columns: The columns to read, `trace_id` among them.
+            parts: The parts to read, oldest first; None for all.
         """
         seen = pa.array([], pa.string())
-        for part in reversed(self.parts(day)):
+        for part in reversed(self.parts(day) if parts is None else parts):
             found = [seen]
             for table in self.tables(day, part, columns=columns):
                 ids = table["trace_id"].cast(pa.string())

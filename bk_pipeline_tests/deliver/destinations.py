@@ -41,6 +41,7 @@ class ScriptedDestination:
         self.max_age_description = ""
         self.future_limit = None
         self.columns = None
+        self.sampled = True
         self.retry = RETRY
         self.replies = list(replies)
         self.requests: list[list[Item]] = []

@@ -223,6 +223,20 @@ def test_wrong_otlp_path_fails(serve, monkeypatch):
     assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.message
 
 
+def test_sampling_rules_are_checked_before_the_cost(serve, monkeypatch, tmp_path):
+    serve()
+    (tmp_path / "sampling.toml").write_text('[[rule]]\nid = "all"\nrate = 10\n')
+    monkeypatch.setenv("BK_PIPELINE_SAMPLING", "sampling.toml")
+    found = checkup()
+    assert found["sampling"].message.startswith("1 rule; ")
+    assert "of which BK_PIPELINE_SAMPLING keeps about" in found["backfill"].message
+
+    (tmp_path / "sampling.toml").write_text('[[rule]]\nid = "all"\nrate = 0.1\n')
+    found = checkup()
+    assert 'sampling.toml line 3: rule "all", rate: expected a whole' in found["sampling"].message
+    assert found["backfill"].message == "skipped because sampling failed"
+
+
 @pytest.mark.parametrize(
     ("key", "verdict", "says"),
     [

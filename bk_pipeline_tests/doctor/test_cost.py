@@ -7,7 +7,8 @@ import pytest
 from bk_pipeline.buildkite.client import BuildkiteClient
 from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.clock import SystemClock
-from bk_pipeline.doctor.source import cost_of
+from bk_pipeline.deliver.sampling import Rule, Sampling
+from bk_pipeline.doctor.source import _describe_cost, cost_of
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.window import Window
 from bk_pipeline_tests.doctor.conftest import NOON, TODAY
@@ -19,7 +20,7 @@ WEEK = Window(NOON - timedelta(days=7), NOON)
 def reckon(serve):
     """The estimate, and the builds that there really are."""
 
-    def reckoned(world, globs=(), window=WEEK, **options):
+    def reckoned(world, globs=(), window=WEEK, sampling=None, **options):
         sandbox = serve(world=world, limits=False, **options)
         with BuildkiteClient(
             world.organization.slug,
@@ -27,7 +28,8 @@ def reckon(serve):
             api_url=sandbox.url,
             pipelines=PipelineFilter(globs),
         ) as client:
-            cost = cost_of(client, window, clock=SystemClock(), requests_per_minute=48)
+            limits = {"clock": SystemClock(), "requests_per_minute": 48}
+            cost = cost_of(client, window, sampling=sampling, **limits)
             every = [build for page in client.iter_builds(window) for build in page.builds]
         return cost, every
 
@@ -40,6 +42,21 @@ def test_short_listing_is_counted(reckon):
     assert cost.builds == len(builds)
     assert cost.requests >= 7
     assert cost.events > cost.spans > 5 * cost.builds
+
+
+def test_only_what_the_sampling_rules_keep_costs_events(reckon):
+    world = World(today=TODAY, days=2, builds_per_day=20)
+    everything, _ = reckon(world)
+    sampled, _ = reckon(world, sampling=Sampling((Rule(id="all", rate=10, state="*"),)))
+
+    assert everything.sent == everything.spans == sampled.spans
+    assert sampled.sent == pytest.approx(sampled.spans / 10, abs=1)
+    assert sampled.events == pytest.approx(everything.events / 10, abs=1)
+    assert (
+        f"{sampled.spans:,} spans, of which BK_PIPELINE_SAMPLING keeps about {sampled.sent:,}"
+        in _describe_cost(sampled, 2)
+    )
+    assert "SAMPLING" not in _describe_cost(everything, 2)
 
 
 def test_pages_of_a_longer_listing_are_counted(reckon):

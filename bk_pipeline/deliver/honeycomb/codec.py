@@ -40,6 +40,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     value_text,
 )
 from bk_pipeline.deliver.rows import BYTES, Parts, SpanRows, content_of, framed
+from bk_pipeline.deliver.sampling import rate_of
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.table import rows as plain_rows
 from bk_pipeline.text import TRUNCATION_MARK
@@ -119,7 +120,8 @@ def items(rows: SpanRows, shape: Shape) -> list[Item]:
         result += spans[done:row]
         done, span = row, spans[row]
         one |= {"start_unix_nano": span.time_ns, "attributes": one, "resource": {}}
-        for link, event in zip(one["links"], plain.link_events(one, shape), strict=True):
+        rate = rate_of(rows.thresholds.get(span.trace_id, 0))
+        for link, event in zip(one["links"], plain.link_events(one, shape, rate), strict=True):
             link_id = plain.link_item_id(one["span_id"], link)
             body = plain.encode(event).removesuffix(SUFFIX) + resource + SUFFIX
             result.append(Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body)))
@@ -175,7 +177,11 @@ class Json:
         starts = rows.column("start").cast(pa.timestamp("ns")).cast(pa.string())
         yield wrapped(b'{"time":"', pc.binary_replace_slice(starts, 10, 11, "T"))
         traces = [self._shape.trace_text(one.hex()) for one in rows.trace_ids]
-        starts_of_data = [f'Z","data":{{"trace.trace_id":"{one}"'.encode() for one in traces]
+        weights = [_weight(rows.thresholds.get(one, 0)) for one in rows.trace_ids]
+        starts_of_data = [
+            f'Z",{weight}"data":{{"trace.trace_id":"{one}"'.encode()
+            for one, weight in zip(traces, weights, strict=True)
+        ]
         yield [Dictionary(starts_of_data, rows.build_of_row).array()]
         for column, name in (("trace.span_id", "span_id"), ("trace.parent_id", "parent_span_id")):
             yield wrapped(column_prefix(column) + b'"', self._span_texts(rows, name, traces), b'"')
@@ -213,7 +219,8 @@ class Json:
         keys = map_key_bounds(rows)
         for row in np.flatnonzero((sizes > EVENT_BYTES) | (keys > MAX_SAFE_KEYS)).tolist():
             (span,) = plain_rows(rows.table.slice(row, 1))
-            event, trimmed = fitted(plain.span_event(span, self._shape))
+            threshold = rows.thresholds.get(rows.trace_ids[rows.build_of_row[row]], 0)
+            event, trimmed = fitted(plain.span_event(span, self._shape, rate_of(threshold)))
             yield row, plain.encode(event), trimmed
 
     def _span_texts(self, rows: SpanRows, name: str, traces: list[str]) -> pa.Array:
@@ -242,6 +249,10 @@ def members(columns: dict[str, Any]) -> bytes:
 def wrapped(before: bytes, values: pa.Array, after: bytes = b"") -> Parts:
     """Return each of `values` (strings or numbers) between two strings; nothing for null."""
     return framed(lambda _: before, values.cast(pa.string()).cast(BYTES), after)
+
+
+def _weight(threshold: int) -> str:
+    return f'"samplerate":{rate_of(threshold)},' if threshold else ""
 
 
 def _map(prefix: str, text: str) -> bytes:

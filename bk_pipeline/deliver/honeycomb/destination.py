@@ -110,6 +110,7 @@ class Honeycomb:
     future_limit = FUTURE_LIMIT
     max_age_by_end = False
     columns = None
+    sampled = True
 
     def __init__(
         self,

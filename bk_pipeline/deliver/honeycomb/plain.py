@@ -25,8 +25,8 @@ from bk_pipeline.units import INT64, NS_PER_S
 Event = dict[str, Any]
 
 
-def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
-    """Return the event (`time` and `data`) of a span as given by `spans.table.rows`."""
+def span_event(span: Mapping[str, Any], shape: Shape, rate: int = 1) -> Event:
+    """Return the event of a span as given by `spans.table.rows`, and its sample rate above 1."""
     trace_id = span["trace_id"]
     build_id = span["attributes"].get("buildkite.build.id")
     data: dict[str, Any] = {
@@ -41,10 +41,10 @@ def span_event(span: Mapping[str, Any], shape: Shape) -> Event:
     data["span.num_links"] = len(span["links"])
     data |= shape.fixed | shape.build_columns(span["resource"] | span["attributes"])
     data |= _columns(span["resource"]) | _columns(span["attributes"])
-    return {"time": time_text(span["start_unix_nano"]), "data": data}
+    return _event(span, data, rate)
 
 
-def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
+def link_events(span: Mapping[str, Any], shape: Shape, rate: int = 1) -> Iterator[Event]:
     """Yield the events of the span's links, in order."""
     trace_id = span["trace_id"]
     build_id = span["attributes"].get("buildkite.build.id")
@@ -66,7 +66,12 @@ def link_events(span: Mapping[str, Any], shape: Shape) -> Iterator[Event]:
             "trace.link.span_id": shape.linked_span_text(link["trace_id"], link["span_id"]),
         }
         data |= _columns(span["resource"])
-        yield {"time": time_text(span["start_unix_nano"]), "data": data}
+        yield _event(span, data, rate)
+
+
+def _event(span: Mapping[str, Any], data: dict[str, Any], rate: int) -> Event:
+    weight = {"samplerate": rate} if rate > 1 else {}
+    return {"time": time_text(span["start_unix_nano"]), **weight, "data": data}
 
 
 def link_item_id(span_id: str, link: Mapping[str, str]) -> bytes:

@@ -143,6 +143,7 @@ class OtlpMetrics(Otlp):
 
     limits = METRICS_LIMITS
     columns = COLUMNS
+    sampled = False  # counts and sums are of all builds
 
     def encode(self, rows: SpanRows) -> list[Item]:
         """Return the builds and jobs among the rows, in time order. Pure."""

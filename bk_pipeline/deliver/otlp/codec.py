@@ -31,6 +31,7 @@ from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
     MAX_SAFE_KEYS,
     RESOURCE,
+    SAMPLE_RATE,
     SPAN,
     SPAN_BYTES,
     common_attributes,
@@ -50,6 +51,7 @@ from bk_pipeline.deliver.rows import (
     is_valid,
     to_matrix,
 )
+from bk_pipeline.deliver.sampling import rate_of, trace_state
 from bk_pipeline.spans.fields import Field, FieldType
 from bk_pipeline.text import truncate
 from bk_pipeline.units import INT64
@@ -58,20 +60,23 @@ from bk_pipeline.units import INT64
 CACHED_PREFIXES = 8_192
 # Tags of Span, some with the length of fields of fixed size, and of Resource.
 TRACE_ID, SPAN_ID, PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+TRACE_STATE = b"\x1a"
 START, END, ATTRIBUTES, RESOURCE_ATTRIBUTES = b"\x39", b"\x41", b"\x4a", b"\x0a"
 # Tags of KeyValue and AnyValue.
 KEY, VALUE, STRING, INT = b"\x0a", b"\x12", b"\x0a", b"\x18"
 
 
-def items(rows: SpanRows, common: Mapping[str, str]) -> list[Item]:
+def items(rows: SpanRows, common: Mapping[str, str], *, rate_attribute: bool = False) -> list[Item]:
     """Return the spans of `rows` as items, each with its links, in order. Pure.
 
     Args:
         rows: Rows of the span table.
         common: The attributes of every resource, including the service name; a build's own values
             take precedence.
+        rate_attribute: Write weights as Honeycomb's attribute instead of `tracestate`.
     """
-    return encode(with_defaults(rows, common), Protobuf(common))
+    protobuf = Protobuf(common, rate_attribute=rate_attribute)
+    return encode(with_defaults(rows, common), protobuf)
 
 
 class Protobuf:
@@ -79,10 +84,12 @@ class Protobuf:
 
     Args:
         common: The attributes of every resource.
+        rate_attribute: Write weights as Honeycomb's attribute instead of `tracestate`.
     """
 
-    def __init__(self, common: Mapping[str, str]) -> None:
+    def __init__(self, common: Mapping[str, str], *, rate_attribute: bool = False) -> None:
         self._common = common
+        self._rate_attribute = rate_attribute
         self._max_safe_keys = MAX_SAFE_KEYS - len(common)
         common_fields = common_attributes(common).items()
         self._common_fields = b"".join(
@@ -116,6 +123,8 @@ class Protobuf:
         """Return ids, name, kind and times."""
         trace_ids = to_matrix(rows.trace_ids, 16)[rows.build_of_row]
         yield [from_matrix(hstack(TRACE_ID, trace_ids, SPAN_ID, to_matrix(rows.span_ids, 8)))]
+        if not self._rate_attribute:
+            yield _weights(rows, lambda one: sized(TRACE_STATE, trace_state(one).encode()))
         parents = rows.column("parent_span_id")
         ids = hstack(PARENT_ID, from_hex(parents.drop_null(), 8))
         yield [from_matrix(ids, is_valid(parents))]
@@ -123,6 +132,8 @@ class Protobuf:
         yield [names.array()]
         starts, ends = rows.start_ns, np.asarray(rows.column("end").cast(pa.int64()))
         yield [from_matrix(hstack(START, _fixed64(starts), END, _fixed64(ends)))]
+        if self._rate_attribute:
+            yield _weights(rows, lambda one: attribute(ATTRIBUTES, SAMPLE_RATE, rate_of(one)))
 
     def groups(
         self, rows: SpanRows, job: list[Dictionary], agent: list[Dictionary]
@@ -142,9 +153,20 @@ class Protobuf:
         maybe_oversized = (sizes > SPAN_BYTES) | (map_key_bounds(rows) > self._max_safe_keys)
         for row in np.flatnonzero(maybe_oversized).tolist():
             (one,) = plain.raw_rows(rows.table.slice(row, 1))
-            span, resource = plain.span(one), plain.resource(one, self._common)
+            threshold = rows.thresholds.get(rows.trace_ids[rows.build_of_row[row]], 0)
+            span = plain.span(one, threshold, rate_attribute=self._rate_attribute)
+            resource = plain.resource(one, self._common)
             if exceeds_limits(span, resource):
                 yield row, sized(SPAN, fitted(span, resource).SerializeToString()), True
+
+
+def _weights(rows: SpanRows, weight_of: Callable[[int], bytes]) -> Parts:
+    """Return what `weight_of` returns for the threshold of each row's build, if it has one."""
+    if not rows.thresholds:
+        return []
+    thresholds = [rows.thresholds.get(one, 0) for one in rows.trace_ids]
+    fragments = [weight_of(one) if one else b"" for one in thresholds]
+    return [Dictionary(fragments, rows.build_of_row).array()]
 
 
 def _tag(field: Field) -> bytes:

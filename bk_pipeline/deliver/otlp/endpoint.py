@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bk_pipeline.clock import Clock
-from bk_pipeline.deliver.delivery import NO_LIMIT, MaxAge
+from bk_pipeline.deliver.delivery import NO_LIMIT, MaxAge, is_honeycomb
 from bk_pipeline.deliver.destination import Item, Limits, Probe, SendResult
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.answers import PROTOBUF, MessageContext, parse_response, refusal
@@ -145,6 +145,7 @@ class Otlp:
     limits = LIMITS
     columns: Sequence[str] | None = None
     future_limit = None
+    sampled = True
 
     def __init__(
         self,
@@ -174,7 +175,8 @@ class Otlp:
     def encode(self, rows: SpanRows) -> list[Item]:
         """Return the spans of the rows, within the limits of the settings. Pure."""
         rows = within_limits(rows, self._settings.span_limits)
-        return codec.items(rows, self._settings.resource)
+        as_attribute = is_honeycomb(self._settings.url)
+        return codec.items(rows, self._settings.resource, rate_attribute=as_attribute)
 
     def send(self, items: Sequence[Item]) -> SendResult:
         """Send `items` and return their outcomes. Raises like `Destination.send`."""

@@ -25,11 +25,13 @@ from bk_pipeline import __version__
 from bk_pipeline.deliver.encoding import RESOURCE_FIELDS, STATUS_CODES, otel_kind
 from bk_pipeline.deliver.otlp.shape import (
     FLAGS_LOCAL,
+    SAMPLE_RATE,
     SCOPE_NAME,
     SPAN_FIELDS,
     common_attributes,
     link_flags,
 )
+from bk_pipeline.deliver.sampling import rate_of, trace_state
 from bk_pipeline.spans.fields import SCHEMA_URL, Field
 from bk_pipeline.spans.table import add_attributes
 from bk_pipeline.text import truncate
@@ -48,7 +50,13 @@ def raw_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def request(rows: Iterator[Row], common: Mapping[str, str]) -> ExportTraceServiceRequest:
+def request(
+    rows: Iterator[Row],
+    common: Mapping[str, str],
+    thresholds: Mapping[bytes, int] | None = None,
+    *,
+    rate_attribute: bool = False,
+) -> ExportTraceServiceRequest:
     """Return the export request of the spans of `rows`, grouped by resource."""
     by_resource: dict[bytes, ResourceSpans] = {}
     for row in rows:
@@ -66,21 +74,30 @@ def request(rows: Iterator[Row], common: Mapping[str, str]) -> ExportTraceServic
                 schema_url=SCHEMA_URL,
             ),
         )
-        group.scope_spans[0].spans.append(span(row))
+        threshold = (thresholds or {}).get(bytes.fromhex(row["trace_id"]), 0)
+        group.scope_spans[0].spans.append(span(row, threshold, rate_attribute=rate_attribute))
     return ExportTraceServiceRequest(resource_spans=by_resource.values())
 
 
-def span(row: Row) -> Span:
-    """Return the span of a row, including its links."""
+def span(row: Row, threshold: int = 0, *, rate_attribute: bool = False) -> Span:
+    """Return the span of a row, including its links.
+
+    Args:
+        row: The row of the span table.
+        threshold: The sampling threshold of its build; 0 if it is not sampled.
+        rate_attribute: Write the weight as Honeycomb's attribute instead of `tracestate`.
+    """
+    rate = {SAMPLE_RATE: rate_of(threshold)} if threshold and rate_attribute else {}
     return Span(
         trace_id=bytes.fromhex(row["trace_id"]),
         span_id=bytes.fromhex(row["span_id"]),
+        trace_state=trace_state(threshold) if threshold and not rate_attribute else "",
         parent_span_id=bytes.fromhex(row["parent_span_id"] or ""),
         name=row["name"],
         kind=kind(row["name"]),
         start_time_unix_nano=row["start"],
         end_time_unix_nano=row["end"],
-        attributes=_key_values(_attributes(row, SPAN_FIELDS)),
+        attributes=_key_values(rate | _attributes(row, SPAN_FIELDS)),
         links=links(row),
         status=status(row["status"]),
         flags=FLAGS_LOCAL,

@@ -30,6 +30,8 @@ from bk_pipeline.spans.fields import SCHEMA_URL
 from bk_pipeline.text import truncate
 
 SCOPE_NAME = "bk_pipeline"
+# The attribute from which Honeycomb takes an event's weight; it does not become a column.
+SAMPLE_RATE = "sampleRate"
 
 # Flags of a span or link: it is known whether the parent or linked span is remote (0x100), and
 # it is (0x200).
@@ -124,7 +126,8 @@ def exceeds_limits(span: Span, resource: Resource) -> bool:
 def column_count(span: Span, resource: Resource) -> int:
     """Return the number of columns Honeycomb's translator makes of a span and its resource."""
     pairs = (*span.attributes, *resource.attributes)
-    names = {name for pair in pairs for name in _columns(pair.key, pair.value)}
+    names = {name for pair in pairs for name in _columns(pair.key, pair.value)} - {SAMPLE_RATE}
+    names |= {"trace.trace_state"} if span.trace_state else set()
     of_parent, of_error = bool(span.parent_span_id), span.status.code == Status.STATUS_CODE_ERROR
     return BUILT_IN_COLUMNS + of_parent + of_error + len(names)
 

@@ -102,6 +102,22 @@ def test_ledger_without_markers_gets_their_tables_and_keeps_its_content(path, cl
     assert version() == [(SCHEMA_VERSION,)]
 
 
+def test_ledger_without_thresholds_gets_their_table_and_keeps_its_content(path, clock, version):
+    with Ledger.open(path, clock=clock) as ledger:
+        ledger.mark_part_delivered("here", "2026-11-19", "part-1")
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE bk_pipeline_sampled")
+    connection.close()
+    set_version(path, 3)
+
+    with Ledger.open(path, clock=clock) as ledger:
+        ledger.record_thresholds("here", "2026-11-19", {b"1" * 16: 2**55})
+        assert ledger.thresholds("here", [b"1" * 16]) == {b"1" * 16: 2**55}
+        assert ledger.delivered_parts("here", "2026-11-19") == {"part-1"}
+
+    assert version() == [(SCHEMA_VERSION,)]
+
+
 def test_ledger_without_delivery_records_gets_an_identity_and_keeps_its_content(
     path, clock, version
 ):

@@ -101,6 +101,7 @@ def _write(path: Path, text: str) -> None:
     The caller holds the lock, so that the temporary name is free or left by a killed process.
     """
     new = path.with_name(f"{path.name}.tmp")
+    new.unlink(missing_ok=True)  # what was left may be readable by others
     make_file(new)
     new.write_text(text)
     new.replace(path)

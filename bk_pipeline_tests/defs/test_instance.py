@@ -88,7 +88,7 @@ def test_many_first_starts_at_once_leave_a_sound_instance(tmp_path):
 
 def test_new_home_gets_the_project_configuration(tmp_path):
     home = tmp_path / ".dagster"
-    home.mkdir()
+    home.mkdir(mode=0o700)
     (home / "dagster.yaml.tmp").write_text("left by a killed process, and longer" * 100)
     assert prepare() == []
     written = home / "dagster.yaml"
@@ -97,6 +97,11 @@ def test_new_home_gets_the_project_configuration(tmp_path):
     # A run's log has names of builds: only their owner can read it.
     modes = {one.name: one.stat().st_mode & 0o777 for one in (written, written.parent)}
     assert modes == {"dagster.yaml": 0o600, ".dagster": 0o700}
+
+
+def test_new_home_is_private(tmp_path):
+    assert prepare() == []
+    assert (tmp_path / ".dagster").stat().st_mode & 0o777 == 0o700
 
 
 def test_custom_home_is_neither_written_nor_migrated(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from bk_pipeline.analysis.frames import COLUMNS
 from bk_pipeline.analysis.summary import DayStats, summarize
 from bk_pipeline.defs.previews import stats_preview
-from bk_pipeline.spans.table import SCHEMA, rows
+from bk_pipeline.spans.records import decode_build
+from bk_pipeline.spans.table import SCHEMA, rows, table_of
+from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.window import Window
+from bk_pipeline_tests.builders import make_build, make_job
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 
@@ -60,6 +64,16 @@ def test_columns_with_many_distinct_values(words):
     found = summarized(table)
     assert len(found.pipelines) > 100
     assert found.pipelines["builds"].sum() == table["name"].to_pylist().count("buildkite.build")
+
+
+@pytest.mark.parametrize("steps", [126, 127, 128, 33_000])
+def test_many_steps_none_of_which_is_flaky(steps):
+    """Two indexes of very different numbers of steps are aligned."""
+    jobs = [make_job(f"step {number}") for number in range(steps)]
+    payload = msgspec.json.encode(make_build(jobs))
+    found = summarized(table_of([spans_for_build(decode_build(payload))]))
+    assert len(found.steps) == steps
+    assert not found.steps["flaky_commits"].any()
 
 
 def test_a_table_without_rows():

@@ -279,3 +279,31 @@ def test_signal_during_garbage_collection_stops_without_a_traceback(number):
     assert done.returncode == STATUS[number]
     assert done.stderr == f"bk-pipeline: stopped by {number.name}.\n"
     assert time.monotonic() - began < IN_TIME_S
+
+
+INTERRUPTED_TWICE = """
+import signal
+from bk_pipeline.cli.signals import stoppable
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stoppable():
+    try:
+        signal.raise_signal(signal.{first})
+        raise SystemExit("not interrupted")
+    finally:
+        signal.raise_signal(signal.{second})
+        print("summary")
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT")])
+def test_second_signal_does_not_interrupt_the_cleanup(first, second):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_TWICE.format(first=first, second=second)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (STATUS[signal.Signals[first]], "summary\n")
+    assert done.stderr == f"bk-pipeline: stopped by {first}.\n"

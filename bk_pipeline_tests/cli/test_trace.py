@@ -92,6 +92,11 @@ def test_unfinished_build_is_described_by_its_jobs(call, served):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{slug}#{number} is running; its ")
     assert "Its trace is available after it has finished." in done.stdout
+    fields = [f"build.{one}" for one in ("number", "state", "web_url")]
+    hidden = ",".join(f"buildkite.{one}" for one in ("pipeline.slug", "job.state", *fields))
+    done = call("trace", payload["web_url"], **settings, BK_PIPELINE_SPANS_DROP=hidden)
+    assert re.match(r"#\? is not finished; its \d+ jobs?: \d+ unknown\. Its trace", done.stdout)
+    assert not [one for one in (slug, str(number), "running") if one in done.stdout + done.stderr]
 
 
 @pytest.mark.parametrize("state", ["skipped", "not_run"])

@@ -85,6 +85,9 @@ def test_build_that_no_run_saw_is_reported_missing(scene, audit):
     found = audit()
     assert failed(found) == {"complete"}
     assert "#77 (0199b0b0-0000-4000-8000-000000000001, " in first_offender(found["complete"])
+    hidden = ",".join(f"buildkite.{one}" for one in ("pipeline.slug", "build.number", "build.id"))
+    scene.services = scene.services.changed({"BK_PIPELINE_SPANS_DROP": hidden})
+    assert f"{scene.days[0]}: ?#? (?, " in first_offender(audit()["complete"])
 
 
 def test_builds_finished_after_the_last_read_are_not_missing(scene, audit):
@@ -97,6 +100,14 @@ def test_completeness_costs_a_request_for_a_hundred_builds_without_jobs(scene, a
     before = scene.sandbox.buildkite.request_count
     audit()
     assert scene.sandbox.buildkite.request_count == before + len(scene.days)
+
+
+def test_waits_of_a_check_are_logged(scene, audit, instance):
+    scene.sandbox.faults.inject("buildkite", "status")
+    assert failed(audit()) == set()
+    [run] = instance.get_runs()
+    logged = [one.user_message for one in instance.all_logs(run.run_id)]
+    assert len([one for one in logged if "Attempt 2 follows in" in one]) == 1
 
 
 def plant(scene, change) -> None:

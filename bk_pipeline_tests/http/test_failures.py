@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from bk_pipeline.clock import SystemClock
+from bk_pipeline.clock import Stop, SystemClock, stopped_by
 from bk_pipeline.errors import (
     ConfigError,
     FatalError,
@@ -186,6 +186,21 @@ def remaining_threads() -> list[threading.Thread]:
             break
         time.sleep(0.05)
     return threads
+
+
+def test_request_without_an_answer_is_abandoned_when_the_program_stops(connect):
+    """Also in a thread that no signal interrupts, and long before the deadline."""
+    stop = Stop()
+    with listening(DRIPPING["headers"]) as place, stopped_by(stop):
+        session = connect(f"http://{place}", timeouts=Timeouts(60, 60, 30))
+        session._clock = SystemClock()
+        threading.Timer(0.3, stop.request).start()
+        with pytest.raises(ServiceUnavailable, match="asked to stop") as caught:
+            session.send("POST", "/", body=b"[]")
+        assert caught.value.maybe_processed
+        with pytest.raises(ServiceUnavailable, match="asked to stop") as caught:
+            session.send("POST", "/", body=b"[]")
+        assert not caught.value.maybe_processed
 
 
 def test_hanging_tls_handshake_was_not_processed(connect):

@@ -215,3 +215,24 @@ def test_builds_without_a_trace_are_counted_by_reason(tmp_path, instance):
         assert found.unfinished >= 1
         assert found.traces == len(sent)
         assert run.results["raw_builds"].stored == len(sent) + found.skipped + found.unfinished
+
+
+@pytest.mark.parametrize("line", ["listed", "spans of"])
+def test_interrupted_step_counts_what_it_stored(tmp_path, instance, monkeypatch, line):
+    monkeypatch.setattr("bk_pipeline.store.raw.PART_BYTES", 1)  # a part per page
+
+    def interrupt(told):
+        if line in told:
+            raise dg.DagsterExecutionInterruptedError  # as Dagster's handler of signals does
+
+    with stage(tmp_path, builds_per_day=150) as scene:
+        scene.services.progress = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            backfill(scene, instance)
+        [day] = scene.days
+        made = scene.services.results.of_day(day)
+    assert made["raw_builds"].stored == len(scene.services.raw().revisions(day)) > 0
+    if line == "spans of":
+        tables = scene.services.spans().newest(day, columns=IDS)
+        assert made["spans"].summary.spans == sum(map(len, tables)) > 0
+        assert made["spans"].summary.builds < made["raw_builds"].stored

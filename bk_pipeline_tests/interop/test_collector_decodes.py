@@ -150,6 +150,25 @@ def test_spans_of_a_day_are_decoded_as_the_table_has_them(decoder, world, tmp_pa
     assert any(one["span"]["links"] for one in seen)
 
 
+def test_sampled_spans_carry_the_threshold_of_their_build(decoder, world, tmp_path):
+    traces = sorted({bytes.fromhex(one["trace_id"]) for one in rows(world)})
+    # Rejected shares of 1/2, 3/4 and 9/10, in units of 2**-56, as hex digits without zeros at the end.
+    states = ["ot=th:8", "ot=th:c", "ot=th:e6666666666666"]
+    thresholds = dict(zip(traces, [2**55, 3 * 2**54, int("e6666666666666", 16)], strict=False))
+    items = codec.items(SpanRows.from_table(world, thresholds), COMMON)
+    seen = decoded(decoder, "traces", body_of(items), tmp_path)
+
+    expected = dict(zip((one.hex() for one in traces), states, strict=False))
+    for one in (line["span"] for line in seen):
+        assert one["trace_state"] == expected.get(one["trace_id"], "")
+    by_attribute = codec.items(SpanRows.from_table(world, thresholds), COMMON, rate_attribute=True)
+    for one in decoded(decoder, "traces", body_of(by_attribute), tmp_path):
+        rate = as_dict(one["span"]["attributes"]).get("sampleRate")
+        trace = one["span"]["trace_id"]
+        wanted = dict(zip(states, ("2", "4", "10"), strict=True)).get(expected.get(trace, ""))
+        assert rate == (wanted and ("int", wanted))
+
+
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

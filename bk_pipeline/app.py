@@ -15,7 +15,6 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.display import Page, safe_url
 from bk_pipeline.errors import ConfigError, PipelineError
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from bk_pipeline.buildkite.client import BuildkiteClient
     from bk_pipeline.buildkite.paging import Paging
     from bk_pipeline.buildkite.quota import Quota
+    from bk_pipeline.buildkite.shared_quota import SharedQuota
     from bk_pipeline.deliver.delivery import DeliveryPolicy
     from bk_pipeline.deliver.destination import Destination
     from bk_pipeline.deliver.destinations import Configured
@@ -82,10 +82,21 @@ class App:
         self.progress = progress
         self.on_wait = on_wait
         self.results = Results()
-        reserve = settings.buildkite_reserve_percent / 100
-        self._quota = SharedQuota(settings.quota_path, reserve=reserve)
-        # The sensor may use half of the reserve, so that a backfill does not starve it.
-        self._sensor_quota = SharedQuota(settings.quota_path, reserve=reserve / 2, user_reserve=0)
+
+    @cached_property
+    def _quota(self) -> SharedQuota:
+        """The token's rate limit, which all processes of this host share."""
+        return self._shared_quota(self.settings.buildkite_reserve_percent / 100)
+
+    @cached_property
+    def _sensor_quota(self) -> SharedQuota:
+        """The same for the sensor, which may use half of the reserve: a backfill cannot starve it."""
+        return self._shared_quota(self.settings.buildkite_reserve_percent / 200, user_reserve=0)
+
+    def _shared_quota(self, reserve: float, **options: int) -> SharedQuota:
+        from bk_pipeline.buildkite.shared_quota import SharedQuota  # noqa: PLC0415  # see above
+
+        return SharedQuota(self.settings.quota_path, reserve=reserve, **options)
 
     @cached_property
     def _paging(self) -> Paging:

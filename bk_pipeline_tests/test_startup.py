@@ -117,4 +117,4 @@ def test_trace_and_ledger_of_a_delivered_day(tmp_path):
 def test_the_definitions_import_little_besides_dagster(tmp_path):
     of_dagster = imported("import dagster", tmp_path)
     added = imported("import bk_pipeline.definitions as ours; ours.defs()", tmp_path) - of_dagster
-    assert added == {"bk_pipeline", "dotenv", "msgspec", "pydantic_settings", "tenacity"}
+    assert added == {"bk_pipeline", "dotenv", "msgspec", "pydantic_settings"}

@@ -25,13 +25,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from threading import Lock
-from typing import NoReturn, TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from bk_pipeline import telemetry
 from bk_pipeline.clock import Clock
 from bk_pipeline.errors import DeliveryThrottled, RetryableError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 # Five of Buildkite's rate limit windows. After a longer outage the next run tries again.
 LONGEST_WAIT_S = 300.0
@@ -172,6 +173,9 @@ def retry(
             elapsed seconds added: the next pause would not end before the deadline.
         Exception: Any other exception of `call`, at once.
     """
+    # Imported here because Dagster's definitions load this module and make no request.
+    from tenacity import Retrying, retry_if_exception_type  # noqa: PLC0415
+
     listener = on_pause or _listener.get()
     started = clock.monotonic()
 

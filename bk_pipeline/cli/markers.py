@@ -15,17 +15,16 @@ import click
 from bk_pipeline.app import App
 from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.errors import ConfigError, NotFound
-from bk_pipeline.honeycomb.account import dataset_slug
 from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.placing import Plan, color_changes, set_colors
 from bk_pipeline.honeycomb.rules import Marker
+from bk_pipeline.honeycomb.rules_file import marker_dataset
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted, one_line
 
-ALL_DATASETS = "__all__"
 LONGEST_TYPE, LONGEST_MESSAGE = 100, 1_000
 
 
@@ -132,7 +131,7 @@ def add(
         url=_page(url),
     )
     with _client(app) as client:
-        slug = _slug(dataset, app.settings)
+        slug = marker_dataset(dataset or app.settings.honeycomb_dataset)
         # So that a marker whose response is lost is not taken for an equal one of before.
         others = {one.id for one in client.list_markers(slug)}
         marker_id, _ = client.create(slug, marker, others=others)
@@ -143,7 +142,7 @@ def delete(marker_id: str, dataset: str | None) -> None:
     """Delete one marker."""
     app = App(Settings.load())
     with _client(app) as client:
-        slug = _slug(dataset, app.settings)
+        slug = marker_dataset(dataset or app.settings.honeycomb_dataset)
         if not client.delete(slug, marker_id):
             raise NotFound(
                 f"There is no marker {marker_id} in {slug}. Name its dataset with --dataset."
@@ -158,11 +157,6 @@ def _client(app: App) -> Iterator[MarkerClient]:
         app.marker_client(lines.wait) as client,
     ):
         yield client
-
-
-def _slug(dataset: str | None, settings: Settings) -> str:
-    name = dataset or settings.honeycomb_dataset
-    return name if name == ALL_DATASETS else dataset_slug(name)
 
 
 def _job_title() -> str:

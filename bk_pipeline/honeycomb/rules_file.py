@@ -50,7 +50,7 @@ def load_rules(path: FilePath, *, dataset: str, hosts: Collection[str] = (BUILDK
     )
     return Rules(
         tuple(
-            rule.model_copy(update={"dataset": _slug(rule.dataset or dataset)})
+            rule.model_copy(update={"dataset": marker_dataset(rule.dataset or dataset)})
             for rule in file.rule
         ),
         {kind: color.lower() for kind, color in file.colors.items()},
@@ -58,7 +58,8 @@ def load_rules(path: FilePath, *, dataset: str, hosts: Collection[str] = (BUILDK
     )
 
 
-def _slug(name: str) -> str:
+def marker_dataset(name: str) -> str:
+    """Return the slug of a dataset's name, as in the API; `__all__` stays as it is."""
     return name if name == ALL_DATASETS else dataset_slug(name)
 
 

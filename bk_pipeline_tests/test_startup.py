@@ -19,10 +19,9 @@ from benchmarks.startup import every_command
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import run
 from bk_pipeline_tests.spans.goldens import GOLDEN
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 # Prints the packages that a program imported which are not Python's own.
 REPORT = """
@@ -90,7 +89,7 @@ def test_traceparent(tmp_path):
 
 
 def test_trace_and_ledger_of_a_delivered_day(tmp_path):
-    sandbox = Sandbox(World(days=1, builds_per_day=3, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=3))
     with running(sandbox) as url:
         (tmp_path / "sampling.toml").touch()
         variables = environment(sandbox, url) | {"BK_PIPELINE_SAMPLING": "sampling.toml"}

@@ -2,8 +2,7 @@
 
 No test depends on when it runs. `stage` serves a world whose present is Thursday afternoon,
 `PRESENT`, and hands the same clock to the services. Programs that a test starts as processes
-of their own read the machine's clock: their world ends on `last_thursday()`, so that its
-complete days are working days that are over, whatever day it is.
+of their own read the machine's clock: they get a `recent_world`, whose complete days are over.
 """
 
 from __future__ import annotations
@@ -50,6 +49,13 @@ def last_thursday() -> date:
     """The last Thursday before today (UTC)."""
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     return yesterday - timedelta(days=(yesterday.weekday() - THURSDAY) % 7)
+
+
+def recent_world(*, days: int, builds_per_day: int) -> World:
+    """A world that ends on the last Thursday, with the builds of one that ends on `PRESENT`."""
+    return World(
+        days=days, builds_per_day=builds_per_day, today=last_thursday(), like=PRESENT.date()
+    )
 
 
 @dataclass
@@ -102,7 +108,8 @@ def stage(
         settings: Variables besides those of the sandbox.
     """
     clock = SystemClock() if live else clock or ShiftedClock()
-    world = World(days=days, builds_per_day=builds_per_day, today=last_thursday() if live else None)
+    make_world = recent_world if live else World
+    world = make_world(days=days, builds_per_day=builds_per_day)
     sandbox = Sandbox(world, clock=lambda: clock.now().timestamp(), limits=limits)
     with running(sandbox) as url:
         values = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(folder)} | settings

@@ -41,7 +41,12 @@ _RARE_SHARE = 0.1
 
 
 def simulate_day(
-    organization: Organization, seed: int, builds_per_day: int, day: date
+    organization: Organization,
+    seed: int,
+    builds_per_day: int,
+    day: date,
+    *,
+    like: date | None = None,
 ) -> list[Build]:
     """The builds of a day with their complete histories, oldest first.
 
@@ -50,10 +55,11 @@ def simulate_day(
         seed: The seed of the world.
         builds_per_day: Builds on a working day; weekends have fewer.
         day: The UTC day. Days before `FIRST_DAY` have no builds.
+        like: The day whose builds happen on `day`. None for `day` itself.
     """
     if day < FIRST_DAY:
         return []
-    return _DayBuilder(organization, seed, builds_per_day, day).builds()
+    return _DayBuilder(organization, seed, builds_per_day, day, like or day).builds()
 
 
 def build_numbers_on(day: date, builds_per_day: int) -> range:
@@ -67,19 +73,21 @@ def build_numbers_on(day: date, builds_per_day: int) -> range:
 class _DayBuilder:
     """Collects the builds of one day."""
 
-    def __init__(self, organization: Organization, seed: int, per_day: int, day: date) -> None:
+    def __init__(
+        self, organization: Organization, seed: int, per_day: int, day: date, like: date
+    ) -> None:
         self.organization = organization
         self.per_day = per_day
         self.day = day
+        self.build_count = build_count_on(like, per_day)
         self.begin_ms = day_start(day)
-        self.rng = Random(f"{seed}/{organization.slug}/{per_day}/{day}")
+        self.rng = Random(f"{seed}/{organization.slug}/{per_day}/{like}")
         self.generated: list[Build] = []
 
     def builds(self) -> list[Build]:
         """All builds of the day in order of creation."""
-        build_count = build_count_on(self.day, self.per_day)
-        scenarios = sample_scenarios(self.rng, build_count)
-        while len(self.generated) < build_count:
+        scenarios = sample_scenarios(self.rng, self.build_count)
+        while len(self.generated) < self.build_count:
             self._add_root_build(next(scenarios))
         self.generated.sort(key=lambda build: (build.created_ms, build.ref.id))
         self._assign_numbers()

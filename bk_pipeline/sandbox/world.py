@@ -46,6 +46,8 @@ class World:
         today: The last day with builds. None for the clock's current day, so that new
             builds keep appearing.
         organization: The slug of the organization.
+        like: The `today` of the world whose history this one repeats on other dates, so
+            that a world which must end on a recent day always has the same builds.
 
     Attributes:
         clock: Seconds since 1970. A sandbox sets it to its own clock.
@@ -59,6 +61,8 @@ class World:
         builds_per_day: int = 40,
         today: date | None = None,
         organization: str = "acme",
+        *,
+        like: date | None = None,
     ) -> None:
         self.seed = seed
         self.days = days
@@ -66,6 +70,7 @@ class World:
         self.organization = make_organization(organization)
         self.clock: Callable[[], float] = time.time
         self._today = today
+        self._shift = timedelta() if today is None or like is None else like - today
         self._lock = RLock()
         self._generated: OrderedDict[date, list[Build]] = OrderedDict()
         self._added: dict[date, list[RecordedBuild]] = {}
@@ -91,7 +96,9 @@ class World:
         with self._lock:
             generated = self._generated.get(day)
             if generated is None:
-                generated = simulate_day(self.organization, self.seed, self.builds_per_day, day)
+                generated = simulate_day(
+                    self.organization, self.seed, self.builds_per_day, day, like=day + self._shift
+                )
                 self._evict(len(generated))
                 self._generated[day] = generated
             self._generated.move_to_end(day)

@@ -14,10 +14,9 @@ from bk_pipeline.cli.commands import backfill
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.errors import FatalError, RetryableError
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.buildkite.listed import build
 from bk_pipeline_tests.cli.program import run, started, wait_until
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 TOKEN = "bkua_" + "0123456789abcdef" * 2
 READY = {"BUILDKITE_API_TOKEN": TOKEN, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
@@ -52,7 +51,7 @@ def test_invalid_date_is_a_usage_error(tmp_path):
 
 @pytest.fixture
 def served():
-    sandbox = Sandbox(World(days=2, builds_per_day=7, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=2, builds_per_day=7))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 
@@ -173,7 +172,7 @@ def test_refused_token_stops_the_backfill(served, service):
 
 
 def test_three_failed_days_in_a_row_stop_the_backfill():
-    sandbox = Sandbox(World(days=5, builds_per_day=3, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=5, builds_per_day=3))
     sandbox.faults.inject("buildkite", "status", status=503, count=100)
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "0"}
@@ -215,7 +214,7 @@ def test_interrupted_backfill_can_be_continued(tmp_path, served):
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_delivery_reports_what_was_accepted(tmp_path, stop):
-    sandbox = Sandbox(World(days=1, builds_per_day=120, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=120))
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_HTTP_DEADLINE_S": "600"}
         # The first request is accepted; later ones are throttled.
@@ -308,7 +307,7 @@ def test_builds_without_a_trace_are_reported(counts, lines):
 
 def test_every_new_build_without_a_trace_and_every_damaged_file_is_in_the_output(tmp_path):
     """Of each kind, so that new builds, less those that are named, are the delivered traces."""
-    sandbox = Sandbox(World(days=1, builds_per_day=9, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=9))
     day = sandbox.world.first_and_last_day()[0].isoformat()
     finished = {"created_at": f"{day}T10:00:00.000Z", "finished_at": f"{day}T10:01:00.000Z"}
     unfinished = {**finished, "finished_at": None}

@@ -4,12 +4,11 @@ import time
 
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 
 def test_each_check_prints_a_line_and_exit_status_is_0_if_nothing_failed(call):
-    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=10))
     with running(sandbox) as url:
         done = call("doctor", "--days", "2", **environment(sandbox, url))
     assert done.returncode == 0, done.stdout
@@ -25,7 +24,7 @@ def test_each_check_prints_a_line_and_exit_status_is_0_if_nothing_failed(call):
 
 
 def test_test_event_arrives_with_its_time_and_only_if_asked_for(call):
-    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=10))
     with running(sandbox) as url:
         variables = environment(sandbox, url)
         call("doctor", "--days", "1", **variables)
@@ -41,7 +40,7 @@ def test_test_event_arrives_with_its_time_and_only_if_asked_for(call):
 
 
 def test_refused_test_event_fails_the_check(call):
-    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=10))
     sandbox.faults.inject("honeycomb", "status", status=403, path="/1/events/*")
     with running(sandbox) as url:
         done = call("doctor", "--days", "1", "--send-test-event", **environment(sandbox, url))

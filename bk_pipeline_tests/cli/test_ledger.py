@@ -6,14 +6,13 @@ import pytest
 
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 
 @pytest.fixture
 def delivered(tmp_path, call):
     """A day of which Honeycomb rejected two root spans."""
-    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=10))
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(tmp_path / "data")}
         day = sandbox.world.first_and_last_day()[0].isoformat()
@@ -80,7 +79,7 @@ def test_reading_does_not_create_a_ledger(tmp_path, call):
 
 
 def test_missing_ledger_stops_a_backfill_until_adopted_or_resent(tmp_path, call):
-    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=10))
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {"BK_PIPELINE_DATA_DIR": str(tmp_path / "data")}
         day = sandbox.world.first_and_last_day()[0].isoformat()

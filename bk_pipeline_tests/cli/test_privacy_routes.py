@@ -24,7 +24,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.privacy import Privacy
@@ -32,7 +31,7 @@ from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline_tests.spans.full_build import FULL, job_of
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import last_thursday, recent_world
 
 DAY = last_thursday().isoformat()
 # Contains the creation time, so that the build can be found at Buildkite.
@@ -190,7 +189,7 @@ def rules() -> str:
 def routes(call: Any, folder: Path, **privacy: str) -> dict[str, str]:
     """Run all commands on the build; return the text of each route."""
     folder.mkdir()
-    sandbox = Sandbox(World(days=1, builds_per_day=0, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=0))
     recorder = Recorder(sandbox.app)
     sandbox.app = recorder  # type: ignore[assignment]
     for build in (BUILD, *BAD_BUILDS):

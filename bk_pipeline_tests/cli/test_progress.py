@@ -12,9 +12,8 @@ from bk_pipeline.cli.demo import environment
 from bk_pipeline.cli.progress import Advance, Bar, Log, shown_on
 from bk_pipeline.lines import Lines
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.cli.program import wait_until
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 
 @pytest.fixture
@@ -153,7 +152,7 @@ message = "done"
 )
 def test_each_command_reports_its_retries(call, tmp_path, *, command, service, path, terminal):
     (tmp_path / "markers.toml").write_text(RULES)
-    sandbox = Sandbox(World(days=1, builds_per_day=3, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=3))
     sandbox.world.add_build(build := sandbox.world.finish_build_now())
     with running(sandbox) as url:
         settings = environment(sandbox, url) | {

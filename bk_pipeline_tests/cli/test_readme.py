@@ -11,8 +11,7 @@ import pytest
 
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 PROJECT = Path(__file__).parents[2]
 SECTION = re.compile(r"## Your own builds in ten minutes\n(.*?)\n### ", re.DOTALL)
@@ -20,7 +19,7 @@ SECTION = re.compile(r"## Your own builds in ten minutes\n(.*?)\n### ", re.DOTAL
 
 @pytest.fixture
 def served(tmp_path):
-    sandbox = Sandbox(World(days=2, builds_per_day=5, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=2, builds_per_day=5))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 

@@ -19,11 +19,10 @@ from bk_pipeline.clock import SystemClock
 from bk_pipeline.defs import runs
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.cli.program import run, started, wait_until
 from bk_pipeline_tests.ledger.cluster import fresh_schema
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 READY = {"BUILDKITE_API_TOKEN": "bkua_" + "0123456789" * 4, "BUILDKITE_ORGANIZATION_SLUG": "acme"}
 # A process that does not react takes a minute or never ends. The margin is for a loaded machine.
@@ -145,7 +144,7 @@ def test_sandbox_exits_with_the_status_of_the_signal(tmp_path, number):
 
 
 def test_unanswered_batch_is_in_doubt_after_a_signal(tmp_path):
-    sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=12))
     first, _ = sandbox.world.first_and_last_day()
     day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
     sandbox.faults.inject("honeycomb", "hang", processed=True, path="/1/batch/*", count=9)
@@ -208,7 +207,7 @@ class Proxy:
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda one: one.name)
 def test_unresponsive_database_delays_neither_exit_nor_counts(tmp_path, number):
-    sandbox = Sandbox(World(days=1, builds_per_day=12, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=12))
     first, _ = sandbox.world.first_and_last_day()
     day = ("backfill", "--from", first.isoformat(), "--to", first.isoformat())
     with fresh_schema() as url, running(sandbox) as api, ExitStack() as after:

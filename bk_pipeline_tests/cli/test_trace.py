@@ -7,14 +7,13 @@ import pytest
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline.sandbox.world import World
 from bk_pipeline_tests.builders import make_build, make_job
-from bk_pipeline_tests.worlds import last_thursday
+from bk_pipeline_tests.worlds import recent_world
 
 
 @pytest.fixture
 def served():
-    sandbox = Sandbox(World(days=1, builds_per_day=10, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=10))
     with running(sandbox) as url:
         yield sandbox, environment(sandbox, url)
 
@@ -156,7 +155,7 @@ def test_exhausted_quota_is_reported_with_the_time_to_retry(call, served):
 
 
 def test_urls_of_other_hosts_are_not_printed(call, tmp_path):
-    sandbox = Sandbox(World(days=1, builds_per_day=0, today=last_thursday()))
+    sandbox = Sandbox(recent_world(days=1, builds_per_day=0))
     foreign = "https://evil.example/acme/web/builds/1"
     payload = sandbox.world.finish_build_now() | {"web_url": foreign}
     sandbox.world.add_build(payload)

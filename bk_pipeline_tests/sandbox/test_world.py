@@ -184,6 +184,26 @@ def test_builds_of_a_day_do_not_depend_on_the_start_day(world):
     ]
 
 
+def test_a_world_can_repeat_another_ones_history_on_other_dates():
+    other_today = TODAY + timedelta(days=7 * 61)
+    original = World(days=2, builds_per_day=30, today=TODAY)
+    repeated = World(days=2, builds_per_day=30, today=other_today, like=TODAY)
+
+    def histories(world, today):
+        return [
+            (
+                build.ref.slug,
+                build.created_ms - day_start(today),
+                build.change,
+                build.phases[-1].state,
+            )
+            for days_ago in (2, 1, 0)
+            for build in world.builds(today - timedelta(days=days_ago))
+        ]
+
+    assert histories(repeated, other_today) == histories(original, TODAY)
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 2}, {"builds_per_day": 41}, {"organization": "umbrella"}], ids=str
 )

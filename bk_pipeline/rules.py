@@ -1,4 +1,4 @@
-"""Files of rules on builds and jobs, in TOML: types of conditions, reading, and errors with lines.
+"""Files of rules on builds and jobs, in TOML: conditions, reading, and errors with lines.
 
 What markers (`honeycomb/rules.py`) and sampling (`deliver/sampling.py`) have in common.
 """
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.spans.model import SpanKind
@@ -47,6 +47,30 @@ def _globs(value: Any) -> tuple[str, ...]:
 Globs = Annotated[tuple[str, ...], BeforeValidator(_globs)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 RuleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+
+
+class Conditions(BaseModel):
+    """The name of a rule, and its conditions on a build or job. All that are set must hold.
+
+    Globs are case-sensitive; a leading `!` excludes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: RuleId
+    pipeline: Globs | None = None
+    branch: Globs | None = None
+    source: Globs | None = None
+    state: Globs | None = None
+    step_key: Globs | None = None
+    job_name: Globs | None = None
+    queue: Globs | None = None
+    min_duration_s: Seconds | None = None
+    min_wait_s: Seconds | None = None
+
+    def globs(self, names: Iterable[str] = CONDITIONS) -> dict[str, tuple[str, ...]]:
+        """Return the globs of those conditions in `names` that are set."""
+        return {name: globs for name in names if (globs := getattr(self, name))}
 
 
 def read_rules(

@@ -25,10 +25,8 @@ from bk_pipeline.rules import (
     CONDITIONS,
     EXPECTED_ID,
     RULE,
-    Globs,
+    Conditions,
     Path,
-    RuleId,
-    Seconds,
     read_rules,
     repeated_ids,
 )
@@ -73,32 +71,15 @@ def _flag(value: Any) -> bool:
 Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
-class Rule(BaseModel):
+class Rule(Conditions):
     """One `[[rule]]` of the file: of the builds that match, one in `rate` is kept.
 
-    All conditions must hold. Those on jobs hold if they hold together for one job of the build.
-    Globs are case-sensitive; a leading `!` excludes.
+    Conditions on jobs hold if they hold together for one job of the build.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: RuleId
     rate: Annotated[int, BeforeValidator(_rate)]
-    pipeline: Globs | None = None
-    branch: Globs | None = None
-    source: Globs | None = None
-    state: Globs | None = None
-    step_key: Globs | None = None
-    job_name: Globs | None = None
-    queue: Globs | None = None
     retried: Flag | None = None
     soft_failed: Flag | None = None
-    min_duration_s: Seconds | None = None
-    min_wait_s: Seconds | None = None
-
-    def globs(self, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-        """Return the globs of those conditions in `names` that are set."""
-        return {name: globs for name in names if (globs := getattr(self, name))}
 
     @property
     def columns(self) -> Iterator[str]:

@@ -40,7 +40,7 @@ def columns_for(rules: Iterable[Rule]) -> list[str]:
     """Return the columns of the span table that `rules` need."""
     found = dict.fromkeys([*IDENTITY, RUN_MS, QUEUE_MS, WAIT_MS, STARTED])
     for rule in rules:
-        found.update((CONDITIONS[name][rule.kind], None) for name in rule.conditions)
+        found.update((CONDITIONS[name][rule.kind], None) for name in rule.globs())
         found.update((field.name, None) for field in _fields(rule))
     return list(found)
 
@@ -98,7 +98,7 @@ def _present(spans: pa.Table, keys: Collection[SpanKey]) -> set[SpanKey]:
 def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
     """Return a boolean for each span: whether it matches the rule."""
     matches = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
-    for name, globs in rule.conditions.items():
+    for name, globs in rule.globs().items():
         matches = pc.and_(matches, matches_globs(spans[CONDITIONS[name][rule.kind]], globs))
     if rule.min_duration_s is not None:
         matches = pc.and_(matches, at_least(run_ms(spans, rule.kind), rule.min_duration_s))

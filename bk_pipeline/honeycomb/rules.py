@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.display import BUILDKITE, Page, printable, safe_url
-from bk_pipeline.rules import CONDITIONS, Globs, RuleId, Seconds
+from bk_pipeline.rules import Conditions
 from bk_pipeline.spans.fields import FIELDS, FieldType
 from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
@@ -177,31 +177,21 @@ Parsed = Annotated[Template, BeforeValidator(_template)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
-class Rule(BaseModel):
+class Rule(Conditions):
     """One `[[rule]]` of the file; the ledger knows its markers by `id`.
 
-    Globs are case-sensitive; a leading `!` excludes. `at` is the time of the marker: a point at the
-    start or finish, or a range of the run or of the wait for an agent.
+    `at` is the time of the marker: a point at the start or finish, or a range of the run or of
+    the wait for an agent.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    id: RuleId
     on: Literal["build", "job"] = "build"
     type: Name
     message: Parsed
     url: Parsed | None = None
     dataset: Annotated[str, Field(pattern=r"^[^/]*[^/\s][^/]*$")] = ""
     at: Literal["start", "finish", "start-to-finish", "wait"] = "start"
-    pipeline: Globs | None = None
-    branch: Globs | None = None
-    source: Globs | None = None
-    state: Globs | None = None
-    step_key: Globs | None = None
-    job_name: Globs | None = None
-    queue: Globs | None = None
-    min_duration_s: Seconds | None = None
-    min_wait_s: Seconds | None = None
 
     @property
     def kind(self) -> SpanKind:
@@ -212,11 +202,6 @@ class Rule(BaseModel):
     def pages(self) -> tuple[Template, ...]:
         """The templates of the marker's URL; the first one with all values is used."""
         return (self.url,) if self.url else PAGES[self.kind]
-
-    @property
-    def conditions(self) -> dict[str, tuple[str, ...]]:
-        """The globs of each condition that is set."""
-        return {name: globs for name in CONDITIONS if (globs := getattr(self, name))}
 
 
 @dataclass(frozen=True)

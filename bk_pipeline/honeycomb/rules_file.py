@@ -67,7 +67,7 @@ def _rule_errors(file: _File) -> Iterator[tuple[Path, str]]:
     """Yield the errors of rules that are well-formed."""
     yield from repeated_ids(rule.id for rule in file.rule)
     for number, rule in enumerate(file.rule):
-        for name in rule.conditions:
+        for name in rule.globs():
             if rule.kind not in CONDITIONS[name]:
                 yield (RULE, number, name), 'is a condition on jobs; set on = "job" too.'
         for field in ("message", "url"):

@@ -35,7 +35,7 @@ def test_rule_has_defaults(load):
 
     assert (rule.kind, rule.at, rule.dataset) == (SpanKind.BUILD, "start", "ci-builds")
     assert [page.text for page in rule.pages] == ["{buildkite.build.web_url}"]
-    assert rule.conditions == {}
+    assert rule.globs() == {}
 
 
 def test_globs_may_be_one_or_several_and_datasets_become_slugs(load):
@@ -44,7 +44,7 @@ def test_globs_may_be_one_or_several_and_datasets_become_slugs(load):
     [rule] = load(text).rules
 
     assert rule.dataset == "my-data"
-    assert rule.conditions == {"pipeline": ("web",), "branch": ("main", "!x")}
+    assert rule.globs() == {"pipeline": ("web",), "branch": ("main", "!x")}
     assert rule.pages[0].text == "{buildkite.job.web_url}"
     [rule] = load(GOOD + 'dataset = "__all__"\n').rules
     assert rule.dataset == "__all__"

@@ -293,6 +293,37 @@ class App:
             )
         return found[asset]
 
+    def report_active_runs(
+        self, client: BuildkiteClient, last_active: dict[str, int]
+    ) -> tuple[dict[str, int], list[str]]:
+        """Send the number of active builds to the destinations of metrics.
+
+        Returns:
+            What to pass as `last_active` the next time, and a message for each failure.
+
+        Raises:
+            PipelineError: Buildkite could not be asked, or a destination is misconfigured.
+        """
+        setting = "BK_PIPELINE_SENSOR_ACTIVE_RUNS has no effect"
+        if not self.settings.spans_conventions:
+            return {}, [f"{setting}: BK_PIPELINE_SPANS_CONVENTIONS is off."]
+        configured = [one for one in self.destinations() if one.kind == "otlp_metrics"]
+        if not configured:
+            return {}, [f"{setting}: no destination otlp_metrics is configured."]
+        # Imported here, as above.
+        from bk_pipeline.deliver.metrics.destination import OtlpMetrics  # noqa: PLC0415
+        from bk_pipeline.pipeline.active_runs import report_active_runs  # noqa: PLC0415
+
+        with ExitStack() as opened:
+            destinations = [opened.enter_context(self.destination(one)) for one in configured]
+            return report_active_runs(
+                client,
+                [one for one in destinations if isinstance(one, OtlpMetrics)],
+                last_active,
+                privacy=self.privacy(),
+                clock=self.clock,
+            )
+
     def destination(self, configured: Configured) -> AbstractContextManager[Destination]:
         """Open a destination; leaving the block closes its connections."""
         return closing(configured.open(self.clock))

@@ -312,6 +312,13 @@ class Settings(BaseSettings):
         alias="BK_PIPELINE_SENSOR_INTERVAL_S",
         description="Seconds between two polls of the sensor; each costs a request.",
     )
+    sensor_active_runs: bool = Field(
+        default=False,
+        alias="BK_PIPELINE_SENSOR_ACTIVE_RUNS",
+        description="Whether each poll of the sensor also sends how many builds are active, as the "
+        "metric `cicd.pipeline.run.active`, to the destinations `otlp_metrics`. It costs an "
+        "additional request per poll and 100 active builds; see docs/metrics.md.",
+    )
     nightly_days: Annotated[int, Field(ge=1, le=366)] = Field(
         3,
         alias="BK_PIPELINE_NIGHTLY_DAYS",

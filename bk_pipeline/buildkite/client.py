@@ -30,10 +30,12 @@ from bk_pipeline.buildkite.paging import LEAN, PageSize, Paging, RawPage, iter_r
 from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.records import (
     AccessToken,
+    ActiveBuild,
     BuildRecord,
     FinishedListing,
     Page,
     Sample,
+    read_active,
     read_build,
     read_sample,
 )
@@ -212,6 +214,47 @@ class BuildkiteClient:
         )
         page_filter = PageFilter(PipelineFilter() if single else self.pipelines, self.branches)
         return collect_finished(raw_pages, page_filter, max_pages=max_pages)
+
+    def active_builds(
+        self, states: Sequence[str], *, before: datetime, max_pages: int, until_s: float
+    ) -> list[ActiveBuild] | None:
+        """The builds that are in one of `states`, with the names of their pipelines; or None.
+
+        None if they do not fit on `max_pages` pages of 100 builds, or are not read in time: a
+        part of them would be a wrong number. Filters as `iter_finished` does.
+
+        Args:
+            states: Values of Buildkite's filter `state[]`.
+            before: Only builds created before this time (aware UTC), widened to whole seconds.
+            max_pages: Maximum number of pages to read.
+            until_s: Time of the monotonic clock after which no other page is requested.
+
+        Raises:
+            RetryableError: No response before the deadline.
+            FatalError: Buildkite rejected a request; the message says what to do.
+        """
+        names = self.pipelines.names
+        single = len(names) == 1
+        subject = Subject(self.organization, names[0] if single else None)
+        params: Params = {
+            "per_page": PER_PAGE,
+            "exclude_jobs": "true",
+            "state[]": list(states),
+            "created_to": wire_time(before.replace(microsecond=0) + timedelta(seconds=1)),
+            **self.branches.params,
+        }
+        raw_pages = iter_raw_pages(
+            self._api, _path(subject), params=params, subject=subject, paging=self._paging
+        )
+        page_filter = PageFilter(PipelineFilter() if single else self.pipelines, self.branches)
+        found: list[ActiveBuild] = []
+        for number, raw_page in enumerate(raw_pages, start=1):
+            found += map(read_active, page_filter.sort(raw_page.elements)[0].builds)
+            if not raw_page.more:
+                break
+            if number == max_pages or self._clock.monotonic() >= until_s:
+                return None
+        return found
 
     def build(self, pipeline: str, number: int) -> BuildRecord:
         """The current state of one build, including its retried jobs.

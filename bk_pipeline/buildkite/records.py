@@ -57,6 +57,14 @@ class FinishedBuild(msgspec.Struct, frozen=True):
     finished_ns: int
 
 
+class ActiveBuild(msgspec.Struct, frozen=True):
+    """A build that has not ended: its state, and slug and name of its pipeline."""
+
+    state: str
+    pipeline: str
+    pipeline_name: str | None = None
+
+
 class Page(msgspec.Struct, frozen=True):
     """Builds that were not on an earlier page, and the errors of unusable ones."""
 
@@ -113,6 +121,14 @@ class _Pipeline(msgspec.Struct):
     slug: Text
 
 
+class _PipelineName(msgspec.Struct):
+    name: str | None = None
+
+
+class _WithPipeline(msgspec.Struct):
+    pipeline: _PipelineName | None = None
+
+
 class _Keys(msgspec.Struct):
     id: Text
     number: Number
@@ -126,6 +142,7 @@ class _Keys(msgspec.Struct):
 
 
 _decode_keys = msgspec.json.Decoder(_Keys).decode
+_decode_pipeline = msgspec.json.Decoder(_WithPipeline).decode
 
 
 def read_build(payload: bytes) -> BuildRecord:
@@ -153,6 +170,15 @@ def read_build(payload: bytes) -> BuildRecord:
         payload=payload,
         branch=keys.branch if isinstance(keys.branch, str) else None,
     )
+
+
+def read_active(build: BuildRecord) -> ActiveBuild:
+    """The parts of an unfinished build that say what is active. The name may be missing."""
+    try:
+        pipeline = _decode_pipeline(build.payload).pipeline
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pipeline = None
+    return ActiveBuild(build.state, build.pipeline, pipeline.name if pipeline else None)
 
 
 def _moment(text: str, name: str, record_id: str) -> int:

@@ -16,7 +16,7 @@ from bk_pipeline.defs.daily_asset import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.display import Log, printable
-from bk_pipeline.errors import QuotaSpent
+from bk_pipeline.errors import PipelineError, QuotaSpent
 from bk_pipeline.pipeline.newly_finished import REQUEST_PATIENCE_S, PollCursor, PollResult, poll
 from bk_pipeline.window import day_key
 
@@ -30,6 +30,7 @@ LOST_LOOK_BACK = timedelta(days=1)
 # its day from the next, but not for longer than these seconds.
 RUN_TAGS = {"dagster/priority": "10", "dagster/max_runtime": "7200"}
 NOTHING_NEW = "No build has finished since the last tick."
+UNREPORTED = "Active builds are not reported"
 PARTITION_TAG = "dagster/partition"
 # Runs that one tick requests at most: to start them all takes the daemon time.
 MOST_RUNS = 20
@@ -74,6 +75,8 @@ class Cursor(msgspec.Struct):
 
     place: PollCursor
     wanted: WantedDays = {}
+    # The pipelines that `active_runs.py` reports, and when each was last active.
+    active: dict[str, int] = {}
 
 
 def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
@@ -96,10 +99,11 @@ def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
             app.buildkite(log.info, max_wait_s=REQUEST_PATIENCE_S) as client,
         ):
             found, behind = _poll(client, cursor.place, app)
+            active, unreported = _report_active(client, cursor.active, app)
         ended = end_lost_runs(context.instance)
         want(cursor.wanted, _existing(found.days, now, app))
         days, waiting = days_to_run(cursor.wanted, context.instance, job.name, nightly, now=now)
-        messages = [message for message in (lost, behind, *ended, *waiting) if message]
+        messages = [message for message in (lost, behind, *unreported, *ended, *waiting) if message]
         for message in messages:
             log.info(message)
         return dg.SensorResult(
@@ -109,7 +113,7 @@ def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
                 for day in days
             ],
             skip_reason=None if days else printable(" ".join(messages)) or NOTHING_NEW,
-            cursor=msgspec.json.encode(Cursor(found.cursor, cursor.wanted)).decode(),
+            cursor=msgspec.json.encode(Cursor(found.cursor, cursor.wanted, active)).decode(),
         )
 
     return sensor
@@ -147,6 +151,25 @@ def _poll(client: "BuildkiteClient", since: PollCursor, app: App) -> tuple[PollR
         f"Much has finished since {since.since:%Y-%m-%d %H:%MZ}. The builds created before "
         f"{found.cursor.backlog.below:%Y-%m-%d %H:%MZ} follow in the next ticks."
     )
+
+
+def _report_active(
+    client: "BuildkiteClient", last_active: dict[str, int], app: App
+) -> tuple[dict[str, int], list[str]]:
+    """Send the number of active builds, if the settings ask for it.
+
+    Returns:
+        The pipelines to report next time, and a message for each failure. Nothing is raised: these
+        numbers matter less than the runs that the sensor is there to request.
+    """
+    if not app.settings.sensor_active_runs:
+        return {}, []
+    try:
+        return app.report_active_runs(client, last_active)
+    except PipelineError as exc:
+        return last_active, [f"{UNREPORTED}: {exc}"]
+    except Exception as exc:  # noqa: BLE001  # see above; its text may quote a payload
+        return last_active, [f"{UNREPORTED}: {type(exc).__name__}."]
 
 
 def _existing(days: set[str], now: datetime, app: App) -> set[str]:

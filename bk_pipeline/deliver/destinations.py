@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bk_pipeline.clock import Clock
@@ -87,7 +88,7 @@ def _honeycomb(settings: Settings, _prefix: str) -> Resolved | None:
     return Resolved(open_)
 
 
-def _otlp(signal: Signal, load_class: Callable[[], type[Otlp]]) -> Configure:
+def _otlp(signal: Signal, load_class: Callable[[Settings], Callable[..., Otlp]]) -> Configure:
     """Return what configures a destination for one signal at an OTLP endpoint."""
 
     def configured(settings: Settings, prefix: str) -> Resolved | None:
@@ -100,23 +101,23 @@ def _otlp(signal: Signal, load_class: Callable[[], type[Otlp]]) -> Configure:
         age = otlp_max_age(endpoint.url, settings, endpoint.signal.name, shown_prefix=prefix)
 
         def open_(clock: Clock) -> Destination:
-            return load_class()(endpoint, clock=clock, age=age, retry_policy=policy)
+            return load_class(settings)(endpoint, clock=clock, age=age, retry_policy=policy)
 
         return Resolved(open_, endpoint.name)
 
     return configured
 
 
-def _load_otlp() -> type[Otlp]:
+def _load_otlp(_settings: Settings) -> type[Otlp]:
     from bk_pipeline.deliver.otlp.endpoint import Otlp  # noqa: PLC0415
 
     return Otlp
 
 
-def _load_otlp_metrics() -> type[Otlp]:
+def _load_otlp_metrics(settings: Settings) -> Callable[..., Otlp]:
     from bk_pipeline.deliver.metrics.destination import OtlpMetrics  # noqa: PLC0415
 
-    return OtlpMetrics
+    return partial(OtlpMetrics, conventions=settings.spans_conventions)
 
 
 KINDS: Mapping[str, Kind] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -145,8 +145,8 @@ _TEMPORALITIES = {
 class StoredPoint:
     """A data point with its metric and its resource.
 
-    `count` is the value of a sum or the count of a histogram. Fields that only
-    histograms have are None for sums.
+    `count` is the value of a sum or gauge, or the count of a histogram. `temporality` is empty for
+    a gauge, which has none. Fields that only histograms have are None for the others.
     """
 
     metric: str
@@ -165,10 +165,14 @@ class StoredPoint:
     zero_count: int | None = None
     offset: int | None = None
     bucket_counts: tuple[int, ...] = ()
+    gauge: bool = False
+    schema_urls: tuple[str, str] = ("", "")
 
     @property
     def is_valid(self) -> bool:
         """Whether temporality, times and counts are consistent, as backends require."""
+        if self.gauge:
+            return self.time_ns > 0
         whole = self.scale is None or self.count == (self.zero_count or 0) + sum(self.bucket_counts)
         return bool(self.temporality) and 0 < self.start_ns < self.time_ns and whole
 
@@ -180,7 +184,7 @@ class StoredPoint:
 
 @dataclass
 class PointStore:
-    """Data points in order of arrival, and their totals by metric.
+    """Data points in order of arrival, and their totals by metric; gauges add nothing to these.
 
     Args:
         keep: If False, points are counted but not stored.
@@ -199,7 +203,8 @@ class PointStore:
             self.count += 1
             if self.keep:
                 self.points.append(point)
-            self.totals[point.metric] += point.count
+            if not point.gauge:
+                self.totals[point.metric] += point.count
             key = hash((point.series, point.time_ns))
             self.duplicate_count += key in self._seen
             self._seen.add(key)
@@ -209,20 +214,22 @@ def parse_points(request: ExportMetricsServiceRequest) -> Iterator[StoredPoint]:
     """The data points of a request, in order.
 
     Raises:
-        ValueError: A metric is neither a sum of whole numbers nor an exponential histogram.
+        ValueError: A metric is neither a sum or gauge of whole numbers nor an exponential histogram.
     """
     for group in request.resource_metrics:
         resource = attribute_dict(group.resource.attributes)
         for part in group.scope_metrics:
+            schema_urls = (group.schema_url, part.schema_url)
             for metric in part.metrics:
-                yield from _metric_points(metric, resource)
+                for point in _metric_points(metric, resource):
+                    yield replace(point, schema_urls=schema_urls)
 
 
 def _metric_points(metric: Metric, resource: dict[str, Any]) -> Iterator[StoredPoint]:
     kind = metric.WhichOneof("data")
-    if kind == "sum":
-        for number in metric.sum.data_points:
-            yield _sum_point(metric, number, resource)
+    if kind in {"sum", "gauge"}:
+        for number in getattr(metric, kind).data_points:
+            yield _number_point(metric, number, resource)
     elif kind == "exponential_histogram":
         for histogram in metric.exponential_histogram.data_points:
             yield _histogram_point(metric, histogram, resource)
@@ -230,9 +237,9 @@ def _metric_points(metric: Metric, resource: dict[str, Any]) -> Iterator[StoredP
         raise ValueError(f"{metric.name}: metrics of type {kind} are not supported here")
 
 
-def _sum_point(metric: Metric, point: NumberDataPoint, resource: dict[str, Any]) -> StoredPoint:
+def _number_point(metric: Metric, point: NumberDataPoint, resource: dict[str, Any]) -> StoredPoint:
     if point.WhichOneof("value") != "as_int":
-        raise ValueError(f"{metric.name}: sums of non-integers are not supported here")
+        raise ValueError(f"{metric.name}: non-integers are not supported here")
     return StoredPoint(
         metric=metric.name,
         unit=metric.unit,
@@ -243,6 +250,7 @@ def _sum_point(metric: Metric, point: NumberDataPoint, resource: dict[str, Any])
         start_ns=point.start_time_unix_nano,
         time_ns=point.time_unix_nano,
         count=point.as_int,
+        gauge=metric.HasField("gauge"),
     )
 
 

@@ -93,6 +93,7 @@ HARD_FAILURES = frozenset({"failed", "timed_out", "expired"})
 AGENT_LOST = "agent_lost"
 LOST_EXIT_STATUS = -1
 AGENT_STOPPED = "agent_stop"
+STACK_ERROR = "stack_error"
 # Reasons for which the CI system, not the job's command, made a job fail.
 SYSTEM_FAILURES = frozenset({
     AGENT_STOPPED,
@@ -100,7 +101,7 @@ SYSTEM_FAILURES = frozenset({
     "agent_refused",
     "process_run_error",
     "signature_rejected",
-    "stack_error",
+    STACK_ERROR,
 })  # fmt: skip
 
 

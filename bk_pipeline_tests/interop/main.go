@@ -187,6 +187,15 @@ func points(metric pmetric.Metric) []object {
 				"temporality": metric.Sum().AggregationTemporality().String(),
 			})
 		}
+	case pmetric.MetricTypeGauge:
+		for _, one := range metric.Gauge().DataPoints().All() {
+			found = append(found, object{
+				"attributes": attributes(one.Attributes()),
+				"start":      number(uint64(one.StartTimestamp())),
+				"time":       number(uint64(one.Timestamp())),
+				"value":      strconv.FormatInt(one.IntValue(), 10),
+			})
+		}
 	case pmetric.MetricTypeExponentialHistogram:
 		for _, one := range metric.ExponentialHistogram().DataPoints().All() {
 			found = append(found, object{

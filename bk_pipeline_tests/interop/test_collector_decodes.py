@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bk_pipeline.deliver.metrics.points import data_points, measured_items
 from bk_pipeline.deliver.otlp import codec
 from bk_pipeline.deliver.otlp.shape import body_of
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.pipeline.active_runs import active_points
 from bk_pipeline.spans.table import rows
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.programs import missing
@@ -40,6 +42,17 @@ SCOPE = {
 # Bits of `flags`: whether the span's parent, or the linked span, is in another service.
 IS_LOCAL, IS_REMOTE = 0x100, 0x300
 STATUSES = {"unset": "Unset", "ok": "Ok", "error": "Error"}
+# The type and unit of each metric.
+METRICS = {
+    "buildkite.builds.count": ("Sum", "{build}"),
+    "buildkite.builds.duration": ("ExponentialHistogram", "ms"),
+    "buildkite.jobs.count": ("Sum", "{job}"),
+    "buildkite.jobs.duration": ("ExponentialHistogram", "ms"),
+    "buildkite.jobs.wait_time": ("ExponentialHistogram", "ms"),
+    "cicd.pipeline.run.duration": ("ExponentialHistogram", "s"),
+    "cicd.pipeline.run.errors": ("Sum", "{error}"),
+    "cicd.system.errors": ("Sum", "{error}"),
+}
 INT64 = range(-(2**63), 2**63)
 
 
@@ -194,6 +207,8 @@ def test_metrics_are_decoded_as_the_table_has_them(decoder, world, tmp_path):
     for one in seen:
         point = one["point"]
         assert as_dict(one["resource"]) == pairs(COMMON)
+        assert {name: one[name] for name in SCOPE} == SCOPE
+        assert (one["type"], one["unit"]) == METRICS[one["metric"]]
         assert point["temporality"] == "Delta"
         assert int(point["start"]) < int(point["time"])
         if one["type"] == "Sum":
@@ -208,6 +223,39 @@ def test_metrics_are_decoded_as_the_table_has_them(decoder, world, tmp_path):
     assert counts["buildkite.jobs.duration"] == len(ran)
     assert sums["buildkite.builds.duration"] == total_ms(builds)
     assert sums["buildkite.jobs.duration"] == total_ms(ran)
+    assert sums["cicd.pipeline.run.duration"] == pytest.approx(total_ms(builds) / 1_000)
+    failed = [
+        one["attributes"]["cicd.pipeline.task.run.result"]
+        for one in jobs
+        if one["status"] == "error"
+    ]
+    assert counts["cicd.system.errors"] == failed.count("error") > 0
+    assert counts["cicd.pipeline.run.errors"] == len(failed) - failed.count("error") > 0
+    assert set(counts) == set(METRICS)
+
+
+def test_active_runs_are_decoded_as_gauges(decoder, tmp_path):
+    now = datetime(2024, 2, 15, 15, tzinfo=UTC)
+    points = active_points({("Web", "executing"): 3}, ["Web"], "acme", now)
+
+    seen = decoded(decoder, "metrics", request_body(points, COMMON), tmp_path)
+
+    assert [
+        (as_dict(one["point"]["attributes"])["cicd.pipeline.run.state"][1], one["point"]["value"])
+        for one in seen
+    ] == [("pending", "0"), ("executing", "3"), ("finalizing", "0")]
+    for one in seen:
+        assert {name: one[name] for name in SCOPE} == SCOPE
+        assert (one["metric"], one["type"], one["unit"]) == (
+            "cicd.pipeline.run.active",
+            "Gauge",
+            "{run}",
+        )
+        assert (one["point"]["start"], one["point"]["time"]) == (
+            "0",
+            f"{int(now.timestamp())}000000000",
+        )
+        assert as_dict(one["point"]["attributes"])["cicd.pipeline.name"] == ("string", "Web")
 
 
 def total_ms(spans: list[dict[str, Any]]) -> int:

@@ -109,6 +109,13 @@ def test_metrics_equal_those_computed_from_the_spans(tmp_path):
         len(started),
         total_duration_ms(started),
     )
+    runs = histogram_totals(stored, "cicd.pipeline.run.duration")[1]
+    assert round(runs * 1_000) == total_duration_ms(builds)
+    failed = [
+        one.attributes["cicd.pipeline.task.run.result"] for one in jobs if one.status_code == 2
+    ]
+    assert stored.totals["cicd.system.errors"] == failed.count("error")
+    assert stored.totals["cicd.pipeline.run.errors"] == len(failed) - failed.count("error") > 0
     known = [one for one in waits if one is not None]
     assert histogram_totals(stored, "buildkite.jobs.wait_time") == (len(known), sum(known))
 

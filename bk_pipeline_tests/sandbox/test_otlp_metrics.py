@@ -83,11 +83,26 @@ def test_invalid_point_is_rejected(client, post, metric):
     assert client.sandbox.otlp.metrics.totals == {"n": 5}
 
 
-def test_unsupported_metrics_and_malformed_bodies_are_rejected(client, post):
+def gauge_metric(**value):
     gauge = Metric(name="g")
-    gauge.gauge.data_points.append(NumberDataPoint(as_int=1))
+    gauge.gauge.data_points.append(NumberDataPoint(time_unix_nano=2, **value))
+    return gauge
 
-    assert post(body(gauge)).status_code == 400
+
+def test_gauge_is_stored_but_not_added_up(client, post):
+    assert post(body(gauge_metric(as_int=0))).content == b""
+
+    [point] = client.sandbox.otlp.metrics.points
+    assert (point.metric, point.count, point.gauge, point.temporality) == ("g", 0, True, "")
+    assert client.sandbox.otlp.metrics.totals == {}
+
+
+def test_unsupported_metrics_and_malformed_bodies_are_rejected(client, post):
+    summary = Metric(name="s")
+    summary.summary.data_points.add()
+
+    assert post(body(summary)).status_code == 400
+    assert post(body(gauge_metric(as_double=1.5))).status_code == 400
     assert post(b"no protobuf").status_code == 400
     assert client.sandbox.otlp.metrics.points == []
 

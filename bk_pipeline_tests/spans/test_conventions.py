@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 
 from bk_pipeline.spans import derived
@@ -48,6 +50,35 @@ REGISTRY: dict[str, set[str] | None] = {
     "vcs.ref.type": REF_TYPE,
     "vcs.repository.name": None,
     "vcs.repository.url.full": None,
+}
+
+
+class RegisteredMetric(NamedTuple):
+    """A metric of the registry, and its attributes by requirement level."""
+
+    instrument: str
+    unit: str
+    required: set[str]
+    conditional: frozenset[str] = frozenset()
+
+
+METRICS = {
+    "cicd.pipeline.run.duration": RegisteredMetric(
+        "histogram",
+        "s",
+        {"cicd.pipeline.name", "cicd.pipeline.run.state"},
+        frozenset({"cicd.pipeline.result", "error.type"}),
+    ),
+    "cicd.pipeline.run.active": RegisteredMetric(
+        "updowncounter", "{run}", {"cicd.pipeline.name", "cicd.pipeline.run.state"}
+    ),
+    "cicd.pipeline.run.errors": RegisteredMetric(
+        "counter", "{error}", {"cicd.pipeline.name", "error.type"}
+    ),
+    "cicd.worker.count": RegisteredMetric("updowncounter", "{worker}", {"cicd.worker.state"}),
+    "cicd.system.errors": RegisteredMetric(
+        "counter", "{error}", {"cicd.system.component", "error.type"}
+    ),
 }
 REQUIRED = {
     SpanKind.BUILD: {"cicd.pipeline.result"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -18,6 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
     ExponentialHistogram,
     ExponentialHistogramDataPoint,
+    Gauge,
     Metric,
     NumberDataPoint,
     ResourceMetrics,
@@ -29,7 +31,9 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from bk_pipeline import __version__
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
 from bk_pipeline.deliver.metrics.points import (
+    BUILDKITE_INSTRUMENTS,
     COLUMNS,
+    INSTRUMENTS,
     Histogram,
     Instrument,
     Point,
@@ -37,9 +41,11 @@ from bk_pipeline.deliver.metrics.points import (
     measured_items,
 )
 from bk_pipeline.deliver.otlp.answers import parse_response
-from bk_pipeline.deliver.otlp.endpoint import Otlp
+from bk_pipeline.deliver.otlp.endpoint import Otlp, connected
+from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.otlp.shape import SCOPE_NAME
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.spans.fields import SCHEMA_URL
 from bk_pipeline.text import truncate
 
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
@@ -48,15 +54,15 @@ DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 def request_body(points: Iterable[Point], resource: Mapping[str, str]) -> bytes:
     """Return the encoded export request of `points`, which are grouped by metric."""
     metrics = [
-        _metric(instrument, list(of_metric))
-        for instrument, of_metric in groupby(points, key=attrgetter("instrument"))
+        _metric(list(of_metric)) for _, of_metric in groupby(points, key=attrgetter("metric"))
     ]
     scope = InstrumentationScope(name=SCOPE_NAME, version=__version__)
     request = ExportMetricsServiceRequest(
         resource_metrics=[
             ResourceMetrics(
                 resource=Resource(attributes=_pairs(resource.items())),
-                scope_metrics=[ScopeMetrics(scope=scope, metrics=metrics)],
+                scope_metrics=[ScopeMetrics(scope=scope, metrics=metrics, schema_url=SCHEMA_URL)],
+                schema_url=SCHEMA_URL,
             )
         ]
     )
@@ -64,20 +70,23 @@ def request_body(points: Iterable[Point], resource: Mapping[str, str]) -> bytes:
     return body
 
 
-def _metric(instrument: Instrument, points: list[Point]) -> Metric:
+def _metric(points: list[Point]) -> Metric:
+    instrument = points[0].instrument
     metric = Metric(name=instrument.name, description=instrument.description, unit=instrument.unit)
-    if points[0].histogram is None:
-        metric.sum.CopyFrom(
-            Sum(
-                data_points=[_number(one) for one in points],
-                aggregation_temporality=DELTA,
-                is_monotonic=True,
-            )
-        )
-    else:
+    if instrument.is_gauge:
+        metric.gauge.CopyFrom(Gauge(data_points=map(_number, points)))
+    elif instrument.is_histogram:
         histogram = [_distribution(one, one.histogram) for one in points if one.histogram]
         metric.exponential_histogram.CopyFrom(
             ExponentialHistogram(data_points=histogram, aggregation_temporality=DELTA)
+        )
+    else:
+        metric.sum.CopyFrom(
+            Sum(
+                data_points=map(_number, points),
+                aggregation_temporality=DELTA,
+                is_monotonic=True,
+            )
         )
     return metric
 
@@ -139,11 +148,23 @@ _time_ns = attrgetter("time_ns")
 
 
 class OtlpMetrics(Otlp):
-    """Sends metrics of builds and jobs, with settings of the signal `METRICS`. Thread-safe."""
+    """Sends metrics of builds and jobs, with settings of the signal `METRICS`. Thread-safe.
+
+    Args:
+        settings: The settings of the endpoint.
+        conventions: Whether to send the metrics of OpenTelemetry's semantic conventions too.
+        options: The other arguments of `Otlp`.
+    """
 
     limits = METRICS_LIMITS
     columns = COLUMNS
     sampled = False  # counts and sums are of all builds
+    instruments: Sequence[Instrument] = INSTRUMENTS
+
+    def __init__(self, settings: OtlpSettings, *, conventions: bool = True, **options: Any) -> None:
+        super().__init__(settings, **options)
+        if not conventions:
+            self.instruments = BUILDKITE_INSTRUMENTS
 
     def encode(self, rows: SpanRows) -> list[Item]:
         """Return the builds and jobs among the rows, in time order. Pure."""
@@ -155,7 +176,7 @@ class OtlpMetrics(Otlp):
         The response counts data points, so items are rejected only if all data points were. Raises
         the errors of `Destination.send`.
         """
-        points = list(data_points(items))
+        points = list(data_points(items, self.instruments))
         posted = self._endpoint.post(request_body(points, self._settings.resource))
         return parse_response(
             posted.response,
@@ -164,3 +185,27 @@ class OtlpMetrics(Otlp):
             context=self._endpoint.context,
             sent_count=len(points),
         )
+
+    def report(self, points: Sequence[Point], *, within_s: float) -> str:
+        """Send `points` once, without the ledger, and return a warning if there is one.
+
+        Meant for gauges: the next ones replace those that are lost.
+
+        Args:
+            points: The data points, at least one, grouped by metric.
+            within_s: The timeout of the request.
+
+        Raises:
+            PipelineError: They were not accepted, or it is unknown whether they were.
+        """
+        timeouts = self._settings.timeouts.within(within_s)
+        endpoint = connected(self._settings, clock=self._clock, timeouts=timeouts)
+        try:
+            posted = endpoint.post(request_body(points, self._settings.resource))
+            result = parse_response(
+                posted.response, len(points), sent_bytes=posted.sent_bytes, context=endpoint.context
+            )
+        finally:
+            endpoint.close()
+        [*_, last] = result.outcomes
+        return result.warning or last.message

@@ -16,8 +16,8 @@ millisecond derived from the ids of its builds and jobs. Therefore:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from operator import itemgetter
 from typing import Any
@@ -30,8 +30,9 @@ import pyarrow.compute as pc
 from bk_pipeline.deliver import selection
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.rows import SpanRows
-from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.units import NS_PER_HOUR, NS_PER_MS
+from bk_pipeline.spans.jobs import STACK_ERROR
+from bk_pipeline.spans.model import SpanKind, SpanStatus
+from bk_pipeline.units import MS_PER_S, NS_PER_HOUR, NS_PER_MS
 
 ORGANIZATION, PIPELINE = "buildkite.organization.slug", "buildkite.pipeline.slug"
 SOURCE, STATE = "buildkite.build.source", "buildkite.build.state"
@@ -41,6 +42,11 @@ STEP, EXIT_STATUS, PASSED = (
     "buildkite.job.passed",
 )
 QUEUE = "buildkite.agent.queue"
+PIPELINE_NAME, RUN_STATE = "cicd.pipeline.name", "cicd.pipeline.run.state"
+RESULT, ERROR_TYPE, COMPONENT = "cicd.pipeline.result", "error.type", "cicd.system.component"
+# Columns that are added to those of the span table: `RESULT` and `ERROR_TYPE` of builds that
+# ended without executing anything.
+PENDING_RESULT, PENDING_ERROR_TYPE = "pending result", "pending error type"
 
 
 class Measure(IntEnum):
@@ -49,35 +55,87 @@ class Measure(IntEnum):
     COUNT = 0  # one per ended build or job; its number is the end time and never missing
     DURATION_MS = 1  # from start to end of its span, if it ran
     WAIT_MS = 2  # the wait for an agent, if it got one
+    PENDING_MS = 3  # from a build's start to its first job's start, or else to its end
+    EXECUTING_MS = 4  # from a build's first job's start to its end
+    RUN_ERROR = 5  # one per job that failed
+    SYSTEM_ERROR = 6  # one per job that the CI system made fail
+
+
+# Measures that are added up instead of distributed over a histogram.
+COUNTS = frozenset({Measure.COUNT, Measure.RUN_ERROR, Measure.SYSTEM_ERROR})
 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One metric: a sum for counts, a histogram for durations."""
+    """One metric, or the part of it that has one value of a constant attribute.
+
+    Counts are sums, durations are histograms, and what the sensor observes are gauges.
+
+    Attributes:
+        name: The name of the metric.
+        unit: Its unit. Durations in `s` are measured in milliseconds and converted.
+        description: Its description.
+        kind: The span kind that it measures.
+        measure: What it measures. None: nothing of a span; its points are gauges.
+        attributes: The names of the attributes of its points.
+        columns: The column of an attribute's values, if it is not the one with the same name.
+        constant: Attributes that have the same value on all points.
+    """
 
     name: str
     unit: str
     description: str
     kind: SpanKind
-    measure: Measure
+    measure: Measure | None
     attributes: tuple[str, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    constant: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_gauge(self) -> bool:
+        """Whether its points are gauges."""
+        return self.measure is None
+
+    @property
+    def is_histogram(self) -> bool:
+        """Whether its points are histograms."""
+        return not self.is_gauge and self.measure not in COUNTS
 
 
 BUILD_ATTRIBUTES = (ORGANIZATION, PIPELINE, SOURCE, STATE)
 JOB_ATTRIBUTES = (ORGANIZATION, PIPELINE, SOURCE, STEP, EXIT_STATUS, PASSED)
+# The conventions let a pipeline's name identify it; several organizations may have the same name.
+RUN_ATTRIBUTES = (ORGANIZATION, PIPELINE_NAME)
+RESULT_ATTRIBUTES = (*RUN_ATTRIBUTES, RESULT, ERROR_TYPE)
+PENDING, EXECUTING, FINALIZING = "pending", "executing", "finalizing"
+RUN_DURATION = "Duration of a pipeline run grouped by pipeline, state and result."
+WHILE_PENDING = {RESULT: PENDING_RESULT, ERROR_TYPE: PENDING_ERROR_TYPE}
 
 # fmt: off
-INSTRUMENTS: Sequence[Instrument] = (
+BUILDKITE_INSTRUMENTS: Sequence[Instrument] = (
     Instrument("buildkite.builds.count", "{build}", "Builds that finished.", SpanKind.BUILD, Measure.COUNT, BUILD_ATTRIBUTES),
     Instrument("buildkite.builds.duration", "ms", "How long builds took.", SpanKind.BUILD, Measure.DURATION_MS, BUILD_ATTRIBUTES),
     Instrument("buildkite.jobs.count", "{job}", "Jobs that ended.", SpanKind.JOB, Measure.COUNT, JOB_ATTRIBUTES),
     Instrument("buildkite.jobs.duration", "ms", "How long jobs ran.", SpanKind.JOB, Measure.DURATION_MS, JOB_ATTRIBUTES),
     Instrument("buildkite.jobs.wait_time", "ms", "How long jobs waited for an agent.", SpanKind.JOB, Measure.WAIT_MS, (ORGANIZATION, QUEUE)),
 )
+# Names, units and descriptions of OpenTelemetry's semantic conventions.
+CONVENTION_INSTRUMENTS: Sequence[Instrument] = (
+    Instrument("cicd.pipeline.run.duration", "s", RUN_DURATION, SpanKind.BUILD, Measure.PENDING_MS, RESULT_ATTRIBUTES, WHILE_PENDING, ((RUN_STATE, PENDING),)),
+    Instrument("cicd.pipeline.run.duration", "s", RUN_DURATION, SpanKind.BUILD, Measure.EXECUTING_MS, RESULT_ATTRIBUTES, constant=((RUN_STATE, EXECUTING),)),
+    Instrument("cicd.pipeline.run.errors", "{error}", "The number of errors encountered in pipeline runs (eg. compile, test failures).", SpanKind.JOB, Measure.RUN_ERROR, (*RUN_ATTRIBUTES, ERROR_TYPE)),
+    Instrument("cicd.system.errors", "{error}", "The number of errors in a component of the CI/CD system (eg. controller, scheduler, agent).", SpanKind.JOB, Measure.SYSTEM_ERROR, (ORGANIZATION, COMPONENT, ERROR_TYPE)),
+)
+INSTRUMENTS = (*BUILDKITE_INSTRUMENTS, *CONVENTION_INSTRUMENTS)
+ACTIVE_RUNS = Instrument("cicd.pipeline.run.active", "{run}", "The number of pipeline runs currently active in the system by state.", SpanKind.BUILD, None, (*RUN_ATTRIBUTES, RUN_STATE))
 # fmt: on
 
 # The columns whose values identify a series.
-DIMENSIONS = tuple(dict.fromkeys(name for one in INSTRUMENTS for name in one.attributes))
+DIMENSIONS = tuple(
+    dict.fromkeys(one.columns.get(name, name) for one in INSTRUMENTS for name in one.attributes)
+)
+# Those that are computed instead of read.
+COMPUTED = (COMPONENT, PENDING_RESULT, PENDING_ERROR_TYPE)
 
 
 JOB_TYPE, STARTED, WAIT_MS = (
@@ -85,15 +143,20 @@ JOB_TYPE, STARTED, WAIT_MS = (
     "buildkite.job.started",
     "buildkite.job.wait_time_ms",
 )
+STATUS, QUEUE_MS = "status", "buildkite.build.queue_ms"
+TASK_RESULT, SIGNAL_REASON = "cicd.pipeline.task.run.result", "buildkite.job.signal_reason"
+_READ = ("name", "end", STATUS, JOB_TYPE, STARTED, WAIT_MS, QUEUE_MS, TASK_RESULT, SIGNAL_REASON)
 # The columns read from the span table.
-COLUMNS = (*selection.COLUMNS, "name", "end", JOB_TYPE, STARTED, WAIT_MS, *DIMENSIONS)
+COLUMNS = (*selection.COLUMNS, *_READ, *(one for one in DIMENSIONS if one not in COMPUTED))
 MANUAL = "manual"
+# Values of `cicd.system.component`, and the `error.type` and result that tell them apart.
+CONTROLLER, SCHEDULER, AGENT = "controller", "scheduler", "agent"
+EXPIRED, SYSTEM_RESULT = "expired", "error"
 # The number of a measure that an item does not have.
 MISSING = -1
-# The type of the numbers in an item's only piece: its end in nanoseconds, then its duration and
-# wait in milliseconds.
+# The type of the numbers in an item's only piece, one for each measure.
 NUMBER_TYPE = np.dtype("<i8")
-NUMBERS = 3
+NUMBERS = len(Measure)
 
 
 class Series(msgspec.Struct, array_like=True, frozen=True):
@@ -116,8 +179,7 @@ def measured_items(rows: SpanRows) -> list[Item]:
     if not len(measured):
         return []
     ends = np.asarray(measured.column("end").cast(pa.int64()))
-    numbers = np.column_stack((ends, _durations_ms(measured, ends), _waits_ms(measured)))
-    content = numbers.astype(NUMBER_TYPE).tobytes()
+    content = _numbers(measured, ends).astype(NUMBER_TYPE).tobytes()
     size = NUMBERS * NUMBER_TYPE.itemsize
     return [
         Item(
@@ -150,20 +212,71 @@ def _is_measured(table: pa.Table) -> Any:
     return np.asarray(counted, bool)
 
 
-def _durations_ms(rows: SpanRows, ends: Any) -> Any:
-    """Return durations; a job that ended without starting has none, its span is its wait."""
+def _numbers(rows: SpanRows, ends: Any) -> Any:
+    """Return the numbers of each row, in the order of `Measure`."""
+    spans_ms = (ends - rows.start_ns) // NS_PER_MS
     started = np.asarray(pc.fill_null(rows.column(STARTED), fill_value=True))
-    return np.where(started, (ends - rows.start_ns) // NS_PER_MS, MISSING)
+    is_build = np.asarray(pc.equal(_texts(rows, "name"), SpanKind.BUILD), bool)
+    queue_ms = np.asarray(pc.fill_null(rows.column(QUEUE_MS), MISSING))
+    executed = is_build & (queue_ms >= 0)
+    pending_ms = np.minimum(np.where(executed, queue_ms, spans_ms), spans_ms)
+    failed, by_system = _failures(rows)
+    measured = {
+        Measure.COUNT: ends,
+        # A job that ended without starting has no duration: its span is its wait.
+        Measure.DURATION_MS: np.where(started, spans_ms, MISSING),
+        Measure.WAIT_MS: np.asarray(pc.fill_null(rows.column(WAIT_MS), MISSING)),
+        Measure.PENDING_MS: np.where(is_build, pending_ms, MISSING),
+        Measure.EXECUTING_MS: np.where(executed, spans_ms - pending_ms, MISSING),
+        Measure.RUN_ERROR: np.where(failed & ~by_system, 1, MISSING),
+        Measure.SYSTEM_ERROR: np.where(by_system, 1, MISSING),
+    }
+    return np.column_stack([measured[one] for one in Measure])
 
 
-def _waits_ms(rows: SpanRows) -> Any:
-    return np.asarray(pc.fill_null(rows.column(WAIT_MS), MISSING))
+def _failures(rows: SpanRows) -> tuple[Any, Any]:
+    """Return two booleans for each row: whether it failed, and whether the CI system failed it.
+
+    A failure that the step allows (`soft_fail`) is none, as in the status of spans.
+    """
+    failed = np.asarray(_equal(_texts(rows, STATUS), SpanStatus.ERROR), bool)
+    by_system = np.asarray(_equal(_texts(rows, TASK_RESULT), SYSTEM_RESULT), bool)
+    return failed, failed & by_system
+
+
+def _texts(rows: SpanRows, column: str) -> pa.Array:
+    return rows.column(column).cast(pa.string())
+
+
+def _equal(texts: pa.Array, text: str) -> pa.Array:
+    return pc.fill_null(pc.equal(texts, text), fill_value=False)
+
+
+def _dimensions(rows: SpanRows) -> pa.Table:
+    """Return the columns of `DIMENSIONS`, the computed ones included."""
+    _, by_system = _failures(rows)
+    none = pa.scalar(None, pa.string())
+    component = pc.if_else(
+        _equal(_texts(rows, SIGNAL_REASON), STACK_ERROR),
+        CONTROLLER,
+        pc.if_else(_equal(_texts(rows, ERROR_TYPE), EXPIRED), SCHEDULER, AGENT),
+    )
+    pending = pc.is_null(rows.column(QUEUE_MS))
+    computed = {
+        COMPONENT: pc.if_else(pa.array(by_system), component, none),
+        PENDING_RESULT: pc.if_else(pending, _texts(rows, RESULT), none),
+        PENDING_ERROR_TYPE: pc.if_else(pending, _texts(rows, ERROR_TYPE), none),
+    }
+    return pa.table(
+        {name: computed[name] if name in computed else rows.column(name) for name in DIMENSIONS}
+    )
 
 
 def _encoded_series(measured: SpanRows, ends: Any) -> list[bytes]:
     """Return the encoded series of each row; equal series are the same object."""
     keys = ["hour", "name", *DIMENSIONS]
-    rows = measured.table.select(keys[1:]).append_column("hour", pa.array(ends // NS_PER_HOUR))
+    rows = _dimensions(measured).append_column("name", measured.column("name"))
+    rows = rows.append_column("hour", pa.array(ends // NS_PER_HOUR))
     rows = rows.append_column("row", pa.array(np.arange(len(rows))))
     grouped = rows.group_by(keys, use_threads=False).aggregate([("row", "list")])
     encoded_series = [b""] * len(rows)
@@ -193,18 +306,22 @@ class Histogram:
     offset: int
     counts: list[int]
     count: int
-    sum: int
-    min: int
-    max: int
+    sum: float
+    min: float
+    max: float
 
 
-def histogram(values: Any) -> Histogram:
-    """Return the histogram of an array of integers. Pure.
+def histogram(values: Any, *, divisor: int = 1) -> Histogram:
+    """Return the histogram of an array of integers, each divided by `divisor`. Pure.
+
+    The integers are added up before they are divided, so that the sum does not depend on their
+    order.
 
     Args:
         values: At least one integer; all are in the range 0 to 2^53 - 1.
+        divisor: What to divide by, like 1,000 for seconds from milliseconds.
     """
-    positive = values[values > 0]
+    positive = values[values > 0] / divisor if divisor > 1 else values[values > 0]
     scale, offset, counts = _buckets(positive) if len(positive) else (0, 0, [])
     return Histogram(
         scale=scale,
@@ -212,9 +329,9 @@ def histogram(values: Any) -> Histogram:
         offset=offset,
         counts=counts,
         count=len(values),
-        sum=int(values.sum()),
-        min=int(values.min()),
-        max=int(values.max()),
+        sum=int(values.sum()) / divisor,
+        min=int(values.min()) / divisor,
+        max=int(values.max()) / divisor,
     )
 
 
@@ -253,7 +370,7 @@ _series_decoder = msgspec.msgpack.Decoder(Series)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A data point. If `histogram` is None, its value is `count`."""
+    """A data point. If `histogram` is None, its value is `count`. A gauge has `start_ns` 0."""
 
     instrument: Instrument
     attributes: Attributes
@@ -262,9 +379,16 @@ class Point:
     count: int
     histogram: Histogram | None
 
+    @property
+    def metric(self) -> str:
+        """The name of its metric."""
+        return self.instrument.name
 
-def data_points(items: Sequence[Item]) -> Iterator[Point]:
-    """Yield the data points of `items` made by `measurements.items`, by metric, then by hour."""
+
+def data_points(
+    items: Sequence[Item], instruments: Sequence[Instrument] = INSTRUMENTS
+) -> Iterator[Point]:
+    """Yield the data points of `items` made by `measured_items`, by metric, then by hour."""
     if not items:
         return
     codes: dict[bytes, int] = {}
@@ -274,7 +398,7 @@ def data_points(items: Sequence[Item]) -> Iterator[Point]:
         b"".join(piece for item in items for piece in item.pieces), NUMBER_TYPE
     ).reshape(-1, NUMBERS)
     ids = np.frombuffer(b"".join(item.item_id for item in items), ">u8").astype(np.uint64)
-    for instrument in INSTRUMENTS:
+    for instrument in instruments:
         yield from _points(instrument, series, np.array(of_item), numbers, ids)
 
 
@@ -298,22 +422,22 @@ def _points(
     for group, time_ns in zip(np.split(rows, firsts[1:]), times.tolist(), strict=True):
         hour, attributes = named[places[group[0]]]
         values = numbers[group, instrument.measure]
-        counts = instrument.measure is Measure.COUNT
+        divisor = MS_PER_S if instrument.unit == "s" else 1
         yield Point(
             instrument,
             attributes,
             hour * NS_PER_HOUR,
             time_ns,
             len(group),
-            None if counts else histogram(values),
+            histogram(values, divisor=divisor) if instrument.is_histogram else None,
         )
 
 
 def _attributes(series: Series, instrument: Instrument) -> Attributes:
     """Return the attribute names and values of a series, without null values."""
     values = dict(zip(DIMENSIONS, series.values, strict=True))
-    found = ((name, values[name]) for name in instrument.attributes)
-    return tuple((name, value) for name, value in found if value is not None)
+    found = ((name, values[instrument.columns.get(name, name)]) for name in instrument.attributes)
+    return (*((name, value) for name, value in found if value is not None), *instrument.constant)
 
 
 def _times(latest: Any, id_sums: Any) -> Any:

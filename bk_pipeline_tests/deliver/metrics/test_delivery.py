@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
@@ -9,16 +11,29 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from bk_pipeline.deliver.delivery import DeliveryPolicy, Guarantee
+from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.deliver.metrics.points import COLUMNS
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import AccessDenied, NotFound, RetryableError, TokenRefused
+from bk_pipeline.settings import Settings
 from bk_pipeline_tests.builders import make_block, make_build, make_job, uid
 from bk_pipeline_tests.deliver.tables import payload, table, tables, uuid
 from bk_pipeline_tests.http.scripted import Answer, scripted_server
 
 BUILDS, JOBS = "buildkite.builds.count", "buildkite.jobs.count"
+UNITS = {
+    BUILDS: "{build}",
+    JOBS: "{job}",
+    "buildkite.builds.duration": "ms",
+    "buildkite.jobs.duration": "ms",
+    "buildkite.jobs.wait_time": "ms",
+    "cicd.pipeline.run.duration": "s",
+    "cicd.pipeline.run.errors": "{error}",
+    "cicd.system.errors": "{error}",
+}
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 
 @pytest.fixture
@@ -61,7 +76,39 @@ def test_points_are_monotonic_deltas_with_the_resource(sandbox, metrics, send):
     for point in sandbox.otlp.metrics.points:
         assert (point.temporality, point.monotonic) == ("delta", True)
         assert point.resource == {"service.name": "buildkite"}
-        assert point.unit == {BUILDS: "{build}", JOBS: "{job}"}.get(point.metric, "ms")
+        assert point.unit == UNITS[point.metric]
+        assert point.schema_urls == (SCHEMA_URL, SCHEMA_URL)
+        assert not point.gauge
+
+
+def test_conventions_that_are_switched_off_have_no_metrics(sandbox, clock, url, send):
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "BK_PIPELINE_SPANS_CONVENTIONS": "false"}
+    for settings, expected in (
+        (variables, 0),
+        (variables | {"BK_PIPELINE_SPANS_CONVENTIONS": ""}, 1),
+    ):
+        settings["BK_PIPELINE_OTLP_ACCOUNT"] = f"conventions-{expected}"
+        [configured] = [
+            one for one in destinations(Settings.of(**settings)) if one.kind == "otlp_metrics"
+        ]
+        with closing(configured.open(clock)) as metrics:
+            send(tables(2), destination=metrics)
+        names = {one.metric for one in sandbox.otlp.metrics.points}
+        assert any(name.startswith("cicd.") for name in names) == expected
+        assert BUILDS in names
+
+
+def test_failures_are_counted_once_across_deliveries(sandbox, metrics, send):
+    lost = make_job("lost", state="failed", exit_status=-1)
+    made = [table(make_build([make_job("a", state="failed"), lost], state="failed"))]
+
+    send(made, destination=metrics)
+    send(made, destination=metrics)
+
+    totals = sandbox.otlp.metrics.totals
+    assert (totals["cicd.pipeline.run.errors"], totals["cicd.system.errors"]) == (1, 1)
+    # Once while it was pending, and once while it was executing.
+    assert totals["cicd.pipeline.run.duration"] == 2
 
 
 def test_late_builds_of_an_hour_add_points(sandbox, metrics, send):
@@ -200,12 +247,12 @@ def test_few_rejected_points_are_reported_and_not_resent(sandbox, metrics, send)
     done = send(tables(2), destination=metrics)
 
     assert (done.accepted, done.rejected_unnamed) == (8, 2)
-    assert "rejected 2 of 9 data points and did not say which: too old" in done.warnings[0]
+    assert "rejected 2 of 11 data points and did not say which: too old" in done.warnings[0]
     assert send(tables(2), destination=metrics).accepted == 0
 
 
 def test_builds_and_jobs_are_rejected_if_all_points_are(sandbox, metrics, send, ledger):
-    sandbox.faults.inject("otlp", "partial", rejected_spans=11, message="too old")
+    sandbox.faults.inject("otlp", "partial", rejected_spans=13, message="too old")
 
     done = send(tables(2), destination=metrics)
 

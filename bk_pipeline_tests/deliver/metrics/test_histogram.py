@@ -17,7 +17,7 @@ DRAW = random.Random(20261121)
 HOUR_MS = 3_600_000
 
 
-def sdk_histogram(values: list[int]):
+def sdk_histogram(values: list[float]):
     reader = InMemoryMetricReader(
         preferred_temporality={SdkHistogram: AggregationTemporality.DELTA}
     )
@@ -82,6 +82,20 @@ def test_histogram_equals_the_sdks(values):
         theirs.min,
         theirs.max,
     )
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_histogram_of_seconds_equals_the_sdks(values):
+    theirs = sdk_histogram([value / 1_000 for value in values])
+
+    ours = histogram(np.array(values), divisor=1_000)
+
+    assert (ours.scale, ours.zero_count) == (theirs.scale, theirs.zero_count)
+    assert ours.counts == without_trailing_zeros(theirs.positive.bucket_counts)
+    assert ours.offset == theirs.positive.offset
+    assert (ours.count, ours.min, ours.max) == (theirs.count, theirs.min, theirs.max)
+    assert ours.sum == pytest.approx(theirs.sum)
+    assert ours.sum == sum(values) / 1_000
 
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)

@@ -9,9 +9,16 @@ from itertools import chain, pairwise
 
 import pytest
 
-from bk_pipeline.deliver.metrics.points import DIMENSIONS, INSTRUMENTS, data_points, measured_items
+from bk_pipeline.deliver.metrics.points import (
+    COMPUTED,
+    DIMENSIONS,
+    INSTRUMENTS,
+    data_points,
+    measured_items,
+)
 from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.privacy import Privacy, hashed
 from bk_pipeline.units import NS_PER_HOUR
 from bk_pipeline_tests.builders import (
     BEGAN,
@@ -20,6 +27,7 @@ from bk_pipeline_tests.builders import (
     make_build,
     make_job,
     make_pipeline,
+    make_retry,
     make_trigger,
     ns_at,
     uid,
@@ -29,6 +37,9 @@ from bk_pipeline_tests.deliver.tables import table
 BUILDS, BUILD_TIMES = "buildkite.builds.count", "buildkite.builds.duration"
 JOBS, JOB_TIMES = "buildkite.jobs.count", "buildkite.jobs.duration"
 WAITS = "buildkite.jobs.wait_time"
+RUNS, RUN_ERRORS = "cicd.pipeline.run.duration", "cicd.pipeline.run.errors"
+SYSTEM_ERRORS = "cicd.system.errors"
+SHOP = {"buildkite.organization.slug": "acme", "cicd.pipeline.name": "Shop"}
 
 
 def points(*builds):
@@ -82,6 +93,129 @@ def test_durations_are_those_of_the_spans_in_milliseconds():
     assert found[BUILD_TIMES][0].histogram.sum == 13_950
     assert found[JOB_TIMES][0].histogram.sum == 10_250
     assert found[WAITS][0].histogram.sum == 2_500
+
+
+def test_run_is_pending_until_its_first_job_starts_and_then_executing():
+    build = make_build([make_job(runnable_s=1, wait_s=2.5, run_s=10.25)])
+
+    pending, executing = points(build)[RUNS]
+
+    assert dict(pending.attributes) == SHOP | {"cicd.pipeline.run.state": "pending"}
+    assert dict(executing.attributes) == SHOP | {
+        "cicd.pipeline.run.state": "executing",
+        "cicd.pipeline.result": "success",
+    }
+    assert (pending.histogram.sum, executing.histogram.sum) == (3.5, 10.45)
+    assert (pending.histogram.min, executing.histogram.max) == (3.5, 10.45)
+
+
+def test_run_that_never_executed_has_its_result_while_pending():
+    waited = make_job(run_s=None, state="canceled", finished_at="2026-03-02T09:05:00.000Z")
+    canceled = make_build([waited], state="canceled")
+    expired = make_job(
+        "b", run_s=None, state="expired", expired_at="2026-03-02T09:05:00.000Z", id=uid("expired")
+    )
+    failed = make_build([expired], state="failed", id=uid("failed"), number=2)
+
+    found = {
+        dict(one.attributes)["cicd.pipeline.result"]: one for one in points(canceled, failed)[RUNS]
+    }
+
+    assert {dict(one.attributes)["cicd.pipeline.run.state"] for one in found.values()} == {
+        "pending"
+    }
+    assert set(found) == {"cancellation", "error"}
+    assert "error.type" not in dict(found["cancellation"].attributes)
+    assert dict(found["error"].attributes)["error.type"] == "failed"
+
+
+def test_seconds_of_a_run_add_up_to_its_span_whatever_the_order():
+    draw = random.Random(3)
+    builds = [
+        numbered(n, [make_job("test", id=uid(f"job {n}"), run_s=draw.random() * 1_000)])
+        for n in range(1, 60)
+    ]
+
+    def total(found, metric):
+        return sum(round(one.histogram.sum * 1_000) for one in found[metric])
+
+    found, shuffled = points(*builds), points(*draw.sample(builds, len(builds)))
+
+    assert total(found, RUNS) == sum(one.histogram.sum for one in found[BUILD_TIMES])
+    assert found[RUNS] == shuffled[RUNS]
+
+
+LOST = {"state": "failed", "exit_status": -1}
+
+
+def refused(reason):
+    return LOST | {"signal_reason": reason}
+
+
+def test_each_failed_attempt_is_an_error_of_its_run():
+    first = make_job("a", state="failed")
+    jobs = [
+        first,
+        make_retry(first, made_s=14, state="failed"),
+        make_job("b", state="timed_out"),
+        make_job("c", state="failed", soft_failed=True),
+        make_job("d", state="canceled"),
+        make_job("e"),
+        make_job("f", **LOST),
+    ]
+
+    found = points(make_build(jobs, state="failed"))[RUN_ERRORS]
+
+    assert {one.attributes: one.count for one in found} == {
+        (*SHOP.items(), ("error.type", "failed")): 2,
+        (*SHOP.items(), ("error.type", "timed_out")): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("job", "component", "error_type"),
+    [
+        (LOST, "agent", "agent_lost"),
+        (refused("agent_stop"), "agent", "agent_lost"),
+        (refused("agent_refused"), "agent", "failed"),
+        (refused("process_run_error"), "agent", "failed"),
+        (refused("stack_error"), "controller", "failed"),
+        ({"state": "expired", "run_s": None}, "scheduler", "expired"),
+    ],
+)
+def test_failure_of_the_ci_system_is_an_error_of_its_component(job, component, error_type):
+    found = points(make_build([make_job("a"), make_job("b", **job)], state="failed"))
+
+    [point] = found[SYSTEM_ERRORS]
+    assert found[RUN_ERRORS] == []
+    assert point.count == 1
+    assert dict(point.attributes) == {
+        "buildkite.organization.slug": "acme",
+        "cicd.system.component": component,
+        "error.type": error_type,
+    }
+
+
+def test_passed_build_has_no_errors():
+    found = points(make_build([make_job("a"), make_job("b", soft_failed=True, **LOST)]))
+
+    assert found[RUN_ERRORS] == found[SYSTEM_ERRORS] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        ({"drop": ("cicd.pipeline.name",)}, None),
+        ({"drop": ("buildkite.pipeline.name",)}, None),
+        ({"hash": ("buildkite.pipeline.name",)}, hashed("Shop")),
+    ],
+)
+def test_privacy_rules_apply_to_the_pipelines_name(rule, name):
+    rows = Privacy(**rule).apply(table(make_build([make_job("a", state="failed")], state="failed")))
+
+    for point in data_points(measured_items(SpanRows.from_table(rows))):
+        if point.instrument.name in {RUNS, RUN_ERRORS}:
+            assert dict(point.attributes).get("cicd.pipeline.name") == name
 
 
 def test_waits_are_split_by_queue_only():
@@ -220,6 +354,6 @@ def test_empty_table_has_no_measurements():
     assert measured_items(SpanRows.from_table(table(make_build()).slice(0, 0))) == []
 
 
-@pytest.mark.parametrize("name", DIMENSIONS)
+@pytest.mark.parametrize("name", sorted(set(DIMENSIONS) - set(COMPUTED)))
 def test_every_dimension_is_a_field_of_the_span_table(name):
     assert name in {field.name for field in FIELDS}

@@ -278,7 +278,7 @@ class Settings(BaseSettings):
         default=True,
         alias="BK_PIPELINE_SPANS_CONVENTIONS",
         description="Whether spans have the attributes of OpenTelemetry's semantic conventions, "
-        "`cicd.*` and `vcs.*`, in addition to Buildkite's own.",
+        "`cicd.*` and `vcs.*`, in addition to Buildkite's own, and whether metrics `cicd.*` are sent.",
     )
     spans_export: Literal["finished", "settled"] = Field(
         "finished",
@@ -317,7 +317,7 @@ class Settings(BaseSettings):
         alias="BK_PIPELINE_SENSOR_ACTIVE_RUNS",
         description="Whether each poll of the sensor also sends how many builds are active, as the "
         "metric `cicd.pipeline.run.active`, to the destinations `otlp_metrics`. It costs an "
-        "additional request per poll and 100 active builds; see docs/metrics.md.",
+        "additional request to Buildkite per poll and 100 active builds; see docs/metrics.md.",
     )
     nightly_days: Annotated[int, Field(ge=1, le=366)] = Field(
         3,

@@ -164,7 +164,8 @@ def privacy_page() -> str:
         "If you drop or hash an attribute on the right, the one on the left is dropped or hashed on "
         "all spans where it has or shows that value. The reverse does not hold: `vcs.*` drops only "
         "the semantic convention attributes. Links are removed with the ids of the builds and jobs "
-        "that they point to.\n\n"
+        "that they point to. A service name made by `BK_PIPELINE_SPANS_SERVICE_NAME` has the slugs "
+        "as these settings leave them.\n\n"
         + _table(("attribute", "is or shows"), copies)
         + "\nIf `buildkite.job.matrix` is dropped or hashed, its values in the labels of the job and "
         "its step (`{{matrix}}`) are replaced by `[masked]` or the hash.\n"

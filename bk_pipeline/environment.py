@@ -139,6 +139,9 @@ SDK_DISABLED = "OTEL_SDK_DISABLED"
 SERVICE_NAME_VARIABLE = "OTEL_SERVICE_NAME"
 # What Honeycomb's older distributions call it.
 SERVICE_NAME_ALIAS = "HONEYCOMB_SERVICE_NAME"
+RESOURCE_VARIABLE = "OTEL_RESOURCE_ATTRIBUTES"
+SERVICE_TEMPLATE_VARIABLE = "BK_PIPELINE_SPANS_SERVICE_NAME"
+_SERVICE_ATTRIBUTE = re.compile(r"(?:^|,)\s*service\.name\s*=")
 # Variables that may hold a key: what is in them is never shown.
 _MAY_HOLD_SECRETS = re.compile(
     r"(?:_TOKEN|_KEY|HEADERS|_OTLP_(?:[A-Z]+_)?ENDPOINT|ATTRIBUTES|LEDGER_URL|SPANS_MASK|_proxy)$",
@@ -198,6 +201,15 @@ def validated(variables: Mapping[str, str], *, shown_prefix: str = "") -> dict[s
         lines = (f"{shown_prefix}{name} is malformed: {what}." for name, what in wrong.items())
         raise ConfigError("\n".join(lines))
     return tidy
+
+
+def names_service(variables: Mapping[str, str]) -> bool:
+    """Whether these variables set a service name."""
+    return (
+        SERVICE_NAME_VARIABLE in variables
+        or SERVICE_NAME_ALIAS in variables
+        or bool(_SERVICE_ATTRIBUTE.search(variables.get(RESOURCE_VARIABLE, "")))
+    )
 
 
 def has_quotes(value: str, *, end: bool = True) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, timedelta
+from string import Formatter
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -32,6 +33,10 @@ LARGEST_AGE = 100_000
 MINUTE = timedelta(minutes=1)
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 SLUG = re.compile(r"[\w.~-]+", re.ASCII)
+# What a template of the service name may contain; each stands for `buildkite.<name>.slug`.
+SERVICE_PLACEHOLDERS = ("pipeline", "organization")
+# Leaves room for the slugs within the limit of a name.
+SERVICE_TEMPLATE_BYTES = 100
 
 
 def _url(example: str) -> AfterValidator:
@@ -163,6 +168,29 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _service_template(value: str) -> str:
+    try:
+        parts = list(Formatter().parse(value))
+    except ValueError:
+        parts = [("", "", "", None)]
+    placeholders = [part[1:] for part in parts if part[1] is not None]
+    allowed = {(name, "", None) for name in SERVICE_PLACEHOLDERS}
+    names = " and ".join(f"{{{name}}}" for name in SERVICE_PLACEHOLDERS)
+    if not allowed.issuperset(placeholders):
+        raise ValueError(
+            f"give a template like ci-{{pipeline}}; only {names} are replaced, and {{{{ or }}}} "
+            "stands for a brace of the name itself"
+        )
+    if ("pipeline", "", None) not in placeholders:
+        raise ValueError(
+            "give a template with {pipeline} in it, like ci-{pipeline}; a name that all pipelines "
+            "have in common is a matter of OTEL_SERVICE_NAME"
+        )
+    if len(value.encode()) > SERVICE_TEMPLATE_BYTES:
+        raise ValueError(f"give a template of at most {SERVICE_TEMPLATE_BYTES} bytes")
+    return value
+
+
 def _umask(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -198,6 +226,7 @@ InstanceName = Annotated[str, AfterValidator(_instance_name)]
 KeyPrefix = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_key_prefix)]
 Slug = Annotated[str, AfterValidator(_slug)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+ServiceTemplate = Annotated[str, AfterValidator(_service_template)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 BuildkiteToken = Annotated[Secret, AfterValidator(_buildkite_token)]
 HoneycombKey = Annotated[Secret, AfterValidator(_honeycomb_key)]

@@ -26,9 +26,11 @@ from bk_pipeline.environment import (
     SDK_DISABLED,
     SERVICE_NAME_ALIAS,
     SERVICE_NAME_VARIABLE,
+    SERVICE_TEMPLATE_VARIABLE,
     env_file,
     env_path,
     environment,
+    names_service,
     trimmed,
     unknown,
     value_problems,
@@ -48,6 +50,7 @@ from bk_pipeline.setting_types import (
     InstanceName,
     KeyPrefix,
     Pattern,
+    ServiceTemplate,
     Slug,
     Umask,
     Zone,
@@ -280,6 +283,15 @@ class Settings(BaseSettings):
         description="Whether spans have the attributes of OpenTelemetry's semantic conventions, "
         "`cicd.*` and `vcs.*`, in addition to Buildkite's own, and whether metrics `cicd.*` are sent.",
     )
+    spans_service_name: ServiceTemplate | None = Field(
+        None,
+        alias="BK_PIPELINE_SPANS_SERVICE_NAME",
+        description="Template that makes each pipeline a service of its own: the `service.name` of its "
+        "spans, like `ci-{pipeline}`. `{pipeline}` and `{organization}` stand for the slugs, as the "
+        "privacy settings leave them. Takes precedence over `OTEL_SERVICE_NAME`, which still names the "
+        "metrics. Default: one service for all pipelines; see docs/backends.md for what each backend "
+        "shows.",
+    )
     spans_export: Literal["finished", "settled"] = Field(
         "finished",
         alias="BK_PIPELINE_SPANS_EXPORT",
@@ -440,8 +452,8 @@ class Settings(BaseSettings):
     def for_destination(self, prefix: str) -> Settings:
         """The settings of a named destination.
 
-        A variable with `prefix` overrides the same variable without it. Variables of other
-        destinations are ignored. `BK_PIPELINE_` is not repeated:
+        A variable with `prefix` overrides the same variable without it, and a service name with
+        `prefix` overrides a template without it. Variables of other destinations are ignored. `BK_PIPELINE_` is not repeated:
         `BK_PIPELINE_TEMPO_OTLP_ACCOUNT` overrides `BK_PIPELINE_OTLP_ACCOUNT`.
 
         Raises:
@@ -458,6 +470,8 @@ class Settings(BaseSettings):
             for name, value in self._environment.items()
             if name == SDK_DISABLED or not name.startswith(DESTINATION_PREFIXES)
         }
+        if names_service(own):
+            ours.pop(SERVICE_TEMPLATE_VARIABLE, None)
 
         def shown(name: str) -> str:
             return f"{prefix}{name.removeprefix(OURS)}" if name in own else name

@@ -49,6 +49,29 @@ def test_defaults_are_valid():
         ("BUILDKITE_API_TOKEN", '"bkua_ab"', "as it was issued"),
         ("HONEYCOMB_API_KEY", "hcaik_01j1824es7n4evcmv81cn392jb", "give the whole key"),
         ("HONEYCOMB_API_KEY", "key\nwith a line break", "as it was issued"),
+        *(
+            ("BK_PIPELINE_SPANS_SERVICE_NAME", template, "only {pipeline} and {organization} are")
+            for template in (
+                "ci-{slug}",
+                "ci-{Pipeline}",
+                "{pipeline}-{cluster}",
+                "{pipeline}{}",
+                "{pipeline}{0}",
+                "web-{pipeline",
+                "ci-pipeline}",
+                "{pipeline}}",
+                "{pipeline!r}",
+                "{pipeline:>40}",
+                "{pipeline.slug}",
+                "{pipeline[0]}",
+                "{pipeline:{organization}}",
+            )
+        ),
+        *(
+            ("BK_PIPELINE_SPANS_SERVICE_NAME", template, "with {pipeline} in it")
+            for template in ("one-for-all", "ci-$pipeline", "{{pipeline}}", "ci-{organization}")
+        ),
+        ("BK_PIPELINE_SPANS_SERVICE_NAME", "{pipeline}" + "é" * 50, "at most 100 bytes"),
     ],
 )
 def test_malformed_value_is_one_line_with_the_variable_and_advice(monkeypatch, name, value, advice):

@@ -124,6 +124,7 @@ class StoreResource(PipelineResource):
     """Where builds, spans and statistics are stored. Credentials in a URI are not shown."""
 
     data_dir: str | None = _setting("BK_PIPELINE_DATA_DIR")
+    spans_service_name: str | None = _setting("BK_PIPELINE_SPANS_SERVICE_NAME")
     spans_export: str | None = _setting("BK_PIPELINE_SPANS_EXPORT")
     spans_waits: bool | None = _setting("BK_PIPELINE_SPANS_WAITS")
     spans_links: bool | None = _setting("BK_PIPELINE_SPANS_LINKS")

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 from msgspec.structs import replace
 
 from bk_pipeline.deliver.destination import Item
+from bk_pipeline.deliver.resource import SERVICE_SOURCES, service_name
 from bk_pipeline.deliver.rows import BYTES, Parts, SpanRows, codes_of, joined, lengths, take
 from bk_pipeline.spans.fields import ALL, FIELDS, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
@@ -122,11 +123,17 @@ class Codec(Protocol):
         """
         ...
 
-    def resource(self, attributes: bytes) -> tuple[bytes, bytes]:
+    @property
+    def service_template(self) -> str:
+        """The template of the service name; empty if all builds have the same."""
+        ...
+
+    def resource(self, attributes: bytes, service: str | None) -> tuple[bytes, bytes]:
         """Encode a resource.
 
         Args:
             attributes: Its encoded fields.
+            service: Its service name, if it is not that of all builds.
 
         Returns:
             The part of each span, and `Item.shared`.
@@ -159,9 +166,10 @@ def encode(rows: SpanRows, codec: Codec) -> list[Item]:
     plain = (_plain_column(codec, field, rows.column(field.name)) for field in PLAIN_FIELDS)
     plain_parts = [*chain.from_iterable(codec.header(rows)), *chain.from_iterable(plain)]
     attributes = rows_of_fields(codec, RESOURCE_FIELDS, rows, rows.first_rows)
+    keys = list(zip(attributes, _services(rows, codec.service_template), strict=True))
     # Equal values are the same object.
-    resources = {one: codec.resource(one) for one in set(attributes)}
-    before, shared = zip(*(resources[one] for one in attributes), strict=True)
+    resources = {one: codec.resource(*one) for one in set(keys)}
+    before, shared = zip(*(resources[one] for one in keys), strict=True)
     job, agent = (dictionaries(codec, some, rows.table) for some in (JOB_FIELDS, AGENT_FIELDS))
     groups = map(_combined, codec.groups(rows, job, agent))
     rest = [_build_column(rows, codec, before), *chain.from_iterable(groups)]
@@ -183,6 +191,14 @@ def encode(rows: SpanRows, codec: Codec) -> list[Item]:
     for row, body, trimmed in codec.trimmed(rows, sizes):
         items[row] = replace(items[row], pieces=(body,), size=len(body), trimmed=trimmed)
     return items
+
+
+def _services(rows: SpanRows, template: str) -> list[str | None]:
+    """Return the service name that `template` makes for each build, see `service_name`."""
+    if not template:
+        return [None] * len(rows.trace_ids)
+    table = rows.table.select([*SERVICE_SOURCES.values()]).take(pa.array(rows.first_rows))
+    return [service_name(template, one) for one in table.to_pylist()]
 
 
 def with_defaults(rows: SpanRows, common: Mapping[str, str]) -> SpanRows:

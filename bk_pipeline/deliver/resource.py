@@ -1,17 +1,29 @@
-"""The resource that sends the spans: service name and attributes, from OpenTelemetry's variables.
+"""The resource of the spans: service name and attributes, from OpenTelemetry's variables.
 
-They mean the same on every route. Source: OpenTelemetry specification, "Resource SDK".
+They mean the same on every route. A template may give each pipeline a service name of its own. Source: OpenTelemetry specification, "Resource SDK".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from bk_pipeline.environment import SERVICE_NAME_ALIAS, SERVICE_NAME_VARIABLE, has_quotes
+from bk_pipeline.environment import (
+    RESOURCE_VARIABLE,
+    SERVICE_NAME_ALIAS,
+    SERVICE_NAME_VARIABLE,
+    has_quotes,
+)
 from bk_pipeline.errors import ConfigError
+from bk_pipeline.setting_types import SERVICE_PLACEHOLDERS
+from bk_pipeline.text import truncate
 
 SERVICE_NAME = "service.name"
+# The attribute that each placeholder of a template stands for.
+SERVICE_SOURCES = {name: f"buildkite.{name}.slug" for name in SERVICE_PLACEHOLDERS}
+# Honeycomb's limit for the name of a dataset, which the service name is by OTLP.
+SERVICE_NAME_BYTES = 255
 
 
 def resource_attributes(environment: Mapping[str, str], *, default_service: str) -> dict[str, str]:
@@ -27,13 +39,30 @@ def resource_attributes(environment: Mapping[str, str], *, default_service: str)
     Raises:
         ConfigError: OTEL_RESOURCE_ATTRIBUTES is malformed.
     """
-    variable = "OTEL_RESOURCE_ATTRIBUTES"
-    configured = attributes(variable, environment.get(variable, ""))
+    configured = attributes(RESOURCE_VARIABLE, environment.get(RESOURCE_VARIABLE, ""))
     names = (
         environment.get(one, "").strip() for one in (SERVICE_NAME_VARIABLE, SERVICE_NAME_ALIAS)
     )
     service = next(filter(None, names), "") or configured.get(SERVICE_NAME) or default_service
     return {SERVICE_NAME: service} | {k: v for k, v in configured.items() if k != SERVICE_NAME}
+
+
+def service_name(template: str, build: Mapping[str, Any]) -> str | None:
+    """Return the service name that `template` makes of a build's attributes.
+
+    They are those of the span table, so a name holds nothing that the privacy rules remove.
+
+    Returns:
+        None if there is no template, or an attribute that it needs is missing or empty: the name of
+        the resource applies.
+    """
+    if not template:
+        return None
+    values = {name: build[source] for name, source in SERVICE_SOURCES.items() if build.get(source)}
+    try:
+        return truncate(template.format_map(values), SERVICE_NAME_BYTES)
+    except KeyError:
+        return None
 
 
 def attributes(variable: str, text: str) -> dict[str, str]:

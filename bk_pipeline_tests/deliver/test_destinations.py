@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.deliver.destinations import destinations
+from bk_pipeline.deliver.otlp.shape import body_of
+from bk_pipeline.deliver.rows import SpanRows
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
+from bk_pipeline_tests.deliver.tables import payload, table
 
+TEMPLATE = {"BK_PIPELINE_SPANS_SERVICE_NAME": "ci-{pipeline}"}
 KEY = {"HONEYCOMB_API_KEY": "hcaik_" + "a" * 58}
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 TEMPO = {"BK_PIPELINE_TEMPO_OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.2:4318"}
@@ -90,6 +97,70 @@ def test_destinations_at_the_same_url_need_an_account():
 
     names = [one.open(SystemClock()).name for one in chosen]
     assert names == ["otlp:127.0.0.1:4318/v1/traces", "otlp:127.0.0.1:4318/v1/traces#team-b"]
+
+
+def service_names(destination: str, **variables: str) -> set[str]:
+    """Return the service names of a build of the pipeline `web` at a destination."""
+    chosen = {one.asset: one for one in destinations(Settings.of(**variables))}
+    items = chosen[destination].open(SystemClock()).encode(SpanRows.from_table(table(payload(1))))
+    if destination.startswith("honeycomb"):
+        return {json.loads(item.body)["data"]["service.name"] for item in items}
+    request = ExportTraceServiceRequest.FromString(body_of(items))
+    pairs = [pair for one in request.resource_spans for pair in one.resource.attributes]
+    return {pair.value.string_value for pair in pairs if pair.key == "service.name"}
+
+
+@pytest.mark.parametrize("asset", ["honeycomb_events", "otlp_traces"])
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {},
+        {"OTEL_SERVICE_NAME": "fixed"},
+        {"HONEYCOMB_SERVICE_NAME": "fixed"},
+        {"OTEL_RESOURCE_ATTRIBUTES": "service.name=fixed,team=web"},
+        {"HONEYCOMB_DATASET": "fixed"},
+    ],
+    ids=lambda one: "".join(one) or "none",
+)
+def test_template_takes_precedence_over_a_fixed_service_name(asset, fixed):
+    names = service_names(asset, **KEY, **ENDPOINT, **fixed, **TEMPLATE)
+    assert names == {"ci-web"}
+
+
+def test_named_destination_has_its_own_template_or_service_name():
+    both = {
+        **TEMPO,
+        **EU,
+        "BK_PIPELINE_DESTINATIONS": "otlp:tempo,honeycomb:eu",
+        **TEMPLATE,
+    }
+    tempo, eu = "otlp_traces_tempo", "honeycomb_events_eu"
+    assert service_names(tempo, **both) == service_names(eu, **both) == {"ci-web"}
+    own = {"BK_PIPELINE_TEMPO_SPANS_SERVICE_NAME": "tempo-{pipeline}"}
+    assert service_names(tempo, **both, **own) == {"tempo-web"}
+    assert service_names(eu, **both, **own) == {"ci-web"}
+    for variable, value in (
+        ("OTEL_SERVICE_NAME", "tempo"),
+        ("HONEYCOMB_SERVICE_NAME", "tempo"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=x, service.name = tempo"),
+    ):
+        fixed = {f"BK_PIPELINE_TEMPO_{variable}": value}
+        assert service_names(tempo, **both, **fixed) == {"tempo"}
+        assert service_names(tempo, **both, **fixed, **own) == {"tempo-web"}
+        assert service_names(eu, **both, **fixed) == {"ci-web"}
+    unrelated = {"BK_PIPELINE_TEMPO_OTEL_RESOURCE_ATTRIBUTES": "my.service.name=x"}
+    assert service_names(tempo, **both, **unrelated) == {"ci-web"}
+
+
+def test_malformed_template_of_a_named_destination_is_an_error_with_its_variable():
+    with pytest.raises(
+        ConfigError, match=r"^BK_PIPELINE_TEMPO_SPANS_SERVICE_NAME is malformed: give a template"
+    ):
+        assets(
+            **TEMPO,
+            BK_PIPELINE_DESTINATIONS="otlp:tempo",
+            BK_PIPELINE_TEMPO_SPANS_SERVICE_NAME="{slug}",
+        )
 
 
 def test_error_names_the_prefixed_variable():

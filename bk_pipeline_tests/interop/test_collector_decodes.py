@@ -182,6 +182,18 @@ def test_sampled_spans_carry_the_threshold_of_their_build(decoder, world, tmp_pa
         assert rate == (wanted and ("int", wanted))
 
 
+def test_each_pipeline_is_a_resource_with_its_service_name(decoder, world, tmp_path):
+    spans = SpanRows.from_table(world)
+    items = codec.items(spans, COMMON, service_template="ci-{pipeline}")
+    seen = decoded(decoder, "traces", body_of(items), tmp_path)
+
+    slugs = {one["span_id"]: one["resource"]["buildkite.pipeline.slug"] for one in rows(world)}
+    assert len(set(slugs.values())) > 1
+    assert {one["span"]["span_id"]: as_dict(one["resource"])["service.name"] for one in seen} == {
+        span_id: typed(f"ci-{slug}") for span_id, slug in slugs.items()
+    }
+
+
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

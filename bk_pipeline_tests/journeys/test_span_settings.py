@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from bk_pipeline import spans, text, units
+from bk_pipeline.app import App
 from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.pipeline import transform_fingerprint
@@ -77,6 +78,43 @@ def test_semantic_conventions_can_be_turned_off(tmp_path):
         }
         assert "buildkite.build.number" in names
         assert not any(name.startswith(("cicd.", "vcs.")) for name in names)
+
+
+def test_each_pipeline_is_a_service_and_another_template_sends_nothing_again(tmp_path):
+    def services(scene):
+        """Return the names at Honeycomb, at the OTLP endpoint, and of the metrics."""
+        return (
+            {one.data["service.name"] for one in scene.sandbox.honeycomb.events},
+            {one.resource["service.name"] for one in scene.sandbox.otlp.spans},
+            {one.resource["service.name"] for one in scene.sandbox.otlp.metrics.points},
+        )
+
+    template = {"BK_PIPELINE_SPANS_SERVICE_NAME": "ci-{pipeline}"}
+    with (
+        stage(tmp_path, otlp=True, **template) as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        assert run.error is None
+        names = {
+            f"ci-{one.resource['buildkite.pipeline.slug']}" for one in scene.sandbox.otlp.spans
+        }
+        assert services(scene) == (names, names, {"buildkite"})
+        assert len(names) > 1
+        sent = scene.sandbox.honeycomb.event_count, scene.sandbox.otlp.span_count
+        for other in ("{organization}-{pipeline}", ""):
+            changed = App(
+                scene.services.settings.changed({"BK_PIPELINE_SPANS_SERVICE_NAME": other}),
+                clock=scene.clock,
+                retries=0,
+            )
+            [run] = materialize_days(changed, scene.days, instance=instance)
+            assert run.error is None
+            assert run.results["honeycomb_events"].accepted == 0
+            assert run.results["otlp_traces"].accepted == 0
+            assert run.results["otlp_metrics"].accepted == 0
+        assert services(scene) == (names, names, {"buildkite"})
+        assert sent == (scene.sandbox.honeycomb.event_count, scene.sandbox.otlp.span_count)
 
 
 @pytest.fixture

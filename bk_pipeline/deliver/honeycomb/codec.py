@@ -39,6 +39,7 @@ from bk_pipeline.deliver.honeycomb.shape import (
     root_span_id,
     value_text,
 )
+from bk_pipeline.deliver.resource import SERVICE_SOURCES
 from bk_pipeline.deliver.rows import BYTES, Parts, SpanRows, content_of, framed
 from bk_pipeline.deliver.sampling import rate_of
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
@@ -113,7 +114,8 @@ def items(rows: SpanRows, shape: Shape) -> list[Item]:
     spans = encode(rows, codec)
     linked = np.flatnonzero(rows.link_counts())
     resources = rows_of_fields(codec, RESOURCE_FIELDS, rows, linked)
-    table = rows.table.select(LINK_COLUMNS).take(linked)
+    sources = SERVICE_SOURCES.values() if shape.service_template else ()
+    table = rows.table.select([*LINK_COLUMNS, *sources]).take(linked)
     result: list[Item] = []
     done = 0
     for row, one, resource in zip(linked.tolist(), table.to_pylist(), resources, strict=True):
@@ -121,7 +123,8 @@ def items(rows: SpanRows, shape: Shape) -> list[Item]:
         done, span = row, spans[row]
         one |= {"start_unix_nano": span.time_ns, "attributes": one, "resource": {}}
         rate = rate_of(rows.thresholds.get(span.trace_id, 0))
-        for link, event in zip(one["links"], plain.link_events(one, shape, rate), strict=True):
+        events = plain.link_events(one, shape.of_build(one), rate)
+        for link, event in zip(one["links"], events, strict=True):
             link_id = plain.link_item_id(one["span_id"], link)
             body = plain.encode(event).removesuffix(SUFFIX) + resource + SUFFIX
             result.append(Item(span.trace_id, link_id, span.time_ns, span.name, (body,), len(body)))
@@ -147,6 +150,7 @@ class Json:
     """
 
     def __init__(self, shape: Shape) -> None:
+        self.service_template = shape.service_template
         self._shape = shape
         self._fixed_members = members(shape.fixed)
 
@@ -168,9 +172,11 @@ class Json:
         start = column_prefix(field.name)
         return wrapped(start + b'"', values, b'"') if _needs_no_escape(values) else None
 
-    def resource(self, attributes: bytes) -> tuple[bytes, bytes]:
+    def resource(self, attributes: bytes, service: str | None) -> tuple[bytes, bytes]:
         """Return the fixed columns and the resource's, which every event contains."""
-        return self._fixed_members + attributes, b""
+        if service is None:
+            return self._fixed_members + attributes, b""
+        return members(self._shape.with_service(service).fixed) + attributes, b""
 
     def header(self, rows: SpanRows) -> Iterator[Parts]:
         """Return time, ids and duration."""

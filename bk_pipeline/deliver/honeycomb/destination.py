@@ -99,6 +99,7 @@ class Honeycomb:
         clock: The clock for retries and `Retry-After` dates.
         style: How trace ids are written.
         resource: The resource attributes of all events. Default: the dataset as service name.
+        service_template: The template of the service name of each pipeline's events.
         max_age: Older spans are not sent; None sends spans of any age.
         max_age_description: A sentence about that limit.
         retry_policy: How long to retry one batch.
@@ -121,6 +122,7 @@ class Honeycomb:
         clock: Clock,
         style: TraceIdStyle = TraceIdStyle.OTEL,
         resource: Mapping[str, str] | None = None,
+        service_template: str = "",
         max_age: timedelta | None = MAX_AGE,
         max_age_description: str = "",
         retry_policy: RetryPolicy | None = None,
@@ -134,7 +136,7 @@ class Honeycomb:
         self._dataset = dataset
         self._clock = clock
         attributes = {SERVICE_NAME: dataset} | dict(resource or {})
-        self._shape = Shape(attributes.pop(SERVICE_NAME), style, attributes)
+        self._shape = Shape(attributes.pop(SERVICE_NAME), style, attributes, service_template)
         self._session = HttpSession(
             endpoint,
             setting="HONEYCOMB_API_ENDPOINT",
@@ -169,6 +171,7 @@ class Honeycomb:
             resource=resource_attributes(
                 settings.environment, default_service=settings.honeycomb_dataset
             ),
+            service_template=settings.spans_service_name or "",
             max_age=age.limit,
             max_age_description=age.description,
             retry_policy=RetryPolicy(deadline_s=settings.http_deadline_s),

@@ -27,6 +27,7 @@ Event = dict[str, Any]
 
 def span_event(span: Mapping[str, Any], shape: Shape, rate: int = 1) -> Event:
     """Return the event of a span as given by `spans.table.rows`, and its sample rate above 1."""
+    shape = shape.of_build(span["resource"])
     trace_id = span["trace_id"]
     build_id = span["attributes"].get("buildkite.build.id")
     data: dict[str, Any] = {
@@ -46,6 +47,7 @@ def span_event(span: Mapping[str, Any], shape: Shape, rate: int = 1) -> Event:
 
 def link_events(span: Mapping[str, Any], shape: Shape, rate: int = 1) -> Iterator[Event]:
     """Yield the events of the span's links, in order."""
+    shape = shape.of_build(span["resource"])
     trace_id = span["trace_id"]
     build_id = span["attributes"].get("buildkite.build.id")
     for link in span["links"]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from bk_pipeline import __version__
 from bk_pipeline.deliver.encoding import MAP_PREFIXES, STATUS_CODES, otel_kind
+from bk_pipeline.deliver.resource import service_name
 from bk_pipeline.spans import ids
 from bk_pipeline.spans.fields import FIELDS, SCHEMA_URL
 from bk_pipeline.spans.model import SpanKind
@@ -106,15 +107,25 @@ class Shape:
     """The properties that differ between Honeycomb destinations.
 
     Attributes:
-        service_name: The value of the column `service.name`.
+        service_name: The value of the column `service.name`, unless a template makes another one.
         style: How ids are written.
         resource: Other attributes of the resource, for all events. What a build or its event has
             anyway takes precedence.
+        service_template: The template of the service name; empty if all builds have the same.
     """
 
     service_name: str
     style: TraceIdStyle = TraceIdStyle.OTEL
     resource: Mapping[str, str] = field(default_factory=dict)
+    service_template: str = ""
+
+    def of_build(self, attributes: Mapping[str, Any]) -> Self:
+        """Return the shape with the service name that a build's attributes give."""
+        return self.with_service(service_name(self.service_template, attributes))
+
+    def with_service(self, name: str | None) -> Self:
+        """Return the shape with another service name, if there is one."""
+        return self if name is None else replace(self, service_name=name)
 
     @property
     def common(self) -> dict[str, str]:

@@ -66,7 +66,13 @@ START, END, ATTRIBUTES, RESOURCE_ATTRIBUTES = b"\x39", b"\x41", b"\x4a", b"\x0a"
 KEY, VALUE, STRING, INT = b"\x0a", b"\x12", b"\x0a", b"\x18"
 
 
-def items(rows: SpanRows, common: Mapping[str, str], *, rate_attribute: bool = False) -> list[Item]:
+def items(
+    rows: SpanRows,
+    common: Mapping[str, str],
+    *,
+    rate_attribute: bool = False,
+    service_template: str = "",
+) -> list[Item]:
     """Return the spans of `rows` as items, each with its links, in order. Pure.
 
     Args:
@@ -74,8 +80,9 @@ def items(rows: SpanRows, common: Mapping[str, str], *, rate_attribute: bool = F
         common: The attributes of every resource, including the service name; a build's own values
             take precedence.
         rate_attribute: Write weights as Honeycomb's attribute instead of `tracestate`.
+        service_template: The template of the service name; empty if all builds have that of `common`.
     """
-    protobuf = Protobuf(common, rate_attribute=rate_attribute)
+    protobuf = Protobuf(common, rate_attribute=rate_attribute, service_template=service_template)
     return encode(with_defaults(rows, common), protobuf)
 
 
@@ -85,16 +92,21 @@ class Protobuf:
     Args:
         common: The attributes of every resource.
         rate_attribute: Write weights as Honeycomb's attribute instead of `tracestate`.
+        service_template: The template of the service name.
     """
 
-    def __init__(self, common: Mapping[str, str], *, rate_attribute: bool = False) -> None:
+    def __init__(
+        self,
+        common: Mapping[str, str],
+        *,
+        rate_attribute: bool = False,
+        service_template: str = "",
+    ) -> None:
+        self.service_template = service_template
         self._common = common
         self._rate_attribute = rate_attribute
         self._max_safe_keys = MAX_SAFE_KEYS - len(common)
-        common_fields = common_attributes(common).items()
-        self._common_fields = b"".join(
-            attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in common_fields
-        )
+        self._common_fields = self._encoded_common(None)
 
     def fragments(self, field: Field, values: list[Any]) -> list[bytes]:
         """Return attributes as KeyValues of the resource or of the span."""
@@ -115,9 +127,14 @@ class Protobuf:
         tag, name = _tag(field), field.name
         return framed(lambda size: attribute_prefix(tag, name, STRING, size), values.cast(BYTES))
 
-    def resource(self, attributes: bytes) -> tuple[bytes, bytes]:
+    def resource(self, attributes: bytes, service: str | None) -> tuple[bytes, bytes]:
         """Return the resource, which a request contains once, with the common attributes."""
-        return b"", sized(RESOURCE, self._common_fields + attributes)
+        common = self._common_fields if service is None else self._encoded_common(service)
+        return b"", sized(RESOURCE, common + attributes)
+
+    def _encoded_common(self, service: str | None) -> bytes:
+        values = common_attributes(self._common, service).items()
+        return b"".join(attribute(RESOURCE_ATTRIBUTES, name, value) for name, value in values)
 
     def header(self, rows: SpanRows) -> Iterator[Parts]:
         """Return ids, name, kind and times."""
@@ -155,7 +172,7 @@ class Protobuf:
             (one,) = plain.raw_rows(rows.table.slice(row, 1))
             threshold = rows.thresholds.get(rows.trace_ids[rows.build_of_row[row]], 0)
             span = plain.span(one, threshold, rate_attribute=self._rate_attribute)
-            resource = plain.resource(one, self._common)
+            resource = plain.resource(one, self._common, self.service_template)
             if exceeds_limits(span, resource):
                 yield row, sized(SPAN, fitted(span, resource).SerializeToString()), True
 

@@ -128,6 +128,10 @@ BATCH_BYTES = 4 * 1024 * 1024 - 256 * 1024
 # Smaller batches take longer (250: 25% more CPU per span), larger ones are not faster, and a batch
 # in flight when a process dies may be duplicated.
 BATCH_SPANS = 1_000
+DATASET_PER_SERVICE = (
+    "BK_PIPELINE_SPANS_SERVICE_NAME makes a dataset of each pipeline, so the key needs the permission "
+    "to create datasets."
+)
 LIMITS = Limits(BATCH_BYTES, BATCH_SPANS, shared_framing_bytes=FRAMING_BYTES)
 
 
@@ -176,7 +180,12 @@ class Otlp:
         """Return the spans of the rows, within the limits of the settings. Pure."""
         rows = within_limits(rows, self._settings.span_limits)
         as_attribute = is_honeycomb(self._settings.url)
-        return codec.items(rows, self._settings.resource, rate_attribute=as_attribute)
+        return codec.items(
+            rows,
+            self._settings.resource,
+            rate_attribute=as_attribute,
+            service_template=self._settings.service_template,
+        )
 
     def send(self, items: Sequence[Item]) -> SendResult:
         """Send `items` and return their outcomes. Raises like `Destination.send`."""
@@ -192,6 +201,8 @@ class Otlp:
         """Export nothing, which is a valid request and stores nothing. Raises like `send`."""
         answer = retry(lambda: self.send([]), policy=self.retry, clock=self._clock)
         message = f"{self.name} takes exports. {self.max_age_description}"
+        if self._settings.service_template and is_honeycomb(self._settings.url):
+            message += f" {DATASET_PER_SERVICE}"
         return Probe(f"{message} {answer.warning}".rstrip(), is_warning=bool(answer.warning))
 
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:

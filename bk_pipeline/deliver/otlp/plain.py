@@ -31,6 +31,7 @@ from bk_pipeline.deliver.otlp.shape import (
     common_attributes,
     link_flags,
 )
+from bk_pipeline.deliver.resource import service_name
 from bk_pipeline.deliver.sampling import rate_of, trace_state
 from bk_pipeline.spans.fields import SCHEMA_URL, Field
 from bk_pipeline.spans.table import add_attributes
@@ -56,11 +57,12 @@ def request(
     thresholds: Mapping[bytes, int] | None = None,
     *,
     rate_attribute: bool = False,
+    service_template: str = "",
 ) -> ExportTraceServiceRequest:
     """Return the export request of the spans of `rows`, grouped by resource."""
     by_resource: dict[bytes, ResourceSpans] = {}
     for row in rows:
-        build_resource = resource(row, common)
+        build_resource = resource(row, common, service_template)
         group = by_resource.setdefault(
             build_resource.SerializeToString(),
             ResourceSpans(
@@ -126,13 +128,12 @@ def links(row: Row) -> list[Span.Link]:
     ]
 
 
-def resource(row: Row, common: Mapping[str, str]) -> Resource:
+def resource(row: Row, common: Mapping[str, str], service_template: str = "") -> Resource:
     """Return the resource of a row's build; its own values take precedence over `common`."""
     defaults = {field.name: common.get(field.name) for field in RESOURCE_FIELDS}
     own = {name: row[name] if row[name] is not None else value for name, value in defaults.items()}
-    return Resource(
-        attributes=_key_values(common_attributes(common) | _attributes(own, RESOURCE_FIELDS))
-    )
+    shared = common_attributes(common, service_name(service_template, own))
+    return Resource(attributes=_key_values(shared | _attributes(own, RESOURCE_FIELDS)))
 
 
 def _attributes(row: Row, fields: tuple[Field, ...]) -> dict[str, Any]:

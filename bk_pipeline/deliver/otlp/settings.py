@@ -37,7 +37,7 @@ from bk_pipeline.deliver.otlp.variables import (
     timeouts_of,
 )
 from bk_pipeline.deliver.resource import SERVICE_NAME, resource_attributes
-from bk_pipeline.environment import validated
+from bk_pipeline.environment import SERVICE_TEMPLATE_VARIABLE, validated
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.http.network import DEFAULT_PORTS, Network, Timeouts
 
@@ -131,6 +131,8 @@ class OtlpSettings:
         network: Proxies, and the CA bundle for all services.
         resource: The attributes of every resource, service name first. A build's own values take
             precedence.
+        service_template: The template of the service name of each pipeline's spans. Metrics are of
+            all pipelines, so their resource has none.
         account: A word that distinguishes accounts behind the same URL.
         endpoint_variable: The variable that has the URL, for messages.
         headers_variable: The variable for the headers, for messages.
@@ -151,6 +153,7 @@ class OtlpSettings:
     resource: Mapping[str, str] = field(
         default_factory=lambda: {SERVICE_NAME: DEFAULT_SERVICE_NAME}, repr=False
     )
+    service_template: str = ""
     account: str = ""
     endpoint_variable: str = f"{GENERAL}ENDPOINT"
     headers_variable: str = f"{GENERAL}HEADERS"
@@ -198,6 +201,7 @@ class OtlpSettings:
             client_cert=variables.client_cert(),
             network=Network.of(environment),
             resource=resource_attributes(environment, default_service=DEFAULT_SERVICE_NAME),
+            service_template=environment.get(SERVICE_TEMPLATE_VARIABLE, ""),
             account=_account(environment),
             endpoint_variable=endpoint_variable,
             headers_variable=headers_variable,

@@ -26,6 +26,7 @@ from bk_pipeline.deliver.encoding import (
     TRIMMED,
     shorten,
 )
+from bk_pipeline.deliver.resource import SERVICE_NAME
 from bk_pipeline.spans.fields import SCHEMA_URL
 from bk_pipeline.text import truncate
 
@@ -55,10 +56,20 @@ SPAN_FIELDS = PLAIN_FIELDS + BUILD_FIELDS + ROOT_FIELDS + JOB_FIELDS + AGENT_FIE
 MAX_SAFE_KEYS = SPAN_COLUMNS // 2
 
 
-def common_attributes(common: Mapping[str, str]) -> dict[str, str]:
-    """Return the common attributes for which builds have no value of their own."""
+def common_attributes(common: Mapping[str, str], service: str | None = None) -> dict[str, str]:
+    """Return the common attributes for which builds have no value of their own.
+
+    Args:
+        common: The attributes of every resource.
+        service: The service name of a build, if it has its own.
+    """
     build_fields = {field.name for field in RESOURCE_FIELDS}
-    return {name: value for name, value in common.items() if name not in build_fields}
+    own = {SERVICE_NAME: service} if service else {}
+    return {
+        name: value
+        for name, value in (own | dict(common) | own).items()
+        if name not in build_fields
+    }
 
 
 def link_flags(trace_id: str, linked_trace_id: str) -> int:

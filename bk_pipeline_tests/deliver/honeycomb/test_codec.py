@@ -22,7 +22,12 @@ from bk_pipeline_tests.deliver.honeycomb.odd_tables import (
 )
 from bk_pipeline_tests.deliver.tables import joined, payload, table
 
-SHAPES = {style.value: Shape("ci “builds”", style) for style in TraceIdStyle}
+SHAPES = {style.value: Shape("ci “builds”", style) for style in TraceIdStyle} | {
+    f"{style.value}, a service for each pipeline": Shape(
+        "ci “builds”", style, service_template="ci “{pipeline}”"
+    )
+    for style in TraceIdStyle
+}
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -11,8 +13,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from bk_pipeline.deliver.destination import Item
 from bk_pipeline.deliver.encoding import BULK_MIN_VALUES
 from bk_pipeline.deliver.otlp import codec, plain
+from bk_pipeline.deliver.otlp.endpoint import LIMITS
 from bk_pipeline.deliver.otlp.shape import SPAN, SPAN_BYTES, body_of, sized
+from bk_pipeline.deliver.resource import SERVICE_NAME
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.deliver.selection import Batcher
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import (
     STRINGS,
@@ -31,6 +36,8 @@ RICH = {
     "buildkite.cluster.id": "ours",
 }
 every_resource = pytest.mark.parametrize("common", [MINIMAL, RICH], ids=["plain", "crowded"])
+PER_PIPELINE = "ci “{pipeline}”"
+every_template = pytest.mark.parametrize("template", ["", PER_PIPELINE], ids=["fixed", "template"])
 
 
 def busy_table() -> pa.Table:
@@ -45,19 +52,21 @@ def busy_table() -> pa.Table:
     return table(failed, other, payload(3))
 
 
-def encoded(one: pa.Table, common: dict) -> list[Item]:
-    return codec.items(SpanRows.from_table(one), common)
+def encoded(one: pa.Table, common: dict, template: str = "") -> list[Item]:
+    return codec.items(SpanRows.from_table(one), common, service_template=template)
 
 
-def fast(one: pa.Table, common: dict) -> ExportTraceServiceRequest:
-    return ExportTraceServiceRequest.FromString(body_of(encoded(one, common)))
+def fast(one: pa.Table, common: dict, template: str = "") -> ExportTraceServiceRequest:
+    return ExportTraceServiceRequest.FromString(body_of(encoded(one, common, template)))
 
 
 @every_resource
-@settings(max_examples=40, deadline=None)
+@every_template
+@settings(max_examples=20, deadline=None)
 @given(one=odd_tables())
-def test_fast_encoder_equals_the_reference(common, one):
-    assert fast(one, common) == plain.request(plain.raw_rows(one), common)
+def test_fast_encoder_equals_the_reference(common, template, one):
+    expected = plain.request(plain.raw_rows(one), common, service_template=template)
+    assert fast(one, common, template) == expected
 
 
 @pytest.mark.parametrize("string", STRINGS.values(), ids=STRINGS)
@@ -177,6 +186,36 @@ def test_resource_is_shared_by_the_spans_of_one_pipeline_only():
     ]
     assert slugs == ["web", "other"]
     assert {group.scope_spans[0].scope.name for group in groups} == {"bk_pipeline"}
+
+
+def services(request: ExportTraceServiceRequest) -> list[str]:
+    """Return the service name of each resource; each has exactly one."""
+    names = [
+        [pair.value.string_value for pair in group.resource.attributes if pair.key == SERVICE_NAME]
+        for group in request.resource_spans
+    ]
+    assert {len(one) for one in names} == {1}
+    return [one for (one,) in names]
+
+
+@every_resource
+def test_template_gives_each_pipeline_a_resource_with_its_service_name(common):
+    assert services(fast(busy_table(), common, PER_PIPELINE)) == ["ci “web”", "ci “other”"]
+
+
+def test_builds_of_500_pipelines_have_as_many_resources_within_the_limit_of_a_request():
+    pipelines = [{"id": uuid(n), "slug": f"p-{n}"} for n in range(500)]
+    one = table(*(payload(n, jobs=1, pipeline=pipelines[n % 500]) for n in range(1_000)))
+    batcher = Batcher(replace(LIMITS, batch_bytes=100_000))
+    batches = [*batcher.add(encoded(one, RICH, PER_PIPELINE)), *batcher.flush()]
+    requests = [ExportTraceServiceRequest.FromString(body_of(batch)) for batch in batches]
+
+    assert len(batches) > 5
+    assert max(len(body_of(batch)) for batch in batches) <= 100_000
+    found = [services(request) for request in requests]
+    assert {name for names in found for name in names} == {f"ci “p-{n}”" for n in range(500)}
+    assert all(len(set(names)) == len(names) for names in found)
+    assert [item for batch in batches for item in batch] == encoded(one, RICH, PER_PIPELINE)
 
 
 def test_build_attributes_take_precedence_over_the_environment():

@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 
+from bk_pipeline.deliver.destination import SendResult
 from bk_pipeline.deliver.otlp.endpoint import Otlp
 from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import (
@@ -270,3 +271,20 @@ def test_json_response_is_understood(connect, send):
         delivery = send(tables(1), destination=connect(ENDPOINT=server.url))
 
     assert delivery.accepted == span_count(tables(1))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "template", "expected"),
+    [
+        ("https://api.honeycomb.io", "ci-{pipeline}", True),
+        ("https://api.honeycomb.io", "", False),
+        ("https://tempo.example.com", "ci-{pipeline}", False),
+    ],
+)
+def test_probe_says_if_each_pipeline_becomes_a_dataset(
+    clock, monkeypatch, endpoint, template, expected
+):
+    settings = OtlpSettings(f"{endpoint}/v1/traces", service_template=template)
+    monkeypatch.setattr(Otlp, "send", lambda _, items: SendResult([], len(items)))
+
+    assert ("a dataset of each pipeline" in Otlp(settings, clock=clock).probe().message) is expected

@@ -12,33 +12,47 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from bk_pipeline.deliver.encoding import TRIMMED
 from bk_pipeline.deliver.honeycomb import codec as honeycomb
 from bk_pipeline.deliver.honeycomb.shape import Shape
 from bk_pipeline.deliver.otlp import codec as otlp
 from bk_pipeline.deliver.otlp.shape import body_of
 from bk_pipeline.deliver.rows import SpanRows
+from bk_pipeline.spans.privacy import Privacy, hashed
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline.text import TRUNCATION_MARK
 from bk_pipeline_tests.builders import make_trace
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
 from bk_pipeline_tests.deliver.otlp import husky
 from bk_pipeline_tests.deliver.otlp.exporter import SCHEMA_URL
-from bk_pipeline_tests.deliver.tables import payload, table
+from bk_pipeline_tests.deliver.tables import payload, table, uuid
 from bk_pipeline_tests.spans.timelines import timelines
 from bk_pipeline_tests.worlds import span_table
 
 SERVICE = "ci builds"
 
 
-def by_otlp(one: pa.Table, **resource: str) -> Counter:
-    body = body_of(otlp.items(SpanRows.from_table(one), {"service.name": SERVICE} | resource))
-    return counted(husky.events(ExportTraceServiceRequest.FromString(body)))
+def otlp_events(one: pa.Table, *, template: str = "", **resource: str) -> list[dict[str, Any]]:
+    """Return the events that Honeycomb's translator makes of the spans."""
+    common = {"service.name": SERVICE} | resource
+    items = otlp.items(SpanRows.from_table(one), common, service_template=template)
+    return list(husky.events(ExportTraceServiceRequest.FromString(body_of(items))))
 
 
-def by_events(one: pa.Table, **resource: str) -> Counter:
-    made = honeycomb.items(SpanRows.from_table(one), Shape(SERVICE, resource=resource))
-    return counted(json.loads(item.body) for item in made)
+def batch_events(one: pa.Table, *, template: str = "", **resource: str) -> list[dict[str, Any]]:
+    """Return our own events of the spans."""
+    shape = Shape(SERVICE, resource=resource, service_template=template)
+    return [json.loads(item.body) for item in honeycomb.items(SpanRows.from_table(one), shape)]
+
+
+def by_otlp(one: pa.Table, **options: str) -> Counter:
+    return counted(otlp_events(one, **options))
+
+
+def by_events(one: pa.Table, **options: str) -> Counter:
+    return counted(batch_events(one, **options))
 
 
 def counted(events: Any) -> Counter:
@@ -64,8 +78,8 @@ def comparable(value: Any) -> Any:
     return value
 
 
-def assert_same(one: pa.Table, **resource: str) -> None:
-    ours, theirs = by_events(one, **resource), by_otlp(one, **resource)
+def assert_same(one: pa.Table, **options: str) -> None:
+    ours, theirs = by_events(one, **options), by_otlp(one, **options)
     for (at, mine), (_, other) in zip(
         sorted((ours - theirs).keys()), sorted((theirs - ours).keys()), strict=True
     ):
@@ -101,13 +115,107 @@ def test_configured_resource_attributes_are_columns_by_both_routes(world):
         pa.nulls(len(world), pa.string()).dictionary_encode(),
     )
     assert_same(bare, **configured)
-    events = [
-        json.loads(one.body)["data"]
-        for one in honeycomb.items(SpanRows.from_table(bare), Shape(SERVICE, resource=configured))
-    ]
+    events = [one["data"] for one in batch_events(bare, **configured)]
     assert {one["deployment.environment.name"] for one in events} == {"prod"}
     assert {one["buildkite.pipeline.graphql_id"] for one in events} == {"this"}
     assert "not this" not in {one["buildkite.pipeline.slug"] for one in events}
+
+
+def services(one: pa.Table, **options: str) -> set[str]:
+    """Return the service names of all events, which are the same by both routes."""
+    assert_same(one, **options)
+    return {event["data"]["service.name"] for event in batch_events(one, **options)}
+
+
+def test_each_pipeline_of_the_sandbox_is_a_service_by_both_routes(world):
+    assert services(world, template="ci-{pipeline}") == {
+        f"ci-{slug}" for slug in world["buildkite.pipeline.slug"].unique().to_pylist()
+    }
+    events = [one["data"] for one in batch_events(world, template="ci-{pipeline}")]
+    assert any(one.get("meta.annotation_type") == "link" for one in events)
+    assert events == [
+        one["data"] | {"service.name": f"ci-{one['data']['buildkite.pipeline.slug']}"}
+        for one in batch_events(world)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{pipeline}", "web"),
+        ("{organization}/{pipeline}", "acme/web"),
+        ("{{{pipeline}}}", "{web}"),
+        ("{pipeline} {pipeline} 🚀 %s $x", "web web 🚀 %s $x"),
+    ],
+)
+def test_template_is_filled_in_by_both_routes(template, expected):
+    assert services(table(payload(1)), template=template) == {expected}
+
+
+@pytest.mark.parametrize("slug", [None, ""])
+def test_pipeline_without_slug_has_the_fixed_name_by_both_routes(slug):
+    unnamed = payload(1, pipeline={"id": "p", "slug": slug})
+
+    assert services(table(unnamed, payload(2)), template="ci-{pipeline}") == {SERVICE, "ci-web"}
+
+
+def test_braces_of_a_slug_are_not_placeholders():
+    odd = payload(1, pipeline={"id": "p", "slug": "{organization}{0}%s"})
+
+    assert services(table(odd), template="ci-{pipeline}") == {"ci-{organization}{0}%s"}
+
+
+def test_long_service_name_is_truncated_by_both_routes():
+    long = payload(1, pipeline={"id": "p", "slug": "é" * 40_000})
+
+    (name,) = services(table(long), template="ci-{pipeline}")
+
+    assert name.startswith("ci-é")
+    assert name.endswith(TRUNCATION_MARK)
+    # Honeycomb's limit for the name of a dataset.
+    assert 240 < len(name.encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    ("privacy", "expected"),
+    [
+        (Privacy(hash=("buildkite.pipeline.slug",)), f"ci-{hashed('hush-hush')}"),
+        (Privacy(drop=("buildkite.pipeline.slug",)), SERVICE),
+        (Privacy(drop=("buildkite.pipeline.*",)), SERVICE),
+        (Privacy(mask="hush"), "ci-[masked]-[masked]"),
+    ],
+    ids=["hashed", "dropped", "dropped by a glob", "masked"],
+)
+def test_service_name_shows_no_more_of_a_slug_than_the_privacy_rules(privacy, expected):
+    linked = {"id": uuid("build", 9), "number": 9}
+    secret = payload(1, pipeline={"id": "p", "slug": "hush-hush"}, rebuilt_from=linked)
+
+    assert services(privacy.apply(table(secret)), template="ci-{pipeline}") == {expected}
+
+
+def test_service_name_shows_no_organization_that_is_dropped():
+    allowed = Privacy(drop=("buildkite.organization.slug",)).apply(table(payload(1)))
+
+    assert services(allowed, template="{organization}-{pipeline}") == {SERVICE}
+
+
+@pytest.mark.parametrize(
+    "meta_data",
+    [{f"k-{n}": "x" * 60_000 for n in range(30)}, {f"k-{n}": "v" for n in range(2_500)}],
+    ids=["too large", "too many columns"],
+)
+def test_trimmed_spans_keep_the_service_name_of_their_pipeline(meta_data):
+    one = table(payload(1, meta_data=meta_data))
+    for events in (batch_events, otlp_events):
+        found = [event["data"] for event in events(one, template="ci-{pipeline}")]
+        assert any(TRIMMED in data for data in found)
+        assert {data["service.name"] for data in found} == {"ci-web"}
+
+
+@settings(max_examples=15, deadline=None)
+@given(one=odd_tables())
+def test_odd_values_have_the_same_service_names_by_both_routes(one):
+    assert_same(one, template="{organization}-{pipeline}")
 
 
 def test_sandbox_builds_cover_all_kinds_of_data(world):

@@ -294,9 +294,11 @@ class App:
         return found[asset]
 
     def report_active_runs(
-        self, client: BuildkiteClient, last_active: dict[str, int]
+        self, last_active: dict[str, int], on_wait: Report
     ) -> tuple[dict[str, int], list[str]]:
         """Send the number of active builds to the destinations of metrics.
+
+        Their listing respects the whole reserve: the part for the sensor's own listing stays.
 
         Returns:
             What to pass as `last_active` the next time, and a message for each failure.
@@ -312,12 +314,13 @@ class App:
             return {}, [f"{setting}: no destination otlp_metrics is configured."]
         # Imported here, as above.
         from bk_pipeline.deliver.metrics.destination import OtlpMetrics  # noqa: PLC0415
-        from bk_pipeline.pipeline.active_runs import report_active_runs  # noqa: PLC0415
+        from bk_pipeline.pipeline.active_runs import PATIENCE_S, report_active_runs  # noqa: PLC0415
 
         with ExitStack() as opened:
+            client = self.buildkite(on_wait, max_wait_s=PATIENCE_S, quota=self._quota)
             destinations = [opened.enter_context(self.destination(one)) for one in configured]
             return report_active_runs(
-                client,
+                opened.enter_context(client),
                 [one for one in destinations if isinstance(one, OtlpMetrics)],
                 last_active,
                 privacy=self.privacy(),

@@ -99,7 +99,7 @@ def builds_sensor(app: App, naming: Naming, job: Any) -> dg.SensorDefinition:
             app.buildkite(log.info, max_wait_s=REQUEST_PATIENCE_S) as client,
         ):
             found, behind = _poll(client, cursor.place, app)
-            active, unreported = _report_active(client, cursor.active, app)
+        active, unreported = _report_active(cursor.active, app, log)
         ended = end_lost_runs(context.instance)
         want(cursor.wanted, _existing(found.days, now, app))
         days, waiting = days_to_run(cursor.wanted, context.instance, job.name, nightly, now=now)
@@ -154,7 +154,7 @@ def _poll(client: "BuildkiteClient", since: PollCursor, app: App) -> tuple[PollR
 
 
 def _report_active(
-    client: "BuildkiteClient", last_active: dict[str, int], app: App
+    last_active: dict[str, int], app: App, log: Log
 ) -> tuple[dict[str, int], list[str]]:
     """Send the number of active builds, if the settings ask for it.
 
@@ -165,7 +165,7 @@ def _report_active(
     if not app.settings.sensor_active_runs:
         return {}, []
     try:
-        return app.report_active_runs(client, last_active)
+        return app.report_active_runs(last_active, log.info)
     except PipelineError as exc:
         return last_active, [f"{UNREPORTED}: {exc}"]
     except Exception as exc:  # noqa: BLE001  # see above; its text may quote a payload

@@ -53,8 +53,8 @@ TOO_MANY = (
     f"Active builds are not reported: there are more than {MOST_PAGES * 100:,}, or listing them took "
     f"more than {MOST_SECONDS:.0f} s."
 )
-# The timeout of a request to a destination.
-REPORT_S = 5.0
+# The longest wait for Buildkite's quota and for an answer of Buildkite or of a destination.
+PATIENCE_S = 5.0
 # A pipeline without active builds is reported with zeros for so long.
 KEPT_S = S_PER_DAY
 
@@ -108,7 +108,7 @@ def _send(points: Sequence[Point], destinations: Iterable[OtlpMetrics]) -> list[
     messages = []
     for destination in destinations:
         try:
-            message = destination.report(points, within_s=REPORT_S)
+            message = destination.report(points, within_s=PATIENCE_S)
         except PipelineError as exc:
             message = str(exc)
         if message:

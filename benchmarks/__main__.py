@@ -19,12 +19,24 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import day, deliver, extract, faults, live, startup, sync, transform, whole
+from benchmarks import (
+    analysis,
+    day,
+    deliver,
+    extract,
+    faults,
+    live,
+    startup,
+    sync,
+    transform,
+    whole,
+)
 from benchmarks.figures import Figure, Report, number
 
 BENCHMARKS: list[ModuleType] = [
     startup,
     transform,
+    analysis,
     deliver,
     whole,
     extract,

@@ -214,6 +214,7 @@ class App:
             links=given.spans_links,
             waits=given.spans_waits,
             conventions=given.spans_conventions,
+            critical_path=given.spans_critical_path,
             settled_after_s=given.spans_settled_hours * 3600 if settled else None,
         )
 

@@ -292,6 +292,12 @@ class Settings(BaseSettings):
         "metrics. Default: one service for all pipelines; see docs/backends.md for what each backend "
         "shows.",
     )
+    spans_critical_path: bool = Field(
+        default=True,
+        alias="BK_PIPELINE_SPANS_CRITICAL_PATH",
+        description="Whether spans have the attributes of the critical path, "
+        "`bk_pipeline.critical_path*` and `bk_pipeline.slack_ms` (docs/critical-path.md).",
+    )
     spans_export: Literal["finished", "settled"] = Field(
         "finished",
         alias="BK_PIPELINE_SPANS_EXPORT",

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from bk_pipeline.spans.model import Trace
+from bk_pipeline.spans.fields import fields_left_out
+from bk_pipeline.spans.model import SpanOptions, Trace
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import table_of, traces_of
+from bk_pipeline.spans.tree import DEFAULTS
 from bk_pipeline.store.raw import ROW_GROUP_BYTES
 
 
@@ -21,9 +23,12 @@ def table_of_payloads(payloads: Iterable[bytes]) -> pa.Table:
     return pa.concat_tables(tables_of_payloads(payloads))
 
 
-def tables_of_payloads(payloads: Iterable[bytes]) -> Iterator[pa.Table]:
+def tables_of_payloads(
+    payloads: Iterable[bytes], options: SpanOptions = DEFAULTS
+) -> Iterator[pa.Table]:
     """Yield one table per group of payloads, as the span store writes them."""
-    return map(_table, _groups(payloads))
+    for group in _groups(payloads):
+        yield _table(group, options)
 
 
 def private_table_of_payloads(payloads: Iterable[bytes]) -> pa.Table:
@@ -32,8 +37,9 @@ def private_table_of_payloads(payloads: Iterable[bytes]) -> pa.Table:
     return pa.concat_tables(privacy.apply(_table(group)) for group in _groups(payloads))
 
 
-def _table(payloads: list[bytes]) -> pa.Table:
-    return table_of([one for one in traces_of(payloads) if isinstance(one, Trace)])
+def _table(payloads: list[bytes], options: SpanOptions = DEFAULTS) -> pa.Table:
+    traces = [one for one in traces_of(payloads, options=options) if isinstance(one, Trace)]
+    return table_of(traces, without=fields_left_out(options))
 
 
 def _groups(payloads: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -18,7 +18,7 @@ from bk_pipeline import text, units
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
-from bk_pipeline.spans.fields import CONVENTIONS
+from bk_pipeline.spans.fields import fields_left_out
 from bk_pipeline.spans.model import SpanKind, SpanOptions
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import Build, never_runs
@@ -275,6 +275,7 @@ def _span_tables(
     summary: PartSummary,
     privacy: Privacy,
 ) -> Iterator[pa.Table]:
+    without = fields_left_out(options)
     for group in payloads:
         traces = []
         for payload, trace in zip(group, traces_of(group, options=options), strict=True):
@@ -288,7 +289,7 @@ def _span_tables(
                 summary.unfinished += 1
             else:
                 traces.append(trace)
-        table, errors = table_and_errors(traces, without=() if options.conventions else CONVENTIONS)
+        table, errors = table_and_errors(traces, without=without)
         summary.quarantined += [_quarantine(one.record_id, one.reason, privacy) for one in errors]
         _count_spans(summary, table)
         yield privacy.apply(table)

@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import Any
 
 from bk_pipeline.spans import derived
-from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.spans.model import SpanKind, SpanOptions
 
 
 class FieldType(StrEnum):
@@ -263,6 +263,16 @@ CONVENTION_FIELDS = (
     _F("vcs.change.title", STRING, ALL, "build.pull_request.title", "The pull request's title, if the payload has it."),
 )
 
+# Set by `critical_path.py`, from the times of all jobs of a stage.
+PATH_FIELDS = (
+    _F("bk_pipeline.critical_path.run_ms", INT, BUILD, "build.jobs[]", "The part of the build's length in which a job on the critical path ran.", unit="ms", value=attrgetter("run_ms"), of="trace.path"),
+    _F("bk_pipeline.critical_path.wait_ms", INT, BUILD, "build.jobs[]", "The part of the build's length in which the critical path waited, mostly for agents: all time that is neither run nor blocked.", unit="ms", value=attrgetter("wait_ms"), of="trace.path"),
+    _F("bk_pipeline.critical_path.blocked_ms", INT, BUILD, "build.jobs[]", "The part of the build's length in which the critical path waited for a person: at a block step, or for a manual retry.", unit="ms", value=attrgetter("blocked_ms"), of="trace.path"),
+    _F("bk_pipeline.critical_path", BOOL, ALL - BUILD, "job.runnable_at, job.started_at, job.finished_at", "Whether the span is on the critical path: the chain of jobs and waits that made the build as long as it was.", value=attrgetter("critical"), of="span.path"),
+    _F("bk_pipeline.critical_path_ms", INT, ALL - BUILD, "job.runnable_at, job.started_at, job.finished_at", "The span's own share of the critical path, waiting included; 0 off the path. Those of the jobs of a stage add up to its length.", unit="ms", value=attrgetter("ms"), of="span.path"),
+    _F("bk_pipeline.slack_ms", INT, ALL - BUILD - WAIT, "job.runnable_at, job.started_at, job.finished_at", "How much later the span could have ended, at least, without the build ending later; absent on jobs that never became runnable.", unit="ms", value=attrgetter("slack_ms"), of="span.path"),
+)
+
 SPAN_FIELDS = (
     _F("error.type", STRING, ALL, "span.error_type", "On spans with status error: failed, timed_out, expired or agent_lost."),
     _F("bk_pipeline.time_adjusted", BOOL, ALL, "span.adjusted", "True if the payload's times were missing or impossible and were clamped, else absent.", value=derived.adjusted),
@@ -276,11 +286,22 @@ FIELDS: tuple[Field, ...] = (
     *STEP_FIELDS,
     *JOB_FIELDS,
     *CONVENTION_FIELDS,
+    *PATH_FIELDS,
     *SPAN_FIELDS,
 )
 
-# The fields that `SpanOptions.conventions` turns off.
 CONVENTIONS = frozenset(field.name for field in CONVENTION_FIELDS)
+CRITICAL_PATH = frozenset(field.name for field in PATH_FIELDS)
+
+
+def fields_left_out(options: SpanOptions) -> frozenset[str]:
+    """Return the names of the fields that `options` turn off."""
+    without: frozenset[str] = frozenset()
+    if not options.conventions:
+        without |= CONVENTIONS
+    if not options.critical_path:
+        without |= CRITICAL_PATH
+    return without
 
 
 @dataclass(frozen=True, slots=True)

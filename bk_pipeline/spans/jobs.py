@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from bk_pipeline.errors import RecordError
-from bk_pipeline.spans.model import SpanStatus
+from bk_pipeline.spans.model import PathShare, SpanStatus
 from bk_pipeline.spans.records import Build, Job
 from bk_pipeline.spans.timing import Times
 from bk_pipeline.units import NS_PER_MS, NS_PER_S
@@ -186,6 +186,7 @@ class TimedJob(msgspec.Struct, eq=False, gc=False):
         manual: Whether it is a block or input step.
         started: False if it ended without having started.
         adjusted: Whether its times were missing or impossible and were changed.
+        path: Its share of the critical path, once that is known.
     """
 
     job: Job
@@ -201,6 +202,7 @@ class TimedJob(msgspec.Struct, eq=False, gc=False):
     manual: bool = False
     started: bool = True
     adjusted: bool = False
+    path: PathShare | None = None
 
     @property
     def wait_ms(self) -> int | None:

@@ -39,6 +39,7 @@ class SpanOptions(msgspec.Struct, frozen=True):
         links: Add links to spans. Honeycomb bills each link as an event.
         waits: Add a `buildkite.job.wait` span for each job that waited for an agent.
         conventions: Fill the `cicd.*` and `vcs.*` columns.
+        critical_path: Find the critical path and fill its columns.
         settled_after_s: Create spans only after the build has been finished, and not blocked,
             for this many seconds. None: as soon as it has finished.
     """
@@ -46,6 +47,7 @@ class SpanOptions(msgspec.Struct, frozen=True):
     links: bool = True
     waits: bool = False
     conventions: bool = True
+    critical_path: bool = True
     settled_after_s: int | None = None
 
 
@@ -56,11 +58,41 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     span_id: str
 
 
+class PathShare(msgspec.Struct, gc=False):
+    """The share that a span has of the critical path (see `critical_path.py`).
+
+    Attributes:
+        slack_ms: How much later it could have ended without the build ending later; None if it
+            was never active.
+        critical: Whether it is on the path.
+        ms: Its exclusive share of the build's length, in milliseconds; 0 off the path.
+        wait_ms: The part of `ms` in which the job waited for an agent.
+    """
+
+    slack_ms: int | None
+    critical: bool = False
+    ms: int = 0
+    wait_ms: int = 0
+
+
+class BuildPath(msgspec.Struct, frozen=True, gc=False):
+    """The length of a build's critical path; the three parts add up to that of the build.
+
+    `run_ms`: a job on the path ran; `blocked_ms`: the build waited for a person; `wait_ms`: all
+    other time, mostly waiting for agents.
+    """
+
+    run_ms: int
+    wait_ms: int
+    blocked_ms: int
+
+
 class Stage(msgspec.Struct, eq=False, gc=False):
     """One period in which the build was active, between pauses. Numbered from 1.
 
     `state` is the state of the build when the stage ended; `blocked_state` is the same if the
-    stage ended at a block step, else None. Times are in nanoseconds.
+    stage ended at a block step, else None. Times are in nanoseconds. `path` is set if the critical
+    path is turned on.
     """
 
     number: int
@@ -68,6 +100,7 @@ class Stage(msgspec.Struct, eq=False, gc=False):
     end_ns: int
     state: str | None = None
     blocked_state: str | None = None
+    path: PathShare | None = None
 
 
 class Group(msgspec.Struct, eq=False, frozen=True, gc=False):
@@ -98,7 +131,8 @@ class Span(msgspec.Struct, eq=False, gc=False):
 
     `stage`, `group`, `step` and `job` are None on the kinds above them in the tree; `state`
     and `blocked_state` are those of the build, on the root and on stages only. `adjusted`
-    means that the payload's times were missing or impossible and were clamped.
+    means that the payload's times were missing or impossible and were clamped. `path` is None on
+    the root, or if the critical path is turned off.
     """
 
     kind: SpanKind
@@ -118,13 +152,15 @@ class Span(msgspec.Struct, eq=False, gc=False):
     wait_ms: int | None = None
     links: tuple[Link, ...] = ()
     adjusted: bool = False
+    path: PathShare | None = None
 
 
 class Trace(msgspec.Struct, eq=False, gc=False):
     """One build and its spans: the root first, the others in order of start.
 
     `queue_ms` is the time from the start of the root to the first job's start, None if no job
-    started; `run_ms` is the total length of the stages.
+    started; `run_ms` is the total length of the stages. `path` is None if the critical path is
+    turned off.
     """
 
     trace_id: str
@@ -132,3 +168,4 @@ class Trace(msgspec.Struct, eq=False, gc=False):
     spans: list[Span]
     queue_ms: int | None
     run_ms: int
+    path: BuildPath | None = None

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bk_pipeline.spans.critical_path import combined
 from bk_pipeline.spans.ids import SpanIds, root_span_id, trace_id
 from bk_pipeline.spans.jobs import Outcome, Retries, TimedJob, combined_outcome, last_attempts
-from bk_pipeline.spans.model import Group, Link, Span, SpanKind, SpanStatus, Stage, Step
+from bk_pipeline.spans.model import Group, Link, PathShare, Span, SpanKind, SpanStatus, Stage, Step
 from bk_pipeline.spans.records import Job
 
 # The type of a job -> the type of its step in a pipeline file. Jobs of input steps are
@@ -85,12 +86,13 @@ def step_span(
     """Return the span of one step in one stage, a child of its group or of the stage."""
     first = members[0]
     (status, error_type), adjusted = first.outcome, first.adjusted
-    start, end = _runnable_from(first, stage), first.end_ns
+    start, end, path = _runnable_from(first, stage), first.end_ns, first.path
     if len(members) > 1:
         status, error_type = _outcome(members, retries)
         start = min([_runnable_from(job, stage) for job in members])
         end = max([job.end_ns for job in members])
         adjusted = any(job.adjusted for job in members)
+        path = combined([job.path for job in members])
     return Span(
         kind=SpanKind.STEP,
         span_id=ids.derived(SpanKind.STEP, str(stage.number), step.identity),
@@ -103,6 +105,7 @@ def step_span(
         group=step.group,
         step=step,
         adjusted=adjusted,
+        path=path,
     )
 
 
@@ -137,6 +140,7 @@ def group_span(
         group=group,
         step=Step(identity=group.key, key=group.key, type="group", group=group),
         adjusted=any(step.adjusted for step in steps),
+        path=combined([step.path for step in steps]),
     )
 
 
@@ -160,6 +164,7 @@ def job_span(timed: TimedJob, step: Span, ids: SpanIds, *, links: bool) -> Span:
         wait_ms=timed.wait_ms,
         links=_links(timed, ids) if links and (timed.retry or job.triggered_build) else (),
         adjusted=timed.adjusted,
+        path=timed.path,
     )
 
 
@@ -178,6 +183,8 @@ def wait_span(timed: TimedJob, step: Span, ids: SpanIds) -> Span | None:
     """Return the span of an attempt's wait for an agent, or None if it did not or is unknown."""
     if timed.runnable_ns is None or not timed.wait_ms:
         return None
+    of_job = timed.path
+    path = of_job and PathShare(None, critical=of_job.critical, ms=of_job.wait_ms)
     return Span(
         kind=SpanKind.WAIT,
         span_id=ids.derived(SpanKind.WAIT, timed.job.id),
@@ -190,4 +197,5 @@ def wait_span(timed: TimedJob, step: Span, ids: SpanIds) -> Span | None:
         step=step.step,
         job=timed.job,
         wait_ms=timed.wait_ms,
+        path=path,
     )

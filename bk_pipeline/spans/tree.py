@@ -15,9 +15,20 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from bk_pipeline.errors import RecordError
+from bk_pipeline.spans.critical_path import set_path_shares
 from bk_pipeline.spans.ids import SpanIds, root_span_id, trace_id
 from bk_pipeline.spans.jobs import NO_SPAN_STATES, Retries, TimedJob, failed_hard, timed_jobs
-from bk_pipeline.spans.model import Link, Span, SpanKind, SpanOptions, SpanStatus, Stage, Trace
+from bk_pipeline.spans.model import (
+    BuildPath,
+    Link,
+    PathShare,
+    Span,
+    SpanKind,
+    SpanOptions,
+    SpanStatus,
+    Stage,
+    Trace,
+)
 from bk_pipeline.spans.records import Build
 from bk_pipeline.spans.steps import group_span, job_span, step_span, steps, wait_span
 from bk_pipeline.spans.timing import EARLIEST_NS, LATEST_NS, MAX_CLOCK_SKEW_NS, Times
@@ -247,6 +258,7 @@ def stage_span(stage: Stage, ids: SpanIds) -> Span:
         stage=stage,
         state=stage.state,
         blocked_state=stage.blocked_state,
+        path=stage.path,
     )
 
 
@@ -280,9 +292,11 @@ def spans_for_build(
     root = build_span(build, jobs, ids, times, links=options.links)
     for job in with_span:
         job.clamp(root.start_ns, root.end_ns)
+    found = stages(build, with_span, start_ns=root.start_ns, end_ns=root.end_ns)
+    path = _set_critical_path(found, root) if options.critical_path else None
     spans: list[Span] = []
     run_ns = 0
-    for stage, members in stages(build, with_span, start_ns=root.start_ns, end_ns=root.end_ns):
+    for stage, members in found:
         spans += _stage_tree(stage, members, ids, retries, options)
         run_ns += stage.end_ns - stage.start_ns
     spans.sort(key=attrgetter("start_ns"))
@@ -292,7 +306,29 @@ def spans_for_build(
         [root, *spans],
         queue_ms=_queue_ms(with_span, root),
         run_ms=run_ns // NS_PER_MS,
+        path=path,
     )
+
+
+def _set_critical_path(found: Sequence[StageJobs], root: Span) -> BuildPath:
+    """Set the shares that stages and jobs have of the critical path, and return that of the build.
+
+    Pauses count as blocked: nothing was active until someone unblocked a step or retried a job. The
+    time after the last stage does so only up to the last unblocking.
+    """
+    origin = root.start_ns
+    run = blocked = 0
+    ends = [stage.start_ns for stage, _ in found[1:]]
+    ends.append(max([job.end_ns for job in found[-1][1] if job.manual], default=origin))
+    for (stage, members), pause_end in zip(found, ends, strict=True):
+        times = set_path_shares(stage, members, origin_ns=origin)
+        run += times.run_ns
+        blocked += times.blocked_ns + max(pause_end - stage.end_ns, 0)
+        ms = (stage.end_ns - origin) // NS_PER_MS - (stage.start_ns - origin) // NS_PER_MS
+        stage.path = PathShare(0, critical=True, ms=ms)
+    run_ms, blocked_ms = run // NS_PER_MS, blocked // NS_PER_MS
+    length_ms = (root.end_ns - origin) // NS_PER_MS
+    return BuildPath(run_ms, length_ms - run_ms - blocked_ms, blocked_ms)
 
 
 def _stage_tree(

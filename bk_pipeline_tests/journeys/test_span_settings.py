@@ -23,6 +23,7 @@ from bk_pipeline_tests.conftest import FakeClock
 from bk_pipeline_tests.worlds import PRESENT, stage
 
 LINK = "link"
+PATH_PARTS = ("run", "wait", "blocked")
 
 
 @contextmanager
@@ -117,6 +118,19 @@ def test_each_pipeline_is_a_service_and_another_template_sends_nothing_again(tmp
         assert sent == (scene.sandbox.honeycomb.event_count, scene.sandbox.otlp.span_count)
 
 
+def test_critical_path_reaches_both_loaders_and_can_be_turned_off(tmp_path):
+    names = {"bk_pipeline.critical_path", "bk_pipeline.critical_path_ms", "bk_pipeline.slack_ms"}
+    with delivered(tmp_path / "on") as (events, spans):
+        assert all(names <= one.keys() for one in named(events, "buildkite.build.stage"))
+        assert any(names <= one.attributes.keys() for one in spans)
+        for one in named(events, "buildkite.build"):
+            parts = [one[f"bk_pipeline.critical_path.{part}_ms"] for part in PATH_PARTS]
+            assert sum(parts) == one["duration_ms"]
+    with delivered(tmp_path / "off", BK_PIPELINE_SPANS_CRITICAL_PATH="false") as (events, spans):
+        found = {name for one in (*events, *(span.attributes for span in spans)) for name in one}
+        assert not any("critical_path" in name or "slack" in name for name in found)
+
+
 @pytest.fixture
 def settled(tmp_path):
     """A scene whose builds are exported 24 hours after they have finished."""
@@ -195,10 +209,11 @@ def test_fingerprint_changes_with_settings_and_code(monkeypatch, tmp_path):
         SpanOptions(waits=True),
         SpanOptions(links=False),
         SpanOptions(conventions=False),
+        SpanOptions(critical_path=False),
         SpanOptions(settled_after_s=3_600),
     ]
     found = {plain, *(transform_fingerprint(Privacy(), one) for one in others)}
-    assert len(found) == 5
+    assert len(found) == 6
     # A copy of the package whose files differ.
     copy = tmp_path / "spans"
     copy.mkdir()

@@ -30,6 +30,7 @@ def immutable_parts(span: Span) -> tuple:
         span.stage.number if span.stage else None,
         span.start_ns,
         span.end_ns,
+        span.path,
     )
 
 

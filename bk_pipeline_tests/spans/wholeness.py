@@ -15,6 +15,7 @@ from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import SCHEMA, rows, table_of
 from bk_pipeline.spans.timing import LATEST_NS, MAX_CLOCK_SKEW_NS, parse_ns
 from bk_pipeline.spans.tree import spans_for_build
+from bk_pipeline.units import NS_PER_MS
 
 # No deadline: machines are shared. HYPOTHESIS_EXAMPLES=20000 looks for rare failures.
 PATIENT = settings(
@@ -54,6 +55,28 @@ def assert_whole(trace: Trace) -> None:
     assert starts[1:] == sorted(starts[1:])
     assert trace.run_ms >= 0
     assert trace.queue_ms is None or trace.queue_ms >= 0
+    assert_path_adds_up(trace)
+
+
+def assert_path_adds_up(trace: Trace) -> None:
+    root, path = trace.spans[0], trace.path
+    assert path is not None
+    parts = (path.run_ms, path.wait_ms, path.blocked_ms)
+    assert min(parts) >= 0
+    assert sum(parts) == (root.end_ns - root.start_ns) // NS_PER_MS
+    for stage in (span for span in trace.spans if span.kind is SpanKind.STAGE):
+        jobs = [
+            span
+            for span in trace.spans
+            if span.stage is stage.stage and span.kind is SpanKind.JOB and span.job
+        ]
+        inside = [span.path for span in jobs if span.end_ns <= stage.end_ns and span.path]
+        assert stage.path is not None
+        assert all(share.ms >= 0 and (share.slack_ms or 0) >= 0 for share in inside)
+        assert all(share.ms == 0 or share.critical for share in inside)
+        assert all(share.slack_ms == 0 for share in inside if share.critical)
+        if any(share.critical for share in inside):
+            assert sum(share.ms for share in inside) == stage.path.ms
 
 
 def assert_sound(span: Span, root: Span) -> None:

@@ -218,6 +218,22 @@ class App:
             settled_after_s=given.spans_settled_hours * 3600 if settled else None,
         )
 
+    def refresh_names(self, client: BuildkiteClient, *, warn: Report) -> None:
+        """Ask for the names of the organization and its clusters, unless that was done today.
+
+        Raises:
+            StorageError: The store cannot be read or written.
+        """
+        from bk_pipeline.pipeline import refresh_names  # noqa: PLC0415  # see above
+
+        refresh_names(
+            self.raw().organizations,
+            client=client,
+            clock=self.clock,
+            lock_path=self.settings.names_lock_path,
+            warn=warn,
+        )
+
     def restore(self, day: Day, *, on_wait: Report) -> list[str]:
         """Fetch and make again what damaged files of `day` held; return messages about others."""
         from bk_pipeline.pipeline import restore_day  # noqa: PLC0415  # see above

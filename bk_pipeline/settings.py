@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     buildkite_api_token: BuildkiteToken | None = Field(
         None,
         alias="BUILDKITE_API_TOKEN",
-        description="Buildkite API access token with the scope `read_builds`.",
+        description="Buildkite API access token with the scope `read_builds`. Optional scopes: "
+        "`read_organizations` adds `buildkite.organization.id` and `.name` to spans, `read_clusters` "
+        "adds `buildkite.cluster.name` and `.graphql_id`.",
     )
     buildkite_organization_slug: Slug | None = Field(
         None,
@@ -541,6 +543,11 @@ class Settings(BaseSettings):
     def quota_path(self) -> Path:
         """Path of the file in which this host's processes share Buildkite's rate limits."""
         return self.ledger_path.with_name("buildkite-quota.json")
+
+    @property
+    def names_lock_path(self) -> Path:
+        """Path of the file that this host's processes lock to ask for the organization's names."""
+        return self.ledger_path.with_name("buildkite-names.lock")
 
     def require_buildkite(self) -> tuple[str, str]:
         """The organization's slug and the API token.

@@ -48,19 +48,23 @@ class Subject:
         pipeline: Slug of the pipeline; None: all pipelines.
         scope: The token scope that is needed; None for a request about the token itself.
         number: Number of the build; None for a listing.
+        what: What is read of the organization, if not builds.
     """
 
     organization: str
     pipeline: str | None = None
     scope: str | None = "read_builds"
     number: int | None = None
+    what: str = "builds"
 
     def __str__(self) -> str:
         if self.scope is None:
             return "what the token may do"
         if self.number is not None:
             return f"build {self.number} of {self.organization}/{self.pipeline}"
-        return f"builds of {self.organization}" + (f"/{self.pipeline}" if self.pipeline else "")
+        return f"{self.what} of {self.organization}" + (
+            f"/{self.pipeline}" if self.pipeline else ""
+        )
 
 
 def refusal(
@@ -154,7 +158,7 @@ def read_elements(response: Response, quote: Quote) -> Split:
     """
     split = split_elements(response.body)
     if split is None:
-        raise _unexpected_body(response, "a JSON array of builds", quote)
+        raise _unexpected_body(response, "a JSON array", quote)
     if not split.closed:
         raise truncated_answer(response, SERVICE)
     return split

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -164,6 +165,7 @@ class Api:
     ) -> None:
         self.session = session
         self._quota = quota
+        self._timeout_s: float | None = None
         self._clock = self.usage_clock = UsageClock(clock)
         self._policy = policy
         self._on_wait = on_wait
@@ -172,6 +174,17 @@ class Api:
         )
         # The least of what the responses show; each includes the response's time in transit.
         self._clock_skew = timedelta.max
+
+    def within(self, deadline_s: float) -> Api:
+        """Return an Api that shares everything with this one, but gives up after `deadline_s`.
+
+        That limits the retries and each response, but not the waits for the quota.
+        """
+        hurried = copy(self)
+        retried_s = min(self._policy.deadline_s, deadline_s)
+        hurried._policy = replace(self._policy, deadline_s=retried_s)  # noqa: SLF001  # of this class
+        hurried._timeout_s = deadline_s  # noqa: SLF001  # of this class
+        return hurried
 
     def get(
         self,
@@ -240,7 +253,9 @@ class Api:
 
     def _send(self, path_or_url: str, params: Params | None, max_bytes: int | None) -> Response:
         try:
-            return self.session.send("GET", path_or_url, params=params, max_bytes=max_bytes)
+            return self.session.send(
+                "GET", path_or_url, params=params, timeout_s=self._timeout_s, max_bytes=max_bytes
+            )
         except ServiceUnavailable as exc:
             if exc.maybe_processed:
                 raise

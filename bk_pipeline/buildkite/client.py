@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Self
 from urllib.parse import quote
 
@@ -37,6 +38,8 @@ from bk_pipeline.buildkite.records import (
     Sample,
     read_active,
     read_build,
+    read_cluster,
+    read_organization,
     read_sample,
 )
 from bk_pipeline.clock import Clock, SystemClock
@@ -45,6 +48,7 @@ from bk_pipeline.http.network import Network, Timeouts
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.http.session import HttpSession, Params
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.organizations import Cluster, Organization
 from bk_pipeline.window import Window
 
 API_URL = "https://api.buildkite.com"
@@ -53,6 +57,10 @@ PER_PAGE = "100"
 # pipelines than this, that page is requested first.
 MAX_NAMED_PIPELINES_FINISHED = 2
 WHOLE = {"include_retried_jobs": "true"}
+# What the names of organization and clusters need. They are optional, so nothing waits long.
+ORGANIZATION_SCOPE, CLUSTERS_SCOPE = "read_organizations", "read_clusters"
+NAMES_DEADLINE_S = 15.0
+MAX_CLUSTER_PAGES = 50
 
 
 def _ignore_wait(_: str) -> None:
@@ -357,6 +365,42 @@ class BuildkiteClient:
             return False
         return True
 
+    def organization_details(self) -> Organization:
+        """The organization's id and name. Needs the scope `read_organizations`.
+
+        Raises:
+            AccessDenied: The token lacks the scope.
+        """
+        subject = Subject(self.organization, scope=ORGANIZATION_SCOPE, what="id and name")
+        payload = self._api.within(NAMES_DEADLINE_S).get(
+            _organization_path(subject),
+            lambda response: read_payload(response, self._session.quote),
+            subject=subject,
+        )
+        return read_organization(payload, self.organization)
+
+    def clusters(self) -> list[Cluster]:
+        """The organization's clusters. Needs the scope `read_clusters`.
+
+        Raises:
+            AccessDenied: The token lacks the scope.
+        """
+        subject = Subject(self.organization, scope=CLUSTERS_SCOPE, what="clusters")
+        raw_pages = iter_raw_pages(
+            self._api.within(NAMES_DEADLINE_S),
+            f"{_organization_path(subject)}/clusters",
+            params={"per_page": PER_PAGE},
+            subject=subject,
+            # Saves the request that would find out whether a gateway shortens pages.
+            paging=Paging(links=True),
+        )
+        found = (
+            read_cluster(one)
+            for page in islice(raw_pages, MAX_CLUSTER_PAGES)
+            for one in page.elements
+        )
+        return [cluster for cluster in found if cluster is not None]
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
@@ -428,4 +472,8 @@ def _window_params(window: Window, finished_from: datetime | None) -> dict[str, 
 
 def _path(subject: Subject) -> str:
     pipeline = f"/pipelines/{quote(subject.pipeline, safe='')}" if subject.pipeline else ""
-    return f"/v2/organizations/{quote(subject.organization, safe='')}{pipeline}/builds"
+    return f"{_organization_path(subject)}{pipeline}/builds"
+
+
+def _organization_path(subject: Subject) -> str:
+    return f"/v2/organizations/{quote(subject.organization, safe='')}"

@@ -18,8 +18,9 @@ from bk_pipeline.buildkite.elements import id_in
 from bk_pipeline.buildkite.paging import Paging, page_count
 from bk_pipeline.errors import RecordError
 from bk_pipeline.http.session import Response
+from bk_pipeline.spans.organizations import Cluster, Organization
 from bk_pipeline.spans.timing import parse_ns
-from bk_pipeline.text import sanitize_json
+from bk_pipeline.text import sanitize_json, truncate
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -227,3 +228,33 @@ def read_sample(
         except RecordError:
             continue  # one of a hundred does not matter to an estimate
     return Sample(builds, 1 if more is False else page_count(response), len(elements))
+
+
+def read_organization(payload: bytes, slug: str) -> Organization:
+    """The organization in an object; `slug` is the one that was requested."""
+    found = _strings(payload, "slug", "id", "name")
+    return Organization(found["slug"] or slug, found["id"], found["name"])
+
+
+def read_cluster(element: bytes) -> Cluster | None:
+    """The cluster in an element of a listing; None if it cannot be read."""
+    found = _strings(element, "id", "graphql_id", "name")
+    return Cluster(found["id"], found["graphql_id"], found["name"]) if found["id"] else None
+
+
+def _strings(payload: bytes, *keys: str) -> dict[str, str | None]:
+    """The values of `keys` in an object, truncated; None for those that are not strings.
+
+    Characters that a string cannot hold are replaced, as in builds.
+    """
+    try:
+        found = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            found = msgspec.json.decode(sanitize_json(payload))
+        except (msgspec.DecodeError, RecursionError):
+            found = None
+    values = found if isinstance(found, dict) else {}
+    return {
+        key: truncate(value) if isinstance(value := values.get(key), str) else None for key in keys
+    }

@@ -61,6 +61,7 @@ def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
             app = run.app
             for step in run.days():
                 with step as day, app.buildkite(run.log.wait) as client:
+                    app.refresh_names(client, warn=run.warn)
                     found = pipeline.extract_day(
                         day,
                         client=client,

@@ -67,13 +67,13 @@ def nightly_reconcile(app: App, naming: Naming, job: Any) -> dg.ScheduleDefiniti
 
 def _held_back(app: App, days: list[str]) -> list[str]:
     """Those of `days` with builds that had not settled when their spans were made."""
-    spans, privacy, options = app.spans(), app.privacy(), app.span_options()
+    raw, spans, privacy, options = app.raw(), app.spans(), app.privacy(), app.span_options()
     if options.settled_after_s is None:
         return []
     return [
         day
         for day in days
-        if pipeline.holds_back_builds(day, spans=spans, privacy=privacy, options=options)
+        if pipeline.holds_back_builds(day, raw=raw, spans=spans, privacy=privacy, options=options)
     ]
 
 

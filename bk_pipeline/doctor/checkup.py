@@ -47,6 +47,7 @@ class Checkup:
         yield Check(SETTINGS, places.settings)
         yield Check(TOKEN, source.token, (SETTINGS,))
         yield Check(ORGANIZATION, source.organization, (TOKEN,))
+        yield Check("names", source.names, (TOKEN,))
         yield Check("rate limits", source.rate_limits, (ORGANIZATION,))
         if SETTINGS not in self._failed and self._installation.settings.sampling is not None:
             yield Check(SAMPLING, places.sampling)

@@ -15,6 +15,7 @@ from bk_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from bk_pipeline.buildkite.client import BuildkiteClient
+    from bk_pipeline.buildkite.records import AccessToken
 
 
 class Verdict(Enum):
@@ -125,6 +126,15 @@ class Installation:
             ConfigError: The token or organization is not set.
         """
         return self.app.buildkite(deadline_s=DEADLINE_S, quota=self.quota)
+
+    @cached_property
+    def access_token(self) -> AccessToken:
+        """What Buildkite says of the token.
+
+        Raises:
+            TokenRefused: Buildkite does not know it.
+        """
+        return self.buildkite.access_token()
 
     def close(self) -> None:
         """Close the connections."""

@@ -6,6 +6,7 @@ very long. In that case, the density of builds is sampled at a few points in tim
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from statistics import mean
@@ -18,7 +19,8 @@ from bk_pipeline.buildkite.records import AccessToken, BuildRecord
 from bk_pipeline.clock import Clock
 from bk_pipeline.deliver.sampling import Sampling, rate_of
 from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
-from bk_pipeline.errors import AccessDenied, NotFound, RecordError
+from bk_pipeline.errors import AccessDenied, NotFound, RecordError, StorageError
+from bk_pipeline.pipeline.organization import ATTRIBUTES, ask_again
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import table_of
 from bk_pipeline.spans.timing import from_ns
@@ -202,7 +204,7 @@ LOW_REMAINING = 0.5
 
 def token(it: Installation) -> CheckResult:
     """Check that the token is valid and has the required scope."""
-    found = it.buildkite.access_token()
+    found = it.access_token
     if NEEDED_SCOPE not in found.scopes:
         has = ", ".join(sorted(found.scopes)) or "none"
         raise AccessDenied(
@@ -241,6 +243,32 @@ def organization(it: Installation) -> CheckResult:
             f"The organizations that a token may see are chosen under {CREATE_TOKEN}."
         )
     return ok(f"{slug}; its builds can be listed.")
+
+
+def names(it: Installation) -> CheckResult:
+    """Report which optional scopes would bring which attributes. Never fails.
+
+    If the token has been given a scope since a run was refused for want of it, the refusal is
+    forgotten, and the next run asks again.
+    """
+    granted = [scope for scope in ATTRIBUTES if scope in it.access_token.scopes]
+    attributes = {scope: " and ".join(names) for scope, names in ATTRIBUTES.items()}
+    messages = [
+        f"with the scope {scope}, which the token lacks, spans would have {attributes[scope]}"
+        for scope in ATTRIBUTES
+        if scope not in granted
+    ]
+    if messages:
+        messages[-1] += f". Optional; scopes are edited under {CREATE_TOKEN}"
+    if granted:
+        have = ", ".join(attributes[scope] for scope in granted)
+        messages.insert(0, f"spans have {have}")
+    with suppress(StorageError):  # reported by the check of the storage
+        again = ask_again(it.app.raw().organizations, it.buildkite.organization, granted)
+        if again:
+            messages.append(f"the last request with {' and '.join(again)} did not succeed: ")
+            messages[-1] += "the next run asks again"
+    return ok("; ".join(messages) + ".")
 
 
 def rate_limits(it: Installation) -> CheckResult:

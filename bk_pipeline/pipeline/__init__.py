@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
     from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
     from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
+    from bk_pipeline.pipeline.organization import ask_again, refresh_names
     from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
     from bk_pipeline.pipeline.transform import (
         Transformation,
@@ -36,6 +37,7 @@ __all__ = [
     "Results",
     "Transformation",
     "adopt_day",
+    "ask_again",
     "deliver_day",
     "extract_day",
     "holds_back_builds",
@@ -43,6 +45,7 @@ __all__ = [
     "plan_markers",
     "prune_markers",
     "quarantined_builds",
+    "refresh_names",
     "restore_day",
     "stats_are_stale",
     "stored_summary",
@@ -61,6 +64,7 @@ _MODULES = {
     "Results": "bk_pipeline.pipeline.days",
     "Transformation": "bk_pipeline.pipeline.transform",
     "adopt_day": "bk_pipeline.pipeline.deliver",
+    "ask_again": "bk_pipeline.pipeline.organization",
     "deliver_day": "bk_pipeline.pipeline.deliver",
     "extract_day": "bk_pipeline.pipeline.extract",
     "holds_back_builds": "bk_pipeline.pipeline.transform",
@@ -68,6 +72,7 @@ _MODULES = {
     "plan_markers": "bk_pipeline.pipeline.mark",
     "prune_markers": "bk_pipeline.pipeline.mark",
     "quarantined_builds": "bk_pipeline.pipeline.transform",
+    "refresh_names": "bk_pipeline.pipeline.organization",
     "restore_day": "bk_pipeline.pipeline.extract",
     "stats_are_stale": "bk_pipeline.pipeline.summarize",
     "stored_summary": "bk_pipeline.pipeline.transform",

@@ -20,6 +20,7 @@ from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
 from bk_pipeline.spans.fields import fields_left_out
 from bk_pipeline.spans.model import SpanKind, SpanOptions
+from bk_pipeline.spans.organizations import Names
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import Build, never_runs
 from bk_pipeline.spans.table import decode_or_error, table_and_errors, traces_of
@@ -31,6 +32,7 @@ from bk_pipeline.text import counted
 from bk_pipeline.units import NS_PER_S
 
 DEFAULT_PRIVACY = Privacy()
+NO_NAMES = Names()
 SYSTEM_CLOCK = SystemClock()
 
 
@@ -50,21 +52,28 @@ class Transformation:
     damaged: list[str] = field(default_factory=list)
 
 
-def transform_fingerprint(privacy: Privacy, options: SpanOptions = DEFAULTS) -> str:
+def transform_fingerprint(
+    privacy: Privacy, options: SpanOptions = DEFAULTS, names: Names = NO_NAMES
+) -> str:
     """Return 8 hex digits that identify the code and settings of the transform.
 
     They are part of a span part's name, so parts are rebuilt when code or settings change.
     """
-    return _short_hash(source_digest(), repr(privacy), repr(options))
+    # Of the names, only which kinds are known: spans made before the token had the scope get them
+    # when their day is next transformed, but a rename does not rebuild every day, and need not,
+    # as what was delivered keeps its old name anyway. Names once known stay known, so this
+    # changes at most twice.
+    return _short_hash(source_digest(), repr(privacy), repr(options), *names.kinds)
 
 
 def holds_back_builds(
-    day: str, *, spans: SpanStore, privacy: Privacy, options: SpanOptions
+    day: str, *, raw: RawStore, spans: SpanStore, privacy: Privacy, options: SpanOptions
 ) -> bool:
     """Whether the day has parts that hold back builds that had finished but not settled."""
     if options.settled_after_s is None:
         return False
-    fingerprint = transform_fingerprint(privacy, options)
+    names = retry_past_damage(raw.organizations.names, [])
+    fingerprint = transform_fingerprint(privacy, options, names)
     return any(part.fingerprint != fingerprint for part in spans.parts(day))
 
 
@@ -109,7 +118,7 @@ def transform_day(
 
     Args:
         day: The partition.
-        raw: The raw store.
+        raw: The raw store; also has the names of organizations and clusters.
         spans: The span store.
         privacy: What is removed or redacted.
         options: Which spans are made, and when a build counts as settled.
@@ -126,7 +135,8 @@ def transform_day(
     damaged = result.damaged
     # Replaced parts too: they count again if the merged part turns out to be damaged.
     existing = retry_past_damage(lambda: (spans.parts(day), spans.all_parts(day))[1], damaged)
-    fingerprint = transform_fingerprint(privacy, options)
+    names = retry_past_damage(raw.organizations.names, damaged)
+    fingerprint = transform_fingerprint(privacy, options, names)
     done = {
         part.raw_part for part in existing if part.fingerprint == fingerprint and not full_refresh
     }
@@ -146,7 +156,7 @@ def transform_day(
             if part in existing and not full_refresh:
                 continue  # nothing has settled since
             payloads = settled.exported(raw.payloads(day, raw_part), held, summary)
-            tables = _span_tables(payloads, options, summary, privacy)
+            tables = _span_tables(payloads, options, summary, privacy, names)
             spans.write(day, part, tables, summary, replaces=merged_from)
         except DamagedFile as exc:
             damaged.append(str(exc))
@@ -274,11 +284,13 @@ def _span_tables(
     options: SpanOptions,
     summary: PartSummary,
     privacy: Privacy,
+    names: Names,
 ) -> Iterator[pa.Table]:
     without = fields_left_out(options)
     for group in payloads:
         traces = []
-        for payload, trace in zip(group, traces_of(group, options=options), strict=True):
+        found = traces_of(group, options=options, names=names)
+        for payload, trace in zip(group, found, strict=True):
             if isinstance(trace, RecordError):
                 summary.quarantined.append(_quarantine(trace.record_id, trace.reason, privacy))
                 continue

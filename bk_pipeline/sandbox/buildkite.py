@@ -1,4 +1,4 @@
-"""Buildkite's REST API: builds, pipelines, the organization, the token and the rate limits.
+"""Buildkite's REST API: builds, pipelines, the organization, its clusters, the token and the rate limits.
 
 The wording of error messages is a guess, except for the 401 and for listings
 that are too deep. Clients should rely on the status.
@@ -93,6 +93,7 @@ class BuildkiteService:
         return [
             self._route(organization, self._organization, "read_organizations"),
             self._route(organization + "/rate_limit", self._rate_limit, "read_accounts"),
+            self._route(organization + "/clusters", self._clusters, "read_clusters"),
             self._route(organization + "/pipelines", self._pipelines, "read_pipelines"),
             self._route(organization + "/builds", self._builds, "read_builds"),
             self._route(pipeline + "/builds", self._builds, "read_builds"),
@@ -169,15 +170,11 @@ class BuildkiteService:
     def _not_found(self, _request: Request) -> Content:
         raise ApiError(404, "Not found")
 
+    def _clusters(self, request: Request) -> Content:
+        return _page(request, self.world.organization.clusters)
+
     def _pipelines(self, request: Request) -> Content:
-        params = request.query_params
-        page, per_page = parse_page(params)
-        pipelines = list(self.world.pipelines().values())
-        start = (page - 1) * per_page
-        more = start + per_page < len(pipelines)
-        last = -(-len(pipelines) // per_page)
-        link = link_header(request.url, params, page, last, more=more)
-        return pipelines[start : start + per_page], {"Link": link} if link else {}
+        return _page(request, list(self.world.pipelines().values()))
 
     def _builds(self, request: Request) -> Content:
         """A page of builds, newest first.
@@ -213,6 +210,17 @@ class BuildkiteService:
         if slug is not None and slug not in self.world.pipelines():
             raise ApiError(404, "No pipeline found")
         return slug
+
+
+def _page(request: Request, elements: Sequence[dict[str, Any]]) -> Content:
+    """The requested page of a short listing."""
+    params = request.query_params
+    page, per_page = parse_page(params)
+    start = (page - 1) * per_page
+    more = start + per_page < len(elements)
+    last = -(-len(elements) // per_page)
+    link = link_header(request.url, params, page, last, more=more)
+    return elements[start : start + per_page], {"Link": link} if link else {}
 
 
 def _payloads(entries: Sequence[Entry], view: View, at_ms: int) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ ALL_SCOPES = (
     "read_artifacts",
     "read_build_logs",
     "read_builds",
+    "read_clusters",
     "read_organizations",
     "read_pipelines",
 )

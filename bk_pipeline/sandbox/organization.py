@@ -1,7 +1,7 @@
 """The organization apart from its builds: people, agents, clusters and pipeline objects.
 
 Everything is derived from the organization's slug. The API objects are created
-once and shared by all responses, so they must not be modified.
+once and shared by all responses; only tests replace values in them.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ class Agent(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """A cluster."""
+    """A cluster. `payload` is the API's cluster object."""
 
     id: str
     url: str
+    payload: dict[str, Any]
 
     def queue_id(self, queue: str) -> str:
         """The UUID of one of the cluster's queues."""
@@ -77,12 +78,14 @@ class Organization(msgspec.Struct, frozen=True):
 
     Attributes:
         payload: The API's organization object.
+        clusters: The API's cluster objects.
         pools: The agents of each queue.
         pipelines: The pipelines by slug.
     """
 
     slug: str
     payload: dict[str, Any]
+    clusters: list[dict[str, Any]]
     people: tuple[Person, ...]
     pools: dict[str, tuple[Agent, ...]]
     pipelines: dict[str, Pipeline]
@@ -92,7 +95,8 @@ def make_organization(slug: str) -> Organization:
     """The organization with this slug; the same in every run."""
     people = tuple(_person(slug, name) for name in _NAMES)
     clusters = {
-        name: _cluster(slug, name) for name in sorted({b.cluster for b in BLUEPRINTS if b.cluster})
+        name: _cluster(slug, name, people[0])
+        for name in sorted({b.cluster for b in BLUEPRINTS if b.cluster})
     }
     pipelines = {
         blueprint.slug: _pipeline(
@@ -104,7 +108,14 @@ def make_organization(slug: str) -> Organization:
         queue: tuple(_agent(slug, queue, number) for number in range(size))
         for queue, size in _POOLS.items()
     }
-    return Organization(slug, _organization_payload(slug), people, pools, pipelines)
+    return Organization(
+        slug,
+        _organization_payload(slug),
+        [cluster.payload for cluster in clusters.values()],
+        people,
+        pools,
+        pipelines,
+    )
 
 
 def _organization_payload(slug: str) -> dict[str, Any]:
@@ -139,9 +150,26 @@ def _person(slug: str, name: str) -> Person:
     return Person(identifier, name, email, payload)
 
 
-def _cluster(slug: str, name: str) -> Cluster:
+def _cluster(slug: str, name: str, creator: Person) -> Cluster:
     identifier = named_uuid("cluster", slug, name)
-    return Cluster(identifier, f"{API}/organizations/{slug}/clusters/{identifier}")
+    url = f"{API}/organizations/{slug}/clusters/{identifier}"
+    queue = named_uuid("queue", identifier, "default")
+    payload = {
+        "id": identifier,
+        "graphql_id": graphql_id("Cluster", identifier),
+        "default_queue_id": queue,
+        "name": name.title(),
+        "description": None,
+        "emoji": None,
+        "color": None,
+        "url": url,
+        "web_url": f"{WEB}/organizations/{slug}/clusters/{identifier}",
+        "queues_url": f"{url}/queues",
+        "default_queue_url": f"{url}/queues/{queue}",
+        "created_at": _FOUNDED,
+        "created_by": creator.payload,
+    }
+    return Cluster(identifier, url, payload)
 
 
 def _agent(slug: str, queue: str, number: int) -> Agent:

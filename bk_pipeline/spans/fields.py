@@ -3,7 +3,8 @@
 To add a field, add its row here and its key in `records.py`. `source` is the path of the value
 in the API's response, and so tells which object owns it: a field of `build` is read once per
 build, one of `job.agent` once per agent. A computed field names its function, and its source
-lists the function's inputs.
+lists the function's inputs. Paths that begin with `organization` or `cluster` are of the API's
+objects of that name, which are read once a day (`organizations.py`).
 
 Names and kinds are those of Buildkite's OpenTelemetry notification service, where it has the
 attribute; `UNAVAILABLE` lists those of its attributes that the REST API does not have.
@@ -72,7 +73,7 @@ class Field:
     @property
     def per_build(self) -> bool:
         """Whether all spans of a build that have the field have the same value."""
-        return self.source.startswith("build")
+        return self.source.startswith(("build", "organization", "cluster"))
 
     @property
     def owner(self) -> str:
@@ -119,6 +120,8 @@ REPOSITORY = "buildkite.pipeline.repo"
 # fmt: off
 RESOURCE_FIELDS = (
     _F("buildkite.organization.slug", STRING, ALL, "build.url", "The organization's slug, as in URLs.", value=derived.organization_slug, resource=True),
+    _F("buildkite.organization.id", STRING, ALL, "organization.id", "The organization's UUID, if the token has the scope read_organizations.", value=attrgetter("organization_id"), of="trace.origin", resource=True),
+    _F("buildkite.organization.name", STRING, ALL, "organization.name", "The organization's name, if the token has the scope read_organizations.", value=attrgetter("organization_name"), of="trace.origin", resource=True),
     _F("buildkite.pipeline.id", STRING, ALL, "build.pipeline.id", "The pipeline's UUID.", resource=True),
     _F("buildkite.pipeline.graphql_id", STRING, ALL, "build.pipeline.graphql_id", "The pipeline's id in the GraphQL API.", resource=True, holds=("buildkite.pipeline.id",)),
     _F("buildkite.pipeline.slug", STRING, ALL, "build.pipeline.slug", "The pipeline's slug, as in URLs.", resource=True),
@@ -126,6 +129,8 @@ RESOURCE_FIELDS = (
     _F("buildkite.pipeline.repo", STRING, ALL, "build.pipeline.repository", "The pipeline's repository, as configured.", resource=True),
     _F("buildkite.pipeline.web_url", STRING, ALL, "build.pipeline.web_url", "The pipeline's page.", resource=True, holds=(ORGANIZATION, PIPELINE)),
     _F("buildkite.cluster.id", STRING, ALL, "build.cluster_id, else build.pipeline.cluster_id, else job.cluster_id", "UUID of the cluster that the build ran in.", value=derived.cluster_id, resource=True),
+    _F("buildkite.cluster.name", STRING, ALL, "cluster.name", "The cluster's name, if the token has the scope read_clusters.", value=attrgetter("cluster_name"), of="trace.origin", resource=True),
+    _F("buildkite.cluster.graphql_id", STRING, ALL, "cluster.graphql_id", "The cluster's id in the GraphQL API, if the token has the scope read_clusters.", value=attrgetter("cluster_graphql_id"), of="trace.origin", resource=True, holds=("buildkite.cluster.id",)),
 )
 
 BUILD_FIELDS = (
@@ -317,10 +322,6 @@ _U = Unavailable
 
 # fmt: off
 UNAVAILABLE = (
-    _U("buildkite.organization.name", "resource", "A build has only its organization's slug, in its URLs."),
-    _U("buildkite.organization.id", "resource", "A build has only its organization's slug, in its URLs."),
-    _U("buildkite.cluster.name", "resource", "A build has only the UUID of its cluster."),
-    _U("buildkite.cluster.graphql_id", "resource", "A build has only the UUID of its cluster."),
     _U("buildkite.step.id", "buildkite.step.group", "A job has only the key of its group; its step object describes its own step."),
     _U("buildkite.step.label", "buildkite.step.group", "A job has only the key of its group."),
     _U("buildkite.step.group.label", "buildkite.step, buildkite.step.group", "A job has only the key of its group."),

@@ -7,10 +7,14 @@ A `Trace` is one build. Its spans refer to the records of the payload they were 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bk_pipeline.spans.records import Build, Job
+
+if TYPE_CHECKING:
+    from bk_pipeline.spans.organizations import Origin
 
 
 class SpanKind(StrEnum):
@@ -160,7 +164,7 @@ class Trace(msgspec.Struct, eq=False, gc=False):
 
     `queue_ms` is the time from the start of the root to the first job's start, None if no job
     started; `run_ms` is the total length of the stages. `path` is None if the critical path is
-    turned off.
+    turned off. `origin` has the names that the payload lacks, if they are known.
     """
 
     trace_id: str
@@ -169,3 +173,4 @@ class Trace(msgspec.Struct, eq=False, gc=False):
     queue_ms: int | None
     run_ms: int
     path: BuildPath | None = None
+    origin: Origin | None = None

@@ -21,6 +21,7 @@ from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.columns import DICTIONARY, MOMENT, Columns, arrow_type, enum_codes
 from bk_pipeline.spans.fields import FIELDS, Field, FieldType
 from bk_pipeline.spans.model import Link, SpanKind, SpanOptions, SpanStatus, Trace
+from bk_pipeline.spans.organizations import Names
 from bk_pipeline.spans.records import Build, decode_build
 from bk_pipeline.spans.timing import Times
 from bk_pipeline.spans.tree import DEFAULTS, spans_for_build
@@ -142,12 +143,20 @@ JOB_TIMES = attrgetter("created_at", "runnable_at", "started_at", "finished_at")
 
 
 def traces_of(
-    payloads: Iterable[bytes | msgspec.Raw], *, options: SpanOptions = DEFAULTS
+    payloads: Iterable[bytes | msgspec.Raw],
+    *,
+    options: SpanOptions = DEFAULTS,
+    names: Names | None = None,
 ) -> Iterator[Trace | RecordError | None]:
     """Yield the result of each payload, in order.
 
     It is the build's trace, None if the build has not finished, or the error that says why
     the payload cannot be transformed.
+
+    Args:
+        payloads: Builds as the API sends them.
+        options: Which optional spans and links to create.
+        names: The names of organizations and clusters.
     """
     builds = [decode_or_error(payload) for payload in payloads]
     times = times_of([build for build in builds if isinstance(build, Build)])
@@ -156,9 +165,13 @@ def traces_of(
             yield build
             continue
         try:
-            yield spans_for_build(build, times=times, options=options)
+            trace = spans_for_build(build, times=times, options=options)
         except RecordError as exc:
             yield exc
+            continue
+        if trace is not None and names is not None:
+            trace.origin = names.origin(build)
+        yield trace
 
 
 def table_and_errors(

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from bk_pipeline.spans.columns import MOMENT
 from bk_pipeline.spans.timing import from_ns, to_ns
 from bk_pipeline.store.folder import REPLACES, Folder
+from bk_pipeline.store.organizations import OrganizationStore
 
 RAW = "raw"
 WATERMARK = "watermark.json"
@@ -104,10 +105,11 @@ class _Watermark(msgspec.Struct):
 
 
 class RawStore:
-    """The raw parts of all days in a data directory."""
+    """The raw parts of all days in a data directory, and the records of their organizations."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self.organizations = OrganizationStore(folder)
 
     def days(self) -> list[str]:
         """Return the days that hold anything, sorted."""

@@ -40,6 +40,7 @@ def test_checks_of_a_good_installation_pass_in_order(serve, tmp_path):
         "settings",
         "token",
         "organization",
+        "names",
         "rate limits",
         "backfill",
         "honeycomb_events",
@@ -58,12 +59,12 @@ def test_checks_of_a_good_installation_pass_in_order(serve, tmp_path):
 @pytest.mark.parametrize(
     ("variable", "value", "check", "says", "unchecked"),
     [
-        ("BUILDKITE_API_TOKEN", "", "token", "BUILDKITE_API_TOKEN is not set.", 3),
-        ("BUILDKITE_API_TOKEN", "bkua_wrong", "token", "does not know the token", 3),
-        ("BUILDKITE_ORGANIZATION_SLUG", "", "token", "BUILDKITE_ORGANIZATION_SLUG is not set.", 3),
+        ("BUILDKITE_API_TOKEN", "", "token", "BUILDKITE_API_TOKEN is not set.", 4),
+        ("BUILDKITE_API_TOKEN", "bkua_wrong", "token", "does not know the token", 4),
+        ("BUILDKITE_ORGANIZATION_SLUG", "", "token", "BUILDKITE_ORGANIZATION_SLUG is not set.", 4),
         ("BUILDKITE_ORGANIZATION_SLUG", "acne", "organization", "no organization acne", 2),
         ("BK_PIPELINE_PIPELINES", "wbe", "backfill", "has no pipeline wbe", 0),
-        ("BK_PIPELINE_TIMEZONE", "Mars", "settings", "like UTC or Europe/Berlin", 7),
+        ("BK_PIPELINE_TIMEZONE", "Mars", "settings", "like UTC or Europe/Berlin", 8),
         ("BK_PIPELINE_DESTINATIONS", "jaeger", "destinations", "honeycomb,otlp:tempo", 0),
         ("HONEYCOMB_API_KEY", "wrong", "honeycomb_events", "rejects the key", 0),
         ("BK_PIPELINE_DATA_DIR", "file/data", "storage", "is no folder that", 1),
@@ -95,6 +96,19 @@ def test_token_without_the_scope_fails_and_its_scopes_are_listed(serve, monkeypa
     found = checkup()["token"]
     assert found.verdict is FAILED
     assert "lacks the scope read_builds; it has: read_artifacts." in found.message
+
+
+def test_optional_scopes_are_named_with_what_they_would_bring(serve, monkeypatch):
+    sandbox = serve()
+    monkeypatch.setenv("BUILDKITE_API_TOKEN", sandbox.add_token(["read_builds", "read_clusters"]))
+    found = checkup()["names"]
+    assert found.verdict is OK
+    assert found.message == (
+        "spans have buildkite.cluster.name and buildkite.cluster.graphql_id; with the scope "
+        "read_organizations, which the token lacks, spans would have buildkite.organization.id and "
+        "buildkite.organization.name. Optional; scopes are edited under Personal Settings > API "
+        "Access Tokens in Buildkite."
+    )
 
 
 def test_token_with_more_scopes_or_near_expiry_gives_a_warning(monkeypatch):

@@ -16,6 +16,7 @@ ORGANIZATION = "/v2/organizations/acme"
         (ORGANIZATION + "/builds", "read_builds"),
         (ORGANIZATION + "/pipelines/web/builds", "read_builds"),
         (ORGANIZATION + "/pipelines", "read_pipelines"),
+        (ORGANIZATION + "/clusters", "read_clusters"),
         (ORGANIZATION + "/rate_limit", "read_accounts"),
     ],
 )
@@ -53,6 +54,18 @@ def test_request_without_a_valid_token_is_rejected(client, header):
 )
 def test_unknown_path_is_not_found(client, path):
     assert client.get(path).status_code == 404
+
+
+def test_clusters_are_listed_in_pages_and_pipelines_are_in_them(client):
+    page, found = 1, []
+    while page:
+        response = client.get(f"{ORGANIZATION}/clusters?per_page=1&page={page}")
+        found += response.json()
+        page = page + 1 if "next" in response.links else None
+    assert found == client.get(ORGANIZATION + "/clusters").json()
+    assert all({"id", "graphql_id", "name"} <= one.keys() for one in found)
+    pipelines = client.get(ORGANIZATION + "/pipelines").json()
+    assert {one["cluster_id"] for one in pipelines} - {None} == {one["id"] for one in found}
 
 
 def test_organization_endpoint_returns_the_organization(client):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bk_pipeline.spans.fields import FIELDS
+from bk_pipeline.spans.organizations import Origin
 from bk_pipeline.spans.privacy import MASK, Privacy, hashed
 from bk_pipeline.spans.records import decode_build
 from bk_pipeline.spans.table import SCHEMA, rows, table_of
@@ -168,7 +169,9 @@ OF_OTHER_SPANS = {"buildkite.job.retried_in_job_id", "buildkite.job.retry_source
 
 
 def full_table(privacy: Privacy):
-    return privacy.apply(table_of([spans_for_build(decode_build(json.dumps(FULL).encode()))]))
+    trace = spans_for_build(decode_build(json.dumps(FULL).encode()))
+    trace.origin = Origin("org-uuid", "Org & Sons", "cluster-name", "cluster-gid")
+    return privacy.apply(table_of([trace]))
 
 
 def texts_of(value: object) -> set[str]:

@@ -61,7 +61,6 @@ def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
             app = run.app
             for step in run.days():
                 with step as day, app.buildkite(run.log.wait) as client:
-                    app.refresh_names(client, warn=run.warn)
                     found = pipeline.extract_day(
                         day,
                         client=client,
@@ -73,6 +72,8 @@ def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                         progress=run.log.progress,
                         result=run.begin(day, pipeline.Extraction()),
                     )
+                    if found.stored or not found.full:  # else there is no build to name
+                        app.refresh_names(client, warn=run.warn)
                     step.record(metadata.of_extraction(found), found)
         return dg.MaterializeResult()
 

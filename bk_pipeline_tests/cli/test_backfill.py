@@ -186,11 +186,12 @@ def test_three_failed_days_in_a_row_stop_the_backfill():
 
 def test_interrupted_backfill_can_be_continued(tmp_path, served):
     sandbox, settings = served
-    # After two days every response is slow, so that the interruption falls into the third.
-    sandbox.faults.inject("buildkite", "slow", seconds=30, after=3, count=100)
+    # After two days, and two requests for names, every response is slow, so that the interruption
+    # falls into the third day.
+    sandbox.faults.inject("buildkite", "slow", seconds=30, after=5, count=100)
     _, last = sandbox.world.first_and_last_day()
     with started(*backfill_arguments(sandbox), cwd=tmp_path, **settings) as process:
-        wait_until(lambda: sandbox.buildkite.request_count > 3)
+        wait_until(lambda: sandbox.buildkite.request_count > 5)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130

@@ -19,6 +19,7 @@ from bk_pipeline.cli.trace import LEGEND, waterfall
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
+from bk_pipeline.trace.waterfall import longest_on_path
 from bk_pipeline_tests.builders import make_spans
 
 PROJECT = Path(__file__).parents[1]
@@ -103,6 +104,7 @@ def test_the_picture_is_what_the_program_draws():
     spans = make_spans(msgspec.json.encode(payload))
     out = io.StringIO()
     Console(file=out, width=PICTURE_WIDTH).print(waterfall(spans, width=PICTURE_WIDTH))
-    drawn = "\n".join(f"    {line}".rstrip() for line in [*out.getvalue().splitlines(), LEGEND])
+    below = [LEGEND, f"Critical path: {longest_on_path(spans)}"]
+    drawn = "\n".join(f"    {line}".rstrip() for line in [*out.getvalue().splitlines(), *below])
     text = "\n".join(line for line in README.read_text().splitlines() if line)
     assert drawn in text, f"put this into README.md:\n{drawn}"

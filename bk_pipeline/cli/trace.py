@@ -31,6 +31,7 @@ from bk_pipeline.trace.waterfall import (
     Line,
     Timescale,
     is_manual,
+    longest_on_path,
     name_of,
     notes_of,
     outline,
@@ -45,8 +46,8 @@ Span = dict[str, Any]
 
 COLOURS = {"ok": "green", "error": "red", "unset": "yellow"}
 PERSON = "blue"
-RAN, WAITED, PAUSED, FOLDED = "█", "░", "╌", "▒"
-LEGEND = "░ waited for an agent  █ ran  ╌ waited for a person"
+RAN, OFF_PATH, WAITED, PAUSED, FOLDED = "█", "▓", "░", "╌", "▒"
+LEGEND = "░ waited for an agent  █ ran  ▓ ran off the critical path  ╌ waited for a person"
 
 LABEL_SHARE, LONGEST_LABEL, SHORTEST_LABEL = 0.5, 60, 8
 LONGEST_DURATION = 9
@@ -109,8 +110,9 @@ def _bar(line: Line, scale: Timescale, columns: int) -> Text:
     if attributes.get("buildkite.job.started") is False or line.span["name"] == SpanKind.WAIT:
         return Text.assemble(" " * start, (WAITED * (end - start), colour))
     waiting = min(scale.column(waiting_since(line.span)), start)
+    ran = OFF_PATH if attributes.get("bk_pipeline.critical_path") is False else RAN
     return Text.assemble(
-        " " * waiting, (WAITED * (start - waiting), "dim"), (RAN * (end - start), colour)
+        " " * waiting, (WAITED * (start - waiting), "dim"), (ran * (end - start), colour)
     )
 
 
@@ -175,6 +177,8 @@ def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
     console.print()
     console.print(waterfall(spans, width=console.width, most_lines=None if every else MOST_LINES))
     console.print(f"\n{LEGEND}", style="dim")
+    if advice := longest_on_path(spans):
+        console.print(Text(f"Critical path: {advice}"), soft_wrap=True)
     failures = _failures(spans, hosts)
     for failure in failures[:SHOWN_FAILURES]:
         console.print(failure, soft_wrap=True)

@@ -14,6 +14,7 @@ from rich.emoji import Emoji
 
 from bk_pipeline.display import printable
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.text import duration
 from bk_pipeline.units import NS_PER_MS
 
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
@@ -271,3 +272,43 @@ def waiting_since(span: Span) -> int:
 def is_manual(span: Span) -> bool:
     """Return whether the span is a block step."""
     return bool(span["attributes"].get("buildkite.job.type") == "manual")
+
+
+def longest_on_path(spans: Sequence[Span]) -> str | None:
+    """Return what took the most time of the critical path, as a phrase.
+
+    It is like `3 m 12 s of 9 m 11 s: waiting for agents of queue linux-large`. None if the spans have
+    no critical path.
+    """
+    parts: Counter[str] = Counter()
+    blocked_ms = spans[0]["attributes"].get("bk_pipeline.critical_path.blocked_ms") or 0
+    for span in spans:
+        attributes = span["attributes"]
+        share_ms = attributes.get("bk_pipeline.critical_path_ms")
+        if span["name"] != SpanKind.JOB or not share_ms:
+            continue
+        if is_manual(span):
+            parts[f"waiting for a person at {name_of(span)}"] += share_ms
+            blocked_ms -= share_ms
+            continue
+        length_ms = (span["end_unix_nano"] - span["start_unix_nano"]) // NS_PER_MS
+        started = attributes.get("buildkite.job.started") is not False
+        waited_ms = attributes.get("buildkite.job.wait_time_ms") or 0 if started else length_ms
+        waiting_ms = min(waited_ms, share_ms)
+        parts[_agents_of(attributes)] += waiting_ms
+        if started:
+            parts[f"running {name_of(span)}"] += min(length_ms, share_ms - waiting_ms)
+    if not parts:
+        return None
+    parts["waiting for a person to retry a job"] += blocked_ms
+    part, ms = parts.most_common(1)[0]
+    length_ms = (spans[0]["end_unix_nano"] - spans[0]["start_unix_nano"]) // NS_PER_MS
+    return f"{duration(ms)} of {duration(length_ms)}: {part}"
+
+
+def _agents_of(attributes: dict[str, Any]) -> str:
+    """Return `waiting for agents of queue linux-large`, from the agent or the query rules."""
+    rules = attributes.get("buildkite.job.agent_query_rules") or ()
+    requested = [rule.removeprefix("queue=") for rule in rules if rule.startswith("queue=")]
+    queue = attributes.get("buildkite.agent.queue") or next(iter(requested), None)
+    return f"waiting for agents of queue {readable(queue)}" if queue else "waiting for agents"

@@ -8,8 +8,14 @@ from rich.console import Console
 
 from bk_pipeline.cli.trace import waterfall
 from bk_pipeline.text import duration
-from bk_pipeline.trace.waterfall import Timescale, of_all_jobs, outline, readable
-from bk_pipeline_tests.builders import make_build, make_job, make_spans
+from bk_pipeline.trace.waterfall import (
+    Timescale,
+    longest_on_path,
+    of_all_jobs,
+    outline,
+    readable,
+)
+from bk_pipeline_tests.builders import at, make_block, make_build, make_job, make_spans
 
 
 def spans_of(*jobs, **fields):
@@ -186,3 +192,34 @@ def test_matrix_job_is_labeled_with_its_values(label, matrix, shown):
     assert any(shown in line for line in drawn(spans))
     [job] = [one["attributes"] for one in spans if one["name"] == "buildkite.job"]
     assert job["buildkite.job.label"] == job["cicd.pipeline.task.name"] == shown
+
+
+@pytest.mark.parametrize(
+    ("jobs", "advice"),
+    [
+        ([make_job("lint", run_s=30)], "30.0 s of 33.2 s: running lint"),
+        (
+            [make_job("a", wait_s=192, agent_query_rules=["queue=large"], agent=None)],
+            "3 m 12 s of 3 m 23 s: waiting for agents of queue large",
+        ),
+        (
+            [make_job("a"), make_block(unblocked_s=60), make_job("b", runnable_s=61)],
+            "47.0 s of 1 m 13 s: waiting for a person at Release?",
+        ),
+        (
+            [make_job("a", run_s=None, state="expired", expired_at=at(90))],
+            "1 m 29 s of 1 m 30 s: waiting for agents of queue default",
+        ),
+    ],
+)
+def test_longest_part_of_the_critical_path_is_named(jobs, advice):
+    assert longest_on_path(spans_of(*jobs)) == advice
+
+
+def test_build_without_critical_path_has_no_advice():
+    assert longest_on_path(make_spans(make_build(), critical_path=False)) is None
+
+
+def test_jobs_off_the_critical_path_have_other_bars():
+    lines = drawn(spans_of(make_job("lint", run_s=5), make_job("test", run_s=30)))
+    assert ["▓" in line for line in lines] == [False, False, True, False]

@@ -130,6 +130,14 @@ class Program(Suggesting):
             return super().invoke(ctx)
 
 
+class TakingQuery(click.Command):
+    """A command whose argument may begin with a comment of SQL, which looks like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        return super().parse_args(ctx, [f" {one}" if one[:3] == "-- " else one for one in args])
+
+
 class NoPandas(MetaPathFinder):
     """A block in which pandas is not found, for commands that have no use for it.
 

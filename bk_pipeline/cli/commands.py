@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bk_pipeline import __version__
-from bk_pipeline.cli.arguments import DAY, TIME, NoPandas, Program, Suggesting
+from bk_pipeline.cli.arguments import DAY, TIME, NoPandas, Program, Suggesting, TakingQuery
 
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
@@ -397,6 +397,65 @@ def sampling(**options: Any) -> None:
         from bk_pipeline.cli.sampling import sampling
 
         sampling(**options)
+
+
+@cli.command(cls=TakingQuery)
+@click.argument("query", required=False)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    help="Read the query from a file; - is standard input.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("table", "csv", "json", "parquet")),
+    default="table",
+    show_default=True,
+    help="table: for reading. json: an array of objects, one per line.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write, atomically. Default: standard output.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="Most rows to show. Default: 100 on a terminal, else all.",
+)
+@click.option(
+    "--memory",
+    "memory_mib",
+    metavar="MIB",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(64),
+    help="Memory for the query, before it uses temporary files.",
+)
+def sql(**options: Any) -> None:
+    """Query the stored builds in SQL (DuckDB's dialect). Changes nothing.
+
+    The views builds, jobs and steps have a row per build, job and step, with short column names;
+    spans has the whole span table. If a build is stored more than once, its newest state counts.
+    Each view has a column day: a query that compares it with a date reads only those days' files.
+    docs/sql.md describes the columns, and has queries to start from.
+
+    Only one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE) runs at a time, and without access to
+    files, the network and the environment.
+
+    Exit status 2: the query is wrong. 1: it cannot be answered.
+
+    \b
+      bk-pipeline sql "DESCRIBE builds"
+      bk-pipeline sql "SELECT pipeline, quantile_cont(run_s, 0.95) AS p95_s
+        FROM builds WHERE day >= '2026-11-01' GROUP BY pipeline ORDER BY p95_s DESC"
+      bk-pipeline sql --file examples/sql/slowest_steps.sql --format csv
+    """
+    with NoPandas():
+        from bk_pipeline.cli.sql import sql
+
+        sql(**options)
 
 
 @cli.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 from rich import console as rich_console
@@ -12,6 +14,8 @@ from rich.status import Status
 from rich.text import Text
 
 from bk_pipeline.display import printable
+from bk_pipeline.errors import FatalError
+from bk_pipeline.private_files import make_file
 
 
 def echo(message: str, *, err: bool = False) -> None:
@@ -22,6 +26,27 @@ def echo(message: str, *, err: bool = False) -> None:
 def line_of(fields: Iterable[str]) -> None:
     """Print fields separated by tabs. White space within a field becomes single spaces."""
     echo("\t".join(" ".join(field.split()) for field in fields))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, private to the user, that replaces `path` if the block succeeds.
+
+    Raises:
+        FatalError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            make_file(temporary)
+            with temporary.open("wb") as file:
+                yield file
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise FatalError(f"Cannot write {path}: {exc.strerror}.") from exc
 
 
 class Console(rich_console.Console):

@@ -23,10 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bk_pipeline.buildkite.elements import id_in, split_elements, split_values
-from bk_pipeline.cli.output import Console, echo, line_of
+from bk_pipeline.cli.output import Console, atomic_file, echo, line_of
 from bk_pipeline.display import escape_json_line
 from bk_pipeline.errors import FatalError, RecordError
-from bk_pipeline.private_files import make_file
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import never_runs
@@ -154,7 +153,8 @@ def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
-        _write(output, content)
+        with atomic_file(output) as file:
+            file.write(content)
     if found.bad:
         raise SystemExit(FatalError.exit_status)
 
@@ -228,21 +228,6 @@ def _print_counts(found: _Found) -> None:
     ):
         if count:
             echo(f"{count:,} of {whole}: {why}.", err=True)
-
-
-def _write(output: Path, content: bytes) -> None:
-    """Write the file atomically.
-
-    Raises:
-        FatalError: It cannot be written.
-    """
-    try:
-        temporary = output.with_name(f".{output.name}.tmp")
-        make_file(temporary)
-        temporary.write_bytes(content)
-        temporary.replace(output)
-    except OSError as exc:
-        raise FatalError(f"Cannot write {output}: {exc.strerror}.") from exc
 
 
 def _ndjson(table: pa.Table) -> bytes:

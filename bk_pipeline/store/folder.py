@@ -11,7 +11,7 @@ checksums), the file is damaged. It is moved to the quarantine folder and report
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -159,7 +159,7 @@ class Folder:
         except (OSError, *READ_ERRORS) as exc:
             maybe_storage = isinstance(exc, OSError | pa.ArrowException)
             if not isinstance(exc, FileNotFoundError) and (
-                not maybe_storage or self._is_damaged(name)
+                not maybe_storage or self.is_damaged(name)
             ):
                 raise self.quarantine(name, str(exc)) from exc
             with self._translated_errors("read", name):
@@ -180,11 +180,28 @@ class Folder:
             table = self._scan_paths(list(paths), schema, predicate)
         except (OSError, *READ_ERRORS):
             # A search only reads; quarantining damaged files is left to the runs.
-            intact = [path for path, name in paths.items() if not self._is_damaged(name)]
+            intact = [path for path, name in paths.items() if not self.is_damaged(name)]
             with self._translated_errors("read", ""):
                 table = self._scan_paths(intact, schema, predicate)
         files = pa.array([paths[path] for path in table[FILENAME_COLUMN].to_pylist()], pa.string())
         return table.drop_columns(FILENAME_COLUMN).append_column(self.FILE_COLUMN, files)
+
+    def dataset(self, files: Mapping[str, pc.Expression], schema: pa.Schema) -> ds.Dataset:
+        """Return Parquet files as a dataset. No file is opened before it is scanned.
+
+        Args:
+            files: The files' names, and for each an expression that all of its rows meet. A scan
+                takes the values of columns that only the expression has from there, and leaves
+                out files that the expression rules out.
+            schema: The columns; one that a file lacks is null.
+        """
+        options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        fragments = [
+            parquet.make_fragment(self._path(name), self._fs, partition_expression=expression)
+            for name, expression in files.items()
+        ]
+        return ds.FileSystemDataset(fragments, schema, parquet, self._fs)
 
     def _scan_paths(
         self, paths: Sequence[str], schema: pa.Schema, predicate: pc.Expression
@@ -298,8 +315,8 @@ class Folder:
     def _is_folder(self, name: str) -> bool:
         return bool(self._fs.get_file_info(self._path(name)).type is fs.FileType.Directory)
 
-    def _is_damaged(self, name: str) -> bool:
-        """Whether the file itself is unreadable, although the storage returns all of its bytes.
+    def is_damaged(self, name: str) -> bool:
+        """Return whether the file is unreadable, although the storage returns all of its bytes.
 
         Raises:
             StorageError: The storage does not return them.

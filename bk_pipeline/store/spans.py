@@ -10,14 +10,17 @@ rule the value out, so searching a year takes about as long as reading a day.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from bk_pipeline.errors import UNNAMED, DamagedFile
 from bk_pipeline.spans.table import SCHEMA
@@ -85,6 +88,32 @@ class SpanPart(NamedTuple):
         return f"{self.raw_part}-{self.fingerprint}"
 
 
+def _part_of(name: str) -> SpanPart:
+    return SpanPart(*name.removesuffix(PARQUET).rsplit("-", maxsplit=1))
+
+
+# Columns that `SpanStore.datasets` adds.
+DAY, REVISION = "day", "revision"
+IS_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class Datasets(NamedTuple):
+    """The span table as pyarrow datasets with the columns `day` and `revision` before its own.
+
+    The days and revisions are partitions: a filter on them decides which files are read. Columns
+    that an older file lacks are null. `start` and `end` are in UTC, without a time zone.
+
+    Attributes:
+        single: The days that have one part.
+        several: The days that have more. A build's rows count that have its greatest `revision`.
+        files: The number of files.
+    """
+
+    single: ds.Dataset
+    several: ds.Dataset
+    files: int
+
+
 class SpanStore:
     """The span parts of all days in a data directory."""
 
@@ -97,7 +126,11 @@ class SpanStore:
 
         A part is left out if a merged part with the same fingerprint replaces it.
         """
-        found = self.all_parts(day)
+        return self._current(day, self.all_parts(day))
+
+    def _current(self, day: str, found: list[SpanPart]) -> list[SpanPart]:
+        if len(found) == 1:
+            return found  # spares the request that reads its footer
         replaced = {
             SpanPart(old, part.fingerprint) for part in found for old in self.merged_from(day, part)
         }
@@ -106,7 +139,16 @@ class SpanStore:
     def all_parts(self, day: str) -> list[SpanPart]:
         """Return all of the day's parts, oldest first, replaced ones included."""
         names = self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
-        return [SpanPart(*name.removesuffix(PARQUET).rsplit("-", maxsplit=1)) for name in names]
+        return [_part_of(name) for name in names]
+
+    def parts_by_day(self) -> dict[str, list[SpanPart]]:
+        """Return `parts` of every day that has any, from one listing."""
+        found: dict[str, list[SpanPart]] = {}
+        for name in self._folder.names_recursive(SPANS, suffix=PARQUET):
+            day, _, file = name.partition("/")
+            if IS_DAY.fullmatch(day) and "-" in file and "/" not in file:
+                found.setdefault(day, []).append(_part_of(file))
+        return {day: self._current(day, parts) for day, parts in found.items()}
 
     def merged_from(self, day: str, part: SpanPart) -> list[str]:
         """Return the raw parts that this one's raw part replaces; empty unless that was merged."""
@@ -183,6 +225,35 @@ class SpanStore:
                 yield table.filter(pc.invert(pc.is_in(ids, value_set=seen))) if len(seen) else table
                 found.append(ids.unique())
             seen = pa.concat_arrays(found).unique()
+
+    def datasets(self) -> Datasets:
+        """Return the rows of all days as datasets, which read files only when they are scanned."""
+        single: dict[str, pc.Expression] = {}
+        several: dict[str, pc.Expression] = {}
+        for day, parts in self.parts_by_day().items():
+            for revision, part in enumerate(parts):
+                into = single if len(parts) == 1 else several
+                into[self._name(day, part)] = (
+                    pc.field(DAY) == pa.scalar(date.fromisoformat(day))
+                ) & (pc.field(REVISION) == pa.scalar(revision, pa.int32()))
+        fields = [pa.field(DAY, pa.date32()), pa.field(REVISION, pa.int32())]
+        # DuckDB has nanoseconds only without a time zone.
+        naive = {"start": pa.timestamp("ns"), "end": pa.timestamp("ns")}
+        fields += [pa.field(one.name, naive.get(one.name, one.type)) for one in SCHEMA]
+        schema = pa.schema(fields)
+        return Datasets(
+            single=self._folder.dataset(single, schema),
+            several=self._folder.dataset(several, schema),
+            files=len(single) + len(several),
+        )
+
+    def damaged_file(self) -> str | None:
+        """Return the name of a damaged file of `datasets`, if there is one. Reads all of them."""
+        for day, parts in self.parts_by_day().items():
+            for part in parts:
+                if self._folder.is_damaged(self._name(day, part)):
+                    return self._name(day, part)
+        return None
 
     def summary(self, day: str, part: SpanPart) -> PartSummary:
         """Return the counts stored with `part`."""

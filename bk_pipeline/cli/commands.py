@@ -448,8 +448,7 @@ def sql(**options: Any) -> None:
 
     \b
       bk-pipeline sql "DESCRIBE builds"
-      bk-pipeline sql "SELECT pipeline, quantile_cont(run_s, 0.95) AS p95_s
-        FROM builds WHERE day >= '2026-11-01' GROUP BY pipeline ORDER BY p95_s DESC"
+      bk-pipeline sql "SELECT number, run_s FROM builds WHERE day >= '2026-11-01'"
       bk-pipeline sql --file examples/sql/slowest_steps.sql --format csv
     """
     with NoPandas():

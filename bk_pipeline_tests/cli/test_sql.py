@@ -176,7 +176,7 @@ def flaky_steps(found, builds):
 def queue_waits(found, builds):
     edge = datetime.now(UTC).date() - timedelta(days=7)
     waits = defaultdict(list)
-    for build, job in ((build, job) for build in builds for job in build["jobs"]):
+    for build, job in [(one, job) for one in builds for job in one["jobs"]]:
         if (
             job.get("runnable_at")
             and job.get("started_at")

@@ -77,4 +77,5 @@ def _store(folder: Path) -> int:
     for day in days[1:]:
         (folder / "spans" / day).mkdir()
         copyfile(folder / "spans" / days[0] / name, folder / "spans" / day / name)
-    return DAYS * sum(table.num_rows for table in tables)
+    spans: int = sum(table.num_rows for table in tables)
+    return DAYS * spans

@@ -208,19 +208,7 @@ class BuildkiteClient:
             RetryableError: No response before the deadline.
             FatalError: Buildkite rejected a request; the message says what to do.
         """
-        names = self.pipelines.names
-        single = len(names) == 1
-        subject = Subject(self.organization, names[0] if single else None)
-        params: Params = {
-            "per_page": PER_PAGE,
-            **LEAN,
-            **finished_params(window, finished_from),
-            **self.branches.params,
-        }
-        raw_pages = iter_raw_pages(
-            self._api, _path(subject), params=params, subject=subject, paging=self._paging
-        )
-        page_filter = PageFilter(PipelineFilter() if single else self.pipelines, self.branches)
+        raw_pages, page_filter = self._recent({**LEAN, **finished_params(window, finished_from)})
         return collect_finished(raw_pages, page_filter, max_pages=max_pages)
 
     def active_builds(
@@ -241,20 +229,13 @@ class BuildkiteClient:
             RetryableError: No response before the deadline.
             FatalError: Buildkite rejected a request; the message says what to do.
         """
-        names = self.pipelines.names
-        single = len(names) == 1
-        subject = Subject(self.organization, names[0] if single else None)
-        params: Params = {
-            "per_page": PER_PAGE,
-            "exclude_jobs": "true",
-            "state[]": list(states),
-            "created_to": wire_time(before.replace(microsecond=0) + timedelta(seconds=1)),
-            **self.branches.params,
-        }
-        raw_pages = iter_raw_pages(
-            self._api, _path(subject), params=params, subject=subject, paging=self._paging
+        raw_pages, page_filter = self._recent(
+            {
+                "exclude_jobs": "true",
+                "state[]": list(states),
+                "created_to": wire_time(before.replace(microsecond=0) + timedelta(seconds=1)),
+            }
         )
-        page_filter = PageFilter(PipelineFilter() if single else self.pipelines, self.branches)
         found: list[ActiveBuild] = []
         for number, raw_page in enumerate(raw_pages, start=1):
             found += map(read_active, page_filter.sort(raw_page.elements)[0].builds)
@@ -263,6 +244,17 @@ class BuildkiteClient:
             if number == max_pages or self._clock.monotonic() >= until_s:
                 return None
         return found
+
+    def _recent(self, params: Params) -> tuple[Iterator[RawPage], PageFilter]:
+        """List without splitting in time: the pages, and what filters their builds."""
+        names = self.pipelines.names
+        single = len(names) == 1
+        subject = Subject(self.organization, names[0] if single else None)
+        params = {"per_page": PER_PAGE, **params, **self.branches.params}
+        raw_pages = iter_raw_pages(
+            self._api, _path(subject), params=params, subject=subject, paging=self._paging
+        )
+        return raw_pages, PageFilter(PipelineFilter() if single else self.pipelines, self.branches)
 
     def build(self, pipeline: str, number: int) -> BuildRecord:
         """The current state of one build, including its retried jobs.

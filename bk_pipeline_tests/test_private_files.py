@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from bk_pipeline.buildkite.shared_quota import SharedQuota
-from bk_pipeline.cli.spans import _write
+from bk_pipeline.cli.output import atomic_file
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
@@ -37,7 +37,8 @@ def modes_of_all_files(root):
         modes = modes_below(root)
     folder.write("raw/day/watermark.json", b"{}")
     StatsStore(folder).write("pipelines", "2026-11-20", table, source="")
-    _write(root / "export.ndjson", b"{}")
+    with atomic_file(root / "export.ndjson") as export:
+        export.write(b"{}")
     SharedQuota(root / "buildkite-quota.json").statuses(0.0)
     with (
         Ledger.open(root / "ledger.sqlite", clock=SystemClock()) as ledger,

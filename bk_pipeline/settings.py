@@ -461,7 +461,8 @@ class Settings(BaseSettings):
         """The settings of a named destination.
 
         A variable with `prefix` overrides the same variable without it, and a service name with
-        `prefix` overrides a template without it. Variables of other destinations are ignored. `BK_PIPELINE_` is not repeated:
+        `prefix` overrides a template without it. Variables of other destinations are ignored.
+        `BK_PIPELINE_` is not repeated:
         `BK_PIPELINE_TEMPO_OTLP_ACCOUNT` overrides `BK_PIPELINE_OTLP_ACCOUNT`.
 
         Raises:

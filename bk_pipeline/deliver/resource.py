@@ -1,6 +1,7 @@
 """The resource of the spans: service name and attributes, from OpenTelemetry's variables.
 
-They mean the same on every route. A template may give each pipeline a service name of its own. Source: OpenTelemetry specification, "Resource SDK".
+They mean the same on every route. A template may give each pipeline a service name of its own.
+Source: OpenTelemetry specification, "Resource SDK".
 """
 
 from __future__ import annotations

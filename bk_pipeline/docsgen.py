@@ -158,13 +158,15 @@ SQL_INTRODUCTION = (
     "- **Read-only.** One `SELECT` (or `WITH`, `FROM`, `VALUES`, `DESCRIBE`, `SUMMARIZE`, `SHOW "
     "TABLES`) at a time. Files, the network, extensions, and the environment cannot be reached "
     "from a query.\n"
+    "- **Parameters.** `$name` in a query stands for a value, `--param name=value` gives it.\n"
     "- **Memory.** Beyond `--memory` (MiB), sorting, grouping and joining use a private "
     "temporary folder (`TMPDIR`), which is deleted at the end. A table on a terminal and all rows of "
     "`--format table` are held in memory besides; the other formats are written as they are read.\n"
     "- Columns are null in files from before a column existed, and where a setting turns it off. "
     "Materialize `spans` of a day to renew its files.\n\n"
     "## Questions\n\n"
-    "The queries are files in `examples/sql`. Copy one and change it.\n"
+    "The queries are files in `examples/sql`. Copy one and change it. The commands that answer "
+    "questions have theirs in `bk_pipeline/analysis/queries`.\n"
 )
 VIEWS_INTRODUCTION = (
     "\n## Views\n\n"

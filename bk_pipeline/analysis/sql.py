@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -114,24 +114,37 @@ class Database:
         """Delete the temporary files; the block's end does it too."""
         shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def query(self, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def query(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Return the columns of a query's result, and its rows, which are computed as they are read.
 
+        Args:
+            sql: One SELECT.
+            parameters: The values of its parameters, without the dollar sign. A text is converted
+                to the type that the query needs.
+
         Raises:
-            ConfigError: The query is wrong, or is not one SELECT.
+            ConfigError: The query is wrong, is not one SELECT, or has other parameters.
             FatalError: It needs more memory.
             UnreadableSpans: A file could not be read.
         """
         with self._translated_errors():
-            self._refuse_all_but_select(sql)
-            reader = self._connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+            self._refuse_all_but_select(sql, parameters or {})
+            result = self._connection.sql(sql, params=dict(parameters) if parameters else None)
+            reader = result.to_arrow_reader(BATCH_ROWS)
             return reader.schema, self._batches(reader)
+
+    def table(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """Return the whole result of a query; arguments and errors as for `query`."""
+        schema, batches = self.query(sql, parameters)
+        return pa.Table.from_batches(batches, schema)
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         with self._translated_errors():
             yield from reader
 
-    def _refuse_all_but_select(self, sql: str) -> None:
+    def _refuse_all_but_select(self, sql: str, parameters: Mapping[str, Any]) -> None:
         statements = self._connection.extract_statements(sql)
         if not statements:
             raise ConfigError(f"The query is empty. Give one {ALLOWED}.")
@@ -143,6 +156,19 @@ class Database:
             raise ConfigError(
                 f"{statements[0].type.name} is refused: queries only read. Give one {ALLOWED}."
             )
+        named = statements[0].named_parameters
+        if missing := sorted(named - parameters.keys()):
+            raise ConfigError(
+                f"The query has the parameter ${missing[0]}: give it a value, "
+                f"--param {missing[0]}=VALUE."
+            )
+        if unknown := sorted(parameters.keys() - named):
+            has = (
+                f"it has {', '.join(f'${one}' for one in sorted(named))}"
+                if named
+                else "it has none"
+            )
+            raise ConfigError(f"The query has no parameter ${unknown[0]}; {has}.")
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

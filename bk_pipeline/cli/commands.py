@@ -12,7 +12,16 @@ from typing import Any
 import click
 
 from bk_pipeline import __version__
-from bk_pipeline.cli.arguments import DAY, TIME, NoPandas, Program, Suggesting, TakingQuery
+from bk_pipeline.cli.arguments import (
+    ASSIGNMENT,
+    DAY,
+    TIME,
+    NoPandas,
+    Program,
+    Suggesting,
+    TakingQuery,
+    options,
+)
 
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
@@ -24,6 +33,29 @@ DATASET = click.option(
 )
 RESTORE = click.option(
     "--restore", is_flag=True, help="Create markers again that were deleted in Honeycomb."
+)
+
+OUTPUT = click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write, atomically. Default: standard output.",
+)
+# How a command shows its rows; for `write_result` of `cli/sql.py`.
+RESULT_OPTIONS = options(
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(("table", "csv", "json", "parquet")),
+        default="table",
+        show_default=True,
+        help="table: for reading. json: an array of objects, one per line.",
+    ),
+    OUTPUT,
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        help="Most rows to show. Default: 100 on a terminal, else all.",
+    ),
 )
 
 
@@ -186,11 +218,7 @@ def trace(**options: Any) -> None:
     show_default=True,
     help="ndjson: one object per span. table: for reading. parquet: the columns of docs/spans.md.",
 )
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write, atomically. Default: standard output.",
-)
+@OUTPUT
 def spans(**options: Any) -> None:
     """Convert responses of Buildkite's builds API to spans, without network access.
 
@@ -407,23 +435,14 @@ def sampling(**options: Any) -> None:
     help="Read the query from a file; - is standard input.",
 )
 @click.option(
-    "--format",
-    "format_",
-    type=click.Choice(("table", "csv", "json", "parquet")),
-    default="table",
-    show_default=True,
-    help="table: for reading. json: an array of objects, one per line.",
+    "--param",
+    "parameters",
+    metavar="NAME=VALUE",
+    multiple=True,
+    type=ASSIGNMENT,
+    help="The value of a parameter $NAME of the query. Can be repeated.",
 )
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write, atomically. Default: standard output.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    help="Most rows to show. Default: 100 on a terminal, else all.",
-)
+@RESULT_OPTIONS
 @click.option(
     "--memory",
     "memory_mib",

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +34,7 @@ from bk_pipeline.store.spans import SpanStore
 from bk_pipeline.text import shortened
 from bk_pipeline.units import NS_PER_S
 
+MEMORY_MIB = 1024
 ON_TERMINAL = 100
 LONGEST_CELL = 80
 PIPE_WIDTH = 100_000
@@ -51,6 +52,7 @@ def sql(
     query: str | None,
     file: Path | None,
     *,
+    parameters: tuple[tuple[str, str], ...],
     format_: str,
     output: Path | None,
     limit: int | None,
@@ -58,30 +60,71 @@ def sql(
 ) -> None:
     """Run a query over the stored builds and write its result."""
     text = _query_text(query, file)
-    terminal = output is None and sys.stdout.isatty()
-    if format_ == "parquet" and terminal:
-        raise ConfigError(
-            "Parquet is not for a terminal. Name a file with --output, or use a pipe."
-        )
-    spans = App(Settings.load()).spans()
+    refuse_binary_terminal(format_, output)
+    with open_database(App(Settings.load()), memory_mib=memory_mib) as database:
+        schema, batches = database.query(text, dict(parameters))
+        write_result(schema, batches, format_=format_, output=output, limit=limit)
+
+
+@contextmanager
+def open_database(app: App, *, memory_mib: int = MEMORY_MIB) -> Iterator[Database]:
+    """Open the views over the stored spans. In the block, a damaged file is named in the error.
+
+    Raises:
+        FatalError: Nothing is stored yet.
+        StorageError: A file of the span table cannot be read.
+    """
+    spans = app.spans()
     datasets = spans.datasets()
     if not datasets.files:
         raise FatalError(
             "There are no stored spans yet. Run bk-pipeline backfill --from DAY --to DAY, or set "
             "BK_PIPELINE_DATA_DIR to where they are."
         )
+    with (
+        _damage_named(spans),
+        Database(datasets.single, datasets.several, memory_mib=memory_mib) as database,
+        summing_up(database.delete_temporary_files),
+    ):
+        yield database
+
+
+def refuse_binary_terminal(format_: str, output: Path | None) -> None:
+    """Refuse to write Parquet to a terminal, before any work is done.
+
+    Raises:
+        ConfigError: It would be written to a terminal.
+    """
+    if format_ == "parquet" and output is None and sys.stdout.isatty():
+        raise ConfigError(
+            "Parquet is not for a terminal. Name a file with --output, or use a pipe."
+        )
+
+
+def write_result(
+    schema: pa.Schema, batches: Batches, *, format_: str, output: Path | None, limit: int | None
+) -> None:
+    """Write the rows of a result as they are computed.
+
+    Args:
+        schema: The columns.
+        batches: The rows.
+        format_: A key of `RENDERERS`.
+        output: The file to replace; standard output if None.
+        limit: The most rows to write; if None, all, or `ON_TERMINAL` on a terminal.
+
+    Raises:
+        ConfigError: The format is not for a terminal, or lacks the type of a column.
+        FatalError: The file cannot be written.
+    """
+    refuse_binary_terminal(format_, output)
+    terminal = output is None and sys.stdout.isatty()
     if limit is None and terminal:
         limit = ON_TERMINAL
-    with ExitStack() as opened:
-        opened.enter_context(_damage_named(spans))
-        database = Database(datasets.single, datasets.several, memory_mib=memory_mib)
-        opened.enter_context(database)
-        opened.enter_context(summing_up(database.delete_temporary_files))
-        schema, batches = database.query(text)
-        shown = _Limited(_named_once(batches), limit)
-        # Before the output is opened: a wrong query must not make a file.
-        first = next(shown, None)
-        out = opened.enter_context(atomic_file(output) if output else _standard_output())
+    shown = _Limited(_named_once(batches), limit)
+    # Before the output is opened: a wrong query must not make a file.
+    first = next(shown, None)
+    with atomic_file(output) if output else _standard_output() as out:
         RENDERERS[format_](out, _unique(schema), _after(first, shown), terminal)
         left_out = shown.left_out()
     if left_out:

@@ -332,6 +332,7 @@ def test_replaced_part_does_not_count(call, small):
         "day > DATE '2026-11-01' AND state = 'passed'",
         "day BETWEEN '2026-11-02' AND '2026-11-03'",
         "day = '2026-11-02'",
+        "day >= $since AND day <= $until",
     ],
 )
 @pytest.mark.parametrize("view", ["builds", "jobs", "steps", "spans"])
@@ -348,8 +349,34 @@ def test_files_of_other_days_are_not_read(call, small, condition, view, parts):
     query = f"SELECT count(*) AS n FROM {view} WHERE {condition}"
     if view == "steps":
         query = query.replace("state = 'passed'", "status = 'ok'")
-    [found] = answer(call, query)
+    given = ["--param=since=2026-11-02", "--param=until=2026-11-03"] if "$" in query else []
+    [found] = answer(call, query, *given)
     assert found["n"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SELECT $a"], "parameter $a: give it a value, --param a=VALUE"),
+        (["SELECT $a", "--param=b=1"], "parameter $a"),
+        (["SELECT $a", "--param=a=1", "--param=b=1"], "no parameter $b; it has $a"),
+        (["SELECT 1", "--param=b=1"], "no parameter $b; it has none"),
+        (["SELECT ?"], "parameter $1"),
+        (["SELECT 1", "--param=b"], "expected NAME=VALUE"),
+        (["SELECT 1", "--param==1"], "expected NAME=VALUE"),
+        (["SELECT $day::DATE", "--param=day=soon"], "soon"),
+    ],
+)
+def test_wrong_parameter_is_named(call, small, arguments, message):
+    done = call("sql", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_value_of_a_parameter_is_no_sql(call, small):
+    value = "x' OR ''='"
+    [found] = answer(call, "SELECT $name AS name", f"--param=name={value}")
+    assert found == {"name": value}
 
 
 def test_damaged_file_is_named_and_left_where_it_is(call, small):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bk_pipeline.honeycomb.rules import Rules
     from bk_pipeline.ledger.store import Ledger
     from bk_pipeline.pipeline import Day, MarkerContext
+    from bk_pipeline.spans.costs import Prices
     from bk_pipeline.spans.privacy import Privacy
     from bk_pipeline.store.folder import Folder
     from bk_pipeline.store.raw import RawStore
@@ -207,7 +208,11 @@ class App:
         return Privacy.from_settings(self.settings)
 
     def span_options(self) -> SpanOptions:
-        """Return which spans, links and columns are made."""
+        """Return which spans, links and columns are made.
+
+        Raises:
+            ConfigError: The file of prices cannot be read, or is malformed.
+        """
         given = self.settings
         settled = given.spans_export == "settled"
         return SpanOptions(
@@ -215,8 +220,22 @@ class App:
             waits=given.spans_waits,
             conventions=given.spans_conventions,
             critical_path=given.spans_critical_path,
+            prices=self.prices(),
             settled_after_s=given.spans_settled_hours * 3600 if settled else None,
         )
+
+    def prices(self) -> Prices | None:
+        """Load the prices that make costs; None if no file is named.
+
+        Raises:
+            ConfigError: The file cannot be read, or is malformed.
+        """
+        path = self.settings.costs_path
+        if path is None:
+            return None
+        from bk_pipeline.prices import load_prices  # noqa: PLC0415  # see above
+
+        return load_prices(path, zone=self.settings.timezone)
 
     def refresh_names(self, client: BuildkiteClient, *, warn: Report) -> None:
         """Ask for the names of the organization and its clusters, unless that was done today.

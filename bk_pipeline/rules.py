@@ -1,6 +1,7 @@
 """Files of rules on builds and jobs, in TOML: conditions, reading, and errors with lines.
 
-What markers (`honeycomb/rules.py`) and sampling (`deliver/sampling.py`) have in common.
+What markers (`honeycomb/rules.py`), sampling (`deliver/sampling.py`) and prices (`prices.py`) have
+in common.
 """
 
 from __future__ import annotations
@@ -82,17 +83,19 @@ def read_rules(
     page: str,
     expected: Mapping[str, str],
     check: Callable[[FileT], Iterable[tuple[Path, str]]],
+    table: str = RULE,
 ) -> FileT:
     """Read the rules in the file at `path`.
 
     Args:
         path: The file.
         file: The model of the whole file.
-        rule: The model of each `[[rule]]`.
+        rule: The model of each rule.
         setting: The variable that names the file.
         page: The page of the documentation with examples.
         expected: The messages for values that do not match a pattern, by key.
         check: Yields the errors of rules that are well-formed: where, and what.
+        table: The name of the array of rules: `rule` for `[[rule]]`.
 
     Raises:
         ConfigError: The file cannot be read or has errors; the message has a line for each.
@@ -106,21 +109,21 @@ def read_rules(
         found = file.model_validate(document)
     except ValidationError as exc:
         known = {False: list(file.model_fields), True: list(rule.model_fields)}
-        errors = [_validation_error(error, known, expected) for error in exc.errors()]
-        raise ConfigError(_error_text(path, text, document, errors)) from None
+        errors = [_validation_error(error, known, expected, table) for error in exc.errors()]
+        raise ConfigError(_error_text(path, text, document, errors, table)) from None
     errors = list(check(found))
     if errors:
-        raise ConfigError(_error_text(path, text, document, errors))
+        raise ConfigError(_error_text(path, text, document, errors, table))
     return found
 
 
-def repeated_ids(ids: Iterable[str]) -> Iterable[tuple[Path, str]]:
-    """Yield an error for each rule whose id an earlier one has."""
+def repeated_ids(ids: Iterable[str], table: str = RULE) -> Iterable[tuple[Path, str]]:
+    """Yield an error for each rule of `table` whose id an earlier one has."""
     seen: dict[str, int] = {}
     for number, one in enumerate(ids):
         first = seen.setdefault(one, number)
         if first != number:
-            yield (RULE, number, "id"), f'rule {first + 1} has the same id "{one}".'
+            yield (table, number, "id"), f'{table} {first + 1} has the same id "{one}".'
 
 
 def line_of(text: str, path: Path) -> int:
@@ -180,7 +183,7 @@ def _text(path: FilePath, setting: str, page: str) -> str:
 
 
 def _validation_error(
-    error: Any, known: Mapping[bool, list[str]], expected: Mapping[str, str]
+    error: Any, known: Mapping[bool, list[str]], expected: Mapping[str, str], table: str
 ) -> tuple[Path, str]:
     """Return the path and a short message of a pydantic error."""
     at: Path = tuple(error["loc"])
@@ -193,24 +196,30 @@ def _validation_error(
     if kind == "missing":
         return at, "is missing."
     if kind == "string_pattern_mismatch":
-        return at, expected.get(str(at[-1]) if at[0] == RULE else str(at[0]), error["msg"])
+        return at, expected.get(str(at[-1]) if at[0] == table else str(at[0]), error["msg"])
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return at, f"{message[0].lower()}{message[1:]}."
 
 
 def _error_text(
-    path: FilePath, text: str, document: Mapping[str, Any], errors: list[tuple[Path, str]]
+    path: FilePath,
+    text: str,
+    document: Mapping[str, Any],
+    errors: list[tuple[Path, str]],
+    table: str,
 ) -> str:
-    lines = sorted((line_of(text, at), _label(document, at), message) for at, message in errors)
+    lines = sorted(
+        (line_of(text, at), _label(document, at, table), message) for at, message in errors
+    )
     return "\n".join(f"{path} line {line}: {place}: {message}" for line, place, message in lines)
 
 
-def _label(document: Mapping[str, Any], at: Path) -> str:
+def _label(document: Mapping[str, Any], at: Path, table: str) -> str:
     """Return a label like `rule "deploys", branch`; a rule without an id has its number, from 1."""
-    if at[0] != RULE or len(at) == 1 or not isinstance(at[1], int):
+    if at[0] != table or len(at) == 1 or not isinstance(at[1], int):
         return ".".join(str(step) for step in at)
-    rule = document[RULE][at[1]]
+    rule = document[table][at[1]]
     name = rule.get("id") if isinstance(rule, dict) else None
-    where = f'rule "{name}"' if isinstance(name, str) and name else f"rule {at[1] + 1}"
+    where = f'{table} "{name}"' if isinstance(name, str) and name else f"{table} {at[1] + 1}"
     fields = [str(step) for step in at[2:] if isinstance(step, str)]
     return ", ".join([where, *fields[:1]])

@@ -180,6 +180,13 @@ class Settings(BaseSettings):
         "and as the root's span id, so that spans sent by `buildevents` within jobs join these "
         "traces, and adds the columns that `buildevents` writes (docs/alternatives.md).",
     )
+    costs: Path | None = Field(
+        None,
+        alias="BK_PIPELINE_COSTS",
+        description="Path of a TOML file with prices by minute for queues or agent tags, which gives "
+        "spans the attributes `bk_pipeline.cost` and so on; docs/cost.md has examples. Default: no "
+        "costs.",
+    )
     deliver_guarantee: Literal["at_least_once", "at_most_once"] = Field(
         "at_least_once",
         alias="BK_PIPELINE_DELIVER_GUARANTEE",
@@ -614,6 +621,11 @@ class Settings(BaseSettings):
     def sampling_path(self) -> Path | None:
         """The absolute path of the file of sampling rules, if one is named."""
         return _absolute(str(self.sampling)) if self.sampling else None
+
+    @property
+    def costs_path(self) -> Path | None:
+        """The absolute path of the file of prices, if one is named."""
+        return _absolute(str(self.costs)) if self.costs else None
 
     def _how_to_set(self, what: str) -> str:
         """How to set a missing variable, and in which file it was searched for."""

@@ -34,7 +34,7 @@ from benchmarks.routes.obvious import ENDED, NO_SPAN, span_id
 from bk_pipeline.spans.fields import FIELDS, FieldType
 
 # Integers and booleans with gaps, which pandas would convert to floats and objects.
-PANDAS_TYPES = {FieldType.INT: "Int64", FieldType.BOOL: "boolean"}
+PANDAS_TYPES = {FieldType.INT: "Int64", FieldType.FLOAT: "Float64", FieldType.BOOL: "boolean"}
 TYPES = {field.name: PANDAS_TYPES[field.type] for field in FIELDS if field.type in PANDAS_TYPES}
 
 

@@ -34,7 +34,7 @@ from benchmarks.sink import WARM_UP
 from bk_pipeline.spans.fields import FIELDS, FieldType
 
 # Pandas types that have to be converted to Python types for the libraries.
-PLAIN = {FieldType.INT: int, FieldType.BOOL: bool}
+PLAIN = {FieldType.INT: int, FieldType.FLOAT: float, FieldType.BOOL: bool}
 PLAIN_TYPES = {field.name: PLAIN[field.type] for field in FIELDS if field.type in PLAIN}
 
 Send = Callable[[Iterator[tuple[Row, Row]], str, str], int]

@@ -58,6 +58,12 @@ AGENT_MINUTES = Column(
     NUMBER,
     "Total time that agents ran command jobs, from start to end, over all attempts.",
 )
+COST = Column(
+    "cost",
+    NUMBER,
+    "What the jobs cost, over all attempts, in the currency of BK_PIPELINE_COSTS; null if none of them "
+    "has a price.",
+)
 SOFT_FAILURES = Column(
     "soft_failures", COUNT, "Attempts that failed and are allowed to (`soft_fail`)."
 )
@@ -97,6 +103,7 @@ PIPELINES = StatsTable(
         Column("retries_by_hand", COUNT, "Attempts that a user retried, not an automatic rule."),
         FLAKY,
         AGENT_MINUTES,
+        COST,
     ),
 )
 
@@ -118,6 +125,7 @@ STEPS = StatsTable(
         *_quantiles("duration", "How long attempts that passed or failed ran."),
         *_quantiles("wait", "How long attempts waited for an agent."),
         AGENT_MINUTES,
+        COST,
     ),
 )
 
@@ -134,6 +142,7 @@ QUEUES = StatsTable(
         Column("wait_max_s", NUMBER, "The longest wait."),
         Column("waited_minutes", NUMBER, "Total of all waits."),
         AGENT_MINUTES,
+        COST,
     ),
 )
 

@@ -68,6 +68,7 @@ JOB_COLUMNS = {
     "retry_type": "buildkite.job.retry_type",
     "queue": "buildkite.agent.queue",
     "rules": "buildkite.job.agent_query_rules",
+    "cost": "bk_pipeline.cost",
 }
 # The columns of the span table to read, and the kinds of spans.
 COLUMNS = tuple(dict.fromkeys(["name", *BUILD_COLUMNS.values(), *JOB_COLUMNS.values()]))
@@ -82,7 +83,7 @@ class Frames(NamedTuple):
             `queue_s` and `run_s` are in seconds.
         jobs: All jobs but block steps: `trace_id`, `start`, `end`, `pipeline`, `cluster`,
             `step`, `label`, `parallel`, `matrix`, `queue`, `subject` (the commit, or the build
-            if the commit is unknown), `run_s`, `wait_s`; and the booleans `command` (an agent
+            if the commit is unknown), `run_s`, `wait_s`, `cost`; and the booleans `command` (an agent
             ran it, or should have), `started`, `passed`, `error`, `soft_failed`,
             `command_failed` (it ran and failed, softly or not, and did not lose its agent),
             `retried`, `retried_manually`.
@@ -155,6 +156,7 @@ def _jobs(table: pa.Table) -> pa.Table:
             "subject": pc.if_else(known, commit, _text(found["trace_id"])),
             "run_s": _seconds(_ns(found["end"], found["start"]), per_second=1e9),
             "wait_s": _seconds(found["wait_ms"]),
+            "cost": found["cost"],
             "command": pc.equal(_text(found["type"]), "script"),
             "started": started,
             "passed": passed,

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from bk_pipeline.analysis.columns import PIPELINES, QUEUES, STEPS, TEXT, StatsTable
 from bk_pipeline.analysis.frames import BLOCKED, Frames, frames_of
+from bk_pipeline.spans.costs import DECIMALS
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 # Builds in another state have no meaningful duration.
@@ -121,7 +122,7 @@ def queues_table(day: str, jobs: pd.DataFrame) -> pd.DataFrame:
     keys = ["cluster", "queue"]
     jobs = jobs[jobs["command"]]
     started = jobs[jobs["started"]]
-    found = _job_counts(jobs, keys)[["agent_minutes"]]
+    found = _job_counts(jobs, keys)[["agent_minutes", "cost"]]
     found["jobs"] = _by(jobs, keys)["started"].sum()
     found["never_started"] = _by(jobs, keys)["started"].count() - found["jobs"]
     found = found.join(_quantiles(started, keys, "wait_s", "wait"))
@@ -133,7 +134,7 @@ def queues_table(day: str, jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _job_counts(jobs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return the `COUNTS` of each group."""
+    """Return the `COUNTS` of each group, and its `cost`, which is null if no job has one."""
     with_counts = jobs.assign(
         jobs=1,
         failures=jobs["error"],
@@ -144,8 +145,9 @@ def _job_counts(jobs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         flaky_failures=jobs["flaky"],
         agent_minutes=jobs["run_s"].where(jobs["command"] & jobs["started"], 0.0) / 60,
     )
-    sums: pd.DataFrame = _by(with_counts, keys)[list(COUNTS)].sum()
-    return sums
+    groups = _by(with_counts, keys)
+    sums: pd.DataFrame = groups[list(COUNTS)].sum()
+    return sums.assign(cost=groups["cost"].sum(min_count=1).round(DECIMALS))
 
 
 def _quantiles(rows: pd.DataFrame, keys: list[str], value: str, name: str) -> pd.DataFrame:

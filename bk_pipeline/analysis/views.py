@@ -65,6 +65,10 @@ def _seconds(name: str, field: str, meaning: str) -> ViewColumn:
     return ViewColumn(name, REAL, f'"{field}" / 1e3', meaning)
 
 
+def _real(name: str, field: str, meaning: str = "") -> ViewColumn:
+    return ViewColumn(name, REAL, f'"{field}"', meaning or MEANINGS[field])
+
+
 LENGTH = "(end_ns - start_ns) / 1e9"
 DAY = ViewColumn("day", DATE, "day", "The daily partition: the day of the build's creation.")
 IDS = (
@@ -112,6 +116,7 @@ PATH = (
         "How much later it could have ended, at least, without the build ending later.",
     ),
 )
+CURRENCY = _text("currency", "bk_pipeline.currency")
 NANOSECONDS = (
     ViewColumn("trace_id", TEXT, "trace_id", IDENTITY["trace_id"][1]),
     ViewColumn("span_id", TEXT, "span_id", IDENTITY["span_id"][1]),
@@ -171,6 +176,12 @@ BUILDS = View(
             "bk_pipeline.critical_path.blocked_ms",
             "The part of `duration_s` in which the critical path waited for a person.",
         ),
+        _real(
+            "cost", "bk_pipeline.cost", "What all attempts of its jobs cost; null without prices."
+        ),
+        _real("retries_cost", "bk_pipeline.retries_cost"),
+        _real("failures_cost", "bk_pipeline.failures_cost"),
+        CURRENCY,
         _text("job_counts", "buildkite.build.jobs.*", "Number of jobs by state, as JSON."),
         _text("meta_data", "buildkite.build.meta_data.*", "The build's meta-data, as JSON."),
         _text("url", "buildkite.build.web_url"),
@@ -220,6 +231,8 @@ JOBS = View(
         ),
         _seconds("queue_s", "buildkite.job.wait_time_ms", "How long it waited for an agent."),
         *PATH,
+        _real("cost", "bk_pipeline.cost", "What the job cost; null without a price."),
+        CURRENCY,
         _text("command", "buildkite.job.command"),
         _text("url", "buildkite.job.web_url"),
         _text("job_id", "buildkite.job.id"),

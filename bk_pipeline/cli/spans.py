@@ -22,11 +22,13 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
+from bk_pipeline.app import App
 from bk_pipeline.buildkite.elements import id_in, split_elements, split_values
 from bk_pipeline.cli.output import Console, atomic_file, echo, line_of
 from bk_pipeline.display import escape_json_line
 from bk_pipeline.errors import FatalError, RecordError
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.costs import with_costs
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.records import never_runs
 from bk_pipeline.spans.table import rows, table_and_errors, traces_of
@@ -144,10 +146,12 @@ def _refuse_error(value: bytes) -> None:
 
 def spans(files: Sequence[str], format_: str, output: Path | None) -> None:
     """Convert responses of Buildkite's builds API to spans, without network access."""
-    privacy = Privacy.from_settings(Settings.load())
+    app = App(Settings.load())
+    privacy, prices = app.privacy(), app.prices()
     found = _Found()
     tables = [_table(file, found, privacy) for file in files]
-    content = RENDERERS[format_](privacy.apply(pa.concat_tables(tables)))
+    priced = [with_costs(table, prices) for table in tables]
+    content = RENDERERS[format_](privacy.apply(pa.concat_tables(priced)))
     _print_counts(found)
     if output is None:
         sys.stdout.buffer.write(content)
@@ -270,7 +274,6 @@ RENDERERS = {"ndjson": _ndjson, "table": _text_table, "parquet": _parquet}
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans."""
     # Imported here because `spans FILE` does without the store.
-    from bk_pipeline.app import App  # noqa: PLC0415
     from bk_pipeline.pipeline import quarantined_builds  # noqa: PLC0415
 
     app = App(Settings.load())

@@ -20,6 +20,7 @@ from bk_pipeline.display import safe_url
 from bk_pipeline.errors import PipelineError
 from bk_pipeline.lines import Lines
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.costs import with_costs
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
@@ -146,7 +147,8 @@ def trace(build: str, fetch: bool, every: bool) -> None:
     if made is None:
         echo(_unfinished(payload, app))
         return
-    _show(list(rows(app.privacy().apply(table_of([made])))), app, every=every)
+    table = with_costs(table_of([made]), app.prices())
+    _show(list(rows(app.privacy().apply(table))), app, every=every)
     if not fetch:
         day = day_key(from_ns(found.created_ns), app.settings.timezone)
         echo(f"This build is not in the span table: materialize {day} to deliver it.", err=True)

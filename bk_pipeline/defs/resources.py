@@ -130,6 +130,7 @@ class StoreResource(PipelineResource):
     spans_links: bool | None = _setting("BK_PIPELINE_SPANS_LINKS")
     spans_conventions: bool | None = _setting("BK_PIPELINE_SPANS_CONVENTIONS")
     spans_critical_path: bool | None = _setting("BK_PIPELINE_SPANS_CRITICAL_PATH")
+    costs: str | None = _setting("BK_PIPELINE_COSTS")
     spans_drop: list[str] | None = _setting("BK_PIPELINE_SPANS_DROP")
     spans_hash: list[str] | None = _setting("BK_PIPELINE_SPANS_HASH")
 

@@ -51,6 +51,7 @@ TEXT_TYPES = frozenset({FieldType.STRING, FieldType.JSON})
 STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 # Fields whose values repeat less often than their declaration says.
 MOSTLY_DISTINCT = frozenset({
+    "bk_pipeline.cost",
     "buildkite.step.id",
     "buildkite.job.wait_time_ms",
     "buildkite.job.concurrency_wait_time_ms",

@@ -18,6 +18,7 @@ from bk_pipeline import text, units
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.errors import DamagedFile, RecordError
 from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
+from bk_pipeline.spans.costs import with_costs
 from bk_pipeline.spans.fields import fields_left_out
 from bk_pipeline.spans.model import SpanKind, SpanOptions
 from bk_pipeline.spans.organizations import Names
@@ -304,7 +305,7 @@ def _span_tables(
         table, errors = table_and_errors(traces, without=without)
         summary.quarantined += [_quarantine(one.record_id, one.reason, privacy) for one in errors]
         _count_spans(summary, table)
-        yield privacy.apply(table)
+        yield privacy.apply(with_costs(table, options.prices))
 
 
 def _quarantine(build_id: str | None, reason: str, privacy: Privacy) -> QuarantinedBuild:

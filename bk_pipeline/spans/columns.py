@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from bk_pipeline.spans.fields import Field, FieldType
+from bk_pipeline.spans.fields import NUMERIC, Field, FieldType
 from bk_pipeline.spans.model import SpanKind, Step, Trace
 from bk_pipeline.spans.records import Job
 from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
@@ -59,6 +59,8 @@ def arrow_type(field: Field) -> pa.DataType:
     """Return the Arrow type of the field's column."""
     if field.type is FieldType.INT:
         return pa.int64()
+    if field.type is FieldType.FLOAT:
+        return pa.float64()
     if field.type is FieldType.BOOL:
         return pa.bool_()
     return pa.string() if field.distinct else DICTIONARY
@@ -208,7 +210,7 @@ def _expand(values: pa.Array, rows: pa.Array) -> pa.Array:
 
 def to_array(field: Field, values: list[Any]) -> pa.Array:
     """Return `values` as an array of the field's type, with too long strings truncated."""
-    if field.type in {FieldType.INT, FieldType.BOOL}:
+    if field.type in NUMERIC:
         return pa.array(values, arrow_type(field))
     strings = pa.array(values, pa.string())
     if field.distinct:

@@ -28,6 +28,7 @@ class FieldType(StrEnum):
 
     STRING = "string"
     INT = "int"
+    FLOAT = "float"
     BOOL = "bool"
     STRINGS = "string list"
     JSON = "JSON"
@@ -101,7 +102,9 @@ IDENTITY = {
     "links": ("list", "Spans that caused this one: `trace_id`, `span_id`."),
 }
 
-STRING, INT, BOOL, STRINGS, JSON, MAP = FieldType
+STRING, INT, FLOAT, BOOL, STRINGS, JSON, MAP = FieldType
+# Types whose values are not text.
+NUMERIC = frozenset({INT, FLOAT, BOOL})
 BUILD, STAGE, GROUP, STEP, JOB, WAIT = (frozenset({kind}) for kind in SpanKind)
 ALL = frozenset(SpanKind)
 _F = Field
@@ -278,6 +281,14 @@ PATH_FIELDS = (
     _F("bk_pipeline.slack_ms", INT, ALL - BUILD - WAIT, "job.runnable_at, job.started_at, job.finished_at", "How much later the span could have ended, at least, without the build ending later; absent on jobs that never became runnable.", unit="ms", value=attrgetter("slack_ms"), of="span.path"),
 )
 
+# Filled by `costs.py`, from the columns of the finished table.
+COST_FIELDS = (
+    _F("bk_pipeline.cost", FLOAT, BUILD | JOB, "job.started_at, job.finished_at", "What the job cost: the time from its start to its end, times the first price in BK_PIPELINE_COSTS that matches it. On a build the sum of all attempts of its jobs that have ended.", value=derived.priced_later, of="trace", unit="bk_pipeline.currency"),
+    _F("bk_pipeline.currency", STRING, BUILD | JOB, "BK_PIPELINE_COSTS", "The currency of the costs, like USD.", value=derived.priced_later, of="trace"),
+    _F("bk_pipeline.retries_cost", FLOAT, BUILD, "build.jobs[]", "The part of the build's cost that attempts cost that were retried.", value=derived.priced_later, of="trace", unit="bk_pipeline.currency"),
+    _F("bk_pipeline.failures_cost", FLOAT, BUILD, "build.jobs[]", "The part of the build's cost that attempts cost that failed (not softly), retried or not.", value=derived.priced_later, of="trace", unit="bk_pipeline.currency"),
+)
+
 SPAN_FIELDS = (
     _F("error.type", STRING, ALL, "span.error_type", "On spans with status error: failed, timed_out, expired or agent_lost."),
     _F("bk_pipeline.time_adjusted", BOOL, ALL, "span.adjusted", "True if the payload's times were missing or impossible and were clamped, else absent.", value=derived.adjusted),
@@ -292,11 +303,13 @@ FIELDS: tuple[Field, ...] = (
     *JOB_FIELDS,
     *CONVENTION_FIELDS,
     *PATH_FIELDS,
+    *COST_FIELDS,
     *SPAN_FIELDS,
 )
 
 CONVENTIONS = frozenset(field.name for field in CONVENTION_FIELDS)
 CRITICAL_PATH = frozenset(field.name for field in PATH_FIELDS)
+COSTS = frozenset(field.name for field in COST_FIELDS)
 
 
 def fields_left_out(options: SpanOptions) -> frozenset[str]:

@@ -14,6 +14,7 @@ import msgspec
 from bk_pipeline.spans.records import Build, Job
 
 if TYPE_CHECKING:
+    from bk_pipeline.spans.costs import Prices
     from bk_pipeline.spans.organizations import Origin
 
 
@@ -44,6 +45,7 @@ class SpanOptions(msgspec.Struct, frozen=True):
         waits: Add a `buildkite.job.wait` span for each job that waited for an agent.
         conventions: Fill the `cicd.*` and `vcs.*` columns.
         critical_path: Find the critical path and fill its columns.
+        prices: Fill the columns of costs with these prices; None leaves them null.
         settled_after_s: Create spans only after the build has been finished, and not blocked,
             for this many seconds. None: as soon as it has finished.
     """
@@ -52,6 +54,7 @@ class SpanOptions(msgspec.Struct, frozen=True):
     waits: bool = False
     conventions: bool = True
     critical_path: bool = True
+    prices: Prices | None = None
     settled_after_s: int | None = None
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.errors import UNNAMED, RecordError
-from bk_pipeline.spans.fields import FIELDS, Field, FieldType
+from bk_pipeline.spans.fields import FIELDS, NUMERIC, Field, FieldType
 from bk_pipeline.spans.ids import trace_id
 from bk_pipeline.spans.secrets import MASK, SUSPICIOUS, is_secret, mask_secrets
 from bk_pipeline.text import compact_json, matches
@@ -34,7 +34,6 @@ __all__ = ["MASK", "Privacy", "hashed"]
 Change = Callable[[str, bool], str | None]
 # Array identity -> for each of its values, whether it may contain a secret.
 Suspects = dict[tuple[int, int, int], list[bool | None]]
-NUMERIC = {FieldType.INT, FieldType.BOOL}
 # Attributes whose values links are built from. `LINKED_JOBS` are jobs of the same trace.
 LINKED_BUILDS = (
     "buildkite.build.triggered_from.build_id",

@@ -49,6 +49,8 @@ SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for fie
 def table_of(traces: Sequence[Trace], *, without: Container[str] = ()) -> pa.Table:
     """Return the spans of `traces`, in their order, as a table with `SCHEMA`.
 
+    Costs are null, see `costs.with_costs`.
+
     Args:
         traces: The traces.
         without: Names of fields whose columns stay null.

@@ -192,18 +192,18 @@ class SpanStore:
         Args:
             day: The partition.
             part: Its identity.
-            columns: The columns to read; None for all.
+            columns: The columns to read; None for all. One that an older part lacks is null.
         """
         schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
         with self._folder.parquet_file(self._name(day, part)) as file:
             for group in range(file.num_row_groups):
                 # Threads gain little on so few rows, and the memory they keep would be a third of
                 # what a delivery takes.
-                yield (
-                    file.read_row_group(group, schema.names, use_threads=False)
-                    .select(schema.names)
-                    .cast(schema)
-                )
+                table = file.read_row_group(group, schema.names, use_threads=False)
+                for field in schema:
+                    if field.name not in table.column_names:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
+                yield table.select(schema.names).cast(schema)
 
     def newest(
         self, day: str, *, columns: Sequence[str], parts: Sequence[SpanPart] | None = None

@@ -17,6 +17,7 @@ from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.pipeline import transform_fingerprint
 from bk_pipeline.pipeline.transform import source_digest
 from bk_pipeline.spans import model
+from bk_pipeline.spans.costs import Price, Prices
 from bk_pipeline.spans.model import SpanOptions
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline_tests.conftest import FakeClock
@@ -210,10 +211,11 @@ def test_fingerprint_changes_with_settings_and_code(monkeypatch, tmp_path):
         SpanOptions(links=False),
         SpanOptions(conventions=False),
         SpanOptions(critical_path=False),
+        *(SpanOptions(prices=Prices("USD", (Price("all", one),))) for one in (0.1, 0.2)),
         SpanOptions(settled_after_s=3_600),
     ]
     found = {plain, *(transform_fingerprint(Privacy(), one) for one in others)}
-    assert len(found) == 6
+    assert len(found) == 8
     # A copy of the package whose files differ.
     copy = tmp_path / "spans"
     copy.mkdir()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bk_pipeline.spans.costs import Price, Prices, with_costs
 from bk_pipeline.spans.fields import ALL, CONVENTIONS, FIELDS, UNAVAILABLE, Field, FieldType
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.organizations import Origin
@@ -121,7 +122,14 @@ def test_every_source_exists_in_a_sample_payload(field):
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_field_names_its_source(field):
-    ours = {"build", "span.error_type", "span.adjusted", "span.started", "stage.number"}
+    ours = {
+        "build",
+        "BK_PIPELINE_COSTS",
+        "span.error_type",
+        "span.adjusted",
+        "span.started",
+        "stage.number",
+    }
     read_apart = {"organization.id", "organization.name", "cluster.name", "cluster.graphql_id"}
     assert payload_paths(field) or field.source in ours | read_apart
 
@@ -131,7 +139,8 @@ def test_every_field_has_a_value_on_some_span():
     never = {"buildkite.job.broken_reason"}
     traces = [make_trace(path.read_bytes(), waits=True) for path in PAYLOADS]
     traces[0].origin = Origin("id", "name", "cluster name", "cluster graphql id")
-    table = table_of(traces)
+    prices = Prices("USD", (Price("all", 1.0),))
+    table = with_costs(table_of(traces), prices)
     empty = {name for name in BY_NAME if table[name].null_count == table.num_rows}
     assert empty == never
 

@@ -28,6 +28,10 @@ ODD = [
 ]
 texts = st.one_of(st.sampled_from(ODD), st.text(st.characters(codec="utf-8"), max_size=12))
 numbers = st.one_of(st.sampled_from([0, -1, 2**63 - 1, -(2**63)]), st.integers(-(10**6), 10**6))
+floats = st.one_of(
+    st.sampled_from([0.0, 1.0, 0.1, 1e-06, 1e15, 1e22]),
+    st.floats(0, 1e9, allow_nan=False, allow_infinity=False),
+)
 scalars = st.one_of(texts, numbers, st.booleans(), st.none(), st.just(2**70), st.just(0.5))
 maps = st.dictionaries(texts, st.one_of(scalars, st.lists(texts, max_size=2)), max_size=4)
 moments = st.one_of(
@@ -42,6 +46,7 @@ def tables(draw: Any) -> pa.Table:
         FieldType.STRING: draw(st.lists(texts, min_size=1, max_size=5)),
         FieldType.JSON: draw(st.lists(texts, min_size=1, max_size=3)),
         FieldType.INT: draw(st.lists(numbers, min_size=1, max_size=5)),
+        FieldType.FLOAT: draw(st.lists(floats, min_size=1, max_size=5)),
         FieldType.BOOL: [True, False],
         FieldType.STRINGS: [
             text(one) for one in draw(st.lists(st.lists(texts), min_size=1, max_size=3))
@@ -81,6 +86,7 @@ def large_table(
         FieldType.STRING: strings,
         FieldType.JSON: strings,
         FieldType.INT: [(-3) ** (n % 39) for n in range(distinct)],
+        FieldType.FLOAT: [n / 3 for n in range(distinct)],
         FieldType.BOOL: [True, False],
         FieldType.STRINGS: [text(strings[n : n + n % 3]) for n in range(distinct)],
         FieldType.MAP: [text({"a": n, strings[n]: strings[n], "b": None}) for n in range(distinct)],

@@ -22,6 +22,7 @@ import pytest
 
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.world import World
+from bk_pipeline.spans.costs import Price, Prices, with_costs
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
@@ -32,12 +33,13 @@ from bk_pipeline_tests.store.object_store import object_store
 QUERIES = Path(__file__).parents[2] / "examples" / "sql"
 DAYS = 16
 COUNT = "SELECT count(*) AS n FROM builds"
+PRICES = Prices("EUR", (Price("mac", 0.5, 0, (("queue", ("macos",)),)), Price("others", 0.02)))
 
 
 def store_part(location, day, payloads, *, part="20260101T000000.000000Z-11111111"):
     """Write a span part of `payloads`, as a transform does."""
     store = SpanStore(Folder(str(location)))
-    table = table_of([make_trace(one) for one in payloads])
+    table = with_costs(table_of([make_trace(one) for one in payloads]), PRICES)
     store.write(str(day), SpanPart(part, "aaaaaaaa"), [table], PartSummary())
     return table
 
@@ -229,6 +231,31 @@ def agents(found, builds):
     assert {row["agent_hostname"] for row in found} <= hosts
 
 
+def costs(found, builds):
+    edge = datetime.now(UTC).date() - timedelta(days=30)
+    total, retried, failed = Counter(), Counter(), Counter()
+    for build, job in ended(script_jobs(builds)):
+        if datetime.fromisoformat(build["created_at"]).date() < edge:
+            continue
+        price = 0.5 if "queue=macos" in job["agent_query_rules"] else 0.02
+        cost = seconds(job["started_at"], job["finished_at"]) / 60 * price
+        slug = build["pipeline"]["slug"]
+        total[slug] += cost
+        retried[slug] += cost * bool(job["retried_in_job_id"])
+        hard = job["state"] in ("failed", "timed_out") and not job["soft_failed"]
+        failed[slug] += cost * hard
+    assert sum(retried.values()) > 0 < sum(failed.values())
+    assert found == sorted(found, key=lambda row: -row["cost"])
+    for row in found:
+        slug = row["pipeline"]
+        assert row["currency"] == "EUR"
+        assert math.isclose(row["cost"], total.pop(slug, 0), abs_tol=0.01)
+        assert math.isclose(row["cost_per_build"], row["cost"] / row["builds"])
+        assert math.isclose(row["retries_cost"], retried[slug], abs_tol=0.01)
+        assert math.isclose(row["failures_cost"], failed[slug], abs_tol=0.01)
+    assert sum(total.values()) == 0
+
+
 CHECKS = {
     one.__name__: one
     for one in (
@@ -243,6 +270,7 @@ CHECKS = {
         main_branch_health,
         slow_builds,
         agents,
+        costs,
     )
 }
 

@@ -118,6 +118,12 @@ def duration(length_ms: int) -> str:
     return f"{length_ms / 1_000:.1f} s" if seconds else f"{milliseconds} ms"
 
 
+def money(amount: float, currency: str | None) -> str:
+    """Format a cost: "1,234.50 USD", "0.0312 USD", "0.000080 USD"."""
+    decimals = 2 if amount >= 1 or not amount else 4 if amount >= 0.01 else 6  # noqa: PLR2004
+    return f"{amount:,.{decimals}f} {currency or ''}".rstrip()
+
+
 def counted(count: int, noun: str) -> str:
     """Return `1 destination` or `2,000 destinations`, for a noun with a regular plural."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

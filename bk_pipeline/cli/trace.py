@@ -26,7 +26,7 @@ from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.spans.tree import spans_for_build
-from bk_pipeline.text import counted, duration
+from bk_pipeline.text import counted, duration, money
 from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.trace.waterfall import (
     Line,
@@ -191,7 +191,7 @@ def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
 
 
 def _about(root: Span, hosts: Collection[str]) -> list[Text]:
-    """Return the heading: branch, commit, message, creator, URL, creation time."""
+    """Return the heading: branch, commit, message, creator, URL, creation time, cost."""
     own = {name.removeprefix("buildkite.build."): one for name, one in root["attributes"].items()}
     commit = (own.get("commit") or "")[:SHORT_COMMIT]
     where = " @ ".join(
@@ -200,12 +200,22 @@ def _about(root: Span, hosts: Collection[str]) -> list[Text]:
     message, *_ = (own.get("message") or "").splitlines() or [""]
     creator = own.get("creator.name")
     what = [where, readable(message), f"by {readable(creator)}" if creator else ""]
-    created = f"created {own.get('created_at', '')}"
+    created = f"created {own.get('created_at', '')}{_cost_of(root['attributes'])}"
     lines = [
         " · ".join(one for one in what if one),
         f"{safe_url(own.get('web_url'), hosts) or ''}  {created}",
     ]
     return [Text(line.strip()) for line in lines if line.strip()]
+
+
+def _cost_of(build: dict[str, Any]) -> str:
+    """Return what a build cost, and what of it was spent on retried attempts, if that is known."""
+    cost, currency = build.get("bk_pipeline.cost"), build.get("bk_pipeline.currency")
+    if cost is None:
+        return ""
+    retries = build.get("bk_pipeline.retries_cost")
+    part = f", of which {money(retries, None)} for retried attempts" if retries else ""
+    return f"  cost {money(cost, currency)}{part}"
 
 
 def _failures(spans: Sequence[Span], hosts: Collection[str]) -> list[Text]:

@@ -20,7 +20,7 @@ from bk_pipeline.analysis.summary import DayStats
 from bk_pipeline.defs.plots import builds_over_the_day, durations_by_pipeline, waterfall
 from bk_pipeline.display import BUILDKITE, Page, link, safe_url
 from bk_pipeline.display import escape_markdown as escaped
-from bk_pipeline.text import duration, shortened
+from bk_pipeline.text import duration, money, shortened
 from bk_pipeline.trace.waterfall import of_all_jobs, readable
 from bk_pipeline.window import Window
 
@@ -30,6 +30,7 @@ NOTHING = ""
 
 Show = Callable[[Any], str]
 LinkOf = Callable[[str, int, int], Page | None]
+Columns = Mapping[str, tuple[str, Show]]
 
 
 def stats_preview(
@@ -68,13 +69,13 @@ def stats_preview(
             markdown(_linked(failed, link_of, hosts), BUILDS),
             "### Pipelines",
             durations_by_pipeline(stats.pipelines),
-            markdown(stats.pipelines.sort_values("builds", ascending=False), PIPELINES),
+            markdown(*_with_cost(stats.pipelines, PIPELINES, by="builds")),
             "### Flaky steps",
             markdown(flaky, FLAKY),
             "### Most expensive steps",
-            markdown(stats.steps, EXPENSIVE),
+            markdown(*_with_cost(stats.steps, EXPENSIVE, by="cost")),
             "### Agent queues",
-            markdown(stats.queues, QUEUES),
+            markdown(*_with_cost(stats.queues, QUEUES, by="waited_minutes")),
         ]
     )
     return {
@@ -94,6 +95,13 @@ def numbers(whole: pd.Series[float]) -> dict[str, float]:
         for column in PIPELINES_TABLE.columns
         if column.type in {COUNT, NUMBER} and not pd.isna(whole[column.name])
     }
+
+
+def _with_cost(rows: pd.DataFrame, columns: Columns, *, by: str) -> tuple[pd.DataFrame, Columns]:
+    """Return the rows sorted by a column, the greatest first, and the columns with cost if known."""
+    if rows["cost"].notna().any():
+        columns = {**columns, "cost": ("cost", amount)}
+    return rows.sort_values(by, ascending=False, kind="stable"), columns
 
 
 def _linked(builds: pd.DataFrame, link_of: LinkOf, hosts: Collection[str]) -> pd.DataFrame:
@@ -138,6 +146,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def amount(cost: float) -> str:
+    """Return a cost; empty if it is unknown."""
+    return NOTHING if math.isnan(cost) else money(cost, None)
+
+
 def text(value: Any) -> str:
     """Return text on one line, without Buildkite's own emoji, short enough for a table."""
     line = readable(value) if isinstance(value, str) else NOTHING
@@ -159,7 +172,7 @@ def moment(value: pd.Timestamp) -> str:
     return f"{value:%H:%M}"
 
 
-BUILDS: Mapping[str, tuple[str, Show]] = {
+BUILDS: Columns = {
     "build": ("build", str),
     "state": ("state", text),
     "start": ("created, UTC", moment),
@@ -169,7 +182,7 @@ BUILDS: Mapping[str, tuple[str, Show]] = {
     "message": ("message", first_line),
     "trace": ("trace", str),
 }
-PIPELINES: Mapping[str, tuple[str, Show]] = {
+PIPELINES: Columns = {
     "pipeline": ("pipeline", text),
     "builds": ("builds", count),
     "failure_rate": ("failed", percent),
@@ -183,7 +196,7 @@ PIPELINES: Mapping[str, tuple[str, Show]] = {
     "flaky_failures": ("flaky", count),
     "agent_minutes": ("agent minutes", count),
 }
-FLAKY: Mapping[str, tuple[str, Show]] = {
+FLAKY: Columns = {
     "pipeline": ("pipeline", text),
     "label": ("step", step),
     "flaky_failures": ("failed, then passed", count),
@@ -192,7 +205,7 @@ FLAKY: Mapping[str, tuple[str, Show]] = {
     "failure_rate": ("failed at all", percent),
     "retries": ("retries", count),
 }
-EXPENSIVE: Mapping[str, tuple[str, Show]] = {
+EXPENSIVE: Columns = {
     "pipeline": ("pipeline", text),
     "label": ("step", step),
     "agent_minutes": ("agent minutes", count),
@@ -201,7 +214,7 @@ EXPENSIVE: Mapping[str, tuple[str, Show]] = {
     "duration_p90_s": ("p90", time_taken),
     "wait_p90_s": ("wait p90", time_taken),
 }
-QUEUES: Mapping[str, tuple[str, Show]] = {
+QUEUES: Columns = {
     "queue": ("queue", text),
     "cluster": ("cluster", text),
     "jobs": ("jobs", count),
@@ -217,7 +230,7 @@ QUEUES: Mapping[str, tuple[str, Show]] = {
 TEXTUAL = {text, str, step, first_line}
 
 
-def markdown(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Show]]) -> str:
+def markdown(rows: pd.DataFrame, columns: Columns) -> str:
     """Return the first `ROWS` rows as a table, with text on the left and numbers on the right."""
     lines = [
         [head for head, _ in columns.values()],

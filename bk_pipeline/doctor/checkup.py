@@ -8,6 +8,7 @@ from functools import partial
 
 from bk_pipeline.deliver.destinations import destinations
 from bk_pipeline.doctor import places, source
+from bk_pipeline.doctor.costs import costs
 from bk_pipeline.doctor.findings import CheckResult, Finding, Installation, Verdict, warning
 from bk_pipeline.errors import ConfigError, PipelineError
 from bk_pipeline.tokens import redact_tokens
@@ -55,6 +56,8 @@ class Checkup:
         yield from self._destinations()
         yield Check(STORAGE, places.storage, (SETTINGS,))
         yield Check("ledger", places.ledger, (SETTINGS, STORAGE))
+        if SETTINGS not in self._failed and self._installation.settings.costs is not None:
+            yield Check("costs", costs, (STORAGE,))
         yield Check(HOME, places.dagster_home)
         if self._pools is not None:
             yield Check(POOLS, self._pools, (HOME,))

@@ -11,7 +11,7 @@ Prices are applied before the privacy settings, so dropping a queue does not cha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -119,69 +119,73 @@ def with_costs(table: pa.Table, prices: Prices | None) -> pa.Table:
     return table
 
 
-def job_costs(jobs: pa.Table, prices: Prices) -> Numbers:
-    """Return the cost of each of `jobs`, which have the columns `JOB_COLUMNS`; NaN if unknown."""
-    starts, ends = (np.asarray(jobs[name].cast(pa.int64())) for name in ("start", "end"))
-    minutes = np.where(_true(jobs[STARTED]), ends - starts, 0) / NS_PER_MINUTE
-    per_minute = np.full(len(jobs), np.nan)
-    undecided = np.ones(len(jobs), bool)
-    for price in prices.prices:
-        chosen = undecided & (starts >= price.since_ns)
-        for name, globs in price.conditions:
-            chosen &= _meets(jobs, name, globs)
-        per_minute[chosen] = price.per_minute
-        undecided &= ~chosen
-    return np.round(per_minute * minutes, DECIMALS)
+class _Jobs:
+    """Jobs with the columns `JOB_COLUMNS`, whose texts are tested once for each distinct one."""
 
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._encoded: dict[str, tuple[list[str | None], NDArray[np.int64]]] = {}
 
-def _meets(jobs: pa.Table, name: str, globs: Sequence[str]) -> Mask:
-    """Return for each job whether it has a value that is included, and none that is excluded."""
-    included = Globs(tuple(glob for glob in globs if not glob.startswith("!")))
-    excluded = [glob[1:] for glob in globs if glob.startswith("!")]
-    some = _any_value(jobs, name, lambda value: value in included)
-    return some & ~_any_value(jobs, name, lambda value: matches(value, excluded))
+    def where(self, name: str, test: Test, *, of_null: bool = False) -> Mask:
+        """Return `test` of the text that each job has in a column, or `of_null`."""
+        if name not in self._encoded:
+            column = self._table[name].combine_chunks()
+            encoded = column if column.type == DICTIONARY else column.dictionary_encode()
+            texts = encoded.dictionary.to_pylist()
+            # Nulls have the last index, that of None.
+            self._encoded[name] = [*texts, None], np.asarray(encoded.indices.fill_null(len(texts)))
+        texts, indices = self._encoded[name]
+        return np.array([of_null if one is None else test(one) for one in texts])[indices]
 
-
-def _any_value(jobs: pa.Table, name: str, test: Test) -> Mask:
-    """Return for each job whether `test` is true for a value that the condition `name` is about."""
-    if name == ON_QUEUE:
-        # An agent that is unknown had the queue that the job asked for.
-        requested = _where(
-            jobs[RULES], lambda text: test(_requested(text)), of_null=test(DEFAULT_QUEUE)
-        )
-        known = np.asarray(jobs[QUEUE].is_valid())
-        found: Mask = np.where(known, _where(jobs[QUEUE], test), requested)
+    def meets(self, condition: str, globs: Sequence[str]) -> Mask:
+        """Return for each job whether it has a value that is included, and none that is excluded."""
+        included = Globs(tuple(glob for glob in globs if not glob.startswith("!")))
+        excluded = [glob[1:] for glob in globs if glob.startswith("!")]
+        found = self._any_value(condition, lambda value: value in included)
+        if excluded:
+            found &= ~self._any_value(condition, lambda value: matches(value, excluded))
         return found
-    if name.startswith(ON_TAG):
-        prefix = f"{name.removeprefix(ON_TAG)}="
-        return _where(
-            jobs[TAGS],
-            lambda text: any(
-                test(tag.removeprefix(prefix))
-                for tag in msgspec.json.decode(text)
-                if tag.startswith(prefix)
-            ),
-        )
-    columns = [_where(jobs[column], test) for column in CONDITION_COLUMNS[name]]
-    some: Mask = np.any(columns, axis=0)
-    return some
+
+    def _any_value(self, condition: str, test: Test) -> Mask:
+        """Return for each job whether `test` is true for a value that the condition is about."""
+        if condition == ON_QUEUE:
+            # An agent that is unknown had the queue that the job asked for.
+            default = test(DEFAULT_QUEUE)
+            asked = self.where(RULES, lambda text: test(requested_queue(text)), of_null=default)
+            unknown = self.where(QUEUE, lambda _: False, of_null=True)
+            return self.where(QUEUE, test) | (unknown & asked)
+        if condition.startswith(ON_TAG):
+            tag = f"{condition.removeprefix(ON_TAG)}="
+            return self.where(TAGS, lambda text: any(map(test, _values(text, tag))))
+        some: Mask = np.any([self.where(one, test) for one in CONDITION_COLUMNS[condition]], axis=0)
+        return some
 
 
-def _requested(rules: str) -> str:
+def requested_queue(rules: str) -> str:
+    """Return the queue that a job asked for with its agent query rules (JSON text)."""
     found = REQUESTED_QUEUE.search(rules)
     return found[1] if found else DEFAULT_QUEUE
 
 
-def _where(column: pa.ChunkedArray, test: Test, *, of_null: bool = False) -> Mask:
-    """Return `test` of each text, calculated once for each distinct one, or `of_null`."""
-    found = [np.zeros(0, bool)]
-    for chunk in column.chunks:
-        encoded = chunk if chunk.type == DICTIONARY else chunk.dictionary_encode()
-        texts = encoded.dictionary.to_pylist()
-        answers = [of_null if text is None else test(text) for text in texts]
-        indices = np.asarray(encoded.indices.fill_null(len(texts)))
-        found.append(np.array([*answers, of_null])[indices])
-    return np.concatenate(found)
+def _values(tags: str, prefix: str) -> Iterator[str]:
+    """Yield the values of the tags that begin with `prefix`, from the JSON text of a column."""
+    return (one[len(prefix) :] for one in msgspec.json.decode(tags) if one.startswith(prefix))
+
+
+def job_costs(table: pa.Table, prices: Prices) -> Numbers:
+    """Return the cost of each command job in `table` (`JOB_COLUMNS`); NaN if it has no price."""
+    jobs = _Jobs(table)
+    starts, ends = (np.asarray(table[name].cast(pa.int64())) for name in ("start", "end"))
+    minutes = np.where(_true(table[STARTED]), ends - starts, 0) / NS_PER_MINUTE
+    per_minute = np.full(len(starts), np.nan)
+    undecided = np.ones(len(starts), bool)
+    for price in prices.prices:
+        chosen = undecided & (starts >= price.since_ns)
+        for condition, globs in price.conditions:
+            chosen &= jobs.meets(condition, globs)
+        per_minute[chosen] = price.per_minute
+        undecided &= ~chosen
+    return np.round(per_minute * minutes, DECIMALS)
 
 
 def _retried(jobs: pa.Table, builds: NDArray[np.int64]) -> Mask:
@@ -202,7 +206,7 @@ def _retried(jobs: pa.Table, builds: NDArray[np.int64]) -> Mask:
 
 
 def _equals(column: Any, text: str) -> Mask:
-    return _where(column, lambda value: value == text)
+    return _true(pc.equal(column.cast(pa.string()), text))
 
 
 def _true(column: Any) -> Mask:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import msgspec
 import pandas as pd
 import pytest
 
-from bk_pipeline.analysis.columns import TABLES
+from bk_pipeline.analysis.columns import QUEUES, TABLES
 from bk_pipeline.analysis.frames import COLUMNS
 from bk_pipeline.analysis.summary import summarize
 from bk_pipeline.pipeline import summarize_day, transform_day
+from bk_pipeline.spans.costs import Price, Prices, with_costs
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.spans.table import SCHEMA, table_of
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.raw import RawStore
 from bk_pipeline.store.spans import SpanStore, StatsStore
 from bk_pipeline_tests.builders import (
+    make_agent,
     make_block,
     make_build,
     make_job,
@@ -250,6 +253,26 @@ def test_the_most_expensive_step_comes_first():
     jobs = [job("cheap", run_s=5), job("dear", run_s=500), job("middling", run_s=50)]
     steps = stats_of(build("one", jobs)).steps["step"]
     assert list(steps) == ["dear", "middling", "cheap"]
+
+
+def test_cost_is_summed_by_pipeline_step_and_queue_and_null_without_prices():
+    unpriced = [job("free", queue="mac", agent=make_agent(meta_data=["queue=mac"]))]
+    builds = [
+        build("one", [job("test", "one", run_s=60), job("lint", run_s=30)]),
+        build("two", [job("test", "two", run_s=30, state="failed")], state="failed"),
+        build("docs", unpriced, pipeline=make_pipeline("docs")),
+    ]
+    price = Price("linux", 0.1, 0, (("queue", ("default",)),))
+    table = with_costs(table_of([make_trace(one) for one in builds]), Prices("USD", (price,)))
+    found = summarize(DAY, [table.select(list(COLUMNS))])
+    assert row(found.pipelines, pipeline="shop")["cost"] == 0.2
+    assert math.isnan(row(found.pipelines, pipeline="docs")["cost"])
+    assert row(found.steps, step="test")["cost"] == 0.15
+    assert math.isnan(row(found.steps, step="free")["cost"])
+    assert row(found.queues, queue="default")["cost"] == 0.2
+    assert found.tables()[QUEUES]["cost"].to_pylist().count(None) == 1
+    assert found.totals["cost"] == 0.2
+    assert math.isnan(stats_of(*builds).totals["cost"])
 
 
 def test_the_tables_have_their_declared_columns_and_types():

@@ -154,6 +154,24 @@ def test_token_in_an_error_response_is_redacted(tmp_path, run):
     assert token not in done.stderr
 
 
+def test_costs_are_in_the_spans_and_not_changed_by_privacy(tmp_path, run):
+    file = write(tmp_path / "builds.json", BUILD)
+    prices = tmp_path / "costs.toml"
+    prices.write_text(
+        'currency = "USD"\n[[price]]\nid = "a"\npipeline = "web"\nper_minute = 0.12\n'
+    )
+    for hidden in ("", "buildkite.pipeline.*"):
+        done = run(file, BK_PIPELINE_COSTS=str(prices), BK_PIPELINE_SPANS_DROP=hidden)
+        spans = [json.loads(line)["attributes"] for line in done.stdout.splitlines()]
+        costs = [one["bk_pipeline.cost"] for one in spans if "bk_pipeline.cost" in one]
+        assert costs == [0.586002] * 2
+        assert spans[0]["bk_pipeline.failures_cost"] == 0.586002
+    prices.write_text('currency = "USD"\n[[price]]\nid = "a"\nper_minute = -1\n')
+    done = run(file, BK_PIPELINE_COSTS=str(prices))
+    assert done.returncode == 2
+    assert 'costs.toml line 4: price "a", per_minute: should be greater' in done.stderr
+
+
 def test_table_shows_labels_without_markup(tmp_path, run):
     done = run(write(tmp_path / "b.json", BUILD), "--format", "table")
     assert "[red]unit[/red]" in done.stdout

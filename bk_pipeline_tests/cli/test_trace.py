@@ -7,7 +7,7 @@ import pytest
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline_tests.builders import make_build, make_job
+from bk_pipeline_tests.builders import make_build, make_job, make_retry
 from bk_pipeline_tests.worlds import recent_world
 
 
@@ -62,6 +62,21 @@ def test_failed_jobs_are_listed_with_their_pages(call, served):
     assert done.returncode == 0, done.stderr
     assert "✗ lint (exit 3)" in done.stdout
     assert f"✗ lint: failed after 10.0 s  {jobs[0]['web_url']}" in done.stdout
+
+
+def test_cost_is_shown_if_prices_are_known(call, served, tmp_path):
+    sandbox, settings = served
+    file = tmp_path / "costs.toml"
+    file.write_text('currency = "EUR"\n[[price]]\nid = "all"\nper_minute = 6\n')
+    made = sandbox.world.finish_build_now()
+    first = make_job("test", state="failed", run_s=5)
+    jobs = [first, make_retry(first, made_s=60, kind="automatic", run_s=20)]
+    payload = make_build(jobs, pipeline=made["pipeline"], id=made["id"], number=78)
+    sandbox.world.add_build(payload)
+    number = f"{made['pipeline']['slug']}#78"
+    shown = call("trace", number, **settings, BK_PIPELINE_COSTS=str(file)).stdout.splitlines()
+    assert shown[1].endswith("  cost 2.50 EUR, of which 0.5000 for retried attempts")
+    assert "cost" not in call("trace", number, **settings).stdout
 
 
 def test_color_is_used_only_on_terminals_and_without_no_color(call, served):

@@ -16,6 +16,7 @@ from bk_pipeline.defs.plots import LARGEST_BYTES, builds_over_the_day, waterfall
 from bk_pipeline.defs.previews import numbers, stats_preview, text, time_taken
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.display import safe_url
+from bk_pipeline.spans.costs import Price, Prices, with_costs
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.window import day_window
 from bk_pipeline_tests.builders import (
@@ -105,6 +106,30 @@ def test_slowest_builds_link_to_the_build_and_its_trace(metadata):
 def test_failed_builds_are_those_that_failed(metadata):
     _, _, *lines = table_in(section(metadata, "Failed builds"))
     assert {line[1].strip() for line in lines} == {"failed"}
+
+
+def test_report_has_costs_only_if_they_are_known():
+    day, zone = "2026-03-02", ZoneInfo("UTC")
+    jobs = [make_job("long", run_s=600), make_job("dear", run_s=60, agent=make_agent("mac"))]
+    jobs[1]["agent"]["meta_data"] = ["queue=mac"]
+    plain = table_of([make_trace(make_build(jobs))])
+    prices = Prices("USD", (Price("mac", 50.0, 0, (("queue", ("mac",)),)), Price("others", 0.0001)))
+    found = []
+    for table in (plain, with_costs(plain, prices)):
+        stats = summarize(day, [table.select(list(COLUMNS))])
+        window = day_window(day, zone)
+        shown = stats_preview(
+            stats, window, zone, spans_of=lambda _: list(rows(plain)), link_of=lambda *_: None
+        )
+        shown["report"] = shown["report"].value
+        steps = table_in(section(shown, "Most expensive steps"))
+        found.append(([cell.strip() for cell in steps[2]], shown.get("cost")))
+        for title in ("Pipelines", "Agent queues", "Most expensive steps"):
+            heads = [cell.strip() for cell in table_in(section(shown, title))[0]]
+            assert ("cost" in heads) == (table is not plain)
+    (without, unknown), (with_cost, cost) = found
+    assert (without[1], unknown) == ("long", None)
+    assert (with_cost[1], with_cost[-1], cost) == ("dear", "50.00", 50.001)
 
 
 def test_failing_destination_costs_only_the_links(tmp_path):

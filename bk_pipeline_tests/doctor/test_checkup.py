@@ -13,9 +13,13 @@ from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.private_files import tightening
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.costs import with_costs
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.spans.table import table_of
 from bk_pipeline.store.delivery_records import DeliveryRecord
 from bk_pipeline.store.folder import Folder
-from bk_pipeline.store.spans import SpanStore
+from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
+from bk_pipeline_tests.builders import make_agent, make_build, make_job, make_trace
 from bk_pipeline_tests.conftest import FakeClock
 from bk_pipeline_tests.doctor.conftest import NOON, checkup
 from bk_pipeline_tests.http.scripted import Answer, as_json, scripted_server
@@ -249,6 +253,71 @@ def test_sampling_rules_are_checked_before_the_cost(serve, monkeypatch, tmp_path
     found = checkup()
     assert 'sampling.toml line 3: rule "all", rate: expected a whole' in found["sampling"].message
     assert found["backfill"].message == "skipped because sampling failed"
+
+
+PRICE = """
+currency = "USD"
+[[price]]
+id = "linux"
+queue = ["default", "deploy"]
+per_minute = 0.01
+"""
+
+
+def test_queues_without_a_price_are_named(serve, monkeypatch, tmp_path):
+    serve()
+    file = tmp_path / "costs.toml"
+    monkeypatch.setenv("BK_PIPELINE_COSTS", "costs.toml")
+    file.write_text(PRICE)
+    assert checkup()["costs"] == Finding("costs", OK, "1 price in USD; no jobs are stored yet.")
+
+    app = App(Settings.load(), clock=FakeClock(NOON))
+    agents = {"mac": "mac", "arm": "arm\n\x1b[31m", "linux": "default"}
+    jobs = [
+        make_job(name, agent=make_agent(name, meta_data=[f"queue={queue}"]))
+        for name, queue in agents.items()
+    ]
+    old = make_job("old", agent=make_agent("old", meta_data=["queue=old"]))
+    for day, builds in (
+        ("2026-07-20", [make_build([old])]),
+        ("2026-07-28", [make_build(jobs, cluster_id=None), make_build(jobs[:1])]),
+        ("2026-08-03", [make_build([make_job("asks", agent=None)], cluster_id="c1")]),
+    ):
+        table = table_of([make_trace(one) for one in builds])
+        part = SpanPart("20260806T000000.000000Z-11111111", "aaaaaaaa")
+        app.spans().write(day, part, [table], PartSummary())
+    found = checkup()["costs"]
+    assert found.verdict is WARNING
+    assert found.message.startswith(
+        "1 price in USD; 2 of 4 queues of the last 7 days that are stored have jobs without a price, "
+        "and so without a cost: arm [31m, mac. "
+    )
+
+    file.write_text(f'{PRICE}[[price]]\nid = "others"\nper_minute = 1\n')
+    found = checkup()["costs"]
+    assert found == Finding(
+        "costs",
+        OK,
+        "2 prices in USD; all jobs of the last 7 days that are stored have one (4 queues).",
+    )
+
+    file.write_text("[[price]]")
+    found = checkup()["costs"]
+    assert found.verdict is FAILED
+    assert "costs.toml line 1: currency: is missing." in found.message
+
+
+def test_stored_cost_counts_although_its_queue_is_hidden(serve, monkeypatch, tmp_path):
+    serve()
+    monkeypatch.setenv("BK_PIPELINE_COSTS", "costs.toml")
+    (tmp_path / "costs.toml").write_text(PRICE.replace("default", "mac"))
+    app = App(Settings.load(), clock=FakeClock(NOON))
+    job = make_job(agent=make_agent(meta_data=["queue=mac"]), agent_query_rules=["queue=mac"])
+    table = with_costs(table_of([make_trace(make_build([job]))]), app.prices())
+    hidden = Privacy(drop=("buildkite.agent.*",)).apply(table)
+    part = SpanPart("20260806T000000.000000Z-11111111", "aaaaaaaa")
+    app.spans().write("2026-08-05", part, [hidden], PartSummary())
+    assert "all jobs" in checkup()["costs"].message
 
 
 @pytest.mark.parametrize(

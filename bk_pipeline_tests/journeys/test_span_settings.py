@@ -132,6 +132,53 @@ def test_critical_path_reaches_both_loaders_and_can_be_turned_off(tmp_path):
         assert not any("critical_path" in name or "slack" in name for name in found)
 
 
+def test_costs_reach_both_loaders_and_other_prices_send_nothing_again(tmp_path):
+    file = tmp_path / "costs.toml"
+
+    def write(per_minute):
+        file.write_text(f'currency = "USD"\n[[price]]\nid = "all"\nper_minute = {per_minute}\n')
+
+    def stored(scene):
+        tables = scene.services.spans().newest(
+            scene.days[0], columns=["trace_id", "name", "bk_pipeline.cost"]
+        )
+        return [row for table in tables for row in table.to_pylist()]
+
+    write(0.5)
+    with (
+        stage(tmp_path / "data", otlp=True, BK_PIPELINE_COSTS=str(file)) as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        assert run.error is None
+        jobs = [
+            one
+            for one in named((one.data for one in scene.sandbox.honeycomb.events), "buildkite.job")
+            if one["buildkite.job.type"] == "script"
+        ]
+        assert len(jobs) > 50
+        for one in jobs:
+            ran = one["duration_ms"] if one["buildkite.job.started"] else 0
+            assert one["bk_pipeline.cost"] == pytest.approx(ran / 120_000, abs=1e-6)
+            assert one["bk_pipeline.currency"] == "USD"
+        by_id = {one.span_id: one.attributes for one in scene.sandbox.otlp.spans}
+        assert all(
+            by_id[one["trace.span_id"]]["bk_pipeline.cost"] == one["bk_pipeline.cost"]
+            for one in jobs
+        )
+        before, sent = stored(scene), scene.sandbox.honeycomb.event_count
+        write(1)
+        [run] = materialize_days(scene.services, scene.days, instance=instance)
+        assert run.error is None
+        assert run.results["honeycomb_events"].accepted == 0
+        assert run.results["otlp_traces"].accepted == 0
+        assert scene.sandbox.honeycomb.event_count == sent
+        for old, new in zip(before, stored(scene), strict=True):
+            assert new["bk_pipeline.cost"] == (
+                old["bk_pipeline.cost"] and pytest.approx(2 * old["bk_pipeline.cost"], abs=1e-4)
+            )
+
+
 @pytest.fixture
 def settled(tmp_path):
     """A scene whose builds are exported 24 hours after they have finished."""

@@ -24,6 +24,7 @@ from bk_pipeline.pipeline import (
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.spans.model import SpanOptions
+from bk_pipeline.spans.table import SCHEMA
 from bk_pipeline.store.compaction import MAX_SMALL_PARTS
 from bk_pipeline.store.folder import QUARANTINED, Folder
 from bk_pipeline.store.raw import RawStore
@@ -174,6 +175,18 @@ def test_restored_spans_follow_the_span_options(day):
     day.file("spans").unlink()
     day.restore(options=options)
     assert day.spans.parts(DAY.key) == before
+
+
+def test_part_from_before_a_column_existed_is_read_and_not_taken_for_damaged(day):
+    path = day.file("spans")
+    pq.write_table(pq.read_table(path).drop_columns(["bk_pipeline.cost"]), path)
+    [part] = day.spans.parts(DAY.key)
+    [table] = day.spans.tables(DAY.key, part)
+    assert table.schema == SCHEMA
+    assert table["bk_pipeline.cost"].null_count == len(table) > 0
+    found = day.summarize()
+    assert found.pipelines["cost"].isna().all()
+    assert day.quarantined() == []
 
 
 @damaged

@@ -14,10 +14,11 @@ from random import Random
 
 from msgspec import structs
 
+from bk_pipeline.sandbox.agents import AgentQueues, Spawn, Task, agents_needed, finish
 from bk_pipeline.sandbox.blueprint import Scenario, sample_scenarios
 from bk_pipeline.sandbox.credentials import timed_uuid
-from bk_pipeline.sandbox.organization import Organization, Pipeline
-from bk_pipeline.sandbox.pipelines import BLUEPRINTS
+from bk_pipeline.sandbox.organization import Organization, Pipeline, make_pool
+from bk_pipeline.sandbox.pipelines import BLUEPRINTS, UPLOAD
 from bk_pipeline.sandbox.simulation import BuildSimulation
 from bk_pipeline.sandbox.timeline import Build, Change, Reference, random_change
 from bk_pipeline.sandbox.times import (
@@ -38,6 +39,8 @@ _SHARES = tuple(accumulate(blueprint.weight for blueprint in BLUEPRINTS))
 _SOURCES = (("webhook", "ui", "api"), (84, 93, 100))
 # The share of triggered builds that fail, and of those started for a branch, not a commit.
 _RARE_SHARE = 0.1
+# Builds started by people, webhooks and schedules, of all; the others are triggered or rebuilds.
+_ROOT_SHARE = 0.78
 
 
 def simulate_day(
@@ -47,6 +50,7 @@ def simulate_day(
     day: date,
     *,
     like: date | None = None,
+    more_agents: int | None = None,
 ) -> list[Build]:
     """The builds of a day with their complete histories, oldest first.
 
@@ -56,10 +60,14 @@ def simulate_day(
         builds_per_day: Builds on a working day; weekends have fewer.
         day: The UTC day. Days before `FIRST_DAY` have no builds.
         like: The day whose builds happen on `day`. None for `day` itself.
+        more_agents: If given, the builds of the day compete for a limited number of agents, of
+            which each queue has that many more than it usually has. The number of builds is then
+            not exactly `builds_per_day`.
     """
     if day < FIRST_DAY:
         return []
-    return _DayBuilder(organization, seed, builds_per_day, day, like or day).builds()
+    builder = _DayBuilder(organization, seed, builds_per_day, day, like or day)
+    return builder.builds() if more_agents is None else builder.competing_builds(more_agents)
 
 
 def build_numbers_on(day: date, builds_per_day: int) -> range:
@@ -88,13 +96,31 @@ class _DayBuilder:
         """All builds of the day in order of creation."""
         scenarios = sample_scenarios(self.rng, self.build_count)
         while len(self.generated) < self.build_count:
-            self._add_root_build(next(scenarios))
+            finish(self._root_build(next(scenarios)), self.rng, self.organization.pools)
+        return self._numbered()
+
+    def competing_builds(self, more_agents: int) -> list[Build]:
+        """All builds of the day in order of creation, with waits that come from too few agents."""
+        numbers = agents_needed(BLUEPRINTS, self.per_day, UPLOAD.duration_s)
+        pools = {
+            (cluster, queue): make_pool(self.organization.slug, cluster, queue, size + more_agents)
+            for (cluster, queue), size in numbers.items()
+        }
+        queues = AgentQueues(self.rng, pools)
+        root_count = round(self.build_count * _ROOT_SHARE)
+        scenarios = sample_scenarios(self.rng, root_count)
+        for _ in range(root_count):
+            queues.start(self._root_build(next(scenarios)))
+        queues.run()
+        return self._numbered()
+
+    def _numbered(self) -> list[Build]:
         self.generated.sort(key=lambda build: (build.created_ms, build.ref.id))
         self._assign_numbers()
         return self.generated
 
-    def _add_root_build(self, scenario: Scenario) -> None:
-        """Add a build started by a person, webhook or schedule, and the builds that follow from it."""
+    def _root_build(self, scenario: Scenario) -> Task[None]:
+        """A build started by a person, webhook or schedule, and the builds that follow from it."""
         rng = self.rng
         blueprint = rng.choices(BLUEPRINTS, cum_weights=_SHARES)[0]
         pipeline = self.organization.pipelines[blueprint.slug]
@@ -105,11 +131,14 @@ class _DayBuilder:
             created_ms = self.begin_ms + random_time_of_day(rng)
             source = rng.choices(_SOURCES[0], cum_weights=_SOURCES[1])[0]
         change = random_change(rng, self.organization, pipeline, source)
-        build = self._simulate(pipeline, created_ms, scenario, change)
+        build, simulation = self._created(pipeline, created_ms, scenario, change)
+        yield from simulation
         if scenario is Scenario.REBUILT:
-            self._add_rebuild(build)
+            rebuild = self._rebuild(build)
+            if rebuild is not None:
+                yield Spawn(rebuild)
 
-    def _simulate(
+    def _created(
         self,
         pipeline: Pipeline,
         created_ms: int,
@@ -118,7 +147,8 @@ class _DayBuilder:
         *,
         rebuilt_from: Reference | None = None,
         triggered_from: Reference | None = None,
-    ) -> Build:
+    ) -> tuple[Build, Task[None]]:
+        """A build, and the task that simulates it."""
         build = Build(
             ref=Reference(timed_uuid(created_ms, self.rng), pipeline.slug),
             pipeline=pipeline,
@@ -129,11 +159,15 @@ class _DayBuilder:
         )
         if scenario is Scenario.CANCELED_RUNNING:
             build.cancel_reason = self.rng.choice((None, "Superseded by a newer build"))
-        BuildSimulation(build, scenario, self.rng, self.organization, self._trigger_build).run()
+        simulation = BuildSimulation(
+            build, scenario, self.rng, self.organization, self._trigger_build
+        )
         self.generated.append(build)
-        return build
+        return build, simulation.run()
 
-    def _trigger_build(self, slug: str, created_ms: int, parent: Build) -> Build | None:
+    def _trigger_build(
+        self, slug: str, created_ms: int, parent: Build
+    ) -> tuple[Build, Task[None]] | None:
         pipeline = self.organization.pipelines[slug]
         if created_ms >= self.begin_ms + DAY:
             return None
@@ -151,19 +185,20 @@ class _DayBuilder:
             meta_data={"triggered-by": parent.pipeline.slug},
         )
         scenario = Scenario.FAILS if self.rng.random() < _RARE_SHARE else Scenario.PASSES
-        return self._simulate(pipeline, created_ms, scenario, change, triggered_from=parent.ref)
+        return self._created(pipeline, created_ms, scenario, change, triggered_from=parent.ref)
 
-    def _add_rebuild(self, original: Build) -> None:
+    def _rebuild(self, original: Build) -> Task[None] | None:
         finished_ms = original.phases[-1].finished_ms or original.created_ms
         created_ms = finished_ms + self.rng.randint(MINUTE, 20 * MINUTE)
         if created_ms >= self.begin_ms + DAY:
-            return
+            return None
         change = structs.replace(
             original.change, source="ui", creator=self.rng.choice(self.organization.people)
         )
-        self._simulate(
+        _, simulation = self._created(
             original.pipeline, created_ms, Scenario.PASSES, change, rebuilt_from=original.ref
         )
+        return simulation
 
     def _assign_numbers(self) -> None:
         """Number the builds of each pipeline in order of creation.

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from random import Random
 
+from bk_pipeline.sandbox.agents import AgentRequest, Task
 from bk_pipeline.sandbox.credentials import timed_uuid
-from bk_pipeline.sandbox.organization import Agent, Person
+from bk_pipeline.sandbox.organization import Person
 from bk_pipeline.sandbox.timeline import Build, Job, Phase, Retry
-from bk_pipeline.sandbox.times import HOUR, MINUTE, SECOND, agent_wait_factor
+from bk_pipeline.sandbox.times import HOUR, MINUTE, SECOND
 
-# Median waits for an agent at night, by queue.
-_AGENT_WAIT_MS = {"default": 1_200, "arm": 2_500, "macos": 18_000, "deploy": 900, "gpu": 40_000}
 # A job that no agent accepts expires after this time.
 EXPIRY_MS = 2 * HOUR
 NEVER_MS = 1 << 62
@@ -40,18 +39,16 @@ class JobRunner:
 
     Args:
         rng: The source of all randomness.
-        pools: The agents of each queue.
+        cluster: The name of the cluster whose agents run them, or None.
         cancel_ms: When the build is canceled; `NEVER_MS` if it is not.
     """
 
-    def __init__(
-        self, rng: Random, pools: dict[str, tuple[Agent, ...]], cancel_ms: int = NEVER_MS
-    ) -> None:
+    def __init__(self, rng: Random, cluster: str | None, cancel_ms: int = NEVER_MS) -> None:
         self.rng = rng
-        self.pools = pools
+        self.cluster = cluster
         self.cancel_ms = cancel_ms
 
-    def run(self, job: Job, ready_ms: int, failure: JobFailure | None = None) -> int:
+    def run(self, job: Job, ready_ms: int, failure: JobFailure | None = None) -> Task[int]:
         """Run a job and fill in its times and its result. Returns when it ended.
 
         Args:
@@ -66,15 +63,18 @@ class JobRunner:
         job.runnable_ms = runnable_ms
         if failure is JobFailure.EXPIRE:
             return self._expire(job)
-        started_ms = runnable_ms + self._agent_wait(job.step.queue, runnable_ms)
-        if started_ms >= self.cancel_ms:
+        request = AgentRequest((self.cluster, job.step.queue), job.step.priority, runnable_ms)
+        request.latest_ms = self.cancel_ms
+        job.agent = yield request
+        started_ms = request.started_ms
+        if job.agent is None:
             return _end_job(job, self.cancel_ms + 20, "canceled")
         job.started_ms = started_ms
-        job.agent = rng.choice(self.pools[job.step.queue])
         duration_s = job.step.duration_s * math.exp(rng.gauss(0.0, 0.22))
         if failure in (JobFailure.FAIL, JobFailure.LOST, JobFailure.STOPPED):
             duration_s *= 0.3 + 0.7 * rng.random()
-        return self._finish(job, started_ms + int(duration_s * SECOND), failure)
+        request.ended_ms = self._finish(job, started_ms + int(duration_s * SECOND), failure)
+        return request.ended_ms
 
     def start_trigger(self, job: Job, ready_ms: int) -> None:
         """Start a trigger job, which needs no agent, unless the build is canceled before."""
@@ -109,11 +109,6 @@ class JobRunner:
         )
         job.retry = Retry(at_ms, attempt.id, kind, person)
         return attempt
-
-    def _agent_wait(self, queue: str, at_ms: int) -> int:
-        return int(
-            _AGENT_WAIT_MS[queue] * agent_wait_factor(at_ms) * math.exp(self.rng.gauss(0.0, 0.7))
-        )
 
     def _expire(self, job: Job) -> int:
         expires_ms = (job.runnable_ms or 0) + EXPIRY_MS

@@ -104,10 +104,7 @@ def make_organization(slug: str) -> Organization:
         )
         for blueprint in BLUEPRINTS
     }
-    pools = {
-        queue: tuple(_agent(slug, queue, number) for number in range(size))
-        for queue, size in _POOLS.items()
-    }
+    pools = {queue: make_pool(slug, None, queue, size) for queue, size in _POOLS.items()}
     return Organization(
         slug,
         _organization_payload(slug),
@@ -116,6 +113,12 @@ def make_organization(slug: str) -> Organization:
         pools,
         pipelines,
     )
+
+
+def make_pool(slug: str, cluster: str | None, queue: str, size: int) -> tuple[Agent, ...]:
+    """The agents of a queue of a cluster, or of the queue of that name without a cluster."""
+    owner = f"{slug}/{cluster}" if cluster else slug
+    return tuple(_agent(owner, queue, number) for number in range(size))
 
 
 def _organization_payload(slug: str) -> dict[str, Any]:
@@ -172,8 +175,10 @@ def _cluster(slug: str, name: str, creator: Person) -> Cluster:
     return Cluster(identifier, url, payload)
 
 
-def _agent(slug: str, queue: str, number: int) -> Agent:
-    identifier = named_uuid("agent", slug, queue, str(number))
+def _agent(owner: str, queue: str, number: int) -> Agent:
+    """An agent of `owner`: the organization's slug, and after a slash the name of a cluster."""
+    slug = owner.partition("/")[0]
+    identifier = named_uuid("agent", owner, queue, str(number))
     system = "darwin; arm64" if queue == "macos" else "linux; amd64"
     payload = {
         "id": identifier,
@@ -182,7 +187,7 @@ def _agent(slug: str, queue: str, number: int) -> Agent:
         "web_url": f"{WEB}/organizations/{slug}/agents/{identifier}",
         "name": f"{queue}-{identifier[:8]}",
         "connection_state": "disconnected" if number % 3 == 0 else "connected",
-        "ip_address": f"192.0.2.{number + 10}",
+        "ip_address": f"192.0.2.{number % 240 + 10}",
         "hostname": f"host-{identifier[-6:]}",
         "user_agent": f"buildkite-agent/3.98.2.10571 ({system})",
         "version": "3.98.2",

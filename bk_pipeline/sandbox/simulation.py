@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from bk_pipeline.sandbox.agents import Spawn, Task
 from bk_pipeline.sandbox.blueprint import Scenario, Step
 from bk_pipeline.sandbox.credentials import timed_uuid
 from bk_pipeline.sandbox.jobs import NEVER_MS, JobFailure, JobRunner, Stage, phases_of
@@ -26,9 +27,9 @@ _UNAFFECTED = (
 )
 
 
-# Starts the build of a trigger job, from pipeline slug, time and the triggering build. Returns
-# None if the triggered build would fall on another day.
-TriggerBuild = Callable[[str, int, Build], Build | None]
+# Creates the build of a trigger job, from pipeline slug, time and the triggering build, with the
+# task that simulates it. Returns None if the triggered build would fall on another day.
+TriggerBuild = Callable[[str, int, Build], tuple[Build, Task[None]] | None]
 
 _FAILURES = {
     Scenario.FAILS: JobFailure.FAIL,
@@ -73,24 +74,26 @@ class BuildSimulation:
         self.rng = rng
         self.organization = organization
         self.trigger_build = trigger_build
-        self.runner = JobRunner(rng, organization.pools)
+        self.runner = JobRunner(rng, build.pipeline.blueprint.cluster)
         self.stages: list[Stage] = []
 
-    def run(self) -> None:
+    def run(self) -> Task[None]:
         """Fill in the build's jobs and phases."""
         if self.scenario is Scenario.SKIPPED:
             self.build.phases = [Phase(self.build.created_ms, "skipped")]
             return
-        upload = self._upload()
+        upload = yield from self._upload()
         stage = Stage(self.build.created_ms, upload.ended_ms or 0)
         self.stages.append(stage)
         if upload.end_state == "canceled":
             stage.state = "canceled"
         else:
-            self._run_sections(_sections_from_upload(self.build, upload, self.rng), stage)
+            yield from self._run_sections(
+                _sections_from_upload(self.build, upload, self.rng), stage
+            )
         self.build.phases = phases_of(self.build, self.stages, self.runner.cancel_ms, self.rng)
 
-    def _upload(self) -> Job:
+    def _upload(self) -> Task[Job]:
         """The first job. As in recorded responses, it is created some milliseconds before its build."""
         rng, build = self.rng, self.build
         created_ms = build.created_ms - rng.randint(9, 105)
@@ -98,24 +101,26 @@ class BuildSimulation:
         if self.scenario is Scenario.CANCELED_EARLY:
             self.runner.cancel_ms = created_ms + rng.randint(3, 40) * SECOND
             # The job waits for an agent until it is canceled.
-            self.runner.run(upload, created_ms, JobFailure.EXPIRE)
+            yield from self.runner.run(upload, created_ms, JobFailure.EXPIRE)
         else:
-            self.runner.run(upload, created_ms)
+            yield from self.runner.run(upload, created_ms)
         if self.scenario is Scenario.CANCELED_RUNNING and upload.ended_ms is not None:
             self.runner.cancel_ms = upload.ended_ms + rng.randint(5, 150) * SECOND
         build.jobs = [upload]
         return upload
 
-    def _run_sections(self, sections: list[_Section], stage: Stage) -> None:
+    def _run_sections(self, sections: list[_Section], stage: Stage) -> Task[None]:
         affected = _affected_job(self.scenario, sections, self.rng)
         now_ms = stage.end_ms
         for number, section in enumerate(sections):
-            now_ms = self._run_section(section, now_ms, affected, stage)
+            now_ms = yield from self._run_section(section, now_ms, affected, stage)
             if now_ms >= self.runner.cancel_ms:
                 self._cancel_remaining(sections[number:], stage)
                 return
             if stage.failed_ms is not None:
-                now_ms, stage = self._retry_failed_stage(sections[number:], affected, stage)
+                now_ms, stage = yield from self._retry_failed_stage(
+                    sections[number:], affected, stage
+                )
                 if stage.failed_ms is not None:
                     return
             if section.barrier is not None and section.barrier.kind == "manual":
@@ -128,24 +133,26 @@ class BuildSimulation:
 
     def _run_section(
         self, section: _Section, ready_ms: int, affected: Job | None, stage: Stage
-    ) -> int:
+    ) -> Task[int]:
         """Run a section's jobs. Returns when the last one ended; records failures in `stage`."""
-        latest_ms = ready_ms
+        jobs, tasks = [], []
         for job in section.jobs:
             if job.kind == "trigger":
-                ended_ms = self._run_trigger_job(job, ready_ms)
+                tasks.append(self._run_trigger_job(job, ready_ms))
             elif _condition_fails(job, self.build):
                 job.ended_ms, job.end_state = ready_ms, "broken"
                 continue
             elif job is affected:
-                ended_ms = self._run_affected_job(job, ready_ms)
+                tasks.append(self._run_affected_job(job, ready_ms))
             else:
-                ended_ms = self.runner.run(job, ready_ms)
-            latest_ms = max(latest_ms, ended_ms)
+                tasks.append(self.runner.run(job, ready_ms))
+            jobs.append(job)
+        ends_ms = yield tasks
+        for job, ended_ms in zip(jobs, ends_ms, strict=True):
             if self._is_hard_failure(job):
                 stage.failed_ms = min(ended_ms, stage.failed_ms or ended_ms)
-        stage.end_ms = latest_ms
-        return latest_ms
+        stage.end_ms = max([ready_ms, *ends_ms])
+        return stage.end_ms
 
     @staticmethod
     def _is_hard_failure(job: Job) -> bool:
@@ -153,29 +160,32 @@ class BuildSimulation:
         hard = job.end_state in ("failed", "timed_out", "expired") and not job.soft_failed
         return hard and job.retry is None
 
-    def _run_affected_job(self, job: Job, ready_ms: int) -> int:
+    def _run_affected_job(self, job: Job, ready_ms: int) -> Task[int]:
         """Run the job that the scenario affects. Returns when it, or its retry, ended."""
         rng = self.rng
         if self.scenario is Scenario.FLAKY:
-            ended_ms = self.runner.run(
+            ended_ms = yield from self.runner.run(
                 job, ready_ms, rng.choice((JobFailure.FAIL, JobFailure.STOPPED))
             )
             if job.end_state != "failed":
                 return ended_ms
             at_ms = ended_ms + rng.randint(150, 900)
-            return self._retry_job(job, at_ms, "automatic")
-        if self.scenario is Scenario.AGENT_LOST:
-            return self.runner.run(job, ready_ms, rng.choice((JobFailure.LOST, JobFailure.STOPPED)))
-        return self.runner.run(job, ready_ms, _FAILURES[self.scenario])
+            return (yield from self._retry_job(job, at_ms, "automatic"))
+        failure = (
+            rng.choice((JobFailure.LOST, JobFailure.STOPPED))
+            if self.scenario is Scenario.AGENT_LOST
+            else _FAILURES[self.scenario]
+        )
+        return (yield from self.runner.run(job, ready_ms, failure))
 
-    def _retry_job(self, job: Job, at_ms: int, kind: str) -> int:
+    def _retry_job(self, job: Job, at_ms: int, kind: str) -> Task[int]:
         """Retry `job`. The new job follows it in the build's list. Returns when the new job ended."""
         person = self.rng.choice(self.organization.people) if kind == "manual" else None
         attempt = self.runner.retry_of(job, at_ms, kind, person)
         self.build.jobs.insert(self.build.jobs.index(job) + 1, attempt)
-        return self.runner.run(attempt, at_ms)
+        return (yield from self.runner.run(attempt, at_ms))
 
-    def _run_trigger_job(self, job: Job, ready_ms: int) -> int:
+    def _run_trigger_job(self, job: Job, ready_ms: int) -> Task[int]:
         """Run a trigger job, which waits for its build unless it is async. Returns when it ended."""
         if _condition_fails(job, self.build):
             job.ended_ms, job.end_state = ready_ms, "broken"
@@ -183,12 +193,14 @@ class BuildSimulation:
         self.runner.start_trigger(job, ready_ms)
         if job.started_ms is None:
             return job.ended_ms or ready_ms
-        child = self.trigger_build(job.step.target or "", job.started_ms + 30, self.build)
-        if child is None:
+        triggered = self.trigger_build(job.step.target or "", job.started_ms + 30, self.build)
+        if triggered is None:
             job.runnable_ms = job.started_ms = None
             job.ended_ms, job.end_state = ready_ms, "broken"
             return ready_ms
+        child, task = triggered
         job.child = child.ref
+        yield Spawn(task) if job.step.is_async else [task]
         first_finish = next((p for p in child.phases if p.finished_ms is not None), None)
         if job.step.is_async or first_finish is None or first_finish.finished_ms is None:
             job.ended_ms, job.end_state = job.started_ms + 60, "passed"
@@ -224,7 +236,7 @@ class BuildSimulation:
 
     def _retry_failed_stage(
         self, remaining: list[_Section], affected: Job | None, stage: Stage
-    ) -> tuple[int, Stage]:
+    ) -> Task[tuple[int, Stage]]:
         """Retry the affected job after a hard failure, if the scenario says so.
 
         Returns when, and in which stage, the build continued. Without a retry
@@ -246,7 +258,7 @@ class BuildSimulation:
             return stage.end_ms, stage
         new_stage = Stage(retried_ms, retried_ms, restarted=True)
         self.stages.append(new_stage)
-        new_stage.end_ms = self._retry_job(affected, retried_ms, "manual")
+        new_stage.end_ms = yield from self._retry_job(affected, retried_ms, "manual")
         return new_stage.end_ms, new_stage
 
 

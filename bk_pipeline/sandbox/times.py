@@ -44,6 +44,8 @@ _HOUR_WEIGHTS = (
     4,
     3,
 )
+# The share of a working day's builds that start in its busiest hour.
+PEAK_HOUR_SHARE = max(_HOUR_WEIGHTS) / sum(_HOUR_WEIGHTS)
 _CUMULATIVE_WEIGHTS = tuple(accumulate(_HOUR_WEIGHTS))
 _WEEKEND_SHARE = 0.3
 _SATURDAY = 5

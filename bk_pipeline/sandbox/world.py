@@ -14,6 +14,7 @@ from random import Random
 from threading import RLock
 from typing import Any
 
+from bk_pipeline.sandbox.agents import finish
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.blueprint import Scenario
 from bk_pipeline.sandbox.credentials import timed_uuid
@@ -48,6 +49,9 @@ class World:
         organization: The slug of the organization.
         like: The `today` of the world whose history this one repeats on other dates, so
             that a world which must end on a recent day always has the same builds.
+        limited_agents: Whether jobs wait because all agents are busy. Otherwise their waits are
+            random, which takes less time to simulate.
+        more_agents: With `limited_agents`, how many agents each queue has beyond its usual ones.
 
     Attributes:
         clock: Seconds since 1970. A sandbox sets it to its own clock.
@@ -63,10 +67,13 @@ class World:
         organization: str = "acme",
         *,
         like: date | None = None,
+        limited_agents: bool = False,
+        more_agents: int = 0,
     ) -> None:
         self.seed = seed
         self.days = days
         self.builds_per_day = builds_per_day
+        self.more_agents = more_agents if limited_agents else None
         self.organization = make_organization(organization)
         self.clock: Callable[[], float] = time.time
         self._today = today
@@ -97,7 +104,12 @@ class World:
             generated = self._generated.get(day)
             if generated is None:
                 generated = simulate_day(
-                    self.organization, self.seed, self.builds_per_day, day, like=day + self._shift
+                    self.organization,
+                    self.seed,
+                    self.builds_per_day,
+                    day,
+                    like=day + self._shift,
+                    more_agents=self.more_agents,
                 )
                 self._evict(len(generated))
                 self._generated[day] = generated
@@ -246,5 +258,8 @@ def _small_build(created_ms: int, rng: Random, organization: Organization) -> Bu
     change = random_change(rng, organization, pipeline, "ui")
     reference = Reference(timed_uuid(created_ms, rng), _ON_DEMAND_SLUG)
     build = Build(reference, pipeline, created_ms, change)
-    BuildSimulation(build, Scenario.PASSES, rng, organization, trigger_build=lambda *_: None).run()
+    simulation = BuildSimulation(
+        build, Scenario.PASSES, rng, organization, trigger_build=lambda *_: None
+    )
+    finish(simulation.run(), rng, organization.pools)
     return build

@@ -70,6 +70,11 @@ def _real(name: str, field: str, meaning: str = "") -> ViewColumn:
 
 
 LENGTH = "(end_ns - start_ns) / 1e9"
+# Jobs that no agent accepted have only the rules that agents must meet, as a JSON list.
+QUEUE = (
+    'coalesce("buildkite.agent.queue", nullif(regexp_extract('
+    '"buildkite.job.agent_query_rules", \'"queue=([^"]*)"\', 1), \'\'))'
+)
 DAY = ViewColumn("day", DATE, "day", "The daily partition: the day of the build's creation.")
 IDS = (
     _text("organization", "buildkite.organization.slug"),
@@ -208,16 +213,20 @@ JOBS = View(
         _flag("soft_failed", "buildkite.job.soft_failed"),
         _int("exit_status", "buildkite.job.exit_status"),
         _text("signal_reason", "buildkite.job.signal_reason"),
-        _text("queue", "buildkite.agent.queue"),
+        ViewColumn("queue", TEXT, QUEUE, "The agent's queue; without an agent, the one asked for."),
         _text("agent", "buildkite.agent.name"),
         _text("agent_hostname", "buildkite.agent.hostname"),
         _text("cluster", "buildkite.cluster.name", "The cluster's name, if it is known."),
+        _text("cluster_id", "buildkite.cluster.id", "The cluster's UUID."),
+        _int("priority", "buildkite.job.priority.number"),
         _int("parallel_index", "buildkite.job.parallel.index"),
         _text("matrix", "buildkite.job.matrix", "The job's matrix values, as JSON."),
         _flag("retried", "buildkite.job.retried"),
         _int("retries_count", "buildkite.job.retries_count"),
         _text("retry_type", "buildkite.job.retry_type"),
         _text("retried_in_job_id", "buildkite.job.retried_in_job_id"),
+        _text("retries_job_id", "buildkite.job.retry_source.job_id"),
+        _text("triggered_build_id", "buildkite.job.triggered_build.id"),
         _time(
             "runnable_at", "buildkite.job.runnable_at", "When the job began to wait for an agent."
         ),
@@ -230,6 +239,11 @@ JOBS = View(
             "How long it ran; null if it never started.",
         ),
         _seconds("queue_s", "buildkite.job.wait_time_ms", "How long it waited for an agent."),
+        _seconds(
+            "concurrency_wait_s",
+            "buildkite.job.concurrency_wait_time_ms",
+            "How long a concurrency limit kept it waiting, if the API told.",
+        ),
         *PATH,
         _real("cost", "bk_pipeline.cost", "What the job cost; null without a price."),
         CURRENCY,

@@ -25,6 +25,8 @@ from bk_pipeline.cli.arguments import (
 
 FROM = click.option("--from", "first", type=DAY, help="First day. Default: the first stored.")
 TO = click.option("--to", "last", type=DAY, help="Last day, included. Default: the last stored.")
+SINCE = click.option("--since", type=DAY, help="First day. Default: 29 days before the last one.")
+UNTIL = click.option("--until", type=DAY, help="Last day, included. Default: the last stored.")
 OF_DAY = click.option("--day", type=DAY, help="Only items of this day.")
 OF_BUILD = click.option("--build", help="Only items of the build with this UUID.")
 WITH_REASON = click.option("--reason", help="Only items whose reason contains this text.")
@@ -474,6 +476,48 @@ def sql(**options: Any) -> None:
         from bk_pipeline.cli.sql import sql
 
         sql(**options)
+
+
+@cli.command()
+@SINCE
+@UNTIL
+@click.option(
+    "--queue",
+    multiple=True,
+    metavar="GLOB",
+    help="Only queues that match, by name or as CLUSTER/NAME; can be repeated. Default: all.",
+)
+@click.option(
+    "--agents",
+    metavar="CHANGE",
+    help="Replay with other numbers of agents: +10, -5, +50%, or 20 for exactly 20.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(("hour", "date-hour")),
+    help="A row for each hour of the day, or for each hour of the period.",
+)
+@RESULT_OPTIONS
+def queues(**options: Any) -> None:
+    """Show where jobs wait for agents, and whether more agents would help.
+
+    For each queue: the jobs that arrived, how many waited and ran, how long they waited, how many
+    agents were seen, and how busy they were. Averages are over the hours with waiting or running
+    jobs. Hours are in BK_PIPELINE_TIMEZONE.
+
+    --agents replays the recorded jobs with other numbers of agents in the queues that --queue
+    chooses, and says how waits, builds and their critical paths would change, and how exact that
+    is. docs/queues.md describes how.
+
+    \b
+      bk-pipeline queues
+      bk-pipeline queues --queue 'linux-*' --by hour
+      bk-pipeline queues --queue linux-large --agents +10
+    """
+    with NoPandas():
+        from bk_pipeline.cli.queues import queues
+
+        queues(**options)
 
 
 @cli.command()

@@ -41,6 +41,7 @@ def sandbox(
         days=days,
         builds_per_day=builds_per_day,
         today=today.date() if today else None,
+        limited_agents=True,
     )
     stand_in = Sandbox(world)
 
@@ -93,7 +94,7 @@ class Numbers:
 
 def demo(days: int, builds_per_day: int, as_json: bool) -> None:
     """Try the pipeline on a local sandbox: no account needed, and no data leaves this machine."""
-    stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day))
+    stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day, limited_agents=True))
     with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder, running(stand_in) as url:
         settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=folder)
         app = App(settings, retries=0)

@@ -105,6 +105,7 @@ def test_trace_and_ledger_of_a_delivered_day(tmp_path):
             (SERVICES, "trace", "--fetch", build),
             (SERVICES, "sampling"),
             (TABLES | {"duckdb"}, "sql", "SELECT * FROM jobs"),
+            (TABLES | {"duckdb"}, "flaky"),
             (LEDGER, "ledger"),
             (LEDGER, "ledger", "rejected", name),
             (LEDGER, "ledger", "requeue", name, "--all"),

@@ -23,8 +23,9 @@ UNKNOWN = "(unknown)"
 BLOCKED = "blocked"
 DEFAULT_QUEUE = "default"
 QUEUE_RULE = r'"queue=(?P<queue>[^"]*)"'
-# The commit of a build created in the UI or by the API, until an agent has checked it out.
-NO_COMMIT = "HEAD"
+# The commits of builds whose commit is unknown: HEAD of one that was created in the UI or by the
+# API, until an agent has checked it out.
+NO_COMMIT = ("HEAD", "", None)
 RAN_AND_FAILED = ("failed", "timed_out", "finished")
 
 BUILD_COLUMNS = {
@@ -137,7 +138,7 @@ def _jobs(table: pa.Table) -> pa.Table:
     found = {name: jobs[name] for name in jobs.column_names}
     started, passed = _filled(found["started"]), _filled(found["passed"])
     commit = _text(found["commit"])
-    known = pc.fill_null(pc.not_equal(commit, NO_COMMIT), False)  # noqa: FBT003
+    known = pc.invert(pc.is_in(commit, value_set=pa.array(NO_COMMIT)))
     requested = pc.struct_field(pc.extract_regex(_text(found["rules"]), QUEUE_RULE), "queue")
     return pa.table(
         {

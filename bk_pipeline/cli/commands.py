@@ -521,6 +521,39 @@ def queues(**options: Any) -> None:
 
 
 @cli.command()
+@SINCE
+@UNTIL
+@click.option("--pipeline", metavar="GLOB", default="*", help="Only pipelines that match.")
+@click.option("--branch", metavar="GLOB", default="*", help="Only failures on branches that match.")
+@click.option("--step", metavar="GLOB", default="*", help="Only steps that match.")
+@click.option(
+    "--by",
+    type=click.Choice(("day", "week", "month")),
+    help="The history of each flaky step, a row for each period.",
+)
+@RESULT_OPTIONS
+def flaky(**options: Any) -> None:
+    """Show flaky steps: those that failed and then passed on the same commit.
+
+    An attempt is flaky if it failed (also softly, but not because its agent was lost) although
+    the same job passed later on the same commit, as a retry or in another build of the period.
+    For each step: flaky attempts of all that passed or failed, the rate of the last 7 days and
+    of the days before, commits with flaky attempts, what these attempts took and cost, the
+    median delay until the job passed, and how many attempts came since the last flaky one.
+    docs/flaky.md describes the numbers.
+
+    \b
+      bk-pipeline flaky
+      bk-pipeline flaky --pipeline web --branch main
+      bk-pipeline flaky --step unit --by week
+    """
+    with NoPandas():
+        from bk_pipeline.cli.flaky import flaky
+
+        flaky(**options)
+
+
+@cli.command()
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans.
 

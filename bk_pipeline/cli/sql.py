@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -35,6 +35,7 @@ from bk_pipeline.text import shortened
 from bk_pipeline.units import NS_PER_S
 
 MEMORY_MIB = 1024
+DEFAULT_DAYS = 30
 ON_TERMINAL = 100
 LONGEST_CELL = 80
 PIPE_WIDTH = 100_000
@@ -87,6 +88,21 @@ def open_database(app: App, *, memory_mib: int = MEMORY_MIB) -> Iterator[Databas
         summing_up(database.delete_temporary_files),
     ):
         yield database
+
+
+def period_of(app: App, since: date | None, until: date | None) -> dict[str, str]:
+    """Return the first and the last day of a period, as the parameters `since` and `until`.
+
+    By default it ends with the last stored day, and has `DEFAULT_DAYS`.
+
+    Raises:
+        ConfigError: It ends before it begins.
+    """
+    last = until or date.fromisoformat(max(app.spans().parts_by_day()))
+    first = since or last - timedelta(days=DEFAULT_DAYS - 1)
+    if first > last:
+        raise ConfigError(f"The period ends before it begins: {first} to {last}.")
+    return {"since": first.isoformat(), "until": last.isoformat()}
 
 
 def refuse_binary_terminal(format_: str, output: Path | None) -> None:

@@ -171,10 +171,6 @@ def failing_steps(found, builds):
         assert math.isclose(row["failure_rate"], row["failures"] / row["jobs"])
 
 
-def flaky_steps(found, builds):
-    assert all(0 < row["flaky_commits"] <= row["commits"] for row in found)
-
-
 def queue_waits(found, builds):
     edge = datetime.now(UTC).date() - timedelta(days=7)
     waits = defaultdict(list)
@@ -263,7 +259,6 @@ CHECKS = {
         slowest_steps,
         got_slower,
         failing_steps,
-        flaky_steps,
         queue_waits,
         critical_path,
         waits_for_people,

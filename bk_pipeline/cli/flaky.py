@@ -1,0 +1,150 @@
+"""`bk-pipeline flaky`: which steps fail and pass on the same commit, how often, and the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bk_pipeline.analysis.queries import query_text
+from bk_pipeline.app import App
+from bk_pipeline.cli.output import echo
+from bk_pipeline.cli.sql import open_database, period_of, refuse_binary_terminal, write_result
+from bk_pipeline.display import printable
+from bk_pipeline.settings import Settings
+from bk_pipeline.text import counted, duration, one_line
+from bk_pipeline.units import MS_PER_S
+
+LONGEST_NAME = 28
+
+Row = Mapping[str, Any]
+
+
+def flaky(
+    *,
+    since: date | None,
+    until: date | None,
+    pipeline: str,
+    branch: str,
+    step: str,
+    by: str | None,
+    format_: str,
+    output: Path | None,
+    limit: int | None,
+) -> None:
+    """Show the flaky steps of a period, or their history by day, week or month."""
+    refuse_binary_terminal(format_, output)
+    app = App(Settings.load())
+    with open_database(app) as database:
+        days = period_of(app, since, until)
+        query = f"FROM ({query_text('flaky').rstrip().removesuffix(';')}) WHERE step GLOB $step"
+        filters = {"pipeline": pipeline, "branch": branch, "step": step, "by": by or "all"}
+        steps = database.table(query, {**days, **filters})
+    rows = steps.to_pylist()
+    flaky_steps = {_key(row) for row in rows if row["flaky_attempts"]}
+    kept = steps.filter(pa.array([_key(row) in flaky_steps for row in rows], pa.bool_()))
+    if format_ == "table":
+        echo(printable(_summary(rows, days)))
+        if not flaky_steps:
+            return
+        echo("")
+        show = _history if by else _shown
+        kept = pa.Table.from_pylist([show(row) for row in kept.to_pylist()])
+        if kept["cost"].null_count == len(kept):  # there are no prices
+            kept = kept.drop_columns(["cost"])
+    write_result(kept.schema, iter(kept.to_batches()), format_=format_, output=output, limit=limit)
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["pipeline"], row["step"]
+
+
+def _summary(rows: Sequence[Row], days: Mapping[str, str]) -> str:
+    period = f"from {days['since']} to {days['until']}"
+    steps = len({_key(row) for row in rows})
+    if not steps:
+        return f"No step passed or failed {period} that matches. Choose others with the options."
+    by_step: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["flaky_attempts"]:
+            by_step.setdefault(_key(row), []).append(row)
+    if not by_step:
+        return f"None of {counted(steps, 'step')} was flaky {period}."
+    found = [row for of_step in by_step.values() for row in of_step]
+    (pipeline, step), worst = next(iter(by_step.items()))
+    history = [row for row in rows if _key(row) == (pipeline, step)]
+    verb = "was" if len(by_step) == 1 else "were"
+    return (
+        f"{len(by_step):,} of {counted(steps, 'step')} {verb} flaky {period} and cost "
+        f"{_cost(found)}; the worst: {_name(pipeline)} / {_name(step)}, {_worst(worst, history)}."
+    )
+
+
+def _worst(flaky_periods: Sequence[Row], history: Sequence[Row]) -> str:
+    """Say how often the worst step was flaky and, if it has a history, how that changed."""
+    attempts = sum(row["flaky_attempts"] for row in flaky_periods)
+    times = f"which failed {counted(attempts, 'time')}"
+    if len(history) == 1:
+        return f"{times} on {counted(history[0]['flaky_commits'], 'commit')} and then passed"
+    first, last = history[0], history[-1]
+    return (
+        f"{times} and then passed: {_percent(first['flaky_rate'])} of the attempts from "
+        f"{first['period']}, {_percent(last['flaky_rate'])} from {last['period']}"
+    )
+
+
+def _cost(rows: Sequence[Row]) -> str:
+    minutes = sum(row["minutes_lost"] for row in rows)
+    shown = f"{minutes:,.0f} agent minutes" if minutes >= 1 else "less than an agent minute"
+    currencies = {row["currency"] for row in rows if row["cost"] is not None}
+    if len(currencies) == 1:
+        amount = sum(row["cost"] for row in rows if row["cost"] is not None)
+        shown += f" ({amount:,.2f} {currencies.pop()})"
+    return shown
+
+
+def _name(text: str) -> str:
+    return one_line(text, LONGEST_NAME)
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    """Return the columns for reading."""
+    return {
+        "pipeline": _name(row["pipeline"]),
+        "step": _name(row["step"]),
+        "flaky": f"{row['flaky_attempts']:,}/{row['attempts']:,}",
+        "rate": _percent(row["flaky_rate"]),
+        "before": _percent(row["flaky_rate_before"]),
+        "last 7 d": _percent(row["flaky_rate_7d"]),
+        "commits": row["flaky_commits"],
+        "minutes": round(row["minutes_lost"]),
+        "cost": _money(row),
+        "delay": duration(round(row["delay_p50_s"] * MS_PER_S)),
+        "last seen": f"{row['last_seen']:%Y-%m-%d}",
+        "after it": row["attempts_since"],
+    }
+
+
+def _history(row: Row) -> dict[str, Any]:
+    return {
+        "pipeline": _name(row["pipeline"]),
+        "step": _name(row["step"]),
+        "from": row["period"].isoformat(),
+        "attempts": row["attempts"],
+        "flaky": row["flaky_attempts"],
+        "rate": _percent(row["flaky_rate"]),
+        "commits": row["flaky_commits"],
+        "minutes": round(row["minutes_lost"]),
+        "cost": _money(row),
+    }
+
+
+def _money(row: Row) -> str | None:
+    return None if row["cost"] is None else f"{row['cost']:,.2f} {row['currency']}"
+
+
+def _percent(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.1%}"

@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,13 @@ from bk_pipeline.analysis.queues import (
 from bk_pipeline.analysis.sql import Database
 from bk_pipeline.app import App
 from bk_pipeline.cli.output import echo
-from bk_pipeline.cli.sql import open_database, refuse_binary_terminal, write_result
+from bk_pipeline.cli.sql import open_database, period_of, refuse_binary_terminal, write_result
 from bk_pipeline.display import printable
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted, duration, matches, one_line
 from bk_pipeline.units import MS_PER_S
 
-DEFAULT_DAYS = 30
 SLOTS = {None: "queue", "hour": "hour_of_day", "date-hour": "hour"}
 CHANGE = re.compile(r"(?P<sign>[+-]?)(?P<number>[0-9]{1,6})(?P<percent>%?)")
 ALL_HOURS = {"from_hour": 0, "to_hour": 24}
@@ -79,7 +78,7 @@ def queues(
     refuse_binary_terminal(format_, output)
     app = App(Settings.load())
     with open_database(app) as database:
-        days = _period(sorted(app.spans().parts_by_day()), since, until)
+        days = period_of(app, since, until)
         if change is None:
             result = _recorded(database, days, queue, by, zone=str(app.settings.timezone))
         else:
@@ -95,15 +94,6 @@ def queues(
         write_result(
             table.schema, iter(table.to_batches()), format_=format_, output=output, limit=limit
         )
-
-
-def _period(stored: Sequence[str], since: date | None, until: date | None) -> dict[str, str]:
-    """Return the first and the last day; by default the last 30 that are stored."""
-    last = until or date.fromisoformat(stored[-1])
-    first = since or last - timedelta(days=DEFAULT_DAYS - 1)
-    if first > last:
-        raise ConfigError(f"The period ends before it begins: {first} to {last}.")
-    return {"since": first.isoformat(), "until": last.isoformat()}
 
 
 def _nothing(database: Database, days: Row, globs: Sequence[str]) -> list[str]:

@@ -112,7 +112,9 @@ def odd_payloads(chance, day_number):
     for number in range(40):
         jobs = []
         for attempt in range(chance.randint(0, 4)):
-            state = chance.choice(("passed", "passed", "failed", "timed_out", "canceled", "expired"))
+            state = chance.choice(
+                ("passed", "passed", "failed", "timed_out", "canceled", "expired")
+            )
             name = f"{day_number} {number} {attempt}"
             jobs.append(
                 make_job(

@@ -27,7 +27,7 @@ help: ## This list
 
 .PHONY: demo
 demo: $(READY) ## The whole way on stand-ins: no account, no server
-	@$(BIN)/bk-pipeline demo
+	@$(BIN)/bk-pipeline demo --keep .demo
 
 .PHONY: test
 test: $(DEV_READY) ## The tests, on real servers on loopback

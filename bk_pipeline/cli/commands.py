@@ -80,9 +80,15 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--days", default=3, show_default=True, type=click.IntRange(1, 366))
+@click.option("--days", default=30, show_default=True, type=click.IntRange(1, 366))
 @click.option("--builds-per-day", default=40, show_default=True, type=click.IntRange(1, 50_000))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep the data there, for questions. It replaces an earlier demo's.",
+)
 def demo(**options: Any) -> None:
     """Try the pipeline on a local sandbox: no account needed, and no data leaves this machine.
 

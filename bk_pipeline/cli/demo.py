@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,11 +23,13 @@ from rich.progress import track
 from bk_pipeline.app import App
 from bk_pipeline.cli.output import Console, echo
 from bk_pipeline.cli.trace import LEGEND, waterfall
+from bk_pipeline.defs.daily_asset import DAYS_PER_RUN
 from bk_pipeline.defs.home import temporary_instance
-from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.defs.runs import Backfill
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.errors import ConfigError, FatalError
 from bk_pipeline.pipeline import Extraction, Transformation
+from bk_pipeline.private_files import make_folder
 from bk_pipeline.sandbox.server import Sandbox, running, serve
 from bk_pipeline.sandbox.world import World
 from bk_pipeline.settings import Settings
@@ -73,6 +80,10 @@ def environment(stand_in: Sandbox, url: str) -> dict[str, str]:
     }
 
 
+# A demo's folder has this file, so that the next one may replace it.
+MADE_BY_DEMO = ".bk_pipeline-demo"
+# The report of a day takes longer than its spans.
+REPORTED_DAYS = 3
 # Number of spans of a build that fits a screen and still shows something.
 SHOWN_SPANS = range(12, 32)
 
@@ -92,23 +103,50 @@ class Numbers:
     seconds: float
 
 
-def demo(days: int, builds_per_day: int, as_json: bool) -> None:
+def demo(days: int, builds_per_day: int, as_json: bool, keep: Path | None) -> None:
     """Try the pipeline on a local sandbox: no account needed, and no data leaves this machine."""
     stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day, limited_agents=True))
-    with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder, running(stand_in) as url:
-        settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=folder)
+    with _data_folder(keep) as folder, running(stand_in) as url:
+        settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=str(folder))
         app = App(settings, retries=0)
         numbers = _backfill(stand_in, app, days, quiet=as_json)
         if as_json:
             echo(json.dumps(asdict(numbers)))
         else:
-            _tell(numbers, _example_build(app))
+            _tell(numbers, _example_build(app), keep)
     stored = stand_in.honeycomb.event_count
     if numbers.events_rejected or numbers.duplicates or numbers.events_accepted != stored:
         raise FatalError(
             f"{numbers.events_accepted} events were accepted, {numbers.events_rejected} rejected; "
             f"the stand-in holds {stored}, {numbers.duplicates} of them twice."
         )
+
+
+@contextmanager
+def _data_folder(keep: Path | None) -> Iterator[Path]:
+    """Open an empty folder for the demo's data: `keep`, or one that is deleted in the end.
+
+    Raises:
+        ConfigError: `keep` has files that no demo made.
+        FatalError: `keep` cannot be written.
+    """
+    if keep is None:
+        with TemporaryDirectory(prefix="bk_pipeline-demo-") as folder:
+            yield Path(folder)
+        return
+    mark = keep / MADE_BY_DEMO
+    try:
+        if keep.exists() and any(keep.iterdir()):
+            if not mark.exists():
+                raise ConfigError(
+                    f"{keep} has files that no demo made. Name another folder with --keep."
+                )
+            shutil.rmtree(keep)
+        make_folder(keep)
+        mark.touch()
+    except OSError as exc:
+        raise FatalError(f"Cannot write {keep}: {exc.strerror}.") from exc
+    yield keep
 
 
 def _backfill(stand_in: Sandbox, app: App, days: int, *, quiet: bool) -> Numbers:
@@ -121,12 +159,16 @@ def _backfill(stand_in: Sandbox, app: App, days: int, *, quiet: bool) -> Numbers
     first, _ = stand_in.world.first_and_last_day()
     keys = day_keys(first, first + timedelta(days=days - 1))
     with temporary_instance() as instance:
-        work = materialize_days(app, keys, instance=instance)
+        backfill = Backfill(app, instance=instance)
+        work = backfill.deliver(keys, days_per_run=DAYS_PER_RUN)
         for run in track(
             work, counted(days, "day"), total=days, disable=quiet, console=Console(stderr=True)
         ):
             if run.error:
                 raise FatalError(f"{run.day}: {run.error}")
+        for report in backfill.report(keys[-REPORTED_DAYS:]):
+            if report.failed:
+                raise FatalError(f"{report.days[-1]}: {report.failed[0].sentence}")
     results = app.results
     made = [one.summary for one in results.of("spans", Transformation).values()]
     sent = sum(results.of("honeycomb_events", Delivery).values(), Delivery())
@@ -143,7 +185,7 @@ def _backfill(stand_in: Sandbox, app: App, days: int, *, quiet: bool) -> Numbers
     )
 
 
-def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
+def _tell(numbers: Numbers, spans: list[dict[str, Any]], keep: Path | None) -> None:
     console = Console()
     links = numbers.events_accepted - numbers.spans
     console.print(
@@ -157,13 +199,38 @@ def _tell(numbers: Numbers, spans: list[dict[str, Any]]) -> None:
     if spans:
         console.print("One of the builds:\n")
         console.print(waterfall(spans, width=console.width))
+        console.print(f"\n{LEGEND}\n", highlight=False)
+        if keep:
+            # Not wrapped, so that the lines can be pasted.
+            console.print(_questions(keep, spans[0]), highlight=False, soft_wrap=True)
         console.print(
-            f"\n{LEGEND}\n\n"
             "To see your own builds, copy .env.example to .env and fill it in. Then run\n"
             "  .venv/bin/bk-pipeline doctor    shows what is missing\n"
             "  make dev                        serves the Dagster UI",
             highlight=False,
         )
+
+
+def _questions(keep: Path, root: Mapping[str, Any]) -> str:
+    """Return the commands that answer questions about the data that a demo kept."""
+    slug = root["resource"]["buildkite.pipeline.slug"]
+    name = f"{slug}#{root['attributes']['buildkite.build.number']}"
+    commands = {
+        f"trace {name}": "why did this build take so long?",
+        "changes": "what got slower, and since which build?",
+        "queues --agents +2": "would more agents help?",
+        "flaky": "which steps fail at random, and what does it cost?",
+    }
+    width = max(map(len, commands))
+    lines = [f"  .venv/bin/bk-pipeline {one:<{width}}  {why}" for one, why in commands.items()]
+    return "\n".join(
+        [
+            f"The data stays in {keep} until the next demo. Ask it:",
+            f"  export BK_PIPELINE_DATA_DIR={quote(str(keep))}",
+            *lines,
+            "",
+        ]
+    )
 
 
 def _example_build(app: App) -> list[dict[str, Any]]:

@@ -114,27 +114,31 @@ class Backfill:
         known = ("raw_builds", "spans", "build_stats", "honeycomb_markers", *loaders)
         self._assets = {naming.op(one): one for one in known}
 
-    def deliver(self, days: Sequence[str]) -> Iterator[DayRun]:
-        """Run each day, from Buildkite to every destination, in the order given.
+    def deliver(self, days: Sequence[str], *, days_per_run: int = 1) -> Iterator[DayRun]:
+        """Run the days, from Buildkite to every destination, in the order given.
+
+        Args:
+            days: The days.
+            days_per_run: How many days in a row make one run of Dagster, which is faster. If it
+                fails, the failures are those of its last day.
 
         Raises:
             KeyboardInterrupt: It was stopped. Dagster would report that as a failure.
             StorageError: Dagster cannot keep its records.
         """
-        for day in days:
-            failed = self._run(self._spans_job, {PARTITION: day}, ops=self._config)
-            yield DayRun(day, self._services.results.of_day(day), failed)
+        for some in _in_a_row(days, days_per_run):
+            failed = self._run(self._spans_job, _range(some), ops=self._config)
+            for day in some:
+                result = self._services.results.of_day(day)
+                yield DayRun(day, result, failed if day == some[-1] else ())
 
     def report(self, days: Sequence[str]) -> Iterator[ReportRun]:
         """Make the statistics of the days, with a run for each few in a row.
 
         Raises: As `deliver`.
         """
-        for some in _in_a_row(days):
-            tags = {RANGE_START: some[0], RANGE_END: some[-1]}
-            if len(some) == 1:
-                tags = {PARTITION: some[0]}
-            yield ReportRun(some, self._run(self._stats_job, tags, ops={}))
+        for some in _in_a_row(days, DAYS_PER_RUN):
+            yield ReportRun(some, self._run(self._stats_job, _range(some), ops={}))
 
     def _run(
         self, job: str, tags: Mapping[str, str], *, ops: Mapping[str, Any]
@@ -200,12 +204,19 @@ def materialize_days(
             yield DayRun(report.days[-1], {}, report.failed)
 
 
-def _in_a_row(days: Sequence[str]) -> Iterator[list[str]]:
-    """`days`, divided where one is missing, and after each `DAYS_PER_RUN`."""
+def _range(days: Sequence[str]) -> dict[str, str]:
+    """Return the tags of a run of the days, which follow each other."""
+    if len(days) == 1:
+        return {PARTITION: days[0]}
+    return {RANGE_START: days[0], RANGE_END: days[-1]}
+
+
+def _in_a_row(days: Sequence[str], most: int) -> Iterator[list[str]]:
+    """`days`, divided where one is missing, and after each `most`."""
     some: list[str] = []
     for day in days:
         follows = some and date.fromisoformat(day) - date.fromisoformat(some[-1]) == ONE_DAY
-        if some and (not follows or len(some) == DAYS_PER_RUN):
+        if some and (not follows or len(some) == most):
             yield some
             some = []
         some.append(day)

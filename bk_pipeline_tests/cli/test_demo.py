@@ -37,3 +37,27 @@ def test_demo_ends_with_a_waterfall_and_leaves_no_files(tmp_path):
     assert "█" in done.stdout
     assert "stage 1" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kept_data_answers_questions_and_the_next_demo_replaces_it(tmp_path):
+    kept = tmp_path / "kept data"
+    for days in ("2", "1"):
+        done = run(
+            "demo", "--days", days, "--builds-per-day", "15", "--keep", str(kept), cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    assert f"export BK_PIPELINE_DATA_DIR='{kept}'" in done.stdout
+    assert len(list(kept.glob("spans/*"))) == 1
+    assert kept.stat().st_mode & 0o077 == 0
+    [trace] = [line.split() for line in done.stdout.splitlines() if "bk-pipeline trace" in line]
+    answer = run("trace", trace[2], cwd=tmp_path, BK_PIPELINE_DATA_DIR=str(kept))
+    assert answer.returncode == 0, answer.stderr
+    assert "Critical path" in answer.stdout
+
+
+def test_demo_replaces_no_other_files(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    done = run("demo", "--days", "1", "--keep", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no demo made" in done.stderr
+    assert (tmp_path / "notes").read_text() == "mine"

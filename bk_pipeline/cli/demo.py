@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -31,7 +31,7 @@ from bk_pipeline.errors import ConfigError, FatalError
 from bk_pipeline.pipeline import Extraction, Transformation
 from bk_pipeline.private_files import make_folder
 from bk_pipeline.sandbox.server import Sandbox, running, serve
-from bk_pipeline.sandbox.world import World
+from bk_pipeline.sandbox.world import Slowdown, World
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.table import rows
 from bk_pipeline.text import counted
@@ -82,6 +82,8 @@ def environment(stand_in: Sandbox, url: str) -> dict[str, str]:
 
 # A demo's folder has this file, so that the next one may replace it.
 MADE_BY_DEMO = ".bk_pipeline-demo"
+# How long ago a step of the demo's builds became slower.
+SLOWER_FOR = timedelta(days=9)
 # The report of a day takes longer than its spans.
 REPORTED_DAYS = 3
 # Number of spans of a build that fits a screen and still shows something.
@@ -105,7 +107,7 @@ class Numbers:
 
 def demo(days: int, builds_per_day: int, as_json: bool, keep: Path | None) -> None:
     """Try the pipeline on a local sandbox: no account needed, and no data leaves this machine."""
-    stand_in = Sandbox(World(days=days, builds_per_day=builds_per_day, limited_agents=True))
+    stand_in = Sandbox(_world(days, builds_per_day))
     with _data_folder(keep) as folder, running(stand_in) as url:
         settings = Settings.of(**environment(stand_in, url), BK_PIPELINE_DATA_DIR=str(folder))
         app = App(settings, retries=0)
@@ -120,6 +122,17 @@ def demo(days: int, builds_per_day: int, as_json: bool, keep: Path | None) -> No
             f"{numbers.events_accepted} events were accepted, {numbers.events_rejected} rejected; "
             f"the stand-in holds {stored}, {numbers.duplicates} of them twice."
         )
+
+
+def _world(days: int, builds_per_day: int) -> World:
+    """Return a world with something to find: too few agents, and a step that became slower."""
+    since = datetime.now(UTC).date() - SLOWER_FOR
+    return World(
+        days=days,
+        builds_per_day=builds_per_day,
+        limited_agents=True,
+        slowdown=Slowdown("web", "bundle", factor=1.6, since=since),
+    )
 
 
 @contextmanager

@@ -7,9 +7,11 @@ once and shared by all responses; only tests replace values in them.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from bk_pipeline.sandbox.blueprint import Blueprint
 from bk_pipeline.sandbox.credentials import graphql_id, named_uuid
@@ -89,6 +91,16 @@ class Organization(msgspec.Struct, frozen=True):
     people: tuple[Person, ...]
     pools: dict[str, tuple[Agent, ...]]
     pipelines: dict[str, Pipeline]
+
+    def with_slower_step(self, slug: str, key: str, factor: float) -> Organization:
+        """The same organization, in which the jobs of a step run `factor` times as long."""
+        pipeline = self.pipelines[slug]
+        steps = tuple(
+            replace(step, duration_s=round(step.duration_s * factor)) if step.key == key else step
+            for step in pipeline.blueprint.steps
+        )
+        slower = structs.replace(pipeline, blueprint=replace(pipeline.blueprint, steps=steps))
+        return structs.replace(self, pipelines={**self.pipelines, slug: slower})
 
 
 def make_organization(slug: str) -> Organization:

@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from random import Random
 from threading import RLock
@@ -37,6 +38,16 @@ _ON_DEMAND_SLUG = "playground"
 _MAX_CACHED_BUILDS = 110_000
 
 
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """The jobs of one step take `factor` times as long in builds created on `since` or later."""
+
+    slug: str
+    key: str
+    factor: float
+    since: date
+
+
 class World:
     """An organization with the builds of the last days.
 
@@ -52,6 +63,7 @@ class World:
         limited_agents: Whether jobs wait because all agents are busy. Otherwise their waits are
             random, which takes less time to simulate.
         more_agents: With `limited_agents`, how many agents each queue has beyond its usual ones.
+        slowdown: A change for the worse in its history; None for none.
 
     Attributes:
         clock: Seconds since 1970. A sandbox sets it to its own clock.
@@ -69,11 +81,13 @@ class World:
         like: date | None = None,
         limited_agents: bool = False,
         more_agents: int = 0,
+        slowdown: Slowdown | None = None,
     ) -> None:
         self.seed = seed
         self.days = days
         self.builds_per_day = builds_per_day
         self.more_agents = more_agents if limited_agents else None
+        self.slowdown = slowdown
         self.organization = make_organization(organization)
         self.clock: Callable[[], float] = time.time
         self._today = today
@@ -104,7 +118,7 @@ class World:
             generated = self._generated.get(day)
             if generated is None:
                 generated = simulate_day(
-                    self.organization,
+                    self._organization_on(day),
                     self.seed,
                     self.builds_per_day,
                     day,
@@ -115,6 +129,12 @@ class World:
                 self._generated[day] = generated
             self._generated.move_to_end(day)
             return generated
+
+    def _organization_on(self, day: date) -> Organization:
+        slowdown = self.slowdown
+        if slowdown is None or day < slowdown.since:
+            return self.organization
+        return self.organization.with_slower_step(slowdown.slug, slowdown.key, slowdown.factor)
 
     def find(self, filters: ListingFilters, at_ms: int) -> Iterator[Entry]:
         """The builds that a listing shows at a given time, newest first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from datetime import date, timedelta
+from statistics import median
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.listing import ListingFilters
 from bk_pipeline.sandbox.times import HOUR, MINUTE, day_start, parse_time
-from bk_pipeline.sandbox.world import World
+from bk_pipeline.sandbox.world import Slowdown, World
 
 TODAY = date(2026, 8, 6)
 LONG_AFTER_MS = day_start(TODAY) + 1_000 * HOUR
@@ -310,3 +311,25 @@ def test_added_build_hides_the_generated_build_with_its_id(world):
 def test_invalid_build_is_not_added(payload):
     with pytest.raises(ValueError, match="Not a build object"):
         World(today=TODAY).add_build(payload)
+
+
+def test_slowdown_makes_one_step_longer_from_its_day_on():
+    today = date(2026, 11, 20)
+    slow = Slowdown("web", "bundle", factor=3.0, since=date(2026, 11, 19))
+    plain = World(days=3, today=today, builds_per_day=60)
+    slower = World(days=3, today=today, builds_per_day=60, slowdown=slow)
+    for day in (date(2026, 11, 18), date(2026, 11, 19)):
+        steps = [bundle_seconds(world, day) for world in (plain, slower)]
+        assert len(steps[0]) == len(steps[1]) > 3
+        ratio = median(steps[1]) / median(steps[0])
+        assert ratio == pytest.approx(3.0 if day >= slow.since else 1.0, rel=0.05)
+
+
+def bundle_seconds(world, day):
+    return [
+        job.ended_ms - job.started_ms
+        for build in world.builds(day)
+        if build.pipeline.slug == "web"
+        for job in build.jobs
+        if job.step.key == "bundle" and job.end_state == "passed"
+    ]

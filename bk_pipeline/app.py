@@ -24,6 +24,7 @@ from bk_pipeline.spans.model import SpanOptions
 
 # Imported in the methods that need them: no command pays for what it does not use.
 if TYPE_CHECKING:
+    from bk_pipeline.analysis.deployment_rules import Rule as DeploymentRule
     from bk_pipeline.buildkite.client import BuildkiteClient
     from bk_pipeline.buildkite.paging import Paging
     from bk_pipeline.buildkite.quota import Quota
@@ -223,6 +224,20 @@ class App:
             prices=self.prices(),
             settled_after_s=given.spans_settled_hours * 3600 if settled else None,
         )
+
+    def deployment_rules(self) -> tuple[DeploymentRule, ...] | None:
+        """Load the rules that say what is a deployment; None if no file is named.
+
+        Raises:
+            ConfigError: The file cannot be read, or is malformed.
+        """
+        path = self.settings.deployments_path
+        if path is None:
+            return None
+        # Imported here, as above.
+        from bk_pipeline.analysis.deployment_rules import load_deployment_rules  # noqa: PLC0415
+
+        return load_deployment_rules(path)
 
     def prices(self) -> Prices | None:
         """Load the prices that make costs; None if no file is named.

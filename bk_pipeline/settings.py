@@ -187,6 +187,12 @@ class Settings(BaseSettings):
         "spans the attributes `bk_pipeline.cost` and so on; docs/cost.md has examples. Default: no "
         "costs.",
     )
+    deployments: Path | None = Field(
+        None,
+        alias="BK_PIPELINE_DEPLOYMENTS",
+        description="Path of a TOML file with rules that say which builds and jobs are deployments "
+        "and rollbacks, for DORA's four keys; docs/deployments.md has examples. Default: none.",
+    )
     deliver_guarantee: Literal["at_least_once", "at_most_once"] = Field(
         "at_least_once",
         alias="BK_PIPELINE_DELIVER_GUARANTEE",
@@ -626,6 +632,11 @@ class Settings(BaseSettings):
     def costs_path(self) -> Path | None:
         """The absolute path of the file of prices, if one is named."""
         return _absolute(str(self.costs)) if self.costs else None
+
+    @property
+    def deployments_path(self) -> Path | None:
+        """The absolute path of the file of deployment rules, if one is named."""
+        return _absolute(str(self.deployments)) if self.deployments else None
 
     def _how_to_set(self, what: str) -> str:
         """How to set a missing variable, and in which file it was searched for."""

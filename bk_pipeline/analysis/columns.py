@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Arrow's names of the types.
-TEXT, COUNT, NUMBER = "string", "int64", "double"
+TEXT, COUNT, NUMBER, FLAG, TIME = "string", "int64", "double", "bool", "timestamp[us, UTC]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class StatsTable:
         # The Dagster definitions import this module; only runs need pyarrow.
         import pyarrow as pa  # noqa: PLC0415
 
-        return pa.schema([(column.name, column.type) for column in self.columns])
+        times = {TIME: pa.timestamp("us", tz="UTC")}
+        return pa.schema([(one.name, times.get(one.type, one.type)) for one in self.columns])
 
 
 def _quantiles(name: str, meaning: str) -> tuple[Column, ...]:
@@ -147,3 +148,58 @@ QUEUES = StatsTable(
 )
 
 TABLES = (PIPELINES, STEPS, QUEUES)
+
+# Of the asset `deployments`, which exists if there are rules.
+DEPLOYMENTS = StatsTable(
+    "deployments",
+    "One row per deployment and rollback that the rules of `BK_PIPELINE_DEPLOYMENTS` find "
+    "([deployments.md](deployments.md)).",
+    (
+        DAY,
+        Column("environment", TEXT, "The environment, by the rule's template."),
+        Column("service", TEXT, "The service, by the rule's template."),
+        Column("rule", TEXT, "The id of the rule."),
+        Column("kind", TEXT, "deployment or rollback."),
+        Column("outcome", TEXT, "succeeded or failed."),
+        PIPELINE,
+        Column("build_number", COUNT, "The number of the build that deployed."),
+        Column("build_id", TEXT, "Its UUID."),
+        Column("url", TEXT, "The page of the job or build that deployed."),
+        Column("branch", TEXT, "The branch of the build."),
+        Column("repository", TEXT, "The repository of the change."),
+        Column(
+            "commit",
+            TEXT,
+            "The commit that was deployed: that of the build which triggered the one that "
+            "deployed, if there is one.",
+        ),
+        Column("started_at", TIME, "When the deployment started."),
+        Column("finished_at", TIME, "When it ended."),
+        Column("cost", NUMBER, "What its jobs, or the build, cost; null without prices."),
+        Column("currency", TEXT, "The currency of the cost."),
+        Column("committed_at", TIME, "The time of the commit, if the rule finds it."),
+        Column(
+            "change_failed",
+            FLAG,
+            "Whether it is a deployment that failed, or a rollback of one that had succeeded.",
+        ),
+        Column(
+            "lead_time_s",
+            NUMBER,
+            "From the earliest known time of the change to the end of its first successful "
+            "deployment; null otherwise.",
+        ),
+        Column(
+            "lead_time_from",
+            TEXT,
+            "Where the lead time begins: commit, first_build (of the commit), triggering_build, or "
+            "build (that deployed).",
+        ),
+        Column(
+            "restore_s",
+            NUMBER,
+            "If it ended a time of failure: from the end of the deployment that failed, or was "
+            "rolled back, to its end.",
+        ),
+    ),
+)

@@ -560,6 +560,36 @@ def flaky(**options: Any) -> None:
 
 
 @cli.command()
+@SINCE
+@UNTIL
+@click.option("--service", metavar="GLOB", default="*", help="Only services that match.")
+@click.option("--environment", metavar="GLOB", default="*", help="Only environments that match.")
+@click.option(
+    "--by", type=click.Choice(("day", "week", "month")), help="A row for each of these periods."
+)
+@click.option("--list", "each", is_flag=True, help="List the single deployments and rollbacks.")
+@RESULT_OPTIONS
+def deployments(**options: Any) -> None:
+    """Show DORA's four keys: how often and how fast you deploy, what fails, how fast it recovers.
+
+    The rules in the file BK_PIPELINE_DEPLOYMENTS say which builds and jobs are deployments and
+    rollbacks, of which service and to which environment. For each of them: successful and all
+    deployments, their number per day, the median lead time of changes, the share of changes
+    that failed or were rolled back, and the median time until that was restored.
+    docs/deployments.md defines the numbers, and has rules to start from.
+
+    \b
+      bk-pipeline deployments
+      bk-pipeline deployments --environment production --by week
+      bk-pipeline deployments --list --since 2026-11-01
+    """
+    with NoPandas():
+        from bk_pipeline.cli.deployments import deployments
+
+        deployments(**options)
+
+
+@cli.command()
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans.
 

@@ -75,19 +75,28 @@ def open_database(app: App, *, memory_mib: int = MEMORY_MIB) -> Iterator[Databas
         FatalError: Nothing is stored yet.
         StorageError: A file of the span table cannot be read.
     """
+    require_spans(app)
     spans = app.spans()
     datasets = spans.datasets()
-    if not datasets.files:
-        raise FatalError(
-            "There are no stored spans yet. Run bk-pipeline backfill --from DAY --to DAY, or set "
-            "BK_PIPELINE_DATA_DIR to where they are."
-        )
     with (
         _damage_named(spans),
         Database(datasets.single, datasets.several, memory_mib=memory_mib) as database,
         summing_up(database.delete_temporary_files),
     ):
         yield database
+
+
+def require_spans(app: App) -> None:
+    """Refuse to go on if nothing is stored.
+
+    Raises:
+        FatalError: Nothing is stored yet.
+    """
+    if not app.spans().parts_by_day():
+        raise FatalError(
+            "There are no stored spans yet. Run bk-pipeline backfill --from DAY --to DAY, or set "
+            "BK_PIPELINE_DATA_DIR to where they are."
+        )
 
 
 def period_of(app: App, since: date | None, until: date | None) -> dict[str, str]:

@@ -5,7 +5,7 @@ import warnings
 import dagster as dg
 
 from bk_pipeline import pipeline
-from bk_pipeline.analysis.columns import PIPELINES
+from bk_pipeline.analysis.columns import DEPLOYMENTS, PIPELINES
 from bk_pipeline.app import App
 from bk_pipeline.defs import checks, metadata
 from bk_pipeline.defs.daily_asset import (
@@ -40,6 +40,8 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
             build_stats(settings, naming),
             *(loader(settings, naming, one) for one in configured),
         ]
+        if settings.deployments is not None:
+            assets.append(deployments(settings, naming))
         if settings.markers is not None:
             loaders = [one.asset for one in configured if one.asset == DATASETS_FROM]
             assets.append(honeycomb_markers(settings, naming, after=loaders))
@@ -244,3 +246,38 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         return dg.MaterializeResult()
 
     return build_stats
+
+
+def deployments(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of deployments, by the rules of the settings."""
+
+    @daily_asset(
+        settings,
+        naming,
+        "deployments",
+        kinds={"parquet"},
+        deps=["spans"],
+        checks=[checks.restored(naming.key("deployments"))],
+        columns=metadata.stats_columns(DEPLOYMENTS),
+        priority=REPORTS_PRIORITY,
+    )
+    def deployments(context: dg.AssetExecutionContext) -> Result:
+        """The day's deployments and rollbacks, for DORA's four keys.
+
+        The rules in the file BK_PIPELINE_DEPLOYMENTS say which builds and jobs they are. One file
+        a day under `stats/deployments/` in the data directory; docs/deployments.md defines the
+        columns. `bk-pipeline deployments` shows the keys of a period.
+        """
+        failing: list[str] = []
+        with daily_run(context, naming, "deployments") as run:
+            rules = run.app.deployment_rules() or ()
+            for step in run.days():
+                with step as day:
+                    found = pipeline.record_deployments(
+                        day.key, spans=run.app.spans(), stats=run.app.stats(), rules=rules
+                    )
+                    failing += [f"{day.key}: {one}" for one in checks.not_restored(found)]
+                    step.record(metadata.of_deployments(found))
+        return dg.MaterializeResult(check_results=[checks.result(checks.RESTORED, failing)])
+
+    return deployments

@@ -8,7 +8,7 @@ for what that run has just listed.
 
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -22,8 +22,12 @@ from bk_pipeline.pipeline import Day
 from bk_pipeline.text import counted
 from bk_pipeline.window import day_key, day_keys
 
+if TYPE_CHECKING:
+    from bk_pipeline.pipeline import FoundDeployments
+
 NO_QUARANTINED_BUILDS = "no_quarantined_builds"
 ALL_ACCEPTED = "all_accepted"
+RESTORED = "restored"
 COMPLETE, FRESH = "complete", "fresh"
 NO_ORPHANS, NO_NEGATIVE_DURATIONS = "no_orphans", "no_negative_durations"
 
@@ -54,6 +58,24 @@ def all_accepted(asset: dg.AssetKey) -> dg.AssetCheckSpec:
         "lists what, with the reasons; fix the cause, then `bk-pipeline ledger requeue` has them "
         "sent again with the next run.",
     )
+
+
+def restored(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Return the check that no service is left with a failed deployment."""
+    return dg.AssetCheckSpec(
+        RESTORED,
+        asset=asset,
+        description="The day's last deployment or rollback of each service and environment "
+        "succeeded. If it did not, deploy or roll back; a later day shows when it was restored.",
+    )
+
+
+def not_restored(found: "FoundDeployments") -> Iterator[str]:
+    """Yield each service and environment whose last deployment or rollback failed."""
+    last = {one.target: one for one in found.deployments}
+    for (service, environment), one in last.items():
+        if one.outcome == "failed":
+            yield f"{service} in {environment}: {one.url or one.pipeline}"
 
 
 def rejections(day: str, done: Delivery) -> Iterator[str]:

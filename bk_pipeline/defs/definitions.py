@@ -23,7 +23,9 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     naming = naming or Naming.of(app.settings)
     assets, checks = assets_of(app, naming), audits(naming)
     audited = dg.AssetSelection.checks(*checks)
-    stats = dg.AssetSelection.assets(naming.key("build_stats"))
+    made = {one.key for one in assets}
+    reports = [naming.key(name) for name in ("build_stats", "deployments")]
+    stats = dg.AssetSelection.assets(*(key for key in reports if key in made))
     sync = dg.define_asset_job(
         naming.named("sync_day"),
         selection=dg.AssetSelection.assets(*assets) - stats - audited,

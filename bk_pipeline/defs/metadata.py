@@ -20,7 +20,7 @@ from bk_pipeline.telemetry import Value
 if TYPE_CHECKING:
     from bk_pipeline.deliver.destination import Destination
     from bk_pipeline.honeycomb.placing import Placement
-    from bk_pipeline.pipeline import Extraction, Transformation
+    from bk_pipeline.pipeline import Extraction, FoundDeployments, Transformation
     from bk_pipeline.store.spans import PartSummary
 
 Metadata = Mapping[str, Any]
@@ -116,6 +116,14 @@ def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
         "requests": requests,
         ROWS: markers,
     }
+
+
+def of_deployments(found: FoundDeployments) -> Metadata:
+    """Return the metadata of `deployments`; unknown numbers are absent."""
+    from bk_pipeline.analysis.deployments import totals  # noqa: PLC0415  # loads pyarrow
+
+    known = {name: value for name, value in totals(found.deployments).items() if value is not None}
+    return {**known, ROWS: len(found.deployments)}
 
 
 def attributes_of(result: object) -> dict[str, Value]:

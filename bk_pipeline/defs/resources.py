@@ -131,6 +131,7 @@ class StoreResource(PipelineResource):
     spans_conventions: bool | None = _setting("BK_PIPELINE_SPANS_CONVENTIONS")
     spans_critical_path: bool | None = _setting("BK_PIPELINE_SPANS_CRITICAL_PATH")
     costs: str | None = _setting("BK_PIPELINE_COSTS")
+    deployments: str | None = _setting("BK_PIPELINE_DEPLOYMENTS")
     spans_drop: list[str] | None = _setting("BK_PIPELINE_SPANS_DROP")
     spans_hash: list[str] | None = _setting("BK_PIPELINE_SPANS_HASH")
 

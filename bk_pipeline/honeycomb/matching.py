@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from bk_pipeline.display import BUILDKITE
 from bk_pipeline.honeycomb.rules import Marker, Rule, Subject, field_named
-from bk_pipeline.rules import CONDITIONS
+from bk_pipeline.rules import CONDITIONS, Conditions
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.matching import (
     QUEUE_MS,
@@ -95,15 +95,23 @@ def _present(spans: pa.Table, keys: Collection[SpanKey]) -> set[SpanKey]:
     return {_key(row) for row in found.to_pylist()} & set(keys)
 
 
-def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
-    """Return a boolean for each span: whether it matches the rule."""
+def matching(spans: pa.Table, rule: Conditions, kind: SpanKind) -> pa.Array:
+    """Return a boolean for each span of this kind: whether it meets the rule's conditions."""
     matches = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
     for name, globs in rule.globs().items():
-        matches = pc.and_(matches, matches_globs(spans[CONDITIONS[name][rule.kind]], globs))
+        matches = pc.and_(matches, matches_globs(spans[CONDITIONS[name][kind]], globs))
     if rule.min_duration_s is not None:
-        matches = pc.and_(matches, at_least(run_ms(spans, rule.kind), rule.min_duration_s))
-    if rule.min_wait_s is not None or rule.at == "wait":
-        matches = pc.and_(matches, at_least(wait_ms(spans, rule.kind), rule.min_wait_s or 0.0))
+        matches = pc.and_(matches, at_least(run_ms(spans, kind), rule.min_duration_s))
+    if rule.min_wait_s is not None:
+        matches = pc.and_(matches, at_least(wait_ms(spans, kind), rule.min_wait_s))
+    return matches
+
+
+def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
+    """Return a boolean for each span: whether it matches the rule."""
+    matches = matching(spans, rule, rule.kind)
+    if rule.at == "wait":
+        matches = pc.and_(matches, at_least(wait_ms(spans, rule.kind), 0.0))
     return matches
 
 

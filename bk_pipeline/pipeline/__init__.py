@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from bk_pipeline.honeycomb.placing import Placement
     from bk_pipeline.pipeline.days import OVERLAP, Day, Progress, Results
     from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
+    from bk_pipeline.pipeline.deployments import (
+        FoundDeployments,
+        find_deployments,
+        record_deployments,
+    )
     from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
     from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
     from bk_pipeline.pipeline.organization import ask_again, refresh_names
@@ -31,6 +36,7 @@ __all__ = [
     "OVERLAP",
     "Day",
     "Extraction",
+    "FoundDeployments",
     "MarkerContext",
     "Placement",
     "Progress",
@@ -40,11 +46,13 @@ __all__ = [
     "ask_again",
     "deliver_day",
     "extract_day",
+    "find_deployments",
     "holds_back_builds",
     "place_markers",
     "plan_markers",
     "prune_markers",
     "quarantined_builds",
+    "record_deployments",
     "refresh_names",
     "restore_day",
     "stats_are_stale",
@@ -57,6 +65,7 @@ __all__ = [
 _MODULES = {
     "Day": "bk_pipeline.pipeline.days",
     "Extraction": "bk_pipeline.pipeline.extract",
+    "FoundDeployments": "bk_pipeline.pipeline.deployments",
     "MarkerContext": "bk_pipeline.pipeline.mark",
     "OVERLAP": "bk_pipeline.pipeline.days",
     "Placement": "bk_pipeline.honeycomb.placing",
@@ -67,11 +76,13 @@ _MODULES = {
     "ask_again": "bk_pipeline.pipeline.organization",
     "deliver_day": "bk_pipeline.pipeline.deliver",
     "extract_day": "bk_pipeline.pipeline.extract",
+    "find_deployments": "bk_pipeline.pipeline.deployments",
     "holds_back_builds": "bk_pipeline.pipeline.transform",
     "place_markers": "bk_pipeline.pipeline.mark",
     "plan_markers": "bk_pipeline.pipeline.mark",
     "prune_markers": "bk_pipeline.pipeline.mark",
     "quarantined_builds": "bk_pipeline.pipeline.transform",
+    "record_deployments": "bk_pipeline.pipeline.deployments",
     "refresh_names": "bk_pipeline.pipeline.organization",
     "restore_day": "bk_pipeline.pipeline.extract",
     "stats_are_stale": "bk_pipeline.pipeline.summarize",

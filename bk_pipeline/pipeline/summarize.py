@@ -26,7 +26,7 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
     from bk_pipeline.analysis.frames import COLUMNS  # noqa: PLC0415
     from bk_pipeline.analysis.summary import summarize  # noqa: PLC0415
 
-    source = _parts_digest(day, spans)
+    source = parts_digest(day, spans)
     found = summarize(day, spans.newest(day, columns=COLUMNS))
     for table, rows in found.tables().items():
         stats.write(table.name, day, rows, source=source)
@@ -35,12 +35,12 @@ def summarize_day(day: str, *, spans: SpanStore, stats: StatsStore) -> DayStats:
 
 def stats_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
     """Whether the day's statistics were computed from other parts than it has now."""
-    current = retry_past_damage(lambda: _parts_digest(day, spans), [])
+    current = retry_past_damage(lambda: parts_digest(day, spans), [])
     source = retry_past_damage(lambda: stats.source(LAST_TABLE, day), [])
     return bool(current) and source != current
 
 
-def _parts_digest(day: str, spans: SpanStore) -> str:
+def parts_digest(day: str, spans: SpanStore) -> str:
     """Return 16 hex digits that identify the day's parts; empty if it has none."""
     names = [part.name for part in spans.parts(day)]
     return sha256("\0".join(names).encode()).hexdigest()[:16] if names else ""

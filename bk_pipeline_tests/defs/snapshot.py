@@ -16,6 +16,7 @@ EVERYTHING = {
     "HONEYCOMB_API_KEY": "hcaik_" + "a" * 58,
     "OTEL_EXPORTER_OTLP_ENDPOINT": "https://tempo.example.com/s3cret-path",
     "BK_PIPELINE_MARKERS": "markers.toml",
+    "BK_PIPELINE_DEPLOYMENTS": "deployments.toml",
     "BK_PIPELINE_DATA_DIR": "/data",
 }
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -53,6 +54,7 @@ SERVICES = TABLES | {
     *("certifi", "charset_normalizer", "filelock", "idna", "requests", "tenacity", "urllib3"),
     "zstandard",
 }
+DEPLOYMENTS = Path(__file__).parents[1] / "examples" / "deployments.toml"
 LEDGER = SERVICES | {"sqlalchemy"}
 
 
@@ -92,7 +94,10 @@ def test_trace_and_ledger_of_a_delivered_day(tmp_path):
     sandbox = Sandbox(recent_world(days=1, builds_per_day=3))
     with running(sandbox) as url:
         (tmp_path / "sampling.toml").touch()
-        variables = environment(sandbox, url) | {"BK_PIPELINE_SAMPLING": "sampling.toml"}
+        variables = environment(sandbox, url) | {
+            "BK_PIPELINE_SAMPLING": "sampling.toml",
+            "BK_PIPELINE_DEPLOYMENTS": str(DEPLOYMENTS),
+        }
         day, _ = sandbox.world.first_and_last_day()
         done = run("backfill", "--from", str(day), "--to", str(day), cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
@@ -106,6 +111,7 @@ def test_trace_and_ledger_of_a_delivered_day(tmp_path):
             (SERVICES, "sampling"),
             (TABLES | {"duckdb"}, "sql", "SELECT * FROM jobs"),
             (TABLES | {"duckdb"}, "flaky"),
+            (TABLES | {"duckdb"}, "deployments"),
             (LEDGER, "ledger"),
             (LEDGER, "ledger", "rejected", name),
             (LEDGER, "ledger", "requeue", name, "--all"),

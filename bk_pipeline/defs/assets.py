@@ -277,7 +277,8 @@ def deployments(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                         day.key, spans=run.app.spans(), stats=run.app.stats(), rules=rules
                     )
                     failing += [f"{day.key}: {one}" for one in checks.not_restored(found)]
-                    step.record(metadata.of_deployments(found))
+                    hosts = run.app.settings.buildkite_hosts
+                    step.record(metadata.of_deployments(found, hosts))
         return dg.MaterializeResult(check_results=[checks.result(checks.RESTORED, failing)])
 
     return deployments

@@ -5,7 +5,7 @@ The numbers come from typed results. Labels are written here and read nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -13,11 +13,14 @@ import dagster as dg
 from bk_pipeline import pipeline
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.display import printable
+from bk_pipeline.display import escape_markdown, link, printable, safe_url
 from bk_pipeline.spans.fields import FIELDS, IDENTITY
 from bk_pipeline.telemetry import Value
+from bk_pipeline.text import duration, shortened
+from bk_pipeline.units import MS_PER_S
 
 if TYPE_CHECKING:
+    from bk_pipeline.analysis.deployments import Deployment
     from bk_pipeline.deliver.destination import Destination
     from bk_pipeline.honeycomb.placing import Placement
     from bk_pipeline.pipeline import Extraction, FoundDeployments, Transformation
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 ROWS = "dagster/partition_row_count"
 # As many as a person reads at once; `bk-pipeline quarantined` lists all.
+# Rows of a list of deployments.
+LISTED, LONGEST_NAME = 20, 60
 SHOWN = 50
 
 
@@ -118,12 +123,36 @@ def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
     }
 
 
-def of_deployments(found: FoundDeployments) -> Metadata:
-    """Return the metadata of `deployments`; unknown numbers are absent."""
+def of_deployments(found: FoundDeployments, hosts: Collection[str]) -> Metadata:
+    """Return the metadata of `deployments`; unknown numbers are absent.
+
+    Args:
+        found: The day's deployments.
+        hosts: Hosts of Buildkite's pages; a deployment whose URL is elsewhere has no link.
+    """
     from bk_pipeline.analysis.deployments import totals  # noqa: PLC0415  # loads pyarrow
 
     known = {name: value for name, value in totals(found.deployments).items() if value is not None}
-    return {**known, ROWS: len(found.deployments)}
+    rows = [_deployment_row(one, hosts) for one in reversed(found.deployments[-LISTED:])]
+    head = "| finished, UTC | service | environment | result | lead time | restored after |"
+    lines = [head, "| --- | --- | --- | --- | ---: | ---: |", *rows]
+    report = {"report": dg.MetadataValue.md("\n".join(lines))} if rows else {}
+    return {**known, **report, ROWS: len(found.deployments)}
+
+
+def _deployment_row(one: Deployment, hosts: Collection[str]) -> str:
+    kind = "" if one.kind == "deployment" else f"{one.kind} "
+    cells = (
+        f"{one.finished_at:%H:%M}",
+        escape_markdown(shortened(one.service, LONGEST_NAME)),
+        escape_markdown(shortened(one.environment, LONGEST_NAME)),
+        link(f"{kind}{one.outcome}", safe_url(one.url, hosts)),
+        *(
+            "" if seconds is None else duration(round(seconds * MS_PER_S))
+            for seconds in (one.lead_time_s, one.restore_s)
+        ),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def attributes_of(result: object) -> dict[str, Value]:

@@ -58,6 +58,8 @@ class Checkup:
         yield Check("ledger", places.ledger, (SETTINGS, STORAGE))
         if SETTINGS not in self._failed and self._installation.settings.costs is not None:
             yield Check("costs", costs, (STORAGE,))
+        if SETTINGS not in self._failed and self._installation.settings.deployments is not None:
+            yield Check("deployments", places.deployments)
         yield Check(HOME, places.dagster_home)
         if self._pools is not None:
             yield Check(POOLS, self._pools, (HOME,))

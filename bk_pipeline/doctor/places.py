@@ -258,6 +258,12 @@ def markers(it: Installation) -> CheckResult:
         )
 
 
+def deployments(it: Installation) -> CheckResult:
+    """Check that the deployment rules are valid."""
+    count = counted(len(it.app.deployment_rules() or ()), "rule")
+    return ok(f"{count}; bk-pipeline deployments shows what they find in the stored days.")
+
+
 def sampling(it: Installation) -> CheckResult:
     """Check that the sampling rules are valid."""
     rules = it.app.sampling()

@@ -255,6 +255,20 @@ def test_sampling_rules_are_checked_before_the_cost(serve, monkeypatch, tmp_path
     assert found["backfill"].message == "skipped because sampling failed"
 
 
+def test_deployment_rules_are_checked(serve, monkeypatch, tmp_path):
+    serve()
+    path = tmp_path / "deployments.toml"
+    path.write_text('[[rule]]\nid = "all"\nenvironment = "production"\n')
+    assert "deployments" not in checkup()
+    monkeypatch.setenv("BK_PIPELINE_DEPLOYMENTS", str(path))
+    assert checkup()["deployments"].message.startswith("1 rule; ")
+
+    path.write_text('[[rule]]\nid = "all"\n')
+    found = checkup()["deployments"]
+    assert found.verdict is FAILED
+    assert 'rule "all", environment: is missing' in found.message
+
+
 PRICE = """
 currency = "USD"
 [[price]]

@@ -81,7 +81,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--days", default=30, show_default=True, type=click.IntRange(1, 366))
-@click.option("--builds-per-day", default=40, show_default=True, type=click.IntRange(1, 50_000))
+@click.option("--builds-per-day", default=60, show_default=True, type=click.IntRange(1, 50_000))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option(
     "--keep",

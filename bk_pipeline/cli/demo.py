@@ -83,7 +83,7 @@ def environment(stand_in: Sandbox, url: str) -> dict[str, str]:
 # A demo's folder has this file, so that the next one may replace it.
 MADE_BY_DEMO = ".bk_pipeline-demo"
 # How long ago a step of the demo's builds became slower.
-SLOWER_FOR = timedelta(days=9)
+SLOWER_FOR = timedelta(days=12)
 # The report of a day takes longer than its spans.
 REPORTED_DAYS = 3
 # Number of spans of a build that fits a screen and still shows something.
@@ -131,7 +131,7 @@ def _world(days: int, builds_per_day: int) -> World:
         days=days,
         builds_per_day=builds_per_day,
         limited_agents=True,
-        slowdown=Slowdown("web", "bundle", factor=1.6, since=since),
+        slowdown=Slowdown("api", "test", factor=1.5, since=since),
     )
 
 
@@ -230,7 +230,6 @@ def _questions(keep: Path, root: Mapping[str, Any]) -> str:
     name = f"{slug}#{root['attributes']['buildkite.build.number']}"
     commands = {
         f"trace {name}": "why did this build take so long?",
-        "changes": "what got slower, and since which build?",
         "queues --agents +2": "would more agents help?",
         "flaky": "which steps fail at random, and what does it cost?",
     }

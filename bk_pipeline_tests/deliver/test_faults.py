@@ -131,8 +131,8 @@ def test_at_most_once_duplicates_nothing_and_lists_presumed_items(scene, kind):
     scene.inject(kind, after=1, **({"processed": True} if kind == "hang" else {}))
 
     with pytest.raises(ServiceUnavailable):
-        scene.send(guarantee=Guarantee.AT_MOST_ONCE)
-    delivery = scene.send(guarantee=Guarantee.AT_MOST_ONCE)
+        scene.send(guarantee=Guarantee.AT_MOST_ONCE, in_flight=1)
+    delivery = scene.send(guarantee=Guarantee.AT_MOST_ONCE, in_flight=1)
 
     assert scene.found() == Found(lost=0, duplicated=0)
     assert delivery.presumed_sent == scene.known().presumed == BATCH

@@ -91,6 +91,11 @@ class Deployment:
     restore_s: float | None = None
 
     @property
+    def is_successful_deployment(self) -> bool:
+        """Whether it is a deployment, and succeeded."""
+        return (self.kind, self.outcome) == (DEPLOYMENT, SUCCEEDED)
+
+    @property
     def target(self) -> tuple[str, str]:
         """What was deployed to: service and environment."""
         return self.service, self.environment
@@ -267,13 +272,9 @@ class _History:
     def add(self, one: Deployment, origin: Mapping[str, Any]) -> None:
         """Set what the earlier deployments say about the next one."""
         previous, self._previous = self._previous, one
-        undone = (
-            one.kind == ROLLBACK
-            and previous is not None
-            and (previous.kind, previous.outcome) == (DEPLOYMENT, SUCCEEDED)
-        )
-        one.change_failed = undone or (one.kind == DEPLOYMENT and one.outcome == FAILED)
-        if undone and previous is not None and self._failing_since is None:
+        one.change_failed = one.kind == DEPLOYMENT and one.outcome == FAILED
+        if one.kind == ROLLBACK and previous and previous.is_successful_deployment:
+            one.change_failed = True
             self._failing_since = previous.finished_at
         if one.outcome == FAILED:
             self._failing_since = self._failing_since or one.finished_at

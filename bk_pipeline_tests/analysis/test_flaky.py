@@ -200,6 +200,22 @@ def test_a_retry_within_a_build_of_no_known_commit_counts(store):
     assert only(store.flaky())["flaky_attempts"] == 1
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"exit_status": -1},
+        {"exit_status": -1, "soft_failed": True},
+        {"exit_status": 255, "signal_reason": "agent_stop"},
+        {"exit_status": 255, "signal_reason": "agent_stop", "soft_failed": True},
+    ],
+)
+def test_an_agent_that_was_lost_is_no_flaky_step(store, lost):
+    old = job("test", "one", state="failed", **lost)
+    store.add(FIRST, [build("one", [old, make_retry(old, made_s=20)])])
+    row = only(store.flaky())
+    assert (row["flaky_attempts"], row["failures"], row["attempts"]) == (0, 0, 1)
+
+
 def test_the_newest_revision_of_a_build_counts(store):
     old = job("test", "one", state="failed")
     store.add(FIRST, [build("one", [dict(old)], state="failed")])

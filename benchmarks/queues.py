@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from benchmarks.figures import Bound, Figure, Report
 from benchmarks.routes.ours import tables_of_payloads
 from bk_pipeline.analysis.queries import query_text
-from bk_pipeline.analysis.queues import Answer, compare, record_of
+from bk_pipeline.analysis.queue_record import record_of
+from bk_pipeline.analysis.queues import Answer, compare
 from bk_pipeline.analysis.sql import Database
 from bk_pipeline.sandbox.as_of import build_as_of
 from bk_pipeline.sandbox.world import World

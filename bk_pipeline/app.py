@@ -418,7 +418,7 @@ class App:
         Raises:
             ConfigError: No file is named, or it is malformed.
         """
-        from bk_pipeline.honeycomb.rules_file import load_rules  # noqa: PLC0415  # see above
+        from bk_pipeline.honeycomb.rules import load_rules  # noqa: PLC0415  # see above
 
         given = self.settings
         return load_rules(

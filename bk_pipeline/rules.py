@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path as FilePath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -72,6 +72,30 @@ class Conditions(BaseModel):
     def globs(self, names: Iterable[str] = CONDITIONS) -> dict[str, tuple[str, ...]]:
         """Return the globs of those conditions in `names` that are set."""
         return {name: globs for name in names if (globs := getattr(self, name))}
+
+
+class KindConditions(Conditions):
+    """Conditions on builds, or on jobs, as the rule says."""
+
+    on: Literal["build", "job"] = "build"
+
+    @property
+    def kind(self) -> SpanKind:
+        """The kind of span that the rule is about."""
+        return SpanKind.BUILD if self.on == "build" else SpanKind.JOB
+
+    @property
+    def column_globs(self) -> dict[str, tuple[str, ...]]:
+        """The globs by the column of the span table that they match."""
+        return {CONDITIONS[name][self.kind]: globs for name, globs in self.globs().items()}
+
+
+def misplaced_conditions(rules: Iterable[KindConditions]) -> Iterable[tuple[Path, str]]:
+    """Yield an error for each condition that spans of the rule's kind do not have."""
+    for number, rule in enumerate(rules):
+        for name in rule.globs():
+            if rule.kind not in CONDITIONS[name]:
+                yield (RULE, number, name), 'is a condition on jobs; set on = "job" too.'
 
 
 def read_rules(

@@ -8,23 +8,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bk_pipeline.honeycomb.rules import Parsed, Template, field_error
 from bk_pipeline.rules import (
-    CONDITIONS,
     EXPECTED_ID,
     RULE,
-    Conditions,
+    KindConditions,
     Path,
+    misplaced_conditions,
     read_rules,
     repeated_ids,
 )
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.templates import Parsed, Template, field_error
 
 PIPELINE_SLUG = Template("{buildkite.pipeline.slug}")
 TEMPLATES = ("environment", "service", "committed_at")
 
 
-class Rule(Conditions):
+class Rule(KindConditions):
     """One `[[rule]]` of the file. Of several that match a build or job, the first counts.
 
     `environment`, `service` and `committed_at` are templates; the last one's value is the time of
@@ -38,11 +38,6 @@ class Rule(Conditions):
     service: Parsed = PIPELINE_SLUG
     committed_at: Parsed | None = None
     rollback: bool = False
-
-    @property
-    def kind(self) -> SpanKind:
-        """The kind of span that the rule is about."""
-        return SpanKind.BUILD if self.on == "build" else SpanKind.JOB
 
     @property
     def templates(self) -> dict[str, Template]:
@@ -79,10 +74,8 @@ def _rule_errors(file: _File) -> Iterator[tuple[Path, str]]:
     if not file.rule:
         yield (RULE,), "there is no [[rule]]."
     yield from repeated_ids(rule.id for rule in file.rule)
+    yield from misplaced_conditions(file.rule)
     for number, rule in enumerate(file.rule):
-        for name in rule.globs():
-            if rule.kind not in CONDITIONS[name]:
-                yield (RULE, number, name), 'is a condition on jobs; set on = "job" too.'
         for key, template in rule.templates.items():
             for name in template.names:
                 message = field_error(name, rule.kind)

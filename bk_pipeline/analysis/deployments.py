@@ -20,13 +20,11 @@ import pyarrow.compute as pc
 
 from bk_pipeline.analysis.columns import DEPLOYMENTS
 from bk_pipeline.analysis.deployment_rules import Rule
-from bk_pipeline.honeycomb.matching import matching
-from bk_pipeline.honeycomb.rules import MISSING, field_named
-from bk_pipeline.rules import CONDITIONS
-from bk_pipeline.spans.matching import QUEUE_MS, RUN_MS, STARTED, WAIT_MS
+from bk_pipeline.spans.matching import QUEUE_MS, RUN_MS, STARTED, WAIT_MS, meets
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import add_attributes
-from bk_pipeline.units import NS_PER_S
+from bk_pipeline.spans.timing import from_ns
+from bk_pipeline.templates import MISSING, field_named
 
 DEPLOYMENT, ROLLBACK = "deployment", "rollback"
 SUCCEEDED, FAILED = "succeeded", "failed"
@@ -105,7 +103,7 @@ def columns_for(rules: Iterable[Rule]) -> list[str]:
     """Return the columns of the span table that `rules` need."""
     found = dict.fromkeys(["name", *COLUMNS.values(), RUN_MS, QUEUE_MS, WAIT_MS, STARTED])
     for rule in rules:
-        found.update((CONDITIONS[name][rule.kind], None) for name in rule.globs())
+        found.update(dict.fromkeys(rule.column_globs))
         found.update((field.name, None) for field in _fields(rule))
     return list(found)
 
@@ -142,7 +140,14 @@ def _matched(table: pa.Table, rules: Sequence[Rule]) -> Iterator[tuple[Rule, pa.
             types = spans["buildkite.job.type"].cast(pa.string())
             spans = spans.filter(pc.is_in(types, value_set=pa.array(JOB_TYPES)))
         for rule in (one for one in rules if one.kind is kind):
-            matches = pc.fill_null(matching(spans, rule, kind), False)  # noqa: FBT003  # Arrow's way
+            matches = meets(
+                spans,
+                kind,
+                rule.column_globs,
+                min_duration_s=rule.min_duration_s,
+                min_wait_s=rule.min_wait_s,
+            )
+            matches = pc.fill_null(matches, False)  # noqa: FBT003  # Arrow's way
             yield rule, spans.filter(matches)
             spans = spans.filter(pc.invert(matches))
 
@@ -217,17 +222,11 @@ def _deployment(day: str, rows: Sequence[dict[str, Any]]) -> Deployment | None:
         branch=first["branch"],
         repository=None,
         commit=None if first["commit"] in UNKNOWN_COMMITS else first["commit"],
-        started_at=_time(first["start"]),
-        finished_at=_time(max(row["end"] for row in rows)),
+        started_at=from_ns(first["start"]),
+        finished_at=from_ns(max(row["end"] for row in rows)),
         cost=sum(costs) if costs else None,
         currency=first["currency"] if costs else None,
         committed_at=parsed_time(first.get("committed_at")),
-    )
-
-
-def _time(ns: int) -> datetime:
-    return datetime.fromtimestamp(ns // NS_PER_S, UTC) + timedelta(
-        microseconds=ns % NS_PER_S // 1000
     )
 
 

@@ -42,7 +42,7 @@ OUTPUT = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write, atomically. Default: standard output.",
 )
-# How a command shows its rows; for `write_result` of `cli/sql.py`.
+# How a command shows its rows; for `write_result` of `cli/results.py`.
 RESULT_OPTIONS = options(
     click.option(
         "--format",

@@ -19,14 +19,12 @@ from bk_pipeline.analysis.deployments import (
     table_of_deployments,
 )
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import echo
-from bk_pipeline.cli.sql import period_of, refuse_binary_terminal, require_spans, write_result
-from bk_pipeline.display import printable
+from bk_pipeline.cli.results import money, refuse_binary_terminal, seconds, write_answer
+from bk_pipeline.cli.sql import period_of, require_spans
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.pipeline.deployments import find_deployments
 from bk_pipeline.settings import Settings
-from bk_pipeline.text import counted, duration, matches, one_line
-from bk_pipeline.units import MS_PER_S
+from bk_pipeline.text import counted, matches, one_line
 
 LONGEST_NAME, LONGEST_COMMIT = 24, 9
 
@@ -67,27 +65,20 @@ def deployments(
     ]
     # Days before the first stored one are not days without deployments.
     covered = (date.fromisoformat(min(result.days, default=days["since"])), last)
-    if format_ == "table":
-        echo(printable(_summary(found, days, (covered[1] - covered[0]).days + 1)))
-        if not found:
-            return
-        echo("")
     if each:
         table = table_of_deployments(found)
         show = _listed
     else:
         table = pa.Table.from_pylist(four_keys(found, covered, by=by, zone=app.settings.timezone))
         show = _shown if by is None else _history
-    if format_ == "table":
-        table = _without_empty(pa.Table.from_pylist([show(row) for row in table.to_pylist()]))
-    write_result(
-        table.schema, iter(table.to_batches()), format_=format_, output=output, limit=limit
+    write_answer(
+        [_summary(found, days, (covered[1] - covered[0]).days + 1)],
+        [show(row) for row in table.to_pylist()],
+        table,
+        format_=format_,
+        output=output,
+        limit=limit,
     )
-
-
-def _without_empty(table: pa.Table) -> pa.Table:
-    """Return the table without the column of costs if there are no prices."""
-    return table.drop_columns(["cost"]) if table["cost"].null_count == len(table) else table
 
 
 def _summary(found: Sequence[Deployment], days: Mapping[str, str], covered: int) -> str:
@@ -108,13 +99,13 @@ def _summary(found: Sequence[Deployment], days: Mapping[str, str], covered: int)
     text += f", {succeeded / covered:.1f} a day"
     leads = [one.lead_time_s for one in found if one.lead_time_s is not None]
     if leads:
-        text += f"; a change took {_time(median(leads))} (median) to get there"
+        text += f"; a change took {seconds(median(leads))} (median) to get there"
     failures = sum(one.change_failed for one in found)
     if deployed:
         text += f"; {failures / len(deployed):.0%} of changes failed"
     restores = [one.restore_s for one in found if one.restore_s is not None]
     if restores:
-        text += f", and it took {_time(median(restores))} to restore"
+        text += f", and it took {seconds(median(restores))} to restore"
     return f"{text}."
 
 
@@ -122,16 +113,8 @@ def _name(text: str | None) -> str:
     return one_line(text or "", LONGEST_NAME)
 
 
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else duration(round(seconds * MS_PER_S))
-
-
 def _percent(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.1%}"
-
-
-def _money(row: Row) -> str | None:
-    return None if row["cost"] is None else f"{row['cost']:,.2f} {row['currency']}"
 
 
 def _shown(row: Row) -> dict[str, Any]:
@@ -142,12 +125,12 @@ def _shown(row: Row) -> dict[str, Any]:
         "environment": _name(row["environment"]),
         "deployed": f"{row['succeeded']:,}/{row['deployments']:,}",
         "per day": f"{row['deployments_per_day']:.2f}",
-        "lead time": _time(row["lead_time_p50_s"]),
+        "lead time": seconds(row["lead_time_p50_s"]),
         "failed": _percent(row["change_failure_rate"]),
         "rollbacks": row["rollbacks"],
-        "restored in": _time(row["restore_p50_s"]),
+        "restored in": seconds(row["restore_p50_s"]),
         "last": f"{row['last_finished_at']:%Y-%m-%d} {now}",
-        "cost": _money(row),
+        "cost": money(row),
     }
 
 
@@ -166,8 +149,8 @@ def _listed(row: Row) -> dict[str, Any]:
         "result": result,
         "commit": (row["commit"] or "")[:LONGEST_COMMIT],
         "build": f"{_name(row['pipeline'])}#{row['build_number'] or ''}",
-        "lead time": _time(row["lead_time_s"]),
+        "lead time": seconds(row["lead_time_s"]),
         "from": row["lead_time_from"],
-        "restored": _time(row["restore_s"]),
-        "cost": _money(row),
+        "restored": seconds(row["restore_s"]),
+        "cost": money(row),
     }

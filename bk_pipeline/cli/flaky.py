@@ -11,12 +11,10 @@ import pyarrow as pa
 
 from bk_pipeline.analysis.queries import query_text
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import echo
-from bk_pipeline.cli.sql import open_database, period_of, refuse_binary_terminal, write_result
-from bk_pipeline.display import printable
+from bk_pipeline.cli.results import money, refuse_binary_terminal, seconds, write_answer
+from bk_pipeline.cli.sql import open_database, period_of
 from bk_pipeline.settings import Settings
-from bk_pipeline.text import counted, duration, one_line
-from bk_pipeline.units import MS_PER_S
+from bk_pipeline.text import counted, one_line
 
 LONGEST_NAME = 28
 
@@ -46,16 +44,15 @@ def flaky(
     rows = steps.to_pylist()
     flaky_steps = {_key(row) for row in rows if row["flaky_attempts"]}
     kept = steps.filter(pa.array([_key(row) in flaky_steps for row in rows], pa.bool_()))
-    if format_ == "table":
-        echo(printable(_summary(rows, days)))
-        if not flaky_steps:
-            return
-        echo("")
-        show = _history if by else _shown
-        kept = pa.Table.from_pylist([show(row) for row in kept.to_pylist()])
-        if kept["cost"].null_count == len(kept):  # there are no prices
-            kept = kept.drop_columns(["cost"])
-    write_result(kept.schema, iter(kept.to_batches()), format_=format_, output=output, limit=limit)
+    show = _history if by else _shown
+    write_answer(
+        [_summary(rows, days)],
+        [show(row) for row in kept.to_pylist()],
+        kept,
+        format_=format_,
+        output=output,
+        limit=limit,
+    )
 
 
 def _key(row: Row) -> tuple[str, str]:
@@ -121,8 +118,8 @@ def _shown(row: Row) -> dict[str, Any]:
         "last 7 d": _percent(row["flaky_rate_7d"]),
         "commits": row["flaky_commits"],
         "minutes": round(row["minutes_lost"]),
-        "cost": _money(row),
-        "delay": duration(round(row["delay_p50_s"] * MS_PER_S)),
+        "cost": money(row),
+        "delay": seconds(row["delay_p50_s"]),
         "last seen": f"{row['last_seen']:%Y-%m-%d}",
         "after it": row["attempts_since"],
     }
@@ -138,12 +135,8 @@ def _history(row: Row) -> dict[str, Any]:
         "rate": _percent(row["flaky_rate"]),
         "commits": row["flaky_commits"],
         "minutes": round(row["minutes_lost"]),
-        "cost": _money(row),
+        "cost": money(row),
     }
-
-
-def _money(row: Row) -> str | None:
-    return None if row["cost"] is None else f"{row['cost']:,.2f} {row['currency']}"
 
 
 def _percent(rate: float | None) -> str:

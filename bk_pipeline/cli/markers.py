@@ -17,8 +17,7 @@ from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.errors import ConfigError, NotFound
 from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.placing import Plan, color_changes, set_colors
-from bk_pipeline.honeycomb.rules import Marker
-from bk_pipeline.honeycomb.rules_file import marker_dataset
+from bk_pipeline.honeycomb.rules import Marker, marker_dataset
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers

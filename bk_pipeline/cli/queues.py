@@ -14,24 +14,16 @@ from typing import Any
 import pyarrow as pa
 
 from bk_pipeline.analysis.queries import query_text
-from bk_pipeline.analysis.queues import (
-    Answer,
-    BuildsAnswer,
-    Change,
-    Queue,
-    QueueAnswer,
-    compare,
-    record_of,
-)
+from bk_pipeline.analysis.queue_record import Queue, record_of
+from bk_pipeline.analysis.queues import Answer, BuildsAnswer, Change, QueueAnswer, compare
 from bk_pipeline.analysis.sql import Database
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import echo
-from bk_pipeline.cli.sql import open_database, period_of, refuse_binary_terminal, write_result
+from bk_pipeline.cli.results import refuse_binary_terminal, seconds, write_answer
+from bk_pipeline.cli.sql import open_database, period_of
 from bk_pipeline.display import printable
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
-from bk_pipeline.text import counted, duration, matches, one_line
-from bk_pipeline.units import MS_PER_S
+from bk_pipeline.text import counted, matches, one_line
 
 SLOTS = {None: "queue", "hour": "hour_of_day", "date-hour": "hour"}
 CHANGE = re.compile(r"(?P<sign>[+-]?)(?P<number>[0-9]{1,6})(?P<percent>%?)")
@@ -83,16 +75,8 @@ def queues(
             result = _recorded(database, days, queue, by, zone=str(app.settings.timezone))
         else:
             result = _replayed(database, days, queue, change)
-        table = result.table
-        if format_ == "table":
-            for line in result.lines:
-                echo(printable(line))
-            if not result.shown:
-                return
-            echo("")
-            table = pa.Table.from_pylist(result.shown)
-        write_result(
-            table.schema, iter(table.to_batches()), format_=format_, output=output, limit=limit
+        write_answer(
+            result.lines, result.shown, result.table, format_=format_, output=output, limit=limit
         )
 
 
@@ -208,14 +192,14 @@ def _no_bottleneck(rows: Sequence[Row], labels: Mapping[tuple[str, str], str]) -
     worst = max(known, key=lambda row: row["wait_p95_s"])
     return (
         f"No queue is short of agents: where jobs wait longest, in {labels[_key(worst)]}, "
-        f"the p95 wait is {_length(worst['wait_p95_s'])}."
+        f"the p95 wait is {seconds(worst['wait_p95_s'])}."
     )
 
 
 def _bottleneck(row: Row, label: str, hours: tuple[int, int] | None, zone: str) -> list[str]:
     when = f" between {hours[0]:02}:00 and {hours[1]:02}:00 ({zone})" if hours else ""
     sentence = (
-        f"Queue {label} is the bottleneck: its p95 wait is {_length(row['wait_p95_s'])}{when}"
+        f"Queue {label} is the bottleneck: its p95 wait is {seconds(row['wait_p95_s'])}{when}"
     )
     if row["utilization"] is not None:
         time = "of that time" if hours else "of the time"
@@ -235,8 +219,8 @@ def _shown(row: Row, labels: Mapping[tuple[str, str], str]) -> dict[str, Any]:
         "queue": labels[_key(row)],
         **({"hour": row["slot"]} if "slot" in row else {}),
         "arrivals": row["arrivals"],
-        "p50 wait": _length(row["wait_p50_s"]),
-        "p95 wait": _length(row["wait_p95_s"]),
+        "p50 wait": seconds(row["wait_p50_s"]),
+        "p95 wait": seconds(row["wait_p95_s"]),
         "waiting": round(row["waiting"], 2),
         "max waiting": row["waiting_max"],
         "running": round(row["running"], 2),
@@ -244,10 +228,6 @@ def _shown(row: Row, labels: Mapping[tuple[str, str], str]) -> dict[str, Any]:
         "agents": None if row["agents"] is None else round(row["agents"], 1),
         "busy": "" if utilization is None else f"{utilization:.0%}".replace("%", " %"),
     }
-
-
-def _length(seconds: float | None) -> str:
-    return "" if seconds is None else duration(round(seconds * MS_PER_S))
 
 
 # The replay.
@@ -371,7 +351,7 @@ def _shown_change(row: Row, labels: Mapping[tuple[str, str], str]) -> dict[str, 
         "jobs": row["jobs"],
         "agents": f"{row['agents']} -> {row['agents_changed']}",
         **{
-            f"{quantile} {heading}": _length(row[f"wait_{quantile}_{what}_s"])
+            f"{quantile} {heading}": seconds(row[f"wait_{quantile}_{what}_s"])
             for quantile in ("p50", "p95")
             for heading, what in (
                 ("recorded", "recorded"),
@@ -418,7 +398,7 @@ def _told(answer: Answer, change: NewAgents, labels: Mapping[tuple[str, str], st
     if builds and not _same(builds.path_wait_s, builds.path_wait_changed_s):
         lines.append(
             "The critical path of a build waits for agents for "
-            f"{_length(builds.path_wait_changed_s)} instead of {_length(builds.path_wait_s)} "
+            f"{seconds(builds.path_wait_changed_s)} instead of {seconds(builds.path_wait_s)} "
             f"(the mean of {counted(builds.builds, 'build')})."
         )
     return lines + _reliability(answer, labels)
@@ -431,9 +411,9 @@ def _same(before: float, after: float) -> bool:
 
 def _moved(before: float, after: float) -> str:
     if _same(before, after):
-        return f"stays at {_length(after)}"
+        return f"stays at {seconds(after)}"
     verb = "falls" if after < before else "rises"
-    return f"{verb} from {_length(before)} to {_length(after)}"
+    return f"{verb} from {seconds(before)} to {seconds(after)}"
 
 
 def _builds_told(builds: BuildsAnswer | None) -> str:
@@ -445,8 +425,8 @@ def _builds_told(builds: BuildsAnswer | None) -> str:
     ):
         if abs(after - before) >= LEAST_S:
             how = "sooner" if after < before else "later"
-            difference = _length(abs(after - before))
-            return f" and {name} {difference} {how} ({_length(before)} -> {_length(after)})"
+            difference = seconds(abs(after - before))
+            return f" and {name} {difference} {how} ({seconds(before)} -> {seconds(after)})"
     return " and builds end at the same time"
 
 

@@ -87,7 +87,7 @@ def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
         cron_schedule=STATS_CRON,
         execution_timezone=settings.timezone.key,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Makes build_stats anew for those of the last {STATS_DAYS} days whose spans "
+        description=f"Makes build_stats, and deployments if there are rules for them, anew for those of the last {STATS_DAYS} days whose spans "
         "have changed. Reads the span table and nothing else. Ends runs whose process is gone.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:

@@ -13,21 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.display import BUILDKITE
-from bk_pipeline.honeycomb.rules import Marker, Rule, Subject, field_named
-from bk_pipeline.rules import CONDITIONS, Conditions
+from bk_pipeline.honeycomb.rules import Marker, Rule, Subject
+from bk_pipeline.rules import CONDITIONS
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.matching import (
     QUEUE_MS,
     RUN_MS,
     STARTED,
     WAIT_MS,
-    at_least,
-    matches_globs,
-    run_ms,
+    meets,
     wait_ms,
 )
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.spans.table import add_attributes
+from bk_pipeline.templates import field_named
 from bk_pipeline.units import NS_PER_MS, NS_PER_S
 
 IDENTITY = ("trace_id", "span_id", "name", "start", "end")
@@ -95,24 +94,17 @@ def _present(spans: pa.Table, keys: Collection[SpanKey]) -> set[SpanKey]:
     return {_key(row) for row in found.to_pylist()} & set(keys)
 
 
-def matching(spans: pa.Table, rule: Conditions, kind: SpanKind) -> pa.Array:
-    """Return a boolean for each span of this kind: whether it meets the rule's conditions."""
-    matches = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
-    for name, globs in rule.globs().items():
-        matches = pc.and_(matches, matches_globs(spans[CONDITIONS[name][kind]], globs))
-    if rule.min_duration_s is not None:
-        matches = pc.and_(matches, at_least(run_ms(spans, kind), rule.min_duration_s))
-    if rule.min_wait_s is not None:
-        matches = pc.and_(matches, at_least(wait_ms(spans, kind), rule.min_wait_s))
-    return matches
-
-
-def _matches(spans: pa.Table, rule: Rule) -> pa.Array:
+def _matches(spans: pa.Table, rule: Rule) -> pa.ChunkedArray:
     """Return a boolean for each span: whether it matches the rule."""
-    matches = matching(spans, rule, rule.kind)
-    if rule.at == "wait":
-        matches = pc.and_(matches, at_least(wait_ms(spans, rule.kind), 0.0))
-    return matches
+    # A marker of the wait needs one.
+    least_s = 0.0 if rule.min_wait_s is None and rule.at == "wait" else rule.min_wait_s
+    return meets(
+        spans,
+        rule.kind,
+        rule.column_globs,
+        min_duration_s=rule.min_duration_s,
+        min_wait_s=least_s,
+    )
 
 
 def _markers(

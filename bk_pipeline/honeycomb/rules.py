@@ -1,160 +1,30 @@
-"""Markers, the rules that define them, and their templates: text with names of fields in braces.
-
-`{buildkite.build.number}` is the field's value; `{{` and `}}` are braces. Templates execute
-nothing.
-"""
+"""Markers, the rules that define them, and the TOML file of the rules."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote, urlsplit
+from pathlib import Path as FilePath
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from bk_pipeline.contracts import PlacedMarker
-from bk_pipeline.display import BUILDKITE, Page, printable, safe_url
-from bk_pipeline.rules import Conditions
-from bk_pipeline.spans.fields import FIELDS, FieldType
-from bk_pipeline.spans.fields import Field as SpanField
+from bk_pipeline.display import BUILDKITE
+from bk_pipeline.honeycomb.account import dataset_slug
+from bk_pipeline.rules import (
+    EXPECTED_ID,
+    RULE,
+    KindConditions,
+    Path,
+    misplaced_conditions,
+    read_rules,
+    repeated_ids,
+)
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.text import duration, shortened
-
-MISSING = "-"
-# A commit message may be long; a marker's text is one line above a graph.
-VALUE_LIMIT = 200
-
-_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-# Up to what ends the host, so that no value can extend it.
-_ORIGIN = re.compile(r"https://[^\s/?#@\\]+[/?#]", re.IGNORECASE)
-_BY_NAME = {field.name: field for field in FIELDS}
-_MAPS = tuple(field for field in FIELDS if field.type is FieldType.MAP)
-
-
-class Template:
-    """A parsed template. `names` are the fields in it.
-
-    Raises:
-        ValueError: There is an unbalanced brace.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._parts = list(_parsed(text))
-        self.names = tuple(name for _, name in self._parts if name is not None)
-
-    def message(self, attributes: Mapping[str, Any]) -> str:
-        """Return the text with values: first lines, durations with units, `-` for missing ones."""
-        return "".join(
-            literal if name is None else _shown(name, attributes.get(name))
-            for literal, name in self._parts
-        )
-
-    @property
-    def host(self) -> str | None:
-        """The host that an HTTPS URL names in the template; None if the URL begins with a field.
-
-        Empty if it is another URL, or if a field may change its host.
-        """
-        literal, name = self._parts[0] if self._parts else ("", None)
-        if name is not None:
-            return None
-        found = _ORIGIN.match(f"{literal}/" if len(self._parts) == 1 else literal)
-        try:
-            return (urlsplit(found[0]).hostname or "") if found else ""
-        except ValueError:
-            return ""
-
-    def url(
-        self, attributes: Mapping[str, Any], hosts: Collection[str] = (BUILDKITE,)
-    ) -> Page | None:
-        """Return the URL with values; None if one is missing or the URL may not be linked.
-
-        It must be an HTTPS URL on the host in the template or, if the template begins with a
-        field, on one of `hosts`. A value at the start is a URL itself; others are percent-encoded.
-        """
-        url = ""
-        for literal, name in self._parts:
-            value = literal if name is None else attributes.get(name)
-            if value is None:
-                return None
-            url += literal if name is None else quote(_text(value), safe="") if url else value
-        return safe_url(url, hosts if self.host is None else (self.host,))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Template) and other.text == self.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return f"Template({self.text!r})"
-
-
-def field_named(name: str) -> SpanField | None:
-    """Return the field of this name; for `buildkite.build.meta_data.release`, the map."""
-    exact = _BY_NAME.get(name)
-    if exact is not None:
-        return None if exact.type is FieldType.MAP else exact
-    return next((one for one in _MAPS if name.startswith(one.name.removesuffix("*"))), None)
-
-
-def field_error(name: str, kind: SpanKind) -> str | None:
-    """Return what is wrong with this field name in a template of a rule on `kind`, or None."""
-    field = field_named(name)
-    if field is None:
-        similar = get_close_matches(name, [one.name for one in FIELDS if kind in one.kinds], n=1)
-        hint = f"; did you mean {{{similar[0]}}}?" if similar else "; docs/spans.md lists them."
-        return f"there is no field {{{name}}}{hint}"
-    if kind not in field.kinds:
-        places = ", ".join(f"{one.name.lower()} spans" for one in SpanKind if one in field.kinds)
-        return f"{{{name}}} exists on {places} only, but this rule is about {kind.name.lower()}s."
-    return None
-
-
-def _parsed(text: str) -> list[tuple[str, str | None]]:
-    """Return literals as (text, None) and fields as ("", name)."""
-    parts: list[tuple[str, str | None]] = []
-    end = 0
-    for found in _PARTS.finditer(text):
-        parts.append((text[end : found.start()], None))
-        end = found.end()
-        match found[0]:
-            case "{{" | "}}":
-                parts.append((found[0][0], None))
-            case "{" | "}":
-                raise ValueError(
-                    f"the brace at character {found.start() + 1} is unbalanced; write {{{{ or }}}} "
-                    "for a literal brace"
-                )
-            case _:
-                parts.append(("", found[1].strip()))
-    parts.append((text[end:], None))
-    return [part for part in parts if part != ("", None)]
-
-
-def _shown(name: str, value: Any) -> str:
-    if value is None or value == "":
-        return MISSING
-    field = field_named(name)
-    if field is not None and field.unit == "ms":
-        return duration(value)
-    lines = printable(_text(value)).strip().splitlines()
-    return shortened(lines[0] if lines else MISSING, VALUE_LIMIT)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | dict):
-        return msgspec.json.encode(value).decode()
-    return str(value)
-
+from bk_pipeline.templates import Parsed, Template, field_error
 
 # Stands for the whole environment instead of a dataset.
 ALL_DATASETS = "__all__"
@@ -166,18 +36,11 @@ PAGES = {
 }
 
 
-def _template(value: Any) -> Template:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("expected a non-empty text")
-    return Template(value)
-
-
 Name = Annotated[str, Field(min_length=1, strict=True)]
-Parsed = Annotated[Template, BeforeValidator(_template)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
-class Rule(Conditions):
+class Rule(KindConditions):
     """One `[[rule]]` of the file; the ledger knows its markers by `id`.
 
     `at` is the time of the marker: a point at the start or finish, or a range of the run or of
@@ -186,17 +49,11 @@ class Rule(Conditions):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    on: Literal["build", "job"] = "build"
     type: Name
     message: Parsed
     url: Parsed | None = None
     dataset: Annotated[str, Field(pattern=r"^[^/]*[^/\s][^/]*$")] = ""
     at: Literal["start", "finish", "start-to-finish", "wait"] = "start"
-
-    @property
-    def kind(self) -> SpanKind:
-        """The kind of span that the rule is about."""
-        return SpanKind.BUILD if self.on == "build" else SpanKind.JOB
 
     @property
     def pages(self) -> tuple[Template, ...]:
@@ -285,3 +142,69 @@ class Subject(NamedTuple):
 def subject_of(placed: PlacedMarker) -> Subject:
     """Return the subject of a recorded marker."""
     return Subject(placed.rule, placed.dataset, placed.trace_id, placed.span_id)
+
+
+# The messages for values that do not match a pattern.
+EXPECTED = {
+    "id": EXPECTED_ID,
+    "dataset": "expected a dataset's name, without a slash, or __all__ for the environment.",
+    "url": "expected https://, a host and a slash, or a field with a Buildkite URL, at the start.",
+    "colors": "expected a colour like #7b1fa2.",
+}
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: tuple[Rule, ...] = ()
+    colors: dict[str, Color] = {}
+
+
+def load_rules(path: FilePath, *, dataset: str, hosts: Collection[str] = (BUILDKITE,)) -> Rules:
+    """Read the rules in the file at `path`.
+
+    Args:
+        path: The file.
+        dataset: The name of the default dataset.
+        hosts: Hosts of Buildkite's pages.
+
+    Raises:
+        ConfigError: The file cannot be read or has errors; the message has a line for each.
+    """
+    file = read_rules(
+        path,
+        _File,
+        Rule,
+        setting="BK_PIPELINE_MARKERS",
+        page="docs/markers.md",
+        expected=EXPECTED,
+        check=_rule_errors,
+    )
+    return Rules(
+        tuple(
+            rule.model_copy(update={"dataset": marker_dataset(rule.dataset or dataset)})
+            for rule in file.rule
+        ),
+        {kind: color.lower() for kind, color in file.colors.items()},
+        frozenset(hosts),
+    )
+
+
+def marker_dataset(name: str) -> str:
+    """Return the slug of a dataset's name, as in the API; `__all__` stays as it is."""
+    return name if name == ALL_DATASETS else dataset_slug(name)
+
+
+def _rule_errors(file: _File) -> Iterator[tuple[Path, str]]:
+    """Yield the errors of rules that are well-formed."""
+    yield from repeated_ids(rule.id for rule in file.rule)
+    yield from misplaced_conditions(file.rule)
+    for number, rule in enumerate(file.rule):
+        for field in ("message", "url"):
+            template = getattr(rule, field)
+            for name in template.names if template else ():
+                message = field_error(name, rule.kind)
+                if message:
+                    yield (RULE, number, field), message
+        if rule.url is not None and rule.url.host == "":
+            yield (RULE, number, "url"), EXPECTED["url"]

@@ -5,7 +5,7 @@ Works on whole columns, so that a day's hundreds of thousands of spans cost litt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,33 @@ def matches_globs(column: Any, globs: Sequence[str]) -> Any:
     texts, patterns = column.cast(pa.string()), Globs(tuple(globs))
     matching = [one for one in pc.unique(texts.drop_null()).to_pylist() if one in patterns]
     return pc.is_in(texts, value_set=pa.array(matching, pa.string()))
+
+
+def meets(
+    spans: pa.Table,
+    kind: SpanKind,
+    globs: Mapping[str, Sequence[str]],
+    *,
+    min_duration_s: float | None,
+    min_wait_s: float | None,
+) -> pa.ChunkedArray:
+    """Return a boolean for each span: whether it meets all conditions.
+
+    Args:
+        spans: Spans of one kind.
+        kind: The kind.
+        globs: The globs by the column that they match.
+        min_duration_s: The least time that it ran; None for any.
+        min_wait_s: The least time that it waited for an agent; None for any.
+    """
+    found = pa.chunked_array([pa.array([True] * spans.num_rows, pa.bool_())])
+    for column, patterns in globs.items():
+        found = pc.and_(found, matches_globs(spans[column], patterns))
+    if min_duration_s is not None:
+        found = pc.and_(found, at_least(run_ms(spans, kind), min_duration_s))
+    if min_wait_s is not None:
+        found = pc.and_(found, at_least(wait_ms(spans, kind), min_wait_s))
+    return found
 
 
 def at_least(column: Any, seconds: float) -> Any:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bk_pipeline.analysis.queries import query_text
-from bk_pipeline.analysis.queues import compare, record_of, trace_of
+from bk_pipeline.analysis.queue_record import record_of, trace_of
+from bk_pipeline.analysis.queues import compare
 from bk_pipeline.analysis.replay import replay
 from bk_pipeline.analysis.sql import Database
 from bk_pipeline.sandbox.as_of import build_as_of

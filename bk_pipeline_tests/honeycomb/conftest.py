@@ -6,8 +6,7 @@ import pytest
 import requests
 
 from bk_pipeline.honeycomb.client import MarkerClient
-from bk_pipeline.honeycomb.rules import Marker
-from bk_pipeline.honeycomb.rules_file import load_rules
+from bk_pipeline.honeycomb.rules import Marker, load_rules
 from bk_pipeline.http.network import Timeouts
 from bk_pipeline.http.retry import RetryPolicy
 from bk_pipeline.ledger.store import Ledger

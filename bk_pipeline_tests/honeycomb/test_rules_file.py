@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.honeycomb.rules_file import load_rules
+from bk_pipeline.honeycomb.rules import load_rules
 from bk_pipeline.spans.model import SpanKind
 
 DOCS = Path(__file__).parents[2] / "docs" / "markers.md"

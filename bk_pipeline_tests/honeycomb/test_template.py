@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.honeycomb.rules import Template, field_error
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline.templates import Template, field_error
 
 NUMBER, MESSAGE = "buildkite.build.number", "buildkite.build.message"
 WAIT, URL = "buildkite.job.wait_time_ms", "buildkite.build.web_url"

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks import (
     analysis,
+    changes,
     day,
     deliver,
     extract,
@@ -41,6 +42,7 @@ BENCHMARKS: list[ModuleType] = [
     analysis,
     queues,
     sql,
+    changes,
     deliver,
     whole,
     extract,
@@ -59,6 +61,8 @@ VERSIONS = (
     "duckdb",
     "pandas",
     "numpy",
+    "ruptures",
+    "scipy",
     "libhoney",
     "opentelemetry-sdk",
 )

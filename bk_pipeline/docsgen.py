@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bk_pipeline.analysis.columns import DEPLOYMENTS, TABLES
+from bk_pipeline.analysis.columns import CHANGES, DEPLOYMENTS, TABLES
 from bk_pipeline.analysis.views import VIEWS
 from bk_pipeline.cli.commands import cli
 from bk_pipeline.settings import Settings
@@ -128,7 +128,7 @@ def stats_page() -> str:
                 ("column", "type", "meaning"),
                 [(f"`{one.name}`", str(one.type), one.meaning) for one in table.columns],
             )
-            for table in (*TABLES, DEPLOYMENTS)
+            for table in (*TABLES, CHANGES, DEPLOYMENTS)
         )
     )
 

@@ -147,6 +147,35 @@ QUEUES = StatsTable(
     ),
 )
 
+CHANGES = StatsTable(
+    "changes",
+    "One row per change that was found in the 30 days that end with the partition; the asset "
+    "`changes` makes it. changes.md says how.",
+    (
+        Column("day", TEXT, "The partition: the last of the 30 days."),
+        PIPELINE,
+        Column("step", TEXT, "The step's key, or its label; null for whole builds."),
+        Column("measure", TEXT, "`duration_s`, `queue_s`, `failure_rate` or `cost`."),
+        Column("before", NUMBER, "The median, or the rate, since the last change before."),
+        Column("after", NUMBER, "The same from this change to the next one."),
+        Column("change", NUMBER, "after / before - 1; for rates the difference."),
+        Column("worse", FLAG, "Whether it is a change for the worse."),
+        Column("confidence", NUMBER, "1 - p, corrected for the number of tests."),
+        Column("began_at", TIME, "When the first build on the new side was created."),
+        Column("number", COUNT, "The number of that build."),
+        Column("commit", TEXT, "Its commit."),
+        Column("branch", TEXT, "Its branch."),
+        Column("build_id", TEXT, "Its UUID."),
+        Column("url", TEXT, "Its page."),
+        Column("builds_before", COUNT, "Observed builds since the last change before."),
+        Column("builds_after", COUNT, "Observed builds from this change to the next one."),
+        Column(
+            "recovered_at", TIME, "When it went back to what it was before; null if it did not."
+        ),
+        Column("decided_by", TEXT, "How it was decided."),
+    ),
+)
+
 TABLES = (PIPELINES, STEPS, QUEUES)
 
 # Of the asset `deployments`, which exists if there are rules.

@@ -590,6 +590,25 @@ def deployments(**options: Any) -> None:
 
 
 @cli.command()
+@click.option("--since", type=DAY, help="Only changes that began on this day or later.")
+@click.option("--pipeline", metavar="GLOB", help="Only pipelines whose slug matches.")
+@RESULT_OPTIONS
+def changes(**options: Any) -> None:
+    """Show what got slower, waits longer, fails more or costs more, and since which build.
+
+    Looks at the last 30 stored days, or, with --since, from 15 days before that day on if that is
+    earlier. Improvements follow. docs/changes.md says how a change is decided.
+
+    \b
+      bk-pipeline changes
+      bk-pipeline changes --since 2026-11-24 --pipeline 'web*' --format json
+    """
+    from bk_pipeline.cli.changes import changes
+
+    changes(**options)
+
+
+@cli.command()
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans.
 

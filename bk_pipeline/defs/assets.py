@@ -5,7 +5,7 @@ import warnings
 import dagster as dg
 
 from bk_pipeline import pipeline
-from bk_pipeline.analysis.columns import DEPLOYMENTS, PIPELINES
+from bk_pipeline.analysis.columns import CHANGES, DEPLOYMENTS, PIPELINES
 from bk_pipeline.app import App
 from bk_pipeline.defs import checks, metadata
 from bk_pipeline.defs.daily_asset import (
@@ -38,6 +38,7 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
             raw_builds(settings, naming),
             spans(settings, naming),
             build_stats(settings, naming),
+            changes(settings, naming),
             *(loader(settings, naming, one) for one in configured),
         ]
         if settings.deployments is not None:
@@ -282,3 +283,39 @@ def deployments(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         return dg.MaterializeResult(check_results=[checks.result(checks.RESTORED, failing)])
 
     return deployments
+
+
+def changes(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of changes."""
+
+    @daily_asset(
+        settings,
+        naming,
+        "changes",
+        kinds={"duckdb", "parquet"},
+        deps=["spans"],
+        checks=[checks.no_regressions(naming.key("changes"))],
+        columns=metadata.stats_columns(CHANGES),
+        priority=REPORTS_PRIORITY,
+    )
+    def changes(context: dg.AssetExecutionContext) -> Result:
+        """What got slower, waits longer, fails more or costs more, and since which build.
+
+        Of each pipeline and step, in the 30 days that end with the partition. A table of a file a
+        day, `stats/changes/` in the data directory; docs/changes.md says how it is decided.
+        """
+        regressions: list[str] = []
+        with daily_run(context, naming, "changes") as run:
+            zone = run.app.settings.timezone
+            for step in run.days():
+                with step as day:
+                    found = pipeline.find_changes(
+                        day.key, spans=run.app.spans(), stats=run.app.stats(), zone=zone
+                    )
+                    # Only those of the last day are news.
+                    regressions = list(checks.regressions(found, day))
+                    step.record(metadata.of_changes(found))
+        result = checks.result(checks.NO_REGRESSIONS, regressions)
+        return dg.MaterializeResult(check_results=[result])
+
+    return changes

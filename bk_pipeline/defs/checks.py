@@ -6,12 +6,13 @@ In a run that materializes days, those days' spans are checked too; Buildkite is
 for what that run has just listed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from bk_pipeline.analysis.change import Change
 from bk_pipeline.app import App
 from bk_pipeline.defs.daily_asset import as_dagster_failures, day_of, step_log
 from bk_pipeline.defs.metadata import SHOWN, cleaned
@@ -28,11 +29,15 @@ if TYPE_CHECKING:
 NO_QUARANTINED_BUILDS = "no_quarantined_builds"
 ALL_ACCEPTED = "all_accepted"
 RESTORED = "restored"
+NO_REGRESSIONS = "no_regressions"
 COMPLETE, FRESH = "complete", "fresh"
 NO_ORPHANS, NO_NEGATIVE_DURATIONS = "no_orphans", "no_negative_durations"
 
 # When this long has passed after a day, it should have been read to its end.
 GRACE = timedelta(hours=6)
+
+# A change for the worse fails the check for as long after it began; then it is how things are.
+NEWS = timedelta(days=7)
 
 PARTITION = "dagster/partition"
 FIRST, LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -76,6 +81,24 @@ def not_restored(found: "FoundDeployments") -> Iterator[str]:
     for (service, environment), one in last.items():
         if one.outcome == "failed":
             yield f"{service} in {environment}: {one.url or one.pipeline}"
+
+
+def no_regressions(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Return the check that nothing changed for the worse lately."""
+    return dg.AssetCheckSpec(
+        NO_REGRESSIONS,
+        asset=asset,
+        description=f"Nothing that lasts changed for the worse in the {NEWS.days} days before the "
+        "partition's end. If it did, the first build on the new side is named, with its commit: "
+        "compare it with the one before. `bk-pipeline changes` shows all changes.",
+    )
+
+
+def regressions(found: Iterable[Change], day: Day) -> Iterator[str]:
+    """Yield a sentence for each change for the worse that lasts and is news, the worst first."""
+    for one in found:
+        if one.lasts and one.began_at >= day.window.end - NEWS:
+            yield f"{day.key}: {one.sentence}: {one.values}"
 
 
 def rejections(day: str, done: Delivery) -> Iterator[str]:

@@ -7,7 +7,12 @@ from bk_pipeline.defs.assets import assets_of
 from bk_pipeline.defs.checks import audits
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import resources_of
-from bk_pipeline.defs.schedules import hourly_stats, nightly_audit, nightly_reconcile
+from bk_pipeline.defs.schedules import (
+    hourly_stats,
+    nightly_audit,
+    nightly_changes,
+    nightly_reconcile,
+)
 from bk_pipeline.defs.sensors import builds_sensor
 
 
@@ -23,18 +28,24 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     naming = naming or Naming.of(app.settings)
     assets, checks = assets_of(app, naming), audits(naming)
     audited = dg.AssetSelection.checks(*checks)
+    changes = dg.AssetSelection.assets(naming.key("changes"))
     made = {one.key for one in assets}
     reports = [naming.key(name) for name in ("build_stats", "deployments")]
     stats = dg.AssetSelection.assets(*(key for key in reports if key in made))
     sync = dg.define_asset_job(
         naming.named("sync_day"),
-        selection=dg.AssetSelection.assets(*assets) - stats - audited,
+        selection=dg.AssetSelection.assets(*assets) - stats - changes - audited,
         description="One day, from Buildkite to every destination.",
     )
     refresh = dg.define_asset_job(
         naming.named("refresh_stats"),
         selection=stats,
         description="One day's statistics, made of the span table.",
+    )
+    find = dg.define_asset_job(
+        naming.named("find_changes"),
+        selection=changes,
+        description="What changed in the 30 days that end with one day.",
     )
     audit = dg.define_asset_job(
         naming.named("audit_days"),
@@ -44,11 +55,12 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=[sync, refresh, audit],
+        jobs=[sync, refresh, find, audit],
         sensors=[builds_sensor(app, naming, sync)],
         schedules=[
             nightly_reconcile(app, naming, sync),
             hourly_stats(app, naming, refresh),
+            nightly_changes(app, naming, find),
             nightly_audit(app, naming, audit),
         ],
         resources=resources_of(app, naming),

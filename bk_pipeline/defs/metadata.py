@@ -5,12 +5,13 @@ The numbers come from typed results. Labels are written here and read nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from bk_pipeline import pipeline
+from bk_pipeline.analysis.change import Change
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.display import escape_markdown, link, printable, safe_url
@@ -153,6 +154,22 @@ def _deployment_row(one: Deployment, hosts: Collection[str]) -> str:
         ),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def of_changes(found: Sequence[Change]) -> Metadata:
+    """Return the metadata of `changes`: numbers, and a table of the first ones."""
+    lines = ["| | before → after | since |", "| --- | ---: | --- |"]
+    for one in found[:SHOWN]:
+        cells = (f"{one.subject} {one.effect}", one.values, one.since)
+        lines.append(f"| {' | '.join(map(escape_markdown, cells))} |")
+    worse = [one for one in found if one.worse]
+    return {
+        "for the worse": len(worse),
+        "for the worse, and last": sum(one.lasts for one in worse),
+        "for the better": len(found) - len(worse),
+        "report": dg.MetadataValue.md("\n".join(lines) if found else "No changes."),
+        ROWS: len(found),
+    }
 
 
 def attributes_of(result: object) -> dict[str, Value]:

@@ -95,12 +95,14 @@ class Backfill:
         naming = Naming.of(app.settings)
         # Statistics are made when the spans of all days have been delivered.
         stats = dg.AssetSelection.assets(naming.key("build_stats"))
+        # Changes are about 30 days: to find them for each day would cost 30 times as much.
+        changes = dg.AssetSelection.assets(naming.key("changes"))
         self._spans_job = naming.named("backfill_spans")
         self._stats_job = naming.named("backfill_reports")
         self._definitions = dg.Definitions(
             assets=assets_of(app, naming),
             jobs=[
-                dg.define_asset_job(self._spans_job, dg.AssetSelection.all() - stats),
+                dg.define_asset_job(self._spans_job, dg.AssetSelection.all() - stats - changes),
                 dg.define_asset_job(self._stats_job, stats),
             ],
             resources=resources_of(app, naming),

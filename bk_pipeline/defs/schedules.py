@@ -2,6 +2,7 @@
 
 Each night the last days are reconciled and then checked. Each hour the statistics follow the
 spans: they are made of the whole day, so they are not part of the runs that fetch ten new builds.
+Each night the last 30 days are searched for changes.
 """
 
 from datetime import timedelta
@@ -20,6 +21,7 @@ from bk_pipeline.window import day_keys
 # Past the hours that summer time skips or repeats, and past other people's midnight jobs.
 RECONCILE_CRON = "15 4 * * *"
 AUDIT_CRON = "15 5 * * *"  # an hour after nightly_reconcile
+CHANGES_CRON = "45 5 * * *"  # after nightly_reconcile
 STATS_CRON = "5 * * * *"
 # After the runs of the sensor, which people may be waiting for.
 RUN_TAGS = {"dagster/priority": "-10"}
@@ -109,6 +111,32 @@ def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
             dg.RunRequest(f"{day} {now.isoformat()}", partition_key=day, tags=RUN_TAGS)
             for day in stale
         ]
+
+    return schedule
+
+
+def nightly_changes(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
+    """Return the schedule of `job`. It reads stored files only, so it is on from the start."""
+    settings = app.settings
+
+    @dg.schedule(
+        name=naming.named("nightly_changes"),
+        job=job,
+        cron_schedule=CHANGES_CRON,
+        execution_timezone=settings.timezone.key,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Looks for changes in the 30 days that end with the last complete day, if their "
+        "spans have changed. Reads the span table and nothing else.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        night = context.scheduled_execution_time.astimezone(settings.timezone).date()
+        day = (night - timedelta(days=1)).isoformat()
+        if day < settings.start_date.isoformat():
+            return dg.SkipReason(f"{day} is before BK_PIPELINE_START_DATE ({settings.start_date}).")
+        with as_tick_failures():
+            if not pipeline.changes_are_stale(day, spans=app.spans(), stats=app.stats()):
+                return dg.SkipReason("The spans of the last 30 days are as they were.")
+        return dg.RunRequest(f"{day} {night}", partition_key=day, tags=RUN_TAGS)
 
     return schedule
 

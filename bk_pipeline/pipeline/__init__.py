@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bk_pipeline.honeycomb.placing import Placement
+    from bk_pipeline.pipeline.changes import changes_are_stale, find_changes
     from bk_pipeline.pipeline.days import OVERLAP, Day, Progress, Results
     from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
     from bk_pipeline.pipeline.deployments import (
@@ -44,8 +45,10 @@ __all__ = [
     "Transformation",
     "adopt_day",
     "ask_again",
+    "changes_are_stale",
     "deliver_day",
     "extract_day",
+    "find_changes",
     "find_deployments",
     "holds_back_builds",
     "place_markers",
@@ -74,8 +77,10 @@ _MODULES = {
     "Transformation": "bk_pipeline.pipeline.transform",
     "adopt_day": "bk_pipeline.pipeline.deliver",
     "ask_again": "bk_pipeline.pipeline.organization",
+    "changes_are_stale": "bk_pipeline.pipeline.changes",
     "deliver_day": "bk_pipeline.pipeline.deliver",
     "extract_day": "bk_pipeline.pipeline.extract",
+    "find_changes": "bk_pipeline.pipeline.changes",
     "find_deployments": "bk_pipeline.pipeline.deployments",
     "holds_back_builds": "bk_pipeline.pipeline.transform",
     "place_markers": "bk_pipeline.pipeline.mark",

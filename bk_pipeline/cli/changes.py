@@ -10,16 +10,14 @@ import pyarrow as pa
 
 from bk_pipeline.analysis.change import COMMIT_DIGITS, Change, row_of
 from bk_pipeline.analysis.columns import CHANGES
-from bk_pipeline.analysis.sql import Database
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import echo
-from bk_pipeline.cli.sql import open_database, refuse_binary_terminal, write_result
+from bk_pipeline.cli.results import refuse_binary_terminal, write_answer
+from bk_pipeline.cli.sql import open_database
 from bk_pipeline.pipeline.changes import ALL, PERIOD_DAYS, changes_between
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted
 
 MOST_CERTAIN = 0.9999
-DAYS = "SELECT min(day) AS first, max(day) AS last FROM spans"
 
 
 def changes(
@@ -34,7 +32,8 @@ def changes(
     refuse_binary_terminal(format_, output)
     app = App(Settings.load())
     with open_database(app) as database:
-        oldest, last = _days(database)
+        stored = app.spans().parts_by_day()
+        oldest, last = (date.fromisoformat(one(stored)) for one in (min, max))
         first = last - timedelta(days=PERIOD_DAYS - 1)
         # A change needs builds before it.
         first = min(first, since - timedelta(days=PERIOD_DAYS // 2)) if since else first
@@ -42,17 +41,14 @@ def changes(
         found = changes_between(first, last, database=database, zone=zone, pipeline=pipeline or ALL)
     if since:
         found = [one for one in found if one.began_at.astimezone(zone).date() >= since]
-    # A file or a program gets the rows alone; a person gets the sentence.
-    for_person = format_ == "table" and output is None
-    echo(summary(found, since or max(first, oldest), last, pipeline), err=not for_person)
-    if format_ == "table":
-        rows = pa.Table.from_pylist([_row(one) for one in found])
-    else:
-        rows = pa.Table.from_pylist([row_of(one, str(last)) for one in found], CHANGES.schema)
-    if found or not for_person:
-        write_result(
-            rows.schema, iter(rows.to_batches()), format_=format_, output=output, limit=limit
-        )
+    write_answer(
+        [summary(found, since or max(first, oldest), last, pipeline)],
+        [_row(one) for one in found],
+        pa.Table.from_pylist([row_of(one, str(last)) for one in found], CHANGES.schema),
+        format_=format_,
+        output=output,
+        limit=limit,
+    )
 
 
 def summary(found: Sequence[Change], since: date, last: date, pipeline: str | None) -> str:
@@ -72,13 +68,7 @@ def summary(found: Sequence[Change], since: date, last: date, pipeline: str | No
     return f"{text}the largest: {lasting[0].sentence}"
 
 
-def _days(database: Database) -> tuple[date, date]:
-    """Return the first and the last stored day."""
-    [row] = database.table(DAYS).to_pylist()
-    return row["first"], row["last"]
-
-
-def confidence(value: float) -> str:
+def _confidence(value: float) -> str:
     """Return a confidence in percent; never as certain."""
     return "> 99.99 %" if value > MOST_CERTAIN else f"{value:.2%}".replace("%", " %")
 
@@ -92,5 +82,5 @@ def _row(change: Change) -> dict[str, str]:
         "since (UTC)": f"{change.began_at:%d %b %H:%M}",
         "build": f"#{change.number}",
         "commit": (change.commit or "")[:COMMIT_DIGITS],
-        "sure": confidence(change.confidence),
+        "sure": _confidence(change.confidence),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -381,6 +381,12 @@ class App:
     def destination(self, configured: Configured) -> AbstractContextManager[Destination]:
         """Open a destination; leaving the block closes its connections."""
         return closing(configured.open(self.clock))
+
+    def page_of(self, destination: Destination) -> Page | None:
+        """Return the page that shows what `destination` has, if it has one and can be asked."""
+        with suppress(PipelineError):  # a link is a convenience
+            return safe_url(destination.page_link(), self.settings.trace_hosts)
+        return None
 
     @contextmanager
     def trace_links(self, *, on_trouble: Report) -> Iterator[LinkOf]:

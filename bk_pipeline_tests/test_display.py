@@ -41,7 +41,8 @@ MAY = {
     "cli/spans.py": {"sys.stdout.buffer.write"},  # lines of `json_line`, Parquet
     "spans/secrets.py": {"a link made by hand"},  # a regular expression
     "defs/previews.py": {"dg.MetadataValue.md"},
-    "defs/metadata.py": {"dg.MetadataValue.md"},  # of deployments, whose cells are escaped
+    # Of deployments, whose cells are escaped; of a `Page`.
+    "defs/metadata.py": {"dg.MetadataValue.md", "dg.MetadataValue.url"},
 }
 PRINTS = {"print", "pprint", "click.echo", "click.secho", "rich.print", "warnings.warn"}
 TAKES_METADATA = ("AssetCheckResult", "AssetMaterialization", "Failure", "MaterializeResult")

@@ -158,7 +158,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
                             result=run.begin(day, Delivery()),
                         )
                         rejected += checks.rejections(day.key, done)
-                        step.record(metadata.of_delivery(done, to), done)
+                        step.record(metadata.of_delivery(done, to, app.page_of(to)), done)
         result = checks.result(checks.ALL_ACCEPTED, rejected)
         return dg.MaterializeResult(check_results=[result])
 

@@ -107,7 +107,7 @@ def rejections(day: str, done: Delivery) -> Iterator[str]:
         reasons = "; ".join({one.reason for one in done.rejections})
         yield f"{day}: {counted(done.rejected, 'event')}: {reasons}"
     if done.rejected_unnamed:
-        yield f"{day}: {done.rejected_unnamed:,}, not said which"
+        yield f"{day}: {counted(done.rejected_unnamed, 'event')} that the destination did not identify"
 
 
 def result(

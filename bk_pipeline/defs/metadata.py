@@ -14,7 +14,7 @@ from bk_pipeline import pipeline
 from bk_pipeline.analysis.change import Change
 from bk_pipeline.analysis.columns import StatsTable
 from bk_pipeline.deliver.delivery import Delivery
-from bk_pipeline.display import escape_markdown, link, printable, safe_url
+from bk_pipeline.display import Page, escape_markdown, link, printable, safe_url
 from bk_pipeline.spans.fields import FIELDS, IDENTITY
 from bk_pipeline.telemetry import Value
 from bk_pipeline.text import duration, shortened
@@ -53,18 +53,26 @@ def _clean(value: Any) -> Any:
     return [_clean(one) for one in value] if type(value) in {list, tuple, set} else value
 
 
+def _present(rare: Metadata) -> Metadata:
+    """Return what is worth a line: a zero, False or an empty list of something rare is not."""
+    return {label: value for label, value in rare.items() if value}
+
+
 def of_extraction(found: Extraction) -> Metadata:
     """Return the metadata of `raw_builds`."""
-    return {
-        "builds listed": found.listed,
-        "builds stored": found.stored,
-        "new parts": found.parts,
-        "whole day": found.full,
-        "requests": found.usage.requests,
-        "seconds waited": round(found.usage.waited_s),
+    rare = {
+        "seconds waited for the rate limit or a retry": round(found.usage.waited_s),
         "clock skew in seconds": round(found.clock_skew.total_seconds()),
         "quarantined": found.quarantined,
         "damaged files": found.damaged,
+    }
+    return {
+        "builds listed": found.listed,
+        "builds stored": found.stored,
+        "whole day listed": found.full,
+        "requests": found.usage.requests,
+        "new files": found.parts,
+        **_present(rare),
         ROWS: found.stored,
     }
 
@@ -72,54 +80,64 @@ def of_extraction(found: Extraction) -> Metadata:
 def of_transformation(made: Transformation, stored: PartSummary) -> Metadata:
     """Return the metadata of `spans`: of what was made, and of all that the day has."""
     reasons = list(map(str, stored.quarantined))
-    return {
-        "builds": made.summary.builds,
-        "traces": made.summary.traces,
-        "not finished yet": made.summary.unfinished,
-        "skipped": made.summary.skipped,
-        "not settled yet": made.summary.held_back,
-        "jobs": made.summary.jobs,
-        "times adjusted": made.summary.time_adjusted,
-        "quarantined": len(reasons),
-        "reasons": reasons[:SHOWN],
-        "new parts": made.parts,
-        "new spans": made.summary.spans,
+    rare = {
+        "builds not finished yet": made.summary.unfinished,
+        "builds skipped or not run": made.summary.skipped,
+        "builds not settled yet": made.summary.held_back,
+        "spans with adjusted times": made.summary.time_adjusted,
+        "quarantined builds": len(reasons),
+        "why they are quarantined": reasons[:SHOWN],
         "damaged files": made.damaged,
+    }
+    return {
+        "builds read": made.summary.builds,
+        "builds made into traces": made.summary.traces,
+        "jobs": made.summary.jobs,
+        "new spans": made.summary.spans,
+        "new files": made.parts,
+        **_present(rare),
         ROWS: stored.spans,
     }
 
 
-def of_delivery(done: Delivery, destination: Destination) -> Metadata:
-    """Return the metadata of a loader."""
+def of_delivery(done: Delivery, destination: Destination, page: Page | None) -> Metadata:
+    """Return the metadata of a loader; `page` shows what the destination has."""
+    rare = {
+        "rejected": done.rejected,
+        "reasons for rejection": [one.reason for one in done.rejections],
+        "rejected, but not identified by the destination": done.rejected_unnamed,
+        "sent again after an interrupted run": done.in_doubt_resent,
+        "too old to be sent": done.too_old,
+        "what is too old": destination.max_age_description if done.too_old else "",
+        "left out by sampling rules": done.sampled_out,
+        "builds left out by sampling rules": done.sampled_out_builds,
+        "shortened to fit the limit": done.trimmed,
+        "warnings": done.warnings,
+    }
     return {
+        **({"dataset": dg.MetadataValue.url(page)} if page else {}),
         "destination": destination.name,
         "accepted": done.accepted,
-        "rejected": done.rejected,
-        "reasons of rejection": [one.reason for one in done.rejections],
-        "rejected, not said which": done.rejected_unnamed,
-        "sent again after a crash": done.in_doubt_resent,
-        "settled before": done.already_settled,
-        "too old": done.too_old,
-        "sampled out": done.sampled_out,
-        "builds sampled out": done.sampled_out_builds,
-        "age limit": destination.max_age_description,
-        "trimmed": done.trimmed,
-        "warnings": done.warnings,
+        "delivered before": done.already_settled,
         "requests": done.batches,
+        **_present(rare),
         ROWS: done.accepted,
     }
 
 
 def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
     """Return the metadata of `honeycomb_markers`; `markers` is how many the day has."""
+    rare = {
+        "markers found in Honeycomb": placed.found_again,
+        "markers changed": placed.changed,
+        "markers deleted in Honeycomb": placed.missing,
+        "builds too old for a marker": placed.too_old,
+    }
     return {
-        "created": placed.created,
-        "found again": placed.found_again,
-        "changed": placed.changed,
-        "as they should be": placed.unchanged,
-        "deleted in Honeycomb": placed.missing,
-        "too old": placed.too_old,
+        "markers created": placed.created,
+        "markers up to date": placed.unchanged,
         "requests": requests,
+        **_present(rare),
         ROWS: markers,
     }
 

@@ -233,6 +233,14 @@ class Destination(Protocol):
         """
         ...
 
+    def page_link(self) -> str | None:
+        """Return the URL of the page that shows what was sent, or None if it is unknown.
+
+        Raises:
+            PipelineError: The service could not be asked for the account of the key, see `name`.
+        """
+        ...
+
     def close(self) -> None:
         """Close the idle connections."""
         ...

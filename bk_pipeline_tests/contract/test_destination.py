@@ -73,6 +73,9 @@ def test_trace_link_contains_the_trace_id_or_is_none(stand_in, destination):
 
     assert link is None or trace_id in link
     assert stand_in.secret not in (link or "")
+    page = destination.page_link()
+    assert (page is None) == (link is None)
+    assert stand_in.secret not in (page or "")
 
 
 def test_encoded_items_have_the_ids_and_start_of_their_spans(destination):

@@ -71,6 +71,9 @@ class ScriptedDestination:
     def trace_link(self, trace_id, *, start_ns, end_ns):
         return None
 
+    def page_link(self):
+        return None
+
     def accept(self, items):
         self.stored.extend(items)
         return SendResult([ACCEPTED] * len(items), 1)

@@ -47,6 +47,17 @@ from bk_pipeline.units import NS_PER_S
 LINK_MARGIN_S = 60
 
 
+def dataset_link(account: Account, *, endpoint: str, dataset: str) -> str:
+    """Return the URL of the page of a dataset; arguments as for `trace_link`."""
+    parts = urlsplit(endpoint)
+    host = web_host(endpoint, "ui.") + (f":{parts.port}" if parts.port else "")
+    environment = (
+        f"/environments/{percent_encoded(account.environment)}" if account.environment else ""
+    )
+    slug = percent_encoded(dataset_slug(dataset))
+    return f"{parts.scheme}://{host}/{percent_encoded(account.team)}{environment}/datasets/{slug}"
+
+
 def trace_link(
     account: Account, *, endpoint: str, dataset: str, trace_text: str, start_ns: int, end_ns: int
 ) -> str:
@@ -60,11 +71,6 @@ def trace_link(
         start_ns: The start of the root span, in nanoseconds since 1970.
         end_ns: The end of the root span, in nanoseconds since 1970.
     """
-    parts = urlsplit(endpoint)
-    host = web_host(endpoint, "ui.") + (f":{parts.port}" if parts.port else "")
-    environment = (
-        f"/environments/{percent_encoded(account.environment)}" if account.environment else ""
-    )
     query = urlencode(
         {
             "trace_id": trace_text,
@@ -72,8 +78,8 @@ def trace_link(
             "trace_end_ts": -(-end_ns // NS_PER_S) + LINK_MARGIN_S,
         }
     )
-    page = f"{percent_encoded(account.team)}{environment}/datasets/{percent_encoded(dataset_slug(dataset))}/trace"
-    return f"{parts.scheme}://{host}/{page}?{query}"
+    page = dataset_link(account, endpoint=endpoint, dataset=dataset)
+    return f"{page}/trace?{query}"
 
 
 # The retention of most plans; Honeycomb accepts older events with a 202 but never shows them.
@@ -235,6 +241,14 @@ class Honeycomb:
             start_ns=start_ns,
             end_ns=end_ns,
         )
+
+    def page_link(self) -> str:
+        """Return the URL of the dataset's page, see `Destination.page_link`.
+
+        Raises:
+            PipelineError: Like `describe`.
+        """
+        return dataset_link(self.describe(), endpoint=self._endpoint, dataset=self._dataset)
 
     def encode(self, rows: SpanRows) -> list[Item]:
         """Return the events of the rows' spans and links. Pure."""

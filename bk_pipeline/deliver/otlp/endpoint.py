@@ -208,6 +208,9 @@ class Otlp:
     def trace_link(self, trace_id: str, *, start_ns: int, end_ns: int) -> None:
         """Return None: OTLP does not say where its traces can be viewed."""
 
+    def page_link(self) -> None:
+        """Return None, like `trace_link`."""
+
     def close(self) -> None:
         """Close the idle connections. Sending again opens new ones."""
         self._endpoint.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline.deliver.honeycomb.destination import Honeycomb, trace_link
+from bk_pipeline.deliver.honeycomb.destination import Honeycomb, dataset_link, trace_link
 from bk_pipeline.errors import (
     AccessDenied,
     ConfigError,
@@ -81,6 +81,8 @@ def test_trace_link_has_region_team_environment_and_dataset(account, endpoint, p
         end_ns=1_760_000_042_500_000_000,
     )
 
+    dataset = dataset_link(account, endpoint=endpoint, dataset="CI builds")
+    assert f"{dataset}/trace" == page
     # With a margin of a minute; without times, only traces of the last two hours are found.
     assert link == (
         f"{page}?trace_id={'ab' * 16}&trace_start_ts=1759999940&trace_end_ts=1760000103"

@@ -230,6 +230,7 @@ def _questions(keep: Path, root: Mapping[str, Any]) -> str:
     name = f"{slug}#{root['attributes']['buildkite.build.number']}"
     commands = {
         f"trace {name}": "why did this build take so long?",
+        "changes": "what got slower, and since which build?",
         "queues --agents +2": "would more agents help?",
         "flaky": "which steps fail at random, and what does it cost?",
     }

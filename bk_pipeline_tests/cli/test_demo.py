@@ -55,6 +55,20 @@ def test_kept_data_answers_questions_and_the_next_demo_replaces_it(tmp_path):
     assert "Critical path" in answer.stdout
 
 
+def test_the_default_demo_shows_what_got_slower(tmp_path):
+    """A step of the demo's world became slower twelve days ago, whatever day it is."""
+    kept = tmp_path / "kept"
+    done = run("demo", "--keep", str(kept), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [command] = [line for line in done.stdout.splitlines() if "what got slower" in line]
+    answer = run(command.split()[1], cwd=tmp_path, BK_PIPELINE_DATA_DIR=str(kept))
+    assert answer.returncode == 0, answer.stderr
+    sentence, *table = answer.stdout.splitlines()
+    assert "the largest: api / test takes " in sentence
+    assert " longer since build #" in sentence
+    assert any(line.split()[:3] == ["api", "/", "test"] for line in table)
+
+
 def test_demo_replaces_no_other_files(tmp_path):
     (tmp_path / "notes").write_text("mine")
     done = run("demo", "--days", "1", "--keep", str(tmp_path), cwd=tmp_path)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bk_pipeline.deliver.destinations import Configured
     from bk_pipeline.deliver.sampling import Sampling
     from bk_pipeline.honeycomb.client import MarkerClient
+    from bk_pipeline.honeycomb.design import Design
+    from bk_pipeline.honeycomb.resources import ResourceClient
     from bk_pipeline.honeycomb.rules import Rules
     from bk_pipeline.ledger.store import Ledger
     from bk_pipeline.pipeline import Day, MarkerContext
@@ -441,6 +443,39 @@ class App:
 
         on_wait = on_wait or self.on_wait
         return closing(MarkerClient.from_settings(self.settings, clock=self.clock, on_wait=on_wait))
+
+    def honeycomb_design(self) -> Design:
+        """Return what Honeycomb is to have for the dataset, without columns that are not sent.
+
+        Raises:
+            ConfigError: The file of prices cannot be read, or is malformed.
+        """
+        from bk_pipeline.honeycomb.design import design  # noqa: PLC0415  # see above
+        from bk_pipeline.spans.fields import COSTS, fields_left_out  # noqa: PLC0415
+
+        options = self.span_options()
+        return design(
+            self.settings.honeycomb_dataset,
+            left_out=fields_left_out(options) | (COSTS if options.prices is None else frozenset()),
+            shown=self.privacy().shown,
+            triggers=self.settings.honeycomb_triggers,
+            slo=self.settings.honeycomb_slo,
+        )
+
+    def resource_client(
+        self, on_wait: Report | None = None
+    ) -> AbstractContextManager[ResourceClient]:
+        """Open a client of Honeycomb's boards and what they are made of.
+
+        Raises:
+            ConfigError: The configuration key is not set.
+        """
+        from bk_pipeline.honeycomb.resources import ResourceClient  # noqa: PLC0415  # see above
+
+        on_wait = on_wait or self.on_wait
+        return closing(
+            ResourceClient.from_settings(self.settings, clock=self.clock, on_wait=on_wait)
+        )
 
     @contextmanager
     def marking(self, on_wait: Report) -> Iterator[MarkerContext]:

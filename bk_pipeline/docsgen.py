@@ -6,15 +6,19 @@ the pages: change the declarations that they are generated from.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bk_pipeline.analysis.columns import CHANGES, DEPLOYMENTS, TABLES
 from bk_pipeline.analysis.views import VIEWS
 from bk_pipeline.cli.commands import cli
+from bk_pipeline.honeycomb import queries
+from bk_pipeline.honeycomb.design import Design, design
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.fields import FIELDS, IDENTITY, SCHEMA_URL, UNAVAILABLE, Field
 from bk_pipeline.spans.model import SpanKind
@@ -208,6 +212,129 @@ def _question(path: Path) -> str:
     )
 
 
+HONEYCOMB_INTRODUCTION = """\
+# Honeycomb: board, columns and alerts
+
+`bk-pipeline honeycomb` sets up Honeycomb for the spans that it gets: a board *Buildkite* with the queries
+below, descriptions and types of the columns, calculated fields, and, if you ask for them, two triggers
+and an SLO. It also sets the colors of marker types, if you have [rules for markers](markers.md).
+
+1. In Honeycomb, in the environment that receives your spans, go to *Environment Settings > API Keys >
+   Configuration* and create a key with the permissions of the table below. Ingest keys cannot create
+   boards.
+2. Put it into `.env` as `HONEYCOMB_CONFIGURATION_KEY`. The dataset is that of `HONEYCOMB_DATASET`.
+3. Run `bk-pipeline honeycomb plan` to see what would be created, and `bk-pipeline honeycomb apply` to
+   create it. It prints the address of the board.
+
+| permission | for |
+|---|---|
+| Manage Public Boards | the board |
+| Manage Queries and Columns | queries, columns, calculated fields |
+| Create Datasets | only if the dataset does not exist yet |
+| Manage Triggers | triggers: `BK_PIPELINE_HONEYCOMB_TRIGGERS=1` |
+| Manage SLOs | the SLO: `BK_PIPELINE_HONEYCOMB_SLO=1` |
+| Manage Markers | colors of marker types: `BK_PIPELINE_MARKERS` |
+
+The commands work before the first event: the columns that the queries need are created first. Once events
+have created the other columns, run `apply` again to describe those too. Honeycomb allows about 100 such
+calls a minute, so describing all columns takes a minute or two. Keys of Honeycomb Classic work too: the
+dataset is then one of Classic.
+
+## What is changed, and what is not
+
+- **`plan` shows drift.** If you change a query, a panel, a formula, a description or a threshold of ours by
+  hand, `plan` shows what is different, and `apply` restores it. After `apply`, `plan` shows nothing.
+- **Only what we made is touched.** It is recognized by its name and by the tag at the end of its
+  description, like `[bk_pipeline:buildkite]` with the dataset's name. To keep a changed version, rename it or
+  remove the tag: it is then yours, and `apply` creates ours beside it. A copy of the board is yours as well.
+- **What you add stays**: panels, filters and tags of the board, recipients and schedules of triggers, and
+  whether they are disabled. Your panels are moved below ours if they would overlap.
+- A column that you described yourself is left as it is.
+- **Only `bk-pipeline honeycomb prune` deletes** triggers, SLO, calculated fields and duplicates of the board,
+  if the settings do not ask for them any more; with `--all`, it deletes everything that `apply` made. Columns
+  and the dataset stay, because they hold data, and so do colors, which have no tag. `apply` itself deletes
+  only names of queries that it replaced.
+- **Each dataset has one board.** Teams with datasets of their own do not meet. Projects that send to the same
+  dataset share its board: give them the same settings, or `plan` in one shows what the other did.
+- **Columns that are not sent have no query.** Without [prices](cost.md) there is no cost panel, without
+  `BK_PIPELINE_SPANS_CRITICAL_PATH` none of the critical path, and a query of an attribute that
+  `BK_PIPELINE_SPANS_DROP` drops is left out. The commands name what is left out. Values that are sent hashed
+  are hashed in filters too.
+- If `apply` is interrupted, run it again: it does the rest, and creates nothing twice.
+
+A trigger has no recipients until you add them in Honeycomb. Both triggers look at spans by their start, so
+they see a build only once it has finished and was delivered; let the [sensor](operating.md) deliver it soon.
+How many triggers and SLOs you can have depends on your plan.
+
+## Queries
+
+"""
+
+
+def honeycomb_page() -> str:
+    """Return the Honeycomb page: how to set it up, and each query."""
+    made = design(
+        "buildkite", left_out=(), shown=lambda _, value: str(value), triggers=True, slo=True
+    )
+    return HONEYCOMB_INTRODUCTION + _panels(made) + _calculated_fields(made) + _alerts(made)
+
+
+def _panels(made: Design) -> str:
+    parts = []
+    for one in made.panels:
+        if isinstance(one, queries.Text):
+            heading, _, text = one.content.partition("\n\n")
+            parts.append(f"### {heading.lstrip('# ')}\n\n" + (f"{text}\n\n" if text else ""))
+        else:
+            shown = f"Shown as {one.style}" + (f", {one.chart}" if one.chart != "default" else "")
+            parts.append(f"#### {one.name}\n\n{one.description} {shown}.\n\n")
+            parts.append(_query(made.definition(one)))
+    return "".join(parts)
+
+
+def _calculated_fields(made: Design) -> str:
+    rows = [(f"`{one.alias}`", f"`{one.formula}`", one.description) for one in made.fields]
+    return "## Calculated fields\n\n" + _table(("name", "formula", "meaning"), rows)
+
+
+def _alerts(made: Design) -> str:
+    triggers = "".join(
+        f"#### {one.name}\n\n{one.description} Fires if the result is {one.op} {one.value:g}, checked "
+        f"every {one.every_s // 60} minutes.\n\n" + _query(made.trigger_query(one))
+        for one in made.triggers
+    )
+    slo = queries.SLO
+    return (
+        f"\n## Triggers\n\n{triggers}## SLO\n\n#### {slo.name}\n\n{slo.description} The indicator is "
+        f"`{slo.sli.alias}`, the target {slo.target_per_million / 10_000:g} % over {slo.days} days.\n"
+    )
+
+
+def _query(spec: dict[str, Any]) -> str:
+    """Return a query in the words of Honeycomb's query builder."""
+    filters = [
+        f"{one['column']} {one['op']} {json.dumps(one.get('value', ''))}" for one in spec["filters"]
+    ]
+    having = [
+        f"{_call(one | {'op': one['calculate_op']})} {one['op']} {one['value']}"
+        for one in spec.get("havings", ())
+    ]
+    clauses = {
+        "VISUALIZE": ", ".join(map(_call, spec["calculations"])),
+        "WHERE": " AND ".join(filters),
+        "GROUP BY": ", ".join(spec.get("breakdowns", ())),
+        "HAVING": " AND ".join(having),
+        "ORDER BY": ", ".join(f"{_call(one)} desc" for one in spec.get("orders", ())),
+        "LIMIT": str(spec.get("limit", "")),
+    }
+    lines = [f"{name:<10} {text}\n" for name, text in clauses.items() if text]
+    return f"```text\n{''.join(lines)}```\n\n"
+
+
+def _call(one: dict[str, Any]) -> str:
+    return f"{one['op']}({one['column']})" if "column" in one else str(one["op"])
+
+
 def privacy_page() -> str:
     """Return the privacy page: what the settings affect, and the secrets that are masked."""
     copies = [
@@ -322,6 +449,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "spans.md": spans_page,
     "stats.md": stats_page,
     "sql.md": sql_page,
+    "honeycomb.md": honeycomb_page,
     "privacy.md": privacy_page,
     "cli.md": cli_page,
 }

@@ -111,7 +111,8 @@ class Settings(BaseSettings):
         None,
         alias="HONEYCOMB_CONFIGURATION_KEY",
         description="Honeycomb configuration key with the permission Manage Markers, for "
-        "`BK_PIPELINE_MARKERS`. Ingest keys cannot create markers.",
+        "`BK_PIPELINE_MARKERS`, and those that docs/honeycomb.md lists, for `bk-pipeline honeycomb`. "
+        "Ingest keys cannot create markers or boards.",
     )
     honeycomb_api_endpoint: HoneycombUrl = Field(
         "https://api.honeycomb.io",
@@ -122,6 +123,18 @@ class Settings(BaseSettings):
         "buildkite",
         alias="HONEYCOMB_DATASET",
         description="Honeycomb dataset for the spans; also their `service.name`.",
+    )
+    honeycomb_triggers: bool = Field(
+        default=False,
+        alias="BK_PIPELINE_HONEYCOMB_TRIGGERS",
+        description="Whether `bk-pipeline honeycomb` also creates two triggers: jobs wait long for "
+        "agents, and the main branch fails (docs/honeycomb.md).",
+    )
+    honeycomb_slo: bool = Field(
+        default=False,
+        alias="BK_PIPELINE_HONEYCOMB_SLO",
+        description="Whether `bk-pipeline honeycomb` also creates an SLO: jobs get an agent in time "
+        "(docs/honeycomb.md).",
     )
     destinations: Globs = Field(
         (),
@@ -596,17 +609,18 @@ class Settings(BaseSettings):
             )
         return self.honeycomb_api_key.get_secret_value()
 
-    def require_configuration_key(self) -> str:
+    def require_configuration_key(self, needed: str) -> str:
         """The Honeycomb configuration key.
+
+        Args:
+            needed: The permissions that it needs and where to create it, for the error.
 
         Raises:
             ConfigError: It is not set.
         """
         if self.honeycomb_configuration_key is None:
             raise ConfigError(
-                "HONEYCOMB_CONFIGURATION_KEY is not set. Markers need a configuration key with the "
-                "permission Manage Markers, which no ingest key has: create one under Environment "
-                f"Settings > API Keys > Configuration in Honeycomb and {self._how_to_set('it')}."
+                f"HONEYCOMB_CONFIGURATION_KEY is not set. {needed} and {self._how_to_set('it')}."
             )
         return self.honeycomb_configuration_key.get_secret_value()
 

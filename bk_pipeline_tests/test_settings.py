@@ -399,9 +399,13 @@ def test_missing_variable_is_an_error_with_the_searched_file(tmp_path, there):
     if there:
         (tmp_path / ".env").write_text("BUILDKITE_API_TOKEN=\n")
     state = "does not set it" if there else "does not exist"
-    for require in ("require_buildkite", "require_honeycomb", "require_configuration_key"):
+    for require, *needed in (
+        ("require_buildkite",),
+        ("require_honeycomb",),
+        ("require_configuration_key", "Markers need one"),
+    ):
         with pytest.raises(ConfigError, match=f"{re.escape(str(tmp_path / '.env'))}, .*{state}"):
-            getattr(Settings.load(), require)()
+            getattr(Settings.load(), require)(*needed)
     with pytest.raises(ConfigError, match="is not set") as caught:
         Settings.of().require_buildkite()
     assert ".env" not in str(caught.value)

@@ -418,6 +418,54 @@ def delete(**options: Any) -> None:
     delete(**options)
 
 
+@cli.group(cls=Suggesting)
+def honeycomb() -> None:
+    """Set up Honeycomb: a board of builds, column descriptions, calculated fields, alerts.
+
+    Everything is made for the dataset HONEYCOMB_DATASET, with HONEYCOMB_CONFIGURATION_KEY.
+    docs/honeycomb.md has the queries and the permissions that the key needs. Nothing that others
+    made is changed or deleted.
+    """
+
+
+@honeycomb.command("plan")
+def plan_setup() -> None:
+    """Preview what apply and prune would do. Changes nothing.
+
+    Prints one line per item, separated by tabs: action, kind, name, and what is different. A line
+    of counts follows. After a change by hand in Honeycomb, it shows what apply would restore.
+    """
+    from bk_pipeline.cli.honeycomb import plan
+
+    plan()
+
+
+@honeycomb.command("apply")
+def apply_setup() -> None:
+    """Create what is missing, and restore what was changed. Deletes nothing that you see.
+
+    Prints the lines of plan as they are done, and the address of the board. If it is
+    interrupted, run it again.
+    """
+    from bk_pipeline.cli.honeycomb import apply
+
+    apply()
+
+
+@honeycomb.command("prune")
+@click.option("--all", "everything", is_flag=True, help="Delete all that apply made.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def prune_setup(**options: Any) -> None:
+    """Delete what apply made and the settings do not require any more.
+
+    Deletes only what has the name and the tag that apply gave it. Columns and the dataset stay,
+    because they hold data.
+    """
+    from bk_pipeline.cli.honeycomb import prune
+
+    prune(**options)
+
+
 @cli.command()
 @FROM
 @TO

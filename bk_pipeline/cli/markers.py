@@ -17,7 +17,7 @@ from bk_pipeline.cli.output import Console, echo, line_of
 from bk_pipeline.errors import ConfigError, NotFound
 from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.placing import Plan, color_changes, set_colors
-from bk_pipeline.honeycomb.rules import Marker, marker_dataset
+from bk_pipeline.honeycomb.rules import Marker, Rules, marker_dataset
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
@@ -58,10 +58,10 @@ def plan(first: date | None, last: date | None, restore: bool) -> None:
             _show(day, planned)
             total += _counts(planned)
         for dataset in sorted(it.rules.datasets):
-            for one in _unlike(dataset, it):
+            for one in wrong_colors(dataset, it.rules, it.client):
                 _line("color", "-", dataset, one)
                 total["to color"] += 1
-    echo(_sentence(total))
+    echo(sentence(total))
 
 
 def apply(first: date | None, last: date | None, restore: bool) -> None:
@@ -79,8 +79,8 @@ def apply(first: date | None, last: date | None, restore: bool) -> None:
             )
             total.update({name.replace("_", " "): count for name, count in asdict(placed).items()})
         for dataset in sorted(it.rules.datasets):
-            total["colors set"] += _paint(dataset, it)
-    echo(_sentence(total))
+            total["colors set"] += paint(dataset, it.rules, it.client)
+    echo(sentence(total))
 
 
 def prune(yes: bool) -> None:
@@ -151,7 +151,7 @@ def delete(marker_id: str, dataset: str | None) -> None:
 @contextmanager
 def _client(app: App) -> Iterator[MarkerClient]:
     with (
-        closing(Lines(_tell)) as lines,
+        closing(Lines(tell)) as lines,
         report_pauses_to(lines.wait),
         app.marker_client(lines.wait) as client,
     ):
@@ -186,7 +186,7 @@ def _opened() -> Iterator[tuple[App, MarkerContext, Lines]]:
     """Open what the commands use, according to the settings, and a printer for waits."""
     app = App(Settings.load())
     with (
-        closing(Lines(_tell)) as lines,
+        closing(Lines(tell)) as lines,
         report_pauses_to(lines.wait),
         app.marking(lines.wait) as marking,
     ):
@@ -233,23 +233,25 @@ def _counts(planned: Plan) -> Counter[str]:
     )
 
 
-def _unlike(dataset: str, it: MarkerContext) -> list[str]:
+def wrong_colors(dataset: str, rules: Rules, client: MarkerClient) -> list[str]:
     """Return the types whose color would be set; empty if the dataset does not exist yet."""
     try:
-        found = color_changes(dataset, it.rules.colors_in(dataset), client=it.client)
+        found = color_changes(dataset, rules.colors_in(dataset), client=client)
     except NotFound:
         return []
     return [f"{one.type} {one.color}" for one in found.values()]
 
 
-def _paint(dataset: str, it: MarkerContext) -> int:
+def paint(dataset: str, rules: Rules, client: MarkerClient) -> int:
+    """Set the colors of types, and return how many were set."""
     try:
-        return set_colors(dataset, it.rules.colors_in(dataset), client=it.client)
+        return set_colors(dataset, rules.colors_in(dataset), client=client)
     except NotFound:
         return 0
 
 
-def _sentence(total: Counter[str]) -> str:
+def sentence(total: Counter[str]) -> str:
+    """Return counts as a sentence."""
     counts = ", ".join(f"{count:,} {what}" for what, count in total.items() if count)
     return f"{counts}." if counts else "Nothing to do."
 
@@ -264,5 +266,6 @@ def _line(*fields: str) -> None:
     line_of(fields)
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Print a line to standard error."""
     echo(line, err=True)

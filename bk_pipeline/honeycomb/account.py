@@ -17,6 +17,9 @@ from bk_pipeline.http.network import DEFAULT_PORTS
 from bk_pipeline.http.session import Response
 
 INGEST = "ingest"
+# Permissions of a configuration key, as Honeycomb's pages name them.
+BOARDS, COLUMNS = "Manage Public Boards", "Manage Queries and Columns"
+DATASETS, TRIGGERS, SLOS = "Create Datasets", "Manage Triggers", "Manage SLOs"
 
 
 class _Named(msgspec.Struct):
@@ -28,6 +31,21 @@ class _Access(msgspec.Struct, rename="camel"):
     events: bool = False
     markers: bool = False
     create_datasets: bool = False
+    boards: bool = False
+    columns: bool = False
+    triggers: bool = False
+    slos: bool = False
+
+    @property
+    def permissions(self) -> frozenset[str]:
+        granted = {
+            BOARDS: self.boards,
+            COLUMNS: self.columns,
+            DATASETS: self.create_datasets,
+            TRIGGERS: self.triggers,
+            SLOS: self.slos,
+        }
+        return frozenset(name for name, given in granted.items() if given)
 
 
 class _Auth(msgspec.Struct):
@@ -39,7 +57,10 @@ class _Auth(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The account and permissions of a key. `environment` is empty for a classic key."""
+    """The account and permissions of a key. `environment` is empty for a classic key.
+
+    `permissions` has those for boards and what they need.
+    """
 
     team: str
     environment: str
@@ -47,6 +68,7 @@ class Account:
     may_send_events: bool
     may_create_datasets: bool
     may_place_markers: bool
+    permissions: frozenset[str] = frozenset()
 
 
 def parse_account(response: Response, *, place: str, quote: Quote) -> Account:
@@ -69,6 +91,7 @@ def parse_account(response: Response, *, place: str, quote: Quote) -> Account:
         may_send_events=access.events or auth.type == INGEST,
         may_create_datasets=access.create_datasets,
         may_place_markers=access.markers,
+        permissions=access.permissions,
     )
 
 

@@ -42,6 +42,8 @@ Nothing here is real; no account is touched.
   Buildkite   /v2/organizations/{organization}/builds
   Honeycomb   /1/batch/{{dataset}}  /1/events/{{dataset}}  /1/auth
               /1/markers/{{dataset}}  /1/marker_settings/{{dataset}}
+              /1/boards  /1/datasets  and in each {{dataset}}: /1/columns  /1/derived_columns
+              /1/queries  /1/query_annotations  /1/triggers  /1/slos
   OTLP        /v1/traces  /v1/metrics
   Control     /_sandbox/stored  /_sandbox/events  /_sandbox/markers
               /_sandbox/faults  /_sandbox/builds  /_sandbox/reset

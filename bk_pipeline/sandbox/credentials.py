@@ -19,6 +19,9 @@ ALL_SCOPES = (
     "read_pipelines",
 )
 
+# What a configuration key can manage besides markers.
+MANAGEMENT = ("boards", "columns", "triggers", "slos")
+
 KeyKind = Literal["ingest", "configuration", "classic_ingest", "classic_configuration"]
 _KEY_KINDS = ("ingest", "configuration", "classic_ingest", "classic_configuration")
 
@@ -94,6 +97,7 @@ class HoneycombKey:
     create_datasets: bool
     events: bool
     markers: bool = True
+    granted: frozenset[str] = frozenset(MANAGEMENT)
 
     @property
     def can_send_events(self) -> bool:
@@ -104,6 +108,13 @@ class HoneycombKey:
     def can_manage_markers(self) -> bool:
         """Whether the key can create, change and delete markers; ingest keys never can."""
         return self.markers and not self.kind.endswith("ingest")
+
+    @property
+    def management(self) -> frozenset[str]:
+        """What the key can manage, as the auth endpoint names it; ingest keys nothing."""
+        if self.kind.endswith("ingest"):
+            return frozenset()
+        return self.granted | ({"create_datasets"} if self.create_datasets else set())
 
     def payload(self) -> dict[str, Any]:
         """The body of the auth endpoint. An ingest key's access has no `events`."""
@@ -117,10 +128,8 @@ class HoneycombKey:
                 f"hcxlk_{named_uuid('key', self.value).replace('-', '')[:26]}",
                 "configuration",
             )
-            access = dict.fromkeys(
-                ("triggers", "boards", "queries", "columns", "slos", "recipients", "privateBoards"),
-                False,
-            )
+            access = dict.fromkeys(("queries", "recipients", "privateBoards"), False)
+            access |= {name: name in self.granted for name in MANAGEMENT}
             access |= {
                 "events": self.events,
                 "markers": self.markers,

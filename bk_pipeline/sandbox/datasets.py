@@ -79,7 +79,7 @@ class Dataset:
     def __init__(self, name: str) -> None:
         self.name = name
         self.slug = dataset_slug(name)
-        self._types: dict[str, str] = {}
+        self.types: dict[str, str] = {}
         # Warnings about events that have been parsed but not yet stored, by `id(event)`.
         self._pending: dict[int, list[IngestWarning]] = {}
 
@@ -98,7 +98,7 @@ class Dataset:
         """
         self._pending = {}
         parsed = [self._parse(element, now_ns) for element in elements]
-        columns = set(self._types)
+        columns = set(self.types)
         for item in parsed:
             if isinstance(item, StoredEvent):
                 columns.update(item.data)
@@ -109,7 +109,7 @@ class Dataset:
     def warnings_for(self, event: StoredEvent) -> Iterator[IngestWarning]:
         """The warnings about an event of the last `parse`. Records the types of new columns."""
         yield from self._pending.get(id(event), ())
-        for column, text in column_warnings(event.data, self._types):
+        for column, text in column_warnings(event.data, self.types):
             yield IngestWarning(self.name, column, text)
 
     def _parse(self, element: msgspec.Raw, now_ns: int) -> StoredEvent | str:

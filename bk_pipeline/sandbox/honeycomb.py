@@ -1,4 +1,4 @@
-"""Honeycomb's ingest API: batches, single events, the auth endpoint and markers.
+"""Honeycomb's ingest API (batches, single events), the auth endpoint, and the management API.
 
 All keys belong to one environment, so they share its datasets. A guess,
 because it is not documented: a key without the permission to send events gets
@@ -7,7 +7,7 @@ a 401.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from threading import Lock
 from typing import Any
 
@@ -24,7 +24,7 @@ from bk_pipeline.sandbox.bodies import (
     event_element,
     json_response,
 )
-from bk_pipeline.sandbox.credentials import HoneycombKey, KeyKind, key_value
+from bk_pipeline.sandbox.credentials import MANAGEMENT, HoneycombKey, KeyKind, key_value
 from bk_pipeline.sandbox.datasets import (
     MAX_NAME,
     Dataset,
@@ -35,6 +35,7 @@ from bk_pipeline.sandbox.datasets import (
 )
 from bk_pipeline.sandbox.faults import Faults
 from bk_pipeline.sandbox.limits import CallLimit
+from bk_pipeline.sandbox.management import ManagementService
 from bk_pipeline.sandbox.markers import RATE_LIMITED, MarkerService
 
 
@@ -69,6 +70,9 @@ class HoneycombService:
         self.markers = MarkerService(
             self._require_key, lambda slug: slug in self._datasets, clock, self.call_limit
         )
+        self.management = ManagementService(
+            self._require_key, lambda: self._datasets, clock, self.call_limit
+        )
 
     @property
     def events(self) -> list[StoredEvent]:
@@ -102,6 +106,7 @@ class HoneycombService:
             self._datasets = {}
             self.request_count = 0
         self.markers.reset()
+        self.management.reset()
         self.call_limit.reset()
 
     def add_key(
@@ -111,6 +116,7 @@ class HoneycombService:
         create_datasets: bool = True,
         events: bool = True,
         markers: bool = True,
+        management: Collection[str] = MANAGEMENT,
     ) -> str:
         """Create a key.
 
@@ -119,12 +125,15 @@ class HoneycombService:
             create_datasets: Whether it can create datasets.
             events: Whether it can send events; ingest keys always can.
             markers: Whether it can manage markers; ingest keys never can.
+            management: What else a configuration key can manage, of `MANAGEMENT`.
 
         Raises:
             ValueError: There is no such kind.
         """
         value = key_value(kind, len(self._keys) + 1)
-        self._keys[value] = HoneycombKey(value, kind, create_datasets, events, markers)
+        self._keys[value] = HoneycombKey(
+            value, kind, create_datasets, events, markers, frozenset(management)
+        )
         return value
 
     def routes(self) -> list[Route]:
@@ -134,6 +143,7 @@ class HoneycombService:
             Route("/1/batch/{dataset}", self._batch, methods=["POST"]),
             Route("/1/events/{dataset}", self._event, methods=["POST"]),
             *self.markers.routes(),
+            *self.management.routes(),
         ]
 
     def _auth(self, request: Request) -> Response:

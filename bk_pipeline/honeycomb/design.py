@@ -1,0 +1,266 @@
+"""What a dataset's board, columns, calculated fields, triggers and SLO are to be. Pure.
+
+What we made is recognized by its name and by a tag at the end of its description. Boards, triggers,
+SLOs and queries have one of their dataset, columns and calculated fields are in it anyway. Queries
+cannot be changed or listed: the tag in the annotation that names a query has a digest of the
+query's definition, so that an annotation says whether its query is as it should be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from bk_pipeline.honeycomb import queries
+from bk_pipeline.honeycomb.account import dataset_slug
+from bk_pipeline.honeycomb.queries import Calculated, Query, Slo, Text, Trigger
+from bk_pipeline.spans.fields import FIELDS, IDENTITY, Field, FieldType
+from bk_pipeline.text import shortened
+
+# Returns a value of an attribute as the privacy settings leave it; None if it is not sent.
+Shown = Callable[[str, str | int], str | None]
+
+TAG = "[bk_pipeline]"
+DEFAULT_DATASET = "buildkite"
+LONGEST_COLUMN, LONGEST_NAME = 255, 255
+GRID, TEXT_HEIGHT, QUERY_HEIGHT = 12, 2, 5
+TYPES = {FieldType.INT: "integer", FieldType.FLOAT: "float", FieldType.BOOL: "boolean"}
+_VARIABLE = re.compile(r"\$([\w.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The type and description of a column."""
+
+    type: str
+    description: str
+
+
+# Columns that every event has, whatever the settings.
+EVENT_COLUMNS = {
+    "name": Column("string", IDENTITY["name"][1]),
+    "duration_ms": Column("float", "How long the span lasted, in ms."),
+    "error": Column("boolean", "True on spans that failed, else absent."),
+    "trace.trace_id": Column("string", "The build's UUID; docs/spans.md says in which form."),
+    "trace.span_id": Column("string", "The span's id."),
+    "trace.parent_id": Column("string", IDENTITY["parent_span_id"][1]),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What is to be, for one dataset.
+
+    Attributes:
+        dataset: The dataset's name.
+        columns: The columns that are sent, with types and descriptions.
+        fields: The calculated fields that are needed.
+        panels: The board's panels, in order.
+        triggers: The triggers that are asked for.
+        slo: The SLO, if it is asked for.
+        preset_filters: Column and label of filters of the board.
+        left_out: Names of what is left out because a column is not sent, and that column.
+        shown: Returns a value as the privacy settings leave it.
+    """
+
+    dataset: str
+    columns: dict[str, Column]
+    fields: tuple[Calculated, ...]
+    panels: tuple[Text | Query, ...]
+    triggers: tuple[Trigger, ...]
+    slo: Slo | None
+    preset_filters: tuple[tuple[str, str], ...]
+    left_out: dict[str, str]
+    shown: Shown = field(repr=False)
+
+    @property
+    def slug(self) -> str:
+        """The dataset in paths of the API."""
+        return dataset_slug(self.dataset)
+
+    @property
+    def board_name(self) -> str:
+        """The board's name; other datasets than the default one are in it."""
+        more = "" if self.dataset == DEFAULT_DATASET else f" ({self.dataset})"
+        return shortened(f"Buildkite{more}", LONGEST_NAME)
+
+    @property
+    def tag(self) -> str:
+        """The tag of what is outside of the dataset."""
+        return f"[bk_pipeline:{self.slug}]"
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The queries of the panels."""
+        return tuple(one for one in self.panels if isinstance(one, Query))
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns without which Honeycomb refuses the queries."""
+        aliases = {one.alias for one in self.fields}
+        used = {name for one in self.queries for name in columns_of(one)}
+        used |= {name for one in self.triggers for name in columns_of(one.query)}
+        used |= {name for one in self.fields for name in variables_of(one)}
+        used |= {name for name, _ in self.preset_filters}
+        return sorted(used - aliases)
+
+    def definition(self, query: Query) -> dict[str, Any]:
+        """Return a query as the API has it."""
+        calculations = [_calculation(one) for one in query.calculations]
+        filters = [{"column": "name", "op": "=", "value": query.of}]
+        filters += [self._filter(*one) for one in query.where]
+        spec: dict[str, Any] = {"calculations": calculations, "filters": filters}
+        if query.by:
+            spec["breakdowns"] = list(query.by)
+        if query.ordered:
+            spec["orders"] = [calculations[0] | {"order": "descending"}]
+        if query.having:
+            calculation, op, value = query.having
+            first, _, column = calculation.partition(" ")
+            having = {"calculate_op": first, "column": column, "op": op, "value": value}
+            spec["havings"] = [having]
+        return spec | {"limit": query.limit, "time_range": query.range_s}
+
+    def trigger_query(self, trigger: Trigger) -> dict[str, Any]:
+        """Return a trigger's query, which has no order and no limit."""
+        spec = self.definition(trigger.query)
+        return {name: spec[name] for name in spec if name not in {"orders", "limit"}}
+
+    def query_tag(self, query: Query) -> str:
+        """Return the tag of a query: it changes with the query and the formulas in it.
+
+        Honeycomb keeps the formulas that calculated fields have when a query is made.
+        """
+        formulas = [one.formula for one in self.fields if one.alias in columns_of(query)]
+        content = msgspec.json.encode([self.definition(query), formulas], order="sorted")
+        return f"{self.tag[:-1]}#{sha256(content).hexdigest()[:8]}]"
+
+    def _filter(self, column: str, op: str, *value: Any) -> dict[str, Any]:
+        """Return a filter; values that are sent hashed are hashed in it too."""
+        made: dict[str, Any] = {"column": column, "op": op}
+        for one in value:
+            if isinstance(one, tuple):
+                made["value"] = [self.shown(column, each) or each for each in one]
+            elif isinstance(one, str) and column not in EVENT_COLUMNS:
+                made["value"] = self.shown(column, one) or one
+            else:
+                made["value"] = one
+        return made
+
+
+def design(
+    dataset: str, *, left_out: Iterable[str], shown: Shown, triggers: bool, slo: bool
+) -> Design:
+    """Return what is to be for a dataset.
+
+    Args:
+        dataset: Its name.
+        left_out: Attributes that the settings turn off.
+        shown: Returns a value of an attribute as the privacy settings leave it.
+        triggers: Whether triggers are asked for.
+        slo: Whether the SLO is asked for.
+    """
+    absent = set(left_out)
+    columns = EVENT_COLUMNS | {
+        one.name: Column(TYPES.get(one.type, "string"), _description(one))
+        for one in FIELDS
+        if one.type is not FieldType.MAP and one.name not in absent and shown(one.name, 1)
+    }
+    # A formula compares values as they are, so its columns must not be hashed.
+    intact = {name for name in columns if name in EVENT_COLUMNS or shown(name, "1") == "1"}
+    missing: dict[str, str] = {}
+    possible = {
+        one.alias: one
+        for one in queries.CALCULATED
+        if not _note_missing(one.alias, variables_of(one), intact, missing)
+    }
+    known = columns.keys() | possible.keys()
+    panels = [
+        one
+        for one in queries.PANELS
+        if isinstance(one, Text) or not _note_missing(one.name, columns_of(one), known, missing)
+    ]
+    wanted = [
+        one
+        for one in (queries.TRIGGERS if triggers else ())
+        if not _note_missing(one.name, columns_of(one.query), known, missing)
+    ]
+    goal = queries.SLO if slo else None
+    if goal and _note_missing(goal.name, [goal.sli.alias], known, missing):
+        goal = None
+    used = {name for one in panels if isinstance(one, Query) for name in columns_of(one)}
+    used |= {name for one in wanted for name in columns_of(one.query)}
+    used |= {goal.sli.alias} if goal else set()
+    return Design(
+        dataset=dataset,
+        columns=columns,
+        fields=tuple(one for alias, one in possible.items() if alias in used),
+        panels=tuple(panels),
+        triggers=tuple(wanted),
+        slo=goal,
+        preset_filters=tuple(one for one in queries.PRESET_FILTERS if one[0] in columns),
+        left_out={name: column for name, column in missing.items() if name not in ALIASES},
+        shown=shown,
+    )
+
+
+ALIASES = frozenset(one.alias for one in queries.CALCULATED)
+
+
+def columns_of(query: Query) -> list[str]:
+    """Return the columns and calculated fields of a query."""
+    calculated = (one.partition(" ")[2] for one in query.calculations)
+    names = ("name", *query.by, *(one[0] for one in query.where), *calculated)
+    return [name for name in names if name]
+
+
+def variables_of(calculated: Calculated) -> list[str]:
+    """Return the columns in a calculated field's formula."""
+    return _VARIABLE.findall(calculated.formula)
+
+
+def positions(panels: Iterable[Text | Query]) -> Iterator[dict[str, int]]:
+    """Yield the position of each panel: texts fill a row, queries stand in pairs."""
+    x = y = 0
+    for one in panels:
+        if isinstance(one, Text):
+            y += QUERY_HEIGHT if x else 0
+            yield _position(0, y, GRID, TEXT_HEIGHT)
+            x, y = 0, y + TEXT_HEIGHT
+            continue
+        yield _position(x, y, GRID // 2, QUERY_HEIGHT)
+        x, y = (0, y + QUERY_HEIGHT) if x else (GRID // 2, y)
+
+
+def _position(x: int, y: int, width: int, height: int) -> dict[str, int]:
+    return {"x_coordinate": x, "y_coordinate": y, "width": width, "height": height}
+
+
+def _calculation(text: str) -> dict[str, str]:
+    op, _, column = text.partition(" ")
+    return {"op": op, "column": column} if column else {"op": op}
+
+
+def _description(one: Field) -> str:
+    unit = f" Unit: {one.unit}." if one.unit else ""
+    return one.meaning + unit
+
+
+def _note_missing(
+    name: str, columns: Iterable[str], known: Iterable[str], missing: dict[str, str]
+) -> bool:
+    """Return whether a column is missing, and note the first one; through a formula, its own."""
+    absent = next((one for one in columns if one not in known), None)
+    if absent is not None:
+        missing[name] = missing.get(absent, absent)
+    return absent is not None
+
+
+def tagged(text: str, tag: str, limit: int = 1_000) -> str:
+    """Return a description that ends with a tag."""
+    return f"{shortened(text, limit - len(tag) - 1)} {tag}"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bk_pipeline.honeycomb.resources import ResourceClient
     from bk_pipeline.honeycomb.rules import Rules
     from bk_pipeline.ledger.store import Ledger
-    from bk_pipeline.pipeline import Day, MarkerContext
+    from bk_pipeline.pipeline import Day, MarkerContext, StoredChanges
     from bk_pipeline.spans.costs import Prices
     from bk_pipeline.spans.privacy import Privacy
     from bk_pipeline.store.folder import Folder
@@ -477,6 +477,12 @@ class App:
             ResourceClient.from_settings(self.settings, clock=self.clock, on_wait=on_wait)
         )
 
+    def stored_changes(self) -> StoredChanges:
+        """Return the changes that the asset `changes` stored."""
+        from bk_pipeline.pipeline import StoredChanges  # noqa: PLC0415  # see above
+
+        return StoredChanges(self.stats(), self.settings.timezone)
+
     @contextmanager
     def marking(self, on_wait: Report) -> Iterator[MarkerContext]:
         """Open what placing markers needs; `on_wait` gets the waits for the rate limit.
@@ -493,5 +499,6 @@ class App:
                 rules=rules,
                 client=client,
                 ledger=ledger,
+                changes=self.stored_changes(),
                 oldest=self.clock.now() - timedelta(days=days) if days else None,
             )

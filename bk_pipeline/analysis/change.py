@@ -75,12 +75,15 @@ class Change:
         return " → ".join(shown(self.measure, one) for one in (self.before, self.after))
 
     @property
+    def size(self) -> str:
+        """How large it is, as in `29 %` or, for failure rates, `29 points`."""
+        unit = "points" if self.measure == "failure_rate" else "%"
+        return f"{abs(self.change) * 100:.0f} {unit}"
+
+    @property
     def effect(self) -> str:
         """What it means, as in `takes 29 % longer`."""
-        size = f"{abs(self.change):.0%}".replace("%", " %")
-        if self.measure == "failure_rate":
-            size = f"{abs(self.change) * 100:.0f} points"
-        return WORDS[self.measure][not self.worse].format(size=size)
+        return WORDS[self.measure][not self.worse].format(size=self.size)
 
     @property
     def since(self) -> str:

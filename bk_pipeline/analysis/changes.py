@@ -43,7 +43,7 @@ FALSE_DISCOVERY_RATE = 0.002
 # trend shows less.
 LOCAL_BLOCKS, LOCAL_SHARE = 12, 0.6
 # The blocks around a change in which its first build is looked for, and the most builds.
-AROUND, MOST_AROUND = 2, 600
+AROUND, MOST_AROUND = 4, 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,9 @@ def _first_build(one: _Candidate) -> int:
     begin, end = max(begin, middle - MOST_AROUND // 2), min(end, middle + MOST_AROUND // 2)
     values = one.blocks.adjusted[begin:end]
     if not one.series.measure.is_rate:
-        values = stats.rankdata(values)
+        # What is beyond the levels of the two sides counts as no more than they do.
+        levels = np.log(np.array(sorted((one.before, one.after))) + one.blocks.scale)
+        values = np.clip(values, *levels)
     found = ruptures.KernelCPD(kernel="linear", min_size=2).fit(values.reshape(-1, 1))
     return begin + int(found.predict(n_bkps=1)[0])
 

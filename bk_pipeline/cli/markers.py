@@ -21,6 +21,7 @@ from bk_pipeline.honeycomb.rules import Marker, Rules, marker_dataset
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
+from bk_pipeline.pipeline.mark import NO_CHANGES
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted, one_line
 
@@ -190,6 +191,8 @@ def _opened() -> Iterator[tuple[App, MarkerContext, Lines]]:
         report_pauses_to(lines.wait),
         app.marking(lines.wait) as marking,
     ):
+        if marking.lacks_changes:
+            _tell(NO_CHANGES)
         yield app, marking, lines
 
 

@@ -1,6 +1,7 @@
 """The assets: raw builds, spans, statistics, and one for each configured destination."""
 
 import warnings
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -46,7 +47,20 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
         if settings.markers is not None:
             loaders = [one.asset for one in configured if one.asset == DATASETS_FROM]
             assets.append(honeycomb_markers(settings, naming, after=loaders))
+            assets.append(regression_markers(settings, naming))
     return assets
+
+
+# Made once a night, not with each day.
+NIGHTLY = ("changes", "regression_markers")
+
+
+def selection(
+    assets: Sequence[dg.AssetsDefinition], naming: Naming, names: Sequence[str]
+) -> dg.AssetSelection:
+    """Return the selection of those assets of these names that there are."""
+    keys = {naming.key(name) for name in names} & {one.key for one in assets}
+    return dg.AssetSelection.assets(*sorted(keys))
 
 
 def raw_builds(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
@@ -194,14 +208,50 @@ def honeycomb_markers(
                         result=run.begin(day, pipeline.Placement()),
                     )
                     shown = metadata.of_placement(
-                        placed,
-                        requests=client.request_count - requests_before,
-                        markers=len(known.placed(client.name, day=day.key)),
+                        placed, requests=client.request_count - requests_before
                     )
-                    step.record(shown, placed)
+                    rows = len(known.placed(client.name, day=day.key))
+                    step.record({**shown, metadata.ROWS: rows}, placed)
         return dg.MaterializeResult()
 
     return honeycomb_markers
+
+
+def regression_markers(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of markers for changes."""
+
+    @daily_asset(
+        settings,
+        naming,
+        "regression_markers",
+        kinds={"honeycomb"},
+        deps=["changes"],
+        priority=REPORTS_PRIORITY,
+    )
+    def regression_markers(context: dg.AssetExecutionContext) -> Result:
+        """The markers of rules with `regression = true`, for the changes that the day found.
+
+        Each is at the first build of its change, up to 29 days before, and is placed once.
+        """
+        with (
+            daily_run(context, naming, "regression_markers") as run,
+            run.app.marking(run.log.wait) as marking,
+        ):
+            for step in run.days():
+                with step as day:
+                    requests_before = marking.client.request_count
+                    placed = pipeline.place_regression_markers(
+                        day.key,
+                        marking,
+                        progress=run.log.progress,
+                        on_wait=run.log.wait,
+                        result=run.begin(day, pipeline.Placement()),
+                    )
+                    requests = marking.client.request_count - requests_before
+                    step.record(metadata.of_placement(placed, requests=requests), placed)
+        return dg.MaterializeResult()
+
+    return regression_markers
 
 
 def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from bk_pipeline.app import App
-from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.assets import NIGHTLY, assets_of, selection
 from bk_pipeline.defs.checks import audits
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import resources_of
@@ -28,10 +28,8 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     naming = naming or Naming.of(app.settings)
     assets, checks = assets_of(app, naming), audits(naming)
     audited = dg.AssetSelection.checks(*checks)
-    changes = dg.AssetSelection.assets(naming.key("changes"))
-    made = {one.key for one in assets}
-    reports = [naming.key(name) for name in ("build_stats", "deployments")]
-    stats = dg.AssetSelection.assets(*(key for key in reports if key in made))
+    changes = selection(assets, naming, NIGHTLY)
+    stats = selection(assets, naming, ("build_stats", "deployments"))
     sync = dg.define_asset_job(
         naming.named("sync_day"),
         selection=dg.AssetSelection.assets(*assets) - stats - changes - audited,
@@ -45,7 +43,7 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     find = dg.define_asset_job(
         naming.named("find_changes"),
         selection=changes,
-        description="What changed in the 30 days that end with one day.",
+        description="What changed in the 30 days that end with one day, and its markers.",
     )
     audit = dg.define_asset_job(
         naming.named("audit_days"),

@@ -125,8 +125,8 @@ def of_delivery(done: Delivery, destination: Destination, page: Page | None) -> 
     }
 
 
-def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
-    """Return the metadata of `honeycomb_markers`; `markers` is how many the day has."""
+def of_placement(placed: Placement, *, requests: int) -> Metadata:
+    """Return the metadata of `honeycomb_markers` and `regression_markers`."""
     rare = {
         "markers found in Honeycomb": placed.found_again,
         "markers changed": placed.changed,
@@ -138,7 +138,6 @@ def of_placement(placed: Placement, *, requests: int, markers: int) -> Metadata:
         "markers up to date": placed.unchanged,
         "requests": requests,
         **_present(rare),
-        ROWS: markers,
     }
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 
 from bk_pipeline import clock, errors
 from bk_pipeline.app import App
-from bk_pipeline.defs.assets import assets_of
+from bk_pipeline.defs.assets import NIGHTLY, assets_of, selection
 from bk_pipeline.defs.daily_asset import DAYS_PER_RUN, ERROR
 from bk_pipeline.defs.home import explained
 from bk_pipeline.defs.lost_runs import held, slot_waits_reported
@@ -96,11 +96,12 @@ class Backfill:
         # Statistics are made when the spans of all days have been delivered.
         stats = dg.AssetSelection.assets(naming.key("build_stats"))
         # Changes are about 30 days: to find them for each day would cost 30 times as much.
-        changes = dg.AssetSelection.assets(naming.key("changes"))
+        assets = assets_of(app, naming)
+        changes = selection(assets, naming, NIGHTLY)
         self._spans_job = naming.named("backfill_spans")
         self._stats_job = naming.named("backfill_reports")
         self._definitions = dg.Definitions(
-            assets=assets_of(app, naming),
+            assets=assets,
             jobs=[
                 dg.define_asset_job(self._spans_job, dg.AssetSelection.all() - stats - changes),
                 dg.define_asset_job(self._stats_job, stats),

@@ -19,6 +19,7 @@ from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError
 from bk_pipeline.ledger.schema import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
+from bk_pipeline.pipeline.mark import NO_CHANGES
 from bk_pipeline.private_files import shared_with_others, tightening
 from bk_pipeline.settings import ALIASES, Settings
 from bk_pipeline.store.folder import PROBE_PREFIX, QUARANTINED, Folder
@@ -251,11 +252,12 @@ def test_event(configured: Configured, it: Installation) -> CheckResult:
 
 def markers(it: Installation) -> CheckResult:
     """Check that the marker rules are valid and that the key can create markers."""
-    count = len(it.app.marker_rules().rules)
+    rules = it.app.marker_rules()
+    count = counted(len(rules.rules), "rule")
     with it.app.marker_client() as client:
-        return ok(
-            f"{count} rule{'' if count == 1 else 's'}; the key may place markers at {client.name}."
-        )
+        found = f"{count}; the key may place markers at {client.name}."
+    lacks_changes = rules.use_regressions and not it.app.stored_changes().days
+    return ok(f"{found} {NO_CHANGES}" if lacks_changes else found)
 
 
 def deployments(it: Installation) -> CheckResult:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bk_pipeline.display import BUILDKITE
-from bk_pipeline.honeycomb.rules import Marker, Rule, Subject
+from bk_pipeline.honeycomb.rules import Marker, Regression, Rule, Subject
 from bk_pipeline.rules import CONDITIONS
 from bk_pipeline.spans.fields import Field
 from bk_pipeline.spans.matching import (
@@ -29,10 +29,12 @@ from bk_pipeline.spans.table import add_attributes
 from bk_pipeline.templates import field_named
 from bk_pipeline.units import NS_PER_MS, NS_PER_S
 
+BUILD_ID = "buildkite.build.id"
 IDENTITY = ("trace_id", "span_id", "name", "start", "end")
 
 # A build's or job's span: trace id and span id.
 SpanKey = tuple[bytes, bytes]
+Regressions = Mapping[str, Sequence[Regression]]
 
 
 def columns_for(rules: Iterable[Rule]) -> list[str]:
@@ -41,6 +43,8 @@ def columns_for(rules: Iterable[Rule]) -> list[str]:
     for rule in rules:
         found.update((CONDITIONS[name][rule.kind], None) for name in rule.globs())
         found.update((field.name, None) for field in _fields(rule))
+        if rule.regression:
+            found[BUILD_ID] = None
     return list(found)
 
 
@@ -50,6 +54,7 @@ def markers_in(
     *,
     hosts: Collection[str] = (BUILDKITE,),
     held: Collection[SpanKey] = (),
+    regressions: Iterable[Regression] = (),
 ) -> tuple[dict[Subject, Marker], set[SpanKey]]:
     """Return the markers that `rules` define for a day's spans.
 
@@ -59,19 +64,26 @@ def markers_in(
         rules: The rules, each with its dataset.
         hosts: Hosts of Buildkite's pages, which markers may link to.
         held: Spans to look for.
+        regressions: The changes for the worse that began with the day's builds.
 
     Returns:
         The markers, and the spans of `held` that are in the tables.
     """
     markers: dict[Subject, Marker] = {}
     seen: set[SpanKey] = set()
+    by_build: dict[str, list[Regression]] = {}
+    for one in regressions:
+        by_build.setdefault(one.build_id, []).append(one)
     for table in tables:
         for kind in dict.fromkeys(rule.kind for rule in rules):
             spans = table.filter(pc.equal(table["name"], str(kind)))
             of_kind = [rule for rule in rules if rule.kind is kind]
             _remove_outdated(markers, spans, {rule.id for rule in of_kind})
             for rule in of_kind:
-                markers.update(_markers(spans.filter(_matches(spans, rule)), rule, hosts))
+                matching = spans.filter(_matches(spans, rule))
+                if rule.regression:
+                    matching = _first_builds(matching, by_build)
+                markers.update(_markers(matching, rule, hosts, by_build))
         seen |= _present(table, held)
     return markers, seen
 
@@ -80,7 +92,7 @@ def _remove_outdated(markers: dict[Subject, Marker], spans: pa.Table, rules: set
     """Remove the markers of spans that appear again from `markers`."""
     again = _present(spans, {(one.trace_id, one.span_id) for one in markers})
     for subject in [
-        one for one in markers if one.rule in rules and (one.trace_id, one.span_id) in again
+        one for one in markers if one.rule_id in rules and (one.trace_id, one.span_id) in again
     ]:
         del markers[subject]
 
@@ -107,8 +119,14 @@ def _matches(spans: pa.Table, rule: Rule) -> pa.ChunkedArray:
     )
 
 
+def _first_builds(builds: pa.Table, regressions: Regressions) -> pa.Table:
+    """Return the builds with which a regression began."""
+    ids = pa.array(list(regressions), pa.string())
+    return builds.filter(pc.is_in(builds[BUILD_ID].cast(pa.string()), value_set=ids))
+
+
 def _markers(
-    spans: pa.Table, rule: Rule, hosts: Collection[str]
+    spans: pa.Table, rule: Rule, hosts: Collection[str], regressions: Regressions
 ) -> Iterator[tuple[Subject, Marker]]:
     fields = _fields(rule)
     waits = wait_ms(spans, rule.kind).to_pylist()
@@ -126,17 +144,29 @@ def _markers(
         if rule.kind is SpanKind.JOB and waits[index] is not None:
             attributes[WAIT_MS] = waits[index]  # also of a job that never got an agent
         start, end = _time_range(rule, row, waits[index] or 0)
-        trace_id, span_id = _key(row)
-        yield (
-            Subject(rule.id, rule.dataset, trace_id, span_id),
-            Marker(
-                start_time=start,
-                end_time=end,
-                type=rule.type,
-                message=rule.message.message(attributes),
-                url=next(filter(None, (page.url(attributes, hosts) for page in rule.pages)), None),
-            ),
-        )
+        for name, values in _names(rule, row, regressions):
+            known = {**attributes, **values}
+            yield (
+                Subject(name, rule.dataset, *_key(row)),
+                Marker(
+                    start_time=start,
+                    end_time=end,
+                    type=rule.type,
+                    message=rule.message.message(known),
+                    url=next(filter(None, (page.url(known, hosts) for page in rule.pages)), None),
+                ),
+            )
+
+
+def _names(
+    rule: Rule, row: Mapping[str, Any], regressions: Regressions
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rule's name in each marker's subject, with the fields that only this marker has."""
+    if not rule.regression:
+        yield rule.id, {}
+        return
+    for one in regressions[row[BUILD_ID]]:
+        yield f"{rule.id}/{one.name}", one.values
 
 
 def _time_range(rule: Rule, row: Mapping[str, Any], wait_ms: int) -> tuple[int, int | None]:

@@ -17,7 +17,14 @@ from bk_pipeline.contracts import PlacedMarker
 from bk_pipeline.errors import RequestRefused
 from bk_pipeline.honeycomb.client import Color, MarkerClient
 from bk_pipeline.honeycomb.matching import SpanKey, markers_in
-from bk_pipeline.honeycomb.rules import ListedMarker, Marker, Rules, Subject, subject_of
+from bk_pipeline.honeycomb.rules import (
+    ListedMarker,
+    Marker,
+    Regression,
+    Rules,
+    Subject,
+    subject_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +236,7 @@ def plan_day(
     oldest: int,
     list_markers: ListMarkers | None = None,
     restore: bool = False,
+    regressions: Iterable[Regression] = (),
 ) -> DayPlan:
     """Plan the markers of `day`. Changes nothing.
 
@@ -242,10 +250,13 @@ def plan_day(
         list_markers: Lists the markers of a dataset, for all datasets. Only with it, markers
             deleted by others are noticed.
         restore: Place markers deleted by others again.
+        regressions: The changes for the worse that began with the day's builds.
     """
     known = list(ledger.placed(client.name, day=day))
     spans = {(one.trace_id, one.span_id) for one in known}
-    markers, seen = markers_in(tables, rules.rules, hosts=rules.hosts, held=spans)
+    markers, seen = markers_in(
+        tables, rules.rules, hosts=rules.hosts, held=spans, regressions=regressions
+    )
     placed = {subject_of(one): one for one in known}
     if list_markers is None:
         list_markers = client.list_markers
@@ -267,9 +278,10 @@ def _is_obsolete(
     seen: Collection[SpanKey],
 ) -> bool:
     """Return whether the marker's rule is gone or no longer matches its span, if seen."""
-    if not any((rule.id, rule.dataset) == (placed.rule, placed.dataset) for rule in rules.rules):
+    subject = subject_of(placed)
+    if (subject.rule_id, subject.dataset) not in {(one.id, one.dataset) for one in rules.rules}:
         return True
-    return (placed.trace_id, placed.span_id) in seen and subject_of(placed) not in markers
+    return (placed.trace_id, placed.span_id) in seen and subject not in markers
 
 
 def place(

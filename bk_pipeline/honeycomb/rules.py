@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path as FilePath
 from typing import Annotated, Literal, NamedTuple
@@ -34,7 +35,12 @@ PAGES = {
     SpanKind.BUILD: (BUILD_PAGE,),
     SpanKind.JOB: (Template("{buildkite.job.web_url}"), BUILD_PAGE),
 }
-
+# The fields of rules with `regression = true`, besides those of the build.
+REGRESSION = "regression."
+REGRESSION_FIELDS = tuple(
+    f"{REGRESSION}{name}"
+    for name in ("subject", "step", "measure", "effect", "before", "after", "percent", "since")
+)
 
 Name = Annotated[str, Field(min_length=1, strict=True)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
@@ -44,7 +50,8 @@ class Rule(KindConditions):
     """One `[[rule]]` of the file; the ledger knows its markers by `id`.
 
     `at` is the time of the marker: a point at the start or finish, or a range of the run or of
-    the wait for an agent.
+    the wait for an agent. With `regression`, it matches only first builds of a change for the
+    worse, and makes a marker for each such change.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -54,6 +61,7 @@ class Rule(KindConditions):
     url: Parsed | None = None
     dataset: Annotated[str, Field(pattern=r"^[^/]*[^/\s][^/]*$")] = ""
     at: Literal["start", "finish", "start-to-finish", "wait"] = "start"
+    regression: Annotated[bool, Field(strict=True)] = False
 
     @property
     def pages(self) -> tuple[Template, ...]:
@@ -72,7 +80,17 @@ class Rules:
     @property
     def digest(self) -> str:
         """16 hex digits that change with the rules, but not with colours."""
-        return sha256(repr((self.rules, sorted(self.hosts))).encode()).hexdigest()[:16]
+        return _digest(self.rules, sorted(self.hosts))
+
+    def digest_with(self, regressions: Iterable[Regression]) -> str:
+        """Return the digest, which other regressions of a day change too."""
+        found = sorted(map(repr, regressions))
+        return _digest(self.digest, found) if found else self.digest
+
+    @property
+    def use_regressions(self) -> bool:
+        """Whether a rule has `regression = true`."""
+        return any(rule.regression for rule in self.rules)
 
     @property
     def datasets(self) -> set[str]:
@@ -83,6 +101,24 @@ class Rules:
         """Return the colours of the types of markers in the dataset."""
         types = {rule.type for rule in self.rules if rule.dataset == dataset}
         return {kind: color for kind, color in self.colors.items() if kind in types}
+
+
+def _digest(*values: object) -> str:
+    return sha256(repr(values).encode()).hexdigest()[:16]
+
+
+class Regression(NamedTuple):
+    """A change for the worse.
+
+    Attributes:
+        build_id: The UUID of the first build on the new side.
+        name: Distinguishes it from other changes that began with the same build.
+        values: The values of `REGRESSION_FIELDS`, as text; a missing one is None.
+    """
+
+    build_id: str
+    name: str
+    values: Mapping[str, str | None]
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -131,12 +167,21 @@ class ListedMarker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject(NamedTuple):
-    """What a marker is about: a rule, in a dataset, and the span of a build or job."""
+    """What a marker is about: a rule, in a dataset, and the span of a build or job.
+
+    `rule` is the rule's id. For a regression it is followed by a slash, which ids cannot have, and
+    the regression's name, because a build may be the first one of several.
+    """
 
     rule: str
     dataset: str
     trace_id: bytes
     span_id: bytes
+
+    @property
+    def rule_id(self) -> str:
+        """The id of the rule."""
+        return self.rule.partition("/")[0]
 
 
 def subject_of(placed: PlacedMarker) -> Subject:
@@ -200,11 +245,25 @@ def _rule_errors(file: _File) -> Iterator[tuple[Path, str]]:
     yield from repeated_ids(rule.id for rule in file.rule)
     yield from misplaced_conditions(file.rule)
     for number, rule in enumerate(file.rule):
+        if rule.regression and rule.on != "build":
+            yield (RULE, number, "regression"), 'is a condition on builds; set on = "build".'
         for field in ("message", "url"):
             template = getattr(rule, field)
             for name in template.names if template else ():
-                message = field_error(name, rule.kind)
+                message = _field_error(name, rule)
                 if message:
                     yield (RULE, number, field), message
         if rule.url is not None and rule.url.host == "":
             yield (RULE, number, "url"), EXPECTED["url"]
+
+
+def _field_error(name: str, rule: Rule) -> str | None:
+    """Return what is wrong with a field of a template, or None."""
+    if not name.startswith(REGRESSION):
+        return field_error(name, rule.kind)
+    if not rule.regression:
+        return f"{{{name}}} exists in rules with regression = true only."
+    if name in REGRESSION_FIELDS:
+        return None
+    [similar] = get_close_matches(name, REGRESSION_FIELDS, n=1, cutoff=0)
+    return f"there is no field {{{name}}}; did you mean {{{similar}}}?"

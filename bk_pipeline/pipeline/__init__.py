@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bk_pipeline.honeycomb.placing import Placement
-    from bk_pipeline.pipeline.changes import changes_are_stale, find_changes
+    from bk_pipeline.pipeline.changes import StoredChanges, changes_are_stale, find_changes
     from bk_pipeline.pipeline.days import OVERLAP, Day, Progress, Results
     from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
     from bk_pipeline.pipeline.deployments import (
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
         record_deployments,
     )
     from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
-    from bk_pipeline.pipeline.mark import MarkerContext, place_markers, plan_markers, prune_markers
+    from bk_pipeline.pipeline.mark import (
+        MarkerContext,
+        place_markers,
+        place_regression_markers,
+        plan_markers,
+        prune_markers,
+    )
     from bk_pipeline.pipeline.organization import ask_again, refresh_names
     from bk_pipeline.pipeline.summarize import stats_are_stale, summarize_day
     from bk_pipeline.pipeline.transform import (
@@ -42,6 +48,7 @@ __all__ = [
     "Placement",
     "Progress",
     "Results",
+    "StoredChanges",
     "Transformation",
     "adopt_day",
     "ask_again",
@@ -52,6 +59,7 @@ __all__ = [
     "find_deployments",
     "holds_back_builds",
     "place_markers",
+    "place_regression_markers",
     "plan_markers",
     "prune_markers",
     "quarantined_builds",
@@ -74,6 +82,7 @@ _MODULES = {
     "Placement": "bk_pipeline.honeycomb.placing",
     "Progress": "bk_pipeline.pipeline.days",
     "Results": "bk_pipeline.pipeline.days",
+    "StoredChanges": "bk_pipeline.pipeline.changes",
     "Transformation": "bk_pipeline.pipeline.transform",
     "adopt_day": "bk_pipeline.pipeline.deliver",
     "ask_again": "bk_pipeline.pipeline.organization",
@@ -84,6 +93,7 @@ _MODULES = {
     "find_deployments": "bk_pipeline.pipeline.deployments",
     "holds_back_builds": "bk_pipeline.pipeline.transform",
     "place_markers": "bk_pipeline.pipeline.mark",
+    "place_regression_markers": "bk_pipeline.pipeline.mark",
     "plan_markers": "bk_pipeline.pipeline.mark",
     "prune_markers": "bk_pipeline.pipeline.mark",
     "quarantined_builds": "bk_pipeline.pipeline.transform",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta, tzinfo
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -76,17 +77,61 @@ def changes_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
     return bool(current) and known != current
 
 
+class StoredChanges:
+    """The changes that were found and stored. Each table is read once."""
+
+    def __init__(self, stats: StatsStore, zone: tzinfo) -> None:
+        self._stats, self._zone = stats, zone
+        self._read: dict[str, list[Change]] = {}
+
+    @cached_property
+    def days(self) -> list[str]:
+        """The days for which changes were looked for, sorted."""
+        return self._stats.days(CHANGES.name)
+
+    def regressions(self, day: str) -> list[Change]:
+        """Return the changes for the worse that began on `day`, as they were last found.
+
+        One that was found once and later no more is among them.
+        """
+        last = (date.fromisoformat(day) + timedelta(days=PERIOD_DAYS - 1)).isoformat()
+        found = {
+            (change.step, change.measure, change.build_id): change
+            for one in self.days
+            if day <= one <= last
+            for change in self._of(one)
+            if change.worse and self._day(change) == day
+        }
+        return list(found.values())
+
+    def regression_days(self, day: str) -> list[str]:
+        """Return the days on which the changes for the worse began that are stored for `day`."""
+        if day not in self.days:
+            return []
+        return sorted({self._day(one) for one in self._of(day) if one.worse})
+
+    def _of(self, day: str) -> list[Change]:
+        if day not in self._read:
+            self._read[day] = _stored(day, self._stats)
+        return self._read[day]
+
+    def _day(self, change: Change) -> str:
+        return change.began_at.astimezone(self._zone).date().isoformat()
+
+
+def _stored(day: str, stats: StatsStore) -> list[Change]:
+    return [change_of(row) for row in stats.read(CHANGES.name, day).to_pylist()]
+
+
 def _first(last: date) -> date:
     return last - timedelta(days=PERIOD_DAYS - 1)
 
 
 def _known(day: str, stats: StatsStore) -> list[Change]:
-    """Return the changes stored for `day`, or else for the last day before in the period."""
+    """Return the changes stored for the days of the period that ends with `day`."""
     first = _first(date.fromisoformat(day)).isoformat()
     days = [one for one in stats.days(CHANGES.name) if first <= one <= day]
-    return (
-        [change_of(row) for row in stats.read(CHANGES.name, days[-1]).to_pylist()] if days else []
-    )
+    return [change for one in days for change in _stored(one, stats)]
 
 
 def _source(day: str, spans: SpanStore) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bk_pipeline.honeycomb.matching import columns_for, markers_in
+from bk_pipeline.honeycomb.rules import REGRESSION_FIELDS, Regression
 from bk_pipeline_tests.builders import (
     BEGAN,
     at,
@@ -63,6 +64,41 @@ def builds(**values):
 )  # fmt: skip
 def test_builds_match_if_they_fulfil_every_condition(markers_of, rule, payloads, expected):
     assert sorted(markers_of(rule, *payloads)) == [f"#{number}" for number in expected]
+
+
+def regression(build, name):
+    values = dict.fromkeys(REGRESSION_FIELDS) | {"regression.subject": f"web / {name}"}
+    return Regression(build_id=uid(build), name=name, values=values)
+
+
+def test_regression_rule_marks_each_change_at_its_first_build(rules_of, spans):
+    rules = rules_of(
+        'regression = true\nbranch = "main"\n'
+        'message = "{regression.subject}{regression.step} #{buildkite.build.number}"',
+        'state = "passed"',
+    ).rules
+    changes = [regression("build 1", "a"), regression("build 1", "b"), regression("build 2", "c")]
+    table = spans(*builds(branch=["main", "x", "main"])).select(columns_for(rules))
+
+    found, _ = markers_in([table], rules, regressions=changes)
+
+    marked = {(subject.rule, marker.message) for subject, marker in found.items()}
+    ordinary = {("r2", f"#{number}") for number in (1, 2, 3)}
+    assert marked == {("r1/a", "web / a- #1"), ("r1/b", "web / b- #1")} | ordinary
+    assert {subject.rule_id for subject in found} == {"r1", "r2"}
+    without, _ = markers_in([table], rules)
+    assert {subject.rule for subject in without} == {"r2"}
+
+
+def test_first_build_that_no_longer_matches_has_no_marker(rules_of, spans):
+    rules = rules_of('regression = true\nstate = "failed"').rules
+    tables = [
+        spans(*builds(state=[state])).select(columns_for(rules)) for state in ("failed", "passed")
+    ]
+    changes = [regression("build 1", "a")]
+
+    assert len(markers_in(tables[:1], rules, regressions=changes)[0]) == 1
+    assert markers_in(tables, rules, regressions=changes)[0] == {}
 
 
 def job_build():

@@ -192,7 +192,7 @@ def _opened() -> Iterator[tuple[App, MarkerContext, Lines]]:
         app.marking(lines.wait) as marking,
     ):
         if marking.lacks_changes:
-            _tell(NO_CHANGES)
+            tell(NO_CHANGES)
         yield app, marking, lines
 
 

@@ -71,6 +71,18 @@ def test_first_build_is_within_a_few_builds(factor):
     assert "Mann-Whitney" in change.decided_by
 
 
+@pytest.mark.parametrize("after_hours", [84, 110])
+def test_first_build_is_exact_with_few_builds_after_it(after_hours):
+    """The change point on ranks is early then: the last blocks before rank next to those after."""
+    random = np.random.default_rng(8)
+    for _ in range(10):
+        times = FIRST_S + np.arange(269 + after_hours) * float(HOUR_S)
+        values = 300 * noise(random, times, 0.05)
+        values[269:] *= 1.5
+        [change] = changes_in(series(values, times))
+        assert abs(change.number - 270) <= 1
+
+
 def test_a_slow_trend_is_no_change():
     random, times = builds()
     assert (

@@ -109,6 +109,15 @@ def test_plan_is_limited_to_the_given_days(scene, markers):
     assert len(markers("plan", "--from", day, "--to", day)) > 2
 
 
+def test_rules_on_regressions_need_stored_changes(scene, call, tmp_path):
+    (tmp_path / "markers.toml").write_text(RULES.replace("state =", "regression = true #"))
+
+    done = call("markers", "plan", **scene.services.settings.environment)
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 to color.")
+    assert done.stderr.startswith("Rules with regression = true have no effect yet: materialize")
+
+
 def test_prune_asks_for_confirmation(scene, markers, call, tmp_path, monkeypatch):
     markers("apply")
     (tmp_path / "markers.toml").write_text("")

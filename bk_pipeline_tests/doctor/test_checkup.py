@@ -352,6 +352,12 @@ def test_markers_need_rules_and_their_own_key(*, serve, monkeypatch, tmp_path, k
     found = checkup()["honeycomb_markers"]
     assert found.verdict is verdict
     assert says in found.message
+    if verdict is OK:
+        assert "regression" not in found.message
+        (tmp_path / "markers.toml").write_text(f"{RULES}regression = true\n")
+        found = checkup()["honeycomb_markers"]
+        assert found.verdict is OK
+        assert "materialize the asset changes" in found.message
 
 
 def test_missing_destination_gives_a_warning(serve, monkeypatch):

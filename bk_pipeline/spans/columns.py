@@ -31,6 +31,8 @@ from bk_pipeline.text import VALUE_LIMIT_BYTES, truncate
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 MOMENT = pa.timestamp("ns", tz="UTC")
 NO_OWNER = -1
+# Owners that hardly any two rows share: finding out which do costs more than it saves.
+NEARLY_DISTINCT = {"job", "span.path"}
 
 # Fields of jobs and steps whose values differ between most of them. In the others many agree,
 # because the same steps run in many builds, and most pass. The path `job.representative` leads
@@ -128,7 +130,7 @@ class Columns:
         if name == REPRESENTATIVE:
             return _representatives(outer, COMMON_FIELDS[parent])
         objects = list(map(attrgetter(name), outer.objects))
-        return _one_per_row(objects) if path == "job" else _distinct(objects, outer)
+        return _one_per_row(objects) if path in NEARLY_DISTINCT else _distinct(objects, outer)
 
     def rows(self, path: str, kinds: frozenset[SpanKind]) -> pa.Array:
         """Return for each row the index of its owner at `path`.

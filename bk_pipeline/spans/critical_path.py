@@ -98,25 +98,30 @@ def combined(shares: Iterable[PathShare | None]) -> PathShare | None:
     )
 
 
-def _ready(job: TimedJob) -> int:
-    """Return when the job began to wait for an agent, or its start if that is unknown or earlier."""
-    runnable = job.runnable_ns
-    return job.start_ns if runnable is None or runnable > job.start_ns else runnable
-
-
 class _Schedule:
-    """The jobs that were active in a stage (at least one), by position in order of `ready`."""
+    """The jobs that were active in a stage (at least one), by position in order of `ready`.
+
+    A job is ready when it begins to wait for an agent, or at its start if that is unknown or
+    earlier.
+    """
 
     def __init__(self, jobs: Sequence[TimedJob], stage: Stage, origin_ns: int) -> None:
         self._start_ns = stage.start_ns
         self._origin_ns = origin_ns
-        self._jobs = sorted(jobs, key=_ready)
-        self._ready = ready = [_ready(job) for job in self._jobs]
+        # Runs for every build: plain loops over integers, no calls and no tuples for each job.
+        moments = [
+            job.start_ns if (at := job.runnable_ns) is None or at > job.start_ns else at
+            for job in jobs
+        ]
+        order = sorted(range(len(jobs)), key=moments.__getitem__)
+        self._jobs = [jobs[n] for n in order]
+        self._ready = ready = [moments[n] for n in order]
+        self._ends = ends = [job.end_ns for job in self._jobs]
         # Jobs without length come last among those that end at the same time: one that is ready
-        # then can be a successor of the others, but not of them.
-        ends = [job.end_ns for job in self._jobs]
-        self._by_end = sorted([(end, end == ready[n], n) for n, end in enumerate(ends)])
-        self._end_ns = self._by_end[-1][0]
+        # then can be a successor of the others, but not of them. Twice the end leaves room for it.
+        self._end_ranks = ranks = [ends[n] * 2 + (ends[n] == at) for n, at in enumerate(ready)]
+        self._by_end = sorted(range(len(ends)), key=ranks.__getitem__)
+        self._end_ns = ends[self._by_end[-1]]
         self._predecessors = [NONE] * len(ends)
         self._released = [stage.start_ns] * len(ends)  # when the predecessor released each job
 
@@ -128,28 +133,29 @@ class _Schedule:
 
     def _find_predecessors(self) -> None:
         """Set the predecessor of each job, and when it released the job."""
-        ready, by_end = self._ready, self._by_end
+        ready, ends, by_end, ranks = self._ready, self._ends, self._by_end, self._end_ranks
         earliest_start = min([job.start_ns for job in self._jobs])
         uploaded, retries = [], []
         count, ended = len(ready), 0  # how many jobs had ended when the job became ready
         for n, job in enumerate(self._jobs):
             now = ready[n]
-            while ended < count and by_end[ended] < (now, True):
+            while ended < count and ranks[by_end[ended]] <= now * 2:
                 ended += 1
-            end, _, last = by_end[ended - 1] if ended else (self._start_ns, False, NONE)
+            last = by_end[ended - 1] if ended else NONE
+            end = ends[last] if ended else self._start_ns
             created = job.created_ns
             if job.retry is not None:
                 retries.append(n)
             elif created is not None and end < created <= now and created >= earliest_start:
                 uploaded.append((created, n))
             if now - end > CLOCK_TOLERANCE_NS and ended < count:
-                soon, _, other = by_end[ended]
-                if soon <= now + CLOCK_TOLERANCE_NS and ready[other] < now:
-                    end, last = soon, other
+                other = by_end[ended]
+                if ends[other] <= now + CLOCK_TOLERANCE_NS and ready[other] < now:
+                    end, last = ends[other], other
             if last != NONE:
                 self._predecessors[n] = last
                 # By its agent's clock it may have ended after the job that waited for it started.
-                self._released[n] = min(job.start_ns, end)
+                self._released[n] = end if end < job.start_ns else job.start_ns
         for n, created, uploading in self._uploads(uploaded):
             self._predecessors[n], self._released[n] = uploading, created
         self._set_attempts(retries)
@@ -194,22 +200,23 @@ class _Schedule:
 
     def _set_slacks(self) -> None:
         """Set `path` of all jobs to their slack: how much later each could have ended."""
-        ready = self._ready
+        ready, ends = self._ready, self._ends
         count = len(ready)
         slacks = [self._end_ns] * count
         # The latest time at which a job may end, if those from each position on depend on it.
         latest = [self._end_ns] * (count + 1)
         for n in range(count - 1, -1, -1):
-            job = self._jobs[n]
-            end = job.end_ns
+            job, end = self._jobs[n], ends[n]
             dependents = bisect_left(ready, end if end > ready[n] else end + 1, n + 1)
             slack = latest[dependents] - end
-            slack = min(slack, slacks[n])
+            if slacks[n] < slack:
+                slack = slacks[n]
             job.path = PathShare(slack // NS_PER_MS)
             allowed = latest[n + 1]
             predecessor = self._predecessors[n]
             if predecessor != NONE:
-                slacks[predecessor] = min(slacks[predecessor], slack)
+                if slack < slacks[predecessor]:
+                    slacks[predecessor] = slack
                 if job.retry is None and self._released[n] + slack < allowed:
                     allowed = self._released[n] + slack
             latest[n] = allowed
@@ -217,21 +224,28 @@ class _Schedule:
     def _walk_back(self) -> PathTimes:
         """Set the shares of the jobs on the path, from the last one that ended."""
         times = PathTimes()
-        until, n = self._end_ns, self._by_end[-1][2]
+        until, n = self._end_ns, self._by_end[-1]
         until_ms = (until - self._origin_ns) // NS_PER_MS
         while n != NONE:
             job, path = self._jobs[n], self._jobs[n].path
             assert path is not None
-            begin = min(max(self._released[n], self._start_ns), until)
-            start = min(max(job.start_ns, begin), until) if job.started else until
+            begin = _within(self._released[n], self._start_ns, until)
             if job.manual:
                 times.blocked_ns += until - begin
             else:
+                start = _within(job.start_ns, begin, until) if job.started else until
                 times.run_ns += until - start
-                path.wait_ms = (start - min(max(self._ready[n], begin), start)) // NS_PER_MS
-            if job.retry and job.retry.manual and job.resumed_ns is not None:
-                times.blocked_ns += min(max(job.resumed_ns, begin), start) - begin
+                path.wait_ms = (start - _within(self._ready[n], begin, start)) // NS_PER_MS
+                if job.retry and job.retry.manual and job.resumed_ns is not None:
+                    times.blocked_ns += _within(job.resumed_ns, begin, start) - begin
             begin_ms = (begin - self._origin_ns) // NS_PER_MS
             path.critical, path.ms = True, until_ms - begin_ms
             until, until_ms, n = begin, begin_ms, self._predecessors[n]
         return times
+
+
+def _within(moment: int, earliest: int, latest: int) -> int:
+    """Return `moment`, moved to between `earliest` and `latest`; the latter wins."""
+    if moment < earliest:
+        moment = earliest
+    return moment if moment < latest else latest

@@ -52,6 +52,8 @@ STATUS_CODES = {"unset": 0, "ok": 1, "error": 2}
 # Fields whose values repeat less often than their declaration says.
 MOSTLY_DISTINCT = frozenset({
     "bk_pipeline.cost",
+    "bk_pipeline.critical_path_ms",
+    "bk_pipeline.slack_ms",
     "buildkite.step.id",
     "buildkite.job.wait_time_ms",
     "buildkite.job.concurrency_wait_time_ms",

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import Event, Thread
 from typing import Any, Self
 
 import duckdb
@@ -27,6 +28,7 @@ from bk_pipeline.text import one_line
 BATCH_ROWS = 10_000
 MAX_THREADS = 4
 LONGEST_MESSAGE = 600
+INTERRUPT_EVERY_S = 0.1
 ALLOWED = "SELECT (also WITH, FROM, VALUES, DESCRIBE, SUMMARIZE and SHOW TABLES)"
 # What DuckDB says if a dataset could not be read. Nothing else tells it from a wrong query.
 UNREADABLE = re.compile(r"reading the stream registered as '\w+' failed: (?P<reason>.*)", re.DOTALL)
@@ -91,6 +93,8 @@ class Database:
         for statement in (
             # Else a name that is no view would be looked up among Python's variables.
             "SET python_enable_replacements = false",
+            # Standard output carries results.
+            "SET enable_progress_bar = false",
             "SET TimeZone = 'UTC'",
         ):
             self._connection.execute(statement)
@@ -113,6 +117,36 @@ class Database:
     def delete_temporary_files(self) -> None:
         """Delete the temporary files; the block's end does it too."""
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """End the queries of the block, and reading their rows, after this many seconds.
+
+        Raises:
+            FatalError: They took longer.
+        """
+        over, expired = Event(), Event()
+
+        def interrupt() -> None:
+            if not over.wait(seconds):
+                expired.set()
+                # Again and again: between two batches there is nothing to interrupt.
+                while not over.wait(INTERRUPT_EVERY_S):
+                    self._connection.interrupt()
+
+        watch = Thread(target=interrupt, daemon=True)
+        watch.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not expired.is_set():
+                raise
+            raise FatalError(
+                f"The query took more than {seconds:g} seconds. Narrow it, for example by day."
+            ) from None
+        finally:
+            over.set()
+            watch.join()
 
     def query(
         self, sql: str, parameters: Mapping[str, Any] | None = None

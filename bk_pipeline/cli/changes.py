@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from bk_pipeline.analysis.change import COMMIT_DIGITS, Change, row_of
 from bk_pipeline.analysis.columns import CHANGES
+from bk_pipeline.analysis.sql import Database
 from bk_pipeline.app import App
 from bk_pipeline.cli.results import refuse_binary_terminal, write_answer
 from bk_pipeline.cli.sql import open_database
@@ -32,23 +33,36 @@ def changes(
     refuse_binary_terminal(format_, output)
     app = App(Settings.load())
     with open_database(app) as database:
-        stored = app.spans().parts_by_day()
-        oldest, last = (date.fromisoformat(one(stored)) for one in (min, max))
-        first = last - timedelta(days=PERIOD_DAYS - 1)
-        # A change needs builds before it.
-        first = min(first, since - timedelta(days=PERIOD_DAYS // 2)) if since else first
-        zone = app.settings.timezone
-        found = changes_between(first, last, database=database, zone=zone, pipeline=pipeline or ALL)
-    if since:
-        found = [one for one in found if one.began_at.astimezone(zone).date() >= since]
+        sentence, found, last = recent_changes(app, database, since, pipeline)
     write_answer(
-        [summary(found, since or max(first, oldest), last, pipeline)],
+        [sentence],
         [_row(one) for one in found],
-        pa.Table.from_pylist([row_of(one, str(last)) for one in found], CHANGES.schema),
+        table_of(found, last),
         format_=format_,
         output=output,
         limit=limit,
     )
+
+
+def recent_changes(
+    app: App, database: Database, since: date | None, pipeline: str | None
+) -> tuple[str, list[Change], date]:
+    """Return a sentence about the changes, the changes themselves, and the last stored day."""
+    stored = app.spans().parts_by_day()
+    oldest, last = (date.fromisoformat(one(stored)) for one in (min, max))
+    first = last - timedelta(days=PERIOD_DAYS - 1)
+    # A change needs builds before it.
+    first = min(first, since - timedelta(days=PERIOD_DAYS // 2)) if since else first
+    zone = app.settings.timezone
+    found = changes_between(first, last, database=database, zone=zone, pipeline=pipeline or ALL)
+    if since:
+        found = [one for one in found if one.began_at.astimezone(zone).date() >= since]
+    return summary(found, since or max(first, oldest), last, pipeline), found, last
+
+
+def table_of(found: Sequence[Change], last: date) -> pa.Table:
+    """Return the changes with every field."""
+    return pa.Table.from_pylist([row_of(one, str(last)) for one in found], CHANGES.schema)
 
 
 def summary(found: Sequence[Change], since: date, last: date, pipeline: str | None) -> str:

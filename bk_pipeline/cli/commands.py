@@ -670,6 +670,21 @@ def quarantined() -> None:
 
 
 @cli.command()
+def mcp() -> None:
+    """Answer an agent's questions about stored builds, by the Model Context Protocol.
+
+    An editor or an agent starts the command and speaks with it by standard input and output. Its
+    tools find builds, show one with its critical path, list slow and flaky steps, changes and
+    failures, and run SQL. They read the stored spans only: nothing is written, and nothing is
+    requested from Buildkite or a backend. Needs the extra: pip install 'bk_pipeline[mcp]'.
+    docs/mcp.md shows how to set it up.
+    """
+    from bk_pipeline.cli.mcp import serve
+
+    serve()
+
+
+@cli.command()
 def traceparent() -> None:
     """Print the W3C TRACEPARENT of the current Buildkite job.
 

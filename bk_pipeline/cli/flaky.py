@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from bk_pipeline.analysis.queries import query_text
+from bk_pipeline.analysis.sql import Database
 from bk_pipeline.app import App
 from bk_pipeline.cli.results import money, refuse_binary_terminal, seconds, write_answer
 from bk_pipeline.cli.sql import open_database, period_of
@@ -38,21 +39,42 @@ def flaky(
     app = App(Settings.load())
     with open_database(app) as database:
         days = period_of(app, since, until)
-        query = f"FROM ({query_text('flaky').rstrip().removesuffix(';')}) WHERE step GLOB $step"
-        filters = {"pipeline": pipeline, "branch": branch, "step": step, "by": by or "all"}
-        steps = database.table(query, {**days, **filters})
-    rows = steps.to_pylist()
-    flaky_steps = {_key(row) for row in rows if row["flaky_attempts"]}
-    kept = steps.filter(pa.array([_key(row) in flaky_steps for row in rows], pa.bool_()))
+        sentence, steps = flaky_steps(database, days, pipeline, branch, step=step, by=by)
     show = _history if by else _shown
     write_answer(
-        [_summary(rows, days)],
-        [show(row) for row in kept.to_pylist()],
-        kept,
+        [sentence],
+        [show(row) for row in steps.to_pylist()],
+        steps,
         format_=format_,
         output=output,
         limit=limit,
     )
+
+
+def flaky_steps(
+    database: Database,
+    days: Mapping[str, str],
+    pipeline: str = "*",
+    branch: str = "*",
+    *,
+    step: str = "*",
+    by: str | None = None,
+) -> tuple[str, pa.Table]:
+    """Return a sentence about the flaky steps of a period, and a row for each, or for each period.
+
+    Args:
+        database: The views.
+        days: The first and the last day, `since` and `until`.
+        pipeline, branch, step: Globs.
+        by: day, week or month, for the history of each flaky step.
+    """
+    query = f"FROM ({query_text('flaky').rstrip().removesuffix(';')}) WHERE step GLOB $step"
+    filters = {"pipeline": pipeline, "branch": branch, "step": step, "by": by or "all"}
+    steps = database.table(query, {**days, **filters})
+    rows = steps.to_pylist()
+    flaky_ones = {_key(row) for row in rows if row["flaky_attempts"]}
+    kept = steps.filter(pa.array([_key(row) in flaky_ones for row in rows], pa.bool_()))
+    return _summary(rows, days), kept
 
 
 def _key(row: Row) -> tuple[str, str]:

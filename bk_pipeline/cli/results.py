@@ -183,6 +183,14 @@ def _named_once(batches: Batches) -> Batches:
         yield pa.RecordBatch.from_arrays(batch.columns, schema=_unique(batch.schema))
 
 
+def objects(schema: pa.Schema, batches: Batches) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a result as JSON has them, with distinct names of the columns."""
+    names = _unique(schema).names
+    for batch in batches:
+        for row in _rows(batch):
+            yield dict(zip(names, row, strict=True))
+
+
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
     """Yield the rows as values that JSON has, numbers as exact as they are."""
     return zip(*map(_values, batch.columns), strict=True)
@@ -246,11 +254,9 @@ def _text(value: Any) -> str:
 
 def _json(out: BinaryIO, schema: pa.Schema, batches: Batches, _: bool) -> None:
     before = b"[\n"
-    for batch in batches:
-        for row in _rows(batch):
-            line = JSON.encode(dict(zip(schema.names, row, strict=True))).decode()
-            out.write(before + escape_json_line(line).encode())
-            before = b",\n"
+    for row in objects(schema, batches):
+        out.write(before + escape_json_line(JSON.encode(row).decode()).encode())
+        before = b",\n"
     out.write(b"\n]\n" if before == b",\n" else b"[]\n")
 
 

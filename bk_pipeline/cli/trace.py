@@ -132,7 +132,7 @@ def trace(build: str, fetch: bool, every: bool) -> None:
     stored: list[Span] = []
     if not fetch:
         with errors.status("Searching the span table …"):
-            stored = _stored(reference, app)
+            stored = stored_spans(reference, app)
     if stored:
         _show(stored, app, every=every)
         return
@@ -154,7 +154,8 @@ def trace(build: str, fetch: bool, every: bool) -> None:
         echo(f"This build is not in the span table: materialize {day} to deliver it.", err=True)
 
 
-def _stored(reference: Reference, app: App) -> list[Span]:
+def stored_spans(reference: Reference, app: App) -> list[Span]:
+    """Return the build's spans from the span table; none if it does not have the build."""
     search = app.search()
     organization = app.settings.buildkite_organization_slug
     found = in_table(reference, search, app.settings.timezone, organization=organization)
@@ -172,8 +173,23 @@ def _fetched(reference: Reference, app: App, *, on_wait: Callable[[str], None]) 
 
 def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
     console = Console(highlight=False)
+    describe(spans, console, app.settings.buildkite_hosts, every=every)
+    for name, link in _links(spans[0], app):
+        console.print(Text(f"{name}: {link}"), soft_wrap=True)
+
+
+def describe(
+    spans: Sequence[Span], console: Console, hosts: Collection[str], *, every: bool = False
+) -> None:
+    """Print a build's heading, waterfall, critical path and failures.
+
+    Args:
+        spans: The build's spans, as `spans.table.rows` has them.
+        console: Where to print.
+        hosts: The hosts of Buildkite's pages: links lead nowhere else.
+        every: Print a line for every span, however many there are.
+    """
     root = spans[0]
-    hosts = app.settings.buildkite_hosts
     for line in _about(root, hosts):
         console.print(line, soft_wrap=True)
     console.print()
@@ -186,8 +202,6 @@ def _show(spans: Sequence[Span], app: App, *, every: bool) -> None:
         console.print(failure, soft_wrap=True)
     if len(failures) > SHOWN_FAILURES:
         console.print(f"  and {len(failures) - SHOWN_FAILURES:,} more")
-    for name, link in _links(root, app):
-        console.print(Text(f"{name}: {link}"), soft_wrap=True)
 
 
 def _about(root: Span, hosts: Collection[str]) -> list[Text]:

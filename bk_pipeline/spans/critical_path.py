@@ -19,6 +19,7 @@ that resumes does not change what was sent before:
 In a pause between stages the path leads through the block steps that were waiting.
 """
 
+# ruff: noqa: FURB136, PLR1730  # calls of min and max take longer, and this runs for every job
 from __future__ import annotations
 
 from bisect import bisect_left

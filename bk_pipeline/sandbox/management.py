@@ -34,6 +34,7 @@ from bk_pipeline.sandbox.management_rules import (
 )
 from bk_pipeline.sandbox.markers import ALL_DATASETS, RATE_LIMITED, UNKNOWN_KEY
 
+CREATED = 201
 MILLION, MAX_PRESET_FILTERS, MAX_TEXT = 1_000_000, 5, 10_000
 UI = "https://ui.honeycomb.io/sandbox/environments/sandbox/board"
 
@@ -160,6 +161,8 @@ class ManagementService:
                     content, status = handler(request, _object(body))
                 except ApiError as error:
                     content, status = {"error": error.message}, error.status
+            if status == CREATED and "triggers" in path:
+                headers["Location"] = f"{request.url.path}/{content['id']}"
             if content is None:
                 return Response(status_code=status, headers=headers)
             return json_response(request, content, status, headers)

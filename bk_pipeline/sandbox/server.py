@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
 from threading import Event, Thread
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bk_pipeline.sandbox.bodies import json_response
 from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteService
 from bk_pipeline.sandbox.control import Control, same_site_only
-from bk_pipeline.sandbox.credentials import ALL_SCOPES, KeyKind
+from bk_pipeline.sandbox.credentials import ALL_SCOPES, MANAGEMENT, KeyKind
 from bk_pipeline.sandbox.fault_injection import FaultInjector, SandboxServer, Service
 from bk_pipeline.sandbox.faults import Faults
 from bk_pipeline.sandbox.honeycomb import HoneycombService
@@ -97,10 +97,15 @@ class Sandbox:
         create_datasets: bool = True,
         events: bool = True,
         markers: bool = True,
+        management: Collection[str] = MANAGEMENT,
     ) -> str:
         """Create a Honeycomb key; see `HoneycombService.add_key`."""
         return self.honeycomb.add_key(
-            kind, create_datasets=create_datasets, events=events, markers=markers
+            kind,
+            create_datasets=create_datasets,
+            events=events,
+            markers=markers,
+            management=management,
         )
 
     def _application(self) -> FaultInjector:

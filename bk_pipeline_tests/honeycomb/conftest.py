@@ -72,8 +72,8 @@ def connect(sandbox, url, clock):
     """Creates a client, by default with the sandbox's key and endpoint."""
     made = []
 
-    def connect(key=None, endpoint=None):
-        client = MarkerClient(
+    def connect(key=None, endpoint=None, kind=MarkerClient):
+        client = kind(
             endpoint or url,
             key or sandbox.honeycomb_key,
             clock=clock,

@@ -109,6 +109,7 @@ def test_trace_and_ledger_of_a_delivered_day(tmp_path):
             (SERVICES, "trace", build),
             (SERVICES, "trace", "--fetch", build),
             (SERVICES, "sampling"),
+            (SERVICES, "honeycomb", "plan"),
             (TABLES | {"duckdb"}, "sql", "SELECT * FROM jobs"),
             (TABLES | {"duckdb"}, "flaky"),
             (TABLES | {"duckdb"}, "deployments"),

@@ -435,9 +435,10 @@ def plan_setup() -> None:
     Prints one line per item, separated by tabs: action, kind, name, and what is different. A line
     of counts follows. After a change by hand in Honeycomb, it shows what apply would restore.
     """
-    from bk_pipeline.cli.honeycomb import plan
+    with NoPandas():
+        from bk_pipeline.cli.honeycomb import plan
 
-    plan()
+        plan()
 
 
 @honeycomb.command("apply")
@@ -447,9 +448,10 @@ def apply_setup() -> None:
     Prints the lines of plan as they are done, and the address of the board. If it is
     interrupted, run it again.
     """
-    from bk_pipeline.cli.honeycomb import apply
+    with NoPandas():
+        from bk_pipeline.cli.honeycomb import apply
 
-    apply()
+        apply()
 
 
 @honeycomb.command("prune")
@@ -461,9 +463,10 @@ def prune_setup(**options: Any) -> None:
     Deletes only what has the name and the tag that apply gave it. Columns and the dataset stay,
     because they hold data.
     """
-    from bk_pipeline.cli.honeycomb import prune
+    with NoPandas():
+        from bk_pipeline.cli.honeycomb import prune
 
-    prune(**options)
+        prune(**options)
 
 
 @cli.command()

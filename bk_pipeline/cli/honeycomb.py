@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager
 import click
 
 from bk_pipeline.app import App
-from bk_pipeline.cli.markers import paint, sentence, tell, wrong_colors
-from bk_pipeline.cli.output import echo, line_of
+from bk_pipeline.cli.output import echo, line_of, sentence, tell
+from bk_pipeline.errors import NotFound
 from bk_pipeline.honeycomb import setup
 from bk_pipeline.honeycomb.client import MarkerClient
 from bk_pipeline.honeycomb.comparing import State
 from bk_pipeline.honeycomb.design import Design
+from bk_pipeline.honeycomb.placing import color_changes, set_colors
 from bk_pipeline.honeycomb.resources import ResourceClient
 from bk_pipeline.honeycomb.rules import Rules
 from bk_pipeline.honeycomb.setup import Plan, Step
@@ -86,6 +87,23 @@ def prune(everything: bool, yes: bool) -> None:
         for step in used:
             tell(f"{step.kind.label} {step.name} stays: something else uses it.")
     echo(f"{counted(len(doomed) - len(used), 'item')} deleted.")
+
+
+def wrong_colors(dataset: str, rules: Rules, client: MarkerClient) -> list[str]:
+    """Return the types whose color would be set; empty if the dataset does not exist yet."""
+    try:
+        found = color_changes(dataset, rules.colors_in(dataset), client=client)
+    except NotFound:
+        return []
+    return [f"{one.type} {one.color}" for one in found.values()]
+
+
+def paint(dataset: str, rules: Rules, client: MarkerClient) -> int:
+    """Set the colors of types, and return how many were set."""
+    try:
+        return set_colors(dataset, rules.colors_in(dataset), client=client)
+    except NotFound:
+        return 0
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from functools import cache
 import click
 
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import Console, echo, line_of
+from bk_pipeline.cli.honeycomb import paint, wrong_colors
+from bk_pipeline.cli.output import Console, echo, line_of, sentence, tell
 from bk_pipeline.errors import ConfigError, NotFound
 from bk_pipeline.honeycomb.client import MarkerClient
-from bk_pipeline.honeycomb.placing import Plan, color_changes, set_colors
-from bk_pipeline.honeycomb.rules import Marker, Rules, marker_dataset
+from bk_pipeline.honeycomb.placing import Plan
+from bk_pipeline.honeycomb.rules import Marker, marker_dataset
 from bk_pipeline.http.retry import report_pauses_to
 from bk_pipeline.lines import Lines
 from bk_pipeline.pipeline import MarkerContext, place_markers, plan_markers, prune_markers
@@ -236,29 +237,6 @@ def _counts(planned: Plan) -> Counter[str]:
     )
 
 
-def wrong_colors(dataset: str, rules: Rules, client: MarkerClient) -> list[str]:
-    """Return the types whose color would be set; empty if the dataset does not exist yet."""
-    try:
-        found = color_changes(dataset, rules.colors_in(dataset), client=client)
-    except NotFound:
-        return []
-    return [f"{one.type} {one.color}" for one in found.values()]
-
-
-def paint(dataset: str, rules: Rules, client: MarkerClient) -> int:
-    """Set the colors of types, and return how many were set."""
-    try:
-        return set_colors(dataset, rules.colors_in(dataset), client=client)
-    except NotFound:
-        return 0
-
-
-def sentence(total: Counter[str]) -> str:
-    """Return counts as a sentence."""
-    counts = ", ".join(f"{count:,} {what}" for what, count in total.items() if count)
-    return f"{counts}." if counts else "Nothing to do."
-
-
 def _moment(seconds: int | None) -> str:
     if not seconds:
         return ""
@@ -267,8 +245,3 @@ def _moment(seconds: int | None) -> str:
 
 def _line(*fields: str) -> None:
     line_of(fields)
-
-
-def tell(line: str) -> None:
-    """Print a line to standard error."""
-    echo(line, err=True)

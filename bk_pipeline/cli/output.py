@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,17 @@ def echo(message: str, *, err: bool = False) -> None:
 def line_of(fields: Iterable[str]) -> None:
     """Print fields separated by tabs. White space within a field becomes single spaces."""
     echo("\t".join(" ".join(field.split()) for field in fields))
+
+
+def tell(line: str) -> None:
+    """Print a line to standard error."""
+    echo(line, err=True)
+
+
+def sentence(total: Counter[str]) -> str:
+    """Return counts as a sentence."""
+    counts = ", ".join(f"{count:,} {what}" for what, count in total.items() if count)
+    return f"{counts}." if counts else "Nothing to do."
 
 
 @contextmanager

@@ -295,3 +295,39 @@ def test_two_teams_do_not_meet(team_of):
     assert set(one.items("boards")) == {"Buildkite (CI 2)"}
     assert set(other.items("triggers")) == {one.name for one in queries.TRIGGERS}
     assert "\t" not in "".join(other.lines("plan", **ALERTS))
+
+
+def test_settings_decide_what_is_there(team):
+    more = {
+        "BK_PIPELINE_COSTS": "",
+        "BK_PIPELINE_SPANS_CRITICAL_PATH": "0",
+        "BK_PIPELINE_SPANS_DROP": "buildkite.agent.*",
+    }
+    _, _, errors = team.run("apply", **more)
+
+    for name in ("Cost by pipeline", "Steps on the critical path", "Agents whose jobs fail"):
+        assert f"'{name}' is left out: with these settings, " in errors
+    absent = ("bk_pipeline.c", "bk_pipeline.slack", "buildkite.agent.")
+    assert not [name for name in team.items("columns") if name.startswith(absent)]
+    assert "\t" not in "".join(team.lines("plan", **more))
+
+    assert "create\tquery\tCost by pipeline" in team.lines("plan")
+
+
+def test_colors_of_marker_types_are_set(team, tmp_path):
+    (tmp_path / "markers.toml").write_text(
+        '[colors]\ndeploy = "#7b1fa2"\n'
+        '[[rule]]\nid = "d"\ntype = "deploy"\nmessage = "x"\ndataset = "__all__"\n'
+    )
+    rules = {"BK_PIPELINE_MARKERS": "markers.toml"}
+    assert "color\tmarker type\tdeploy #7b1fa2\t__all__" in team.lines("plan", **rules)
+    assert "1 colors set" in team.lines("apply", **rules)[-2]
+    assert team.sandbox.honeycomb.markers.colors == {("__all__", "deploy"): "#7b1fa2"}
+    assert "\t" not in "".join(team.lines("plan", **rules))
+
+
+def test_missing_key_is_reported_with_its_permissions(team):
+    status, _, errors = team.run("plan", HONEYCOMB_CONFIGURATION_KEY="")
+    assert status == 2
+    assert "HONEYCOMB_CONFIGURATION_KEY is not set. Boards need" in errors
+    assert "permissions Manage Public Boards and Manage Queries and Columns" in errors

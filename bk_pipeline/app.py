@@ -333,13 +333,20 @@ class App:
 
         return destinations(self.settings)
 
+    def deployment_metrics(self) -> list[Configured]:
+        """Return where metrics of deployments go: to each `otlp_metrics`, if there are rules.
+
+        Raises: As `destinations`.
+        """
+        return [one.deployments for one in self.destinations() if one.deployments is not None]
+
     def configured(self, asset: str) -> Configured:
         """Return the configured destination whose asset is called `asset`.
 
         Raises:
             ConfigError: There is none.
         """
-        found = {one.asset: one for one in self.destinations()}
+        found = {one.asset: one for one in (*self.destinations(), *self.deployment_metrics())}
         if asset not in found:
             raise ConfigError(
                 f"No destination {asset} is configured. There are: {', '.join(found) or 'none'}."

@@ -1,4 +1,4 @@
-"""Delivers a day and exits at a given moment: `<day> <method> <before|after> <nth call>`.
+"""Delivers a day (its deployments, if there are rules) and exits at a given moment: `<day> <method> <before|after> <nth call>`.
 
 `method` is one that writes to the ledger or to the delivery records.
 """
@@ -11,7 +11,7 @@ import sys
 from bk_pipeline.app import App
 from bk_pipeline.clock import SystemClock
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.pipeline import deliver_day
+from bk_pipeline.pipeline import deliver_day, deliver_deployments
 from bk_pipeline.settings import Settings
 from bk_pipeline.store.delivery_records import DeliveryRecords
 
@@ -41,12 +41,18 @@ def main() -> None:
     services = App(Settings.load(), retries=0)
     [found] = services.destinations()
     die_at(method, when, int(nth))
-    deliver_day(
+    deliver, options, to = deliver_day, {}, found
+    if services.settings.deployments is not None:
+        deliver, options = deliver_deployments, {"stats": services.stats()}
+        [to] = services.deployment_metrics()
+    deliver(
         day,
         spans=services.spans(),
-        destination=found.open(SystemClock()),
+        destination=to.open(SystemClock()),
         ledger=services.ledger(),
         clock=SystemClock(),
+        policy=services.delivery_policy(),
+        **options,
     )
 
 

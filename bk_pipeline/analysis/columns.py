@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Arrow's names of the types.
 TEXT, COUNT, NUMBER, FLAG, TIME = "string", "int64", "double", "bool", "timestamp[us, UTC]"
+TEXTS = "list<string>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class StatsTable:
         # The Dagster definitions import this module; only runs need pyarrow.
         import pyarrow as pa  # noqa: PLC0415
 
-        times = {TIME: pa.timestamp("us", tz="UTC")}
-        return pa.schema([(one.name, times.get(one.type, one.type)) for one in self.columns])
+        types = {TIME: pa.timestamp("us", tz="UTC"), TEXTS: pa.list_(pa.string())}
+        return pa.schema([(one.name, types.get(one.type, one.type)) for one in self.columns])
 
 
 def _quantiles(name: str, meaning: str) -> tuple[Column, ...]:
@@ -229,6 +230,25 @@ DEPLOYMENTS = StatsTable(
             NUMBER,
             "If it ended a time of failure: from the end of the deployment that failed, or was "
             "rolled back, to its end.",
+        ),
+        Column("organization", TEXT, "The organization's slug."),
+        Column("trace_id", TEXT, "The trace of the build that deployed."),
+        Column(
+            "span_ids",
+            TEXTS,
+            "The spans of the jobs that deployed, the first one first; or of the build.",
+        ),
+        Column(
+            "rolled_back",
+            TEXTS,
+            "The spans of the deployment that it rolled back, if that had succeeded: trace id, "
+            "slash, span id.",
+        ),
+        Column(
+            "restored",
+            TEXTS,
+            "The spans of the deployments and rollbacks that had failed, or been rolled back, "
+            "until it ended the time of failure.",
         ),
     ),
 )

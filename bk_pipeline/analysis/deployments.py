@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -41,6 +41,8 @@ JOB_TYPES = ("script", "trigger")
 # The columns of a deployment's span, by the names that they get here.
 COLUMNS = {
     "trace_id": "trace_id",
+    "span_id": "span_id",
+    "organization": "buildkite.organization.slug",
     "start": "start",
     "end": "end",
     "pipeline": "buildkite.pipeline.slug",
@@ -82,11 +84,21 @@ class Deployment:
     finished_at: datetime
     cost: float | None
     currency: str | None
+    organization: str | None = None
+    trace_id: str = ""
+    span_ids: list[str] = field(default_factory=list)
     committed_at: datetime | None = None
     change_failed: bool = False
     lead_time_s: float | None = None
     lead_time_from: str | None = None
     restore_s: float | None = None
+    rolled_back: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+
+    @property
+    def spans(self) -> list[str]:
+        """Its spans, as `rolled_back` and `restored` refer to them."""
+        return [f"{self.trace_id}/{span_id}" for span_id in self.span_ids]
 
     @property
     def is_successful_deployment(self) -> bool:
@@ -183,11 +195,11 @@ def _rows(spans: pa.Table) -> Iterator[dict[str, Any]]:
 def _described(row: dict[str, Any], root: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     """Add the rule, the values of its templates, and the outcome to a row."""
     attributes: dict[str, Any] = {}
-    for field in _fields(rule):
-        value = (row if rule.kind in field.kinds else root)[field.name]
+    for one in _fields(rule):
+        value = (row if rule.kind in one.kinds else root)[one.name]
         if value is not None:
-            add_attributes(field, value, into=attributes)
-    texts = {name: one.message(attributes) for name, one in rule.templates.items()}
+            add_attributes(one, value, into=attributes)
+    texts = {name: text.message(attributes) for name, text in rule.templates.items()}
     if texts["service"] == MISSING:
         texts["service"] = row["pipeline"] or MISSING
     if rule.kind is SpanKind.BUILD:
@@ -206,7 +218,8 @@ def _deployment(day: str, rows: Sequence[dict[str, Any]]) -> Deployment | None:
     outcomes = {row["outcome"] for row in rows}
     if FAILED not in outcomes and None in outcomes:
         return None  # part of it was canceled
-    first, rule = min(rows, key=lambda row: row["start"]), rows[0]["rule"]
+    rows = sorted(rows, key=lambda row: (row["start"], row["span_id"]))
+    first, rule = rows[0], rows[0]["rule"]
     costs = [row["cost"] for row in rows if row["cost"] is not None]
     return Deployment(
         day=day,
@@ -226,6 +239,9 @@ def _deployment(day: str, rows: Sequence[dict[str, Any]]) -> Deployment | None:
         finished_at=from_ns(max(row["end"] for row in rows)),
         cost=sum(costs) if costs else None,
         currency=first["currency"] if costs else None,
+        organization=first["organization"],
+        trace_id=first["trace_id"],
+        span_ids=[row["span_id"] for row in rows],
         committed_at=parsed_time(first.get("committed_at")),
     )
 
@@ -266,6 +282,7 @@ class _History:
     def __init__(self) -> None:
         self._previous: Deployment | None = None
         self._failing_since: datetime | None = None
+        self._failed: list[str] = []
         self._deployed: set[tuple[str | None, str]] = set()
 
     def add(self, one: Deployment, origin: Mapping[str, Any]) -> None:
@@ -274,13 +291,16 @@ class _History:
         one.change_failed = one.kind == DEPLOYMENT and one.outcome == FAILED
         if one.kind == ROLLBACK and previous and previous.is_successful_deployment:
             one.change_failed = True
-            self._failing_since = previous.finished_at
+            one.rolled_back = previous.spans
+            self._failing_since, self._failed = previous.finished_at, previous.spans
         if one.outcome == FAILED:
             self._failing_since = self._failing_since or one.finished_at
+            self._failed = [*self._failed, *one.spans]
             return
         if self._failing_since is not None:
             one.restore_s = (one.finished_at - self._failing_since).total_seconds()
-            self._failing_since = None
+            one.restored = self._failed
+            self._failing_since, self._failed = None, []
         if one.kind == DEPLOYMENT and self._is_new(one):
             begin, one.lead_time_from = _change_began(one, origin)
             one.lead_time_s = max((one.finished_at - begin).total_seconds(), 0.0)

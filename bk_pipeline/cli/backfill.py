@@ -55,7 +55,8 @@ def backfill(first: date, last: date, full_refresh: bool, resend: bool) -> None:
     console = Console(stderr=True)
     shown = shown_on(console, len(days))
     app = App(settings, retries=0, progress=shown.tell, on_wait=shown.wait)
-    outcome = Outcome(days, [one.asset for one in app.destinations()], app.results)
+    loaders = [one.asset for one in (*app.destinations(), *app.deployment_metrics())]
+    outcome = Outcome(days, loaders, app.results)
     with (
         summing_up(lambda: _sum_up(outcome, settings)),
         shown.shown(),

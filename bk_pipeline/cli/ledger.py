@@ -12,10 +12,10 @@ from rich.text import Text
 
 from bk_pipeline.app import App
 from bk_pipeline.cli.output import Console, echo, line_of
-from bk_pipeline.deliver.destinations import Configured
+from bk_pipeline.deliver.destinations import DEPLOYMENT_METRICS, Configured
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.ledger.store import Ledger
-from bk_pipeline.pipeline import adopt_day
+from bk_pipeline.pipeline import adopt_day, adopt_deployments
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans import ids
 from bk_pipeline.text import counted
@@ -98,8 +98,10 @@ def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) 
     with app.ledger() as book:
         for configured in _chosen(app, destinations):
             with app.destination(configured) as destination:
+                is_spans = configured.kind != DEPLOYMENT_METRICS
+                take = adopt_day if is_spans else adopt_deployments
                 adopted = {
-                    day: adopt_day(
+                    day: take(
                         day,
                         spans=spans,
                         destination=destination,
@@ -117,7 +119,7 @@ def adopt(destinations: tuple[str, ...], first: date | None, last: date | None) 
 
 
 def _chosen(app: App, assets: tuple[str, ...]) -> list[Configured]:
-    known = {one.asset: one for one in app.destinations()}
+    known = {one.asset: one for one in (*app.destinations(), *app.deployment_metrics())}
     unknown = [name for name in assets if name not in known]
     if unknown or not known:
         raise ConfigError(

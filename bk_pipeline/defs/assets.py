@@ -44,11 +44,18 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
         ]
         if settings.deployments is not None:
             assets.append(deployments(settings, naming))
+            counted = app.deployment_metrics()
+            assets += [deployment_metrics(settings, naming, one) for one in counted]
         if settings.markers is not None:
             loaders = [one.asset for one in configured if one.asset == DATASETS_FROM]
             assets.append(honeycomb_markers(settings, naming, after=loaders))
             assets.append(regression_markers(settings, naming))
     return assets
+
+
+def report_names(app: App) -> list[str]:
+    """Return the names of the reports, which are made of whole days and not with each new build."""
+    return ["build_stats", "deployments", *(one.asset for one in app.deployment_metrics())]
 
 
 # Made once a night, not with each day.
@@ -369,3 +376,47 @@ def changes(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         return dg.MaterializeResult(check_results=[result])
 
     return changes
+
+
+def deployment_metrics(
+    settings: Settings, naming: Naming, target: Configured
+) -> dg.AssetsDefinition:
+    """Return the asset of what a destination has accepted of deployments."""
+
+    @daily_asset(
+        settings,
+        naming,
+        target.asset,
+        description=f"{target.description} The ledger records what was accepted: running this again "
+        "sends only what is new.",
+        kinds={"otlp_metrics"},
+        deps=["deployments"],
+        checks=[checks.all_accepted(naming.key(target.asset))],
+        priority=REPORTS_PRIORITY,
+    )
+    def deployment_metrics(context: dg.AssetExecutionContext, config: LoaderConfig) -> Result:
+        rejected: list[str] = []
+        with daily_run(context, naming, target.asset) as run:
+            app = run.app
+            with app.destination(app.configured(target.asset)) as to, app.ledger() as ledger:
+                for step in run.days():
+                    with step as day:
+                        done = pipeline.deliver_deployments(
+                            day.key,
+                            stats=app.stats(),
+                            spans=app.spans(),
+                            destination=to,
+                            ledger=ledger,
+                            clock=app.clock,
+                            policy=app.delivery_policy(),
+                            resend=config.resend,
+                            progress=run.log.progress,
+                            on_wait=run.log.wait,
+                            result=run.begin(day, Delivery()),
+                        )
+                        rejected += checks.rejections(day.key, done)
+                        step.record(metadata.of_delivery(done, to, None), done)
+        result = checks.result(checks.ALL_ACCEPTED, rejected)
+        return dg.MaterializeResult(check_results=[result])
+
+    return deployment_metrics

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from bk_pipeline.app import App
-from bk_pipeline.defs.assets import NIGHTLY, assets_of, selection
+from bk_pipeline.defs.assets import NIGHTLY, assets_of, report_names, selection
 from bk_pipeline.defs.checks import audits
 from bk_pipeline.defs.naming import Naming
 from bk_pipeline.defs.resources import resources_of
@@ -29,7 +29,7 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     assets, checks = assets_of(app, naming), audits(naming)
     audited = dg.AssetSelection.checks(*checks)
     changes = selection(assets, naming, NIGHTLY)
-    stats = selection(assets, naming, ("build_stats", "deployments"))
+    stats = selection(assets, naming, report_names(app))
     sync = dg.define_asset_job(
         naming.named("sync_day"),
         selection=dg.AssetSelection.assets(*assets) - stats - changes - audited,

@@ -10,7 +10,7 @@ import dagster as dg
 
 from bk_pipeline import clock, errors
 from bk_pipeline.app import App
-from bk_pipeline.defs.assets import NIGHTLY, assets_of, selection
+from bk_pipeline.defs.assets import NIGHTLY, assets_of, report_names, selection
 from bk_pipeline.defs.daily_asset import DAYS_PER_RUN, ERROR
 from bk_pipeline.defs.home import explained
 from bk_pipeline.defs.lost_runs import held, slot_waits_reported
@@ -93,10 +93,11 @@ class Backfill:
         self._services = app
         self._instance = instance
         naming = Naming.of(app.settings)
-        # Statistics are made when the spans of all days have been delivered.
-        stats = dg.AssetSelection.assets(naming.key("build_stats"))
-        # Changes are about 30 days: to find them for each day would cost 30 times as much.
         assets = assets_of(app, naming)
+        # Statistics are made when the spans of all days have been delivered. So what deployments
+        # say of earlier days is complete before it is counted.
+        stats = selection(assets, naming, report_names(app))
+        # Changes are about 30 days: to find them for each day would cost 30 times as much.
         changes = selection(assets, naming, NIGHTLY)
         self._spans_job = naming.named("backfill_spans")
         self._stats_job = naming.named("backfill_reports")
@@ -110,11 +111,14 @@ class Backfill:
         )
         refresh = {"config": {"full_refresh": full_refresh}}
         loaders = [one.asset for one in app.destinations()]
+        counted = [one.asset for one in app.deployment_metrics()]
+        again = {"config": {"resend": resend}}
         self._config = {
             **{naming.op(one): refresh for one in ("raw_builds", "spans")},
-            **{naming.op(one): {"config": {"resend": resend}} for one in loaders},
+            **{naming.op(one): again for one in loaders},
         }
-        known = ("raw_builds", "spans", "build_stats", "honeycomb_markers", *loaders)
+        self._stats_config = {naming.op(one): again for one in counted}
+        known = ("raw_builds", "spans", "honeycomb_markers", *loaders, *report_names(app))
         self._assets = {naming.op(one): one for one in known}
 
     def deliver(self, days: Sequence[str], *, days_per_run: int = 1) -> Iterator[DayRun]:
@@ -136,12 +140,13 @@ class Backfill:
                 yield DayRun(day, result, failed if day == some[-1] else ())
 
     def report(self, days: Sequence[str]) -> Iterator[ReportRun]:
-        """Make the statistics of the days, with a run for each few in a row.
+        """Make the statistics of the days, oldest first, with a run for each few in a row.
 
         Raises: As `deliver`.
         """
-        for some in _in_a_row(days, DAYS_PER_RUN):
-            yield ReportRun(some, self._run(self._stats_job, _range(some), ops={}))
+        for some in _in_a_row(sorted(days), DAYS_PER_RUN):
+            failed = self._run(self._stats_job, _range(some), ops=self._stats_config)
+            yield ReportRun(some, failed)
 
     def _run(
         self, job: str, tags: Mapping[str, str], *, ops: Mapping[str, Any]

@@ -5,6 +5,7 @@ spans: they are made of the whole day, so they are not part of the runs that fet
 Each night the last 30 days are searched for changes.
 """
 
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,9 @@ from bk_pipeline.app import App
 from bk_pipeline.defs.daily_asset import as_tick_failures
 from bk_pipeline.defs.lost_runs import end_lost_runs
 from bk_pipeline.defs.naming import Naming
+from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.display import Log
+from bk_pipeline.errors import NoLedger
 from bk_pipeline.window import day_keys
 
 # Past the hours that summer time skips or repeats, and past other people's midnight jobs.
@@ -89,8 +92,10 @@ def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
         cron_schedule=STATS_CRON,
         execution_timezone=settings.timezone.key,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Makes build_stats, and deployments if there are rules for them, anew for those of the last {STATS_DAYS} days whose spans "
-        "have changed. Reads the span table and nothing else. Ends runs whose process is gone.",
+        description=f"Makes build_stats anew for those of the last {STATS_DAYS} days whose spans have "
+        "changed. If there are rules for deployments, also deployments, for those whose own spans "
+        "or spans of the 30 days before have changed, and sends metrics of them that were not "
+        "sent. Reads the span table and nothing else. Ends runs whose process is gone.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         for message in end_lost_runs(context.instance):
@@ -98,21 +103,54 @@ def hourly_stats(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:
         now = context.scheduled_execution_time
         today = now.astimezone(settings.timezone).date()
         first = max(today - timedelta(days=STATS_DAYS - 1), settings.start_date)
-        spans, stats = app.spans(), app.stats()
         with as_tick_failures():
-            stale = [
-                day
-                for day in reversed(day_keys(first, today))
-                if pipeline.stats_are_stale(day, spans=spans, stats=stats)
-            ]
+            stale = _stale_reports(app, day_keys(first, today))
         if not stale:
             return dg.SkipReason("No day has spans that its statistics were not made of.")
         return [
-            dg.RunRequest(f"{day} {now.isoformat()}", partition_key=day, tags=RUN_TAGS)
-            for day in stale
+            dg.RunRequest(
+                f"{day} {now.isoformat()}",
+                partition_key=day,
+                tags=RUN_TAGS,
+                asset_selection=[naming.key(name) for name in names],
+            )
+            for day, names in stale.items()
         ]
 
     return schedule
+
+
+def _stale_reports(app: App, days: list[str]) -> dict[str, list[str]]:
+    """Return the reports to make anew, by day.
+
+    The newest day is first, unless there are deployments, which are counted in the order of time.
+    """
+    spans, stats = app.spans(), app.stats()
+    found: dict[str, list[str]] = {}
+    for day in days:
+        if pipeline.stats_are_stale(day, spans=spans, stats=stats):
+            found.setdefault(day, []).append("build_stats")
+    if app.settings.deployments is None:
+        return dict(sorted(found.items(), reverse=True))
+    counted = app.deployment_metrics()
+    stale = pipeline.days_with_stale_deployments(days, spans=spans, stats=stats)
+    for day in stale:
+        found.setdefault(day, []).extend(["deployments", *(one.asset for one in counted)])
+    left = [day for day in days if day not in stale]
+    for one in counted:
+        for day in _uncounted(app, one, left):
+            found.setdefault(day, []).append(one.asset)
+    return dict(sorted(found.items()))
+
+
+def _uncounted(app: App, target: Configured, days: list[str]) -> list[str]:
+    """Those of `days` with deployments that were not sent, for example because a run failed."""
+    with app.destination(target) as to, ExitStack() as opened:
+        try:
+            ledger = opened.enter_context(app.ledger(create=False))
+        except NoLedger:
+            ledger = None
+        return pipeline.uncounted_days(days, stats=app.stats(), destination=to, ledger=ledger)
 
 
 def nightly_changes(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition:

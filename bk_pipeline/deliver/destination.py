@@ -38,6 +38,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         size: The total size of the pieces, in bytes.
         trimmed: Whether the pieces hold less than the whole span, because that is too large.
         shared: Encoded data that a request contains once for all items that have it in common.
+        also: More keys that the ledger settles together with the item's own. The caller leaves out
+            items of which any key is settled.
     """
 
     trace_id: bytes
@@ -48,6 +50,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     size: int
     trimmed: bool = False
     shared: bytes = b""
+    also: tuple[Key, ...] = ()
 
     @property
     def body(self) -> bytes:

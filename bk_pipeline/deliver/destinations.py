@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 ENTRY = re.compile(r"([a-z_]+)(?::([a-z][a-z0-9_]*))?")
 VARIABLE = "BK_PIPELINE_DESTINATIONS"
+# Kind and asset of metrics of deployments. They go where `otlp_metrics` go.
+DEPLOYMENT_METRICS = "deployment_metrics"
+DEPLOYMENTS_COUNTED = (
+    "The day's deployments as metrics at an OTLP endpoint: how many, which failed, lead times and "
+    "times to restore, each counted once."
+)
 
 OpenDestination = Callable[[Clock], "Destination"]
 
@@ -39,10 +45,12 @@ class Resolved:
     Attributes:
         open: Creates it.
         name: Its id in the ledger, or empty if the service has to be asked for it.
+        deployments: Creates the one for metrics of deployments at the same place, if it takes them.
     """
 
     open: OpenDestination
     name: str = ""
+    deployments: OpenDestination | None = None
 
 
 Configure = Callable[[Settings, str], Resolved | None]
@@ -68,12 +76,18 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A destination that the settings name. `open` creates it without connecting."""
+    """A destination that the settings name. `open` creates it without connecting.
+
+    Attributes:
+        deployments: The one for metrics of deployments at the same place, if it takes them and
+            there are rules that find deployments.
+    """
 
     kind: str
     asset: str
     description: str
     open: OpenDestination
+    deployments: Configured | None = None
 
 
 def _honeycomb(settings: Settings, _prefix: str) -> Resolved | None:
@@ -103,7 +117,13 @@ def _otlp(signal: Signal, load_class: Callable[[Settings], Callable[..., Otlp]])
         def open_(clock: Clock) -> Destination:
             return load_class(settings)(endpoint, clock=clock, age=age, retry_policy=policy)
 
-        return Resolved(open_, endpoint.name)
+        def deployments(clock: Clock) -> Destination:
+            from bk_pipeline.deliver.metrics.destination import DeploymentMetrics  # noqa: PLC0415
+
+            return DeploymentMetrics(endpoint, clock=clock, age=age, retry_policy=policy)
+
+        counted = signal is METRICS and settings.deployments is not None
+        return Resolved(open_, endpoint.name, deployments if counted else None)
 
     return configured
 
@@ -193,6 +213,9 @@ def _switched_off(settings: Settings, prefix: str) -> str:
 
 
 def _configured(kind: str, name: str, resolved: Resolved) -> Configured:
-    declared = KINDS[kind]
-    asset = f"{declared.asset}_{name}" if name else declared.asset
-    return Configured(kind, asset, declared.description, resolved.open)
+    declared, suffix = KINDS[kind], f"_{name}" if name else ""
+    deployments = resolved.deployments and Configured(
+        DEPLOYMENT_METRICS, DEPLOYMENT_METRICS + suffix, DEPLOYMENTS_COUNTED, resolved.deployments
+    )
+    asset = declared.asset + suffix
+    return Configured(kind, asset, declared.description, resolved.open, deployments)

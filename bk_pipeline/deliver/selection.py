@@ -181,8 +181,10 @@ def body_bytes(items: Sequence[Item], limits: Limits) -> int:
 
 
 def ids_by_trace(items: Iterable[Item]) -> ItemIds:
-    """Return the ids of `items` by trace id."""
+    """Return the ids of `items` by trace id, with those of their further keys."""
     ids: dict[bytes, list[bytes]] = {}
     for item in items:
         ids.setdefault(item.trace_id, []).append(item.item_id)
+        for trace_id, item_id in item.also:
+            ids.setdefault(trace_id, []).append(item_id)
     return ids

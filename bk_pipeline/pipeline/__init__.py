@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from bk_pipeline.pipeline.changes import StoredChanges, changes_are_stale, find_changes
     from bk_pipeline.pipeline.days import OVERLAP, Day, Progress, Results
     from bk_pipeline.pipeline.deliver import adopt_day, deliver_day
+    from bk_pipeline.pipeline.deployment_metrics import (
+        adopt_deployments,
+        deliver_deployments,
+        uncounted_days,
+    )
     from bk_pipeline.pipeline.deployments import (
         FoundDeployments,
+        days_with_stale_deployments,
         find_deployments,
         record_deployments,
     )
@@ -51,9 +57,12 @@ __all__ = [
     "StoredChanges",
     "Transformation",
     "adopt_day",
+    "adopt_deployments",
     "ask_again",
     "changes_are_stale",
+    "days_with_stale_deployments",
     "deliver_day",
+    "deliver_deployments",
     "extract_day",
     "find_changes",
     "find_deployments",
@@ -71,6 +80,7 @@ __all__ = [
     "summarize_day",
     "transform_day",
     "transform_fingerprint",
+    "uncounted_days",
 ]
 
 _MODULES = {
@@ -85,9 +95,12 @@ _MODULES = {
     "StoredChanges": "bk_pipeline.pipeline.changes",
     "Transformation": "bk_pipeline.pipeline.transform",
     "adopt_day": "bk_pipeline.pipeline.deliver",
+    "adopt_deployments": "bk_pipeline.pipeline.deployment_metrics",
     "ask_again": "bk_pipeline.pipeline.organization",
     "changes_are_stale": "bk_pipeline.pipeline.changes",
+    "days_with_stale_deployments": "bk_pipeline.pipeline.deployments",
     "deliver_day": "bk_pipeline.pipeline.deliver",
+    "deliver_deployments": "bk_pipeline.pipeline.deployment_metrics",
     "extract_day": "bk_pipeline.pipeline.extract",
     "find_changes": "bk_pipeline.pipeline.changes",
     "find_deployments": "bk_pipeline.pipeline.deployments",
@@ -105,6 +118,7 @@ _MODULES = {
     "summarize_day": "bk_pipeline.pipeline.summarize",
     "transform_day": "bk_pipeline.pipeline.transform",
     "transform_fingerprint": "bk_pipeline.pipeline.transform",
+    "uncounted_days": "bk_pipeline.pipeline.deployment_metrics",
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
+from hashlib import sha256
 
 from bk_pipeline.analysis.columns import DEPLOYMENTS
 from bk_pipeline.analysis.deployment_rules import Rule
@@ -17,8 +19,8 @@ from bk_pipeline.analysis.deployments import (
 )
 from bk_pipeline.analysis.queries import query_text
 from bk_pipeline.analysis.sql import Database
-from bk_pipeline.pipeline.summarize import parts_digest
-from bk_pipeline.store.spans import SpanStore, StatsStore
+from bk_pipeline.pipeline.days import retry_past_damage
+from bk_pipeline.store.spans import SpanPart, SpanStore, StatsStore
 from bk_pipeline.window import day_keys
 
 # How far back the start of a change, and of a time of failure, is searched for.
@@ -90,8 +92,34 @@ def record_deployments(
     Raises:
         StorageError: The store cannot be read or written.
     """
-    source = parts_digest(day, spans)
+    source = _history_digest(day, spans.parts_by_day())
     at = date.fromisoformat(day)
     found = find_deployments(at, at, spans=spans, rules=rules)
     stats.write(DEPLOYMENTS.name, day, table_of_deployments(found.deployments), source=source)
     return found
+
+
+def days_with_stale_deployments(
+    days: Sequence[str], *, spans: SpanStore, stats: StatsStore
+) -> list[str]:
+    """Return those of `days` whose deployments were found in other spans than there are now.
+
+    The days before a day count too: they say what a deployment restored, and where its change
+    began.
+    """
+    parts = retry_past_damage(spans.parts_by_day, [])
+    return [
+        day
+        for day in days
+        if day in parts
+        and _history_digest(day, parts)
+        != retry_past_damage(partial(stats.source, DEPLOYMENTS.name, day), [])
+    ]
+
+
+def _history_digest(day: str, parts: Mapping[str, Sequence[SpanPart]]) -> str:
+    """Return 16 hex digits that identify the parts of the day and of those it looks back to."""
+    last = date.fromisoformat(day)
+    days = day_keys(last - timedelta(days=LOOK_BACK_DAYS), last)
+    names = [f"{one}/{part.name}" for one in days for part in parts.get(one, ())]
+    return sha256("\0".join(names).encode()).hexdigest()[:16]

@@ -9,7 +9,9 @@ import pytest
 
 from bk_pipeline.app import App
 from bk_pipeline.defs.definitions import build_definitions
+from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.settings import Settings
+from bk_pipeline_tests.defs.test_deployments import EXAMPLE
 from bk_pipeline_tests.worlds import stage
 
 
@@ -187,3 +189,38 @@ def test_statistics_of_weeks_ago_are_left_alone(tmp_path, instance):
         sync.execute_in_process(partition_key=scene.days[0], instance=instance)
         later = scene.clock.now() + timedelta(days=8)
         assert stats_at(scene, later, instance).run_requests == []
+
+
+def selected(request) -> list[str]:
+    return [key.to_user_string() for key in request.asset_selection]
+
+
+def test_deployments_are_made_anew_also_if_an_earlier_day_has_changed(tmp_path, instance):
+    """And their metrics are sent, also those that could not be sent before."""
+    rules = {"otlp": True, "BK_PIPELINE_DEPLOYMENTS": str(EXAMPLE)}
+    with stage(tmp_path / "data", days=3, builds_per_day=10, **rules) as scene:
+
+        def asked() -> dict[str, list[str]]:
+            found = stats_at(scene, scene.clock.now(), instance).run_requests
+            return {one.partition_key: selected(one) for one in found}
+
+        first, second, third = scene.days
+        for run in materialize_days(scene.services, [third, first, second], instance=instance):
+            assert run.error is None
+        assert asked() == {}
+        late = {"id": "late", "number": 9_000_001, "created_at": f"{first}T12:00:00.000Z"}
+        scene.sandbox.world.add_build(scene.sandbox.world.finish_build_now() | late)
+        definitions = build_definitions(scene.services)
+        sync = definitions.resolve_job_def("sync_day")
+        sync.execute_in_process(partition_key=first, instance=instance)
+        deployed = ["deployments", "deployment_metrics"]
+        assert asked() == {first: ["build_stats", *deployed], second: deployed, third: deployed}
+
+        refresh = definitions.resolve_job_def("refresh_stats")
+        for day in scene.days:
+            assert refresh.execute_in_process(partition_key=day, instance=instance).success
+        assert asked() == {}
+        scene.services.ledger().forget(
+            scene.services.deployment_metrics()[0].open(scene.clock).name
+        )
+        assert asked() == {day: ["deployment_metrics"] for day in scene.days}

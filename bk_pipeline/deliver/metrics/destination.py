@@ -30,9 +30,11 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from bk_pipeline import __version__
 from bk_pipeline.deliver.destination import Item, Limits, SendResult
+from bk_pipeline.deliver.metrics import deployments
 from bk_pipeline.deliver.metrics.points import (
     BUILDKITE_INSTRUMENTS,
     COLUMNS,
+    DIMENSIONS,
     INSTRUMENTS,
     Histogram,
     Instrument,
@@ -160,6 +162,7 @@ class OtlpMetrics(Otlp):
     columns = COLUMNS
     sampled = False  # counts and sums are of all builds
     instruments: Sequence[Instrument] = INSTRUMENTS
+    dimensions: Sequence[str] = DIMENSIONS
 
     def __init__(self, settings: OtlpSettings, *, conventions: bool = True, **options: Any) -> None:
         super().__init__(settings, **options)
@@ -176,7 +179,7 @@ class OtlpMetrics(Otlp):
         The response counts data points, so items are rejected only if all data points were. Raises
         the errors of `Destination.send`.
         """
-        points = list(data_points(items, self.instruments))
+        points = list(data_points(items, self.instruments, self.dimensions))
         posted = self._endpoint.post(request_body(points, self._settings.resource))
         return parse_response(
             posted.response,
@@ -209,3 +212,23 @@ class OtlpMetrics(Otlp):
             endpoint.close()
         [*_, last] = result.outcomes
         return result.warning or last.message
+
+
+class DeploymentMetrics(OtlpMetrics):
+    """Sends metrics of deployments to the endpoint of `OtlpMetrics`. Thread-safe.
+
+    To the ledger it is another destination. The rows that it takes are those of `table_of_events`.
+    """
+
+    columns = deployments.COLUMNS
+    instruments = deployments.INSTRUMENTS
+    dimensions = deployments.DIMENSIONS
+
+    @property
+    def name(self) -> str:
+        """The destination's id in the ledger."""
+        return self._settings.named("otlp-deployments")
+
+    def encode(self, rows: SpanRows) -> list[Item]:
+        """Return the events among the rows, which are in time order. Pure."""
+        return deployments.event_items(rows)

@@ -75,7 +75,7 @@ class Instrument:
         name: The name of the metric.
         unit: Its unit. Durations in `s` are measured in milliseconds and converted.
         description: Its description.
-        kind: The span kind that it measures.
+        kind: The span kind, or kind of event, that it measures.
         measure: What it measures. None: nothing of a span; its points are gauges.
         attributes: The names of the attributes of its points.
         columns: The column of an attribute's values, if it is not the one with the same name.
@@ -85,7 +85,7 @@ class Instrument:
     name: str
     unit: str
     description: str
-    kind: SpanKind
+    kind: str
     measure: Measure | None
     attributes: tuple[str, ...]
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -164,8 +164,8 @@ class Series(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         hour: The hour in which they ended, in hours since 1970.
-        kind: The span kind.
-        values: The values of `DIMENSIONS`, in order.
+        kind: The span kind, or kind of event.
+        values: The values of the dimensions, in order.
     """
 
     hour: int
@@ -386,9 +386,17 @@ class Point:
 
 
 def data_points(
-    items: Sequence[Item], instruments: Sequence[Instrument] = INSTRUMENTS
+    items: Sequence[Item],
+    instruments: Sequence[Instrument] = INSTRUMENTS,
+    dimensions: Sequence[str] = DIMENSIONS,
 ) -> Iterator[Point]:
-    """Yield the data points of `items` made by `measured_items`, by metric, then by hour."""
+    """Yield the data points of `items`, by metric, then by hour.
+
+    Args:
+        items: Items with a series and numbers, like those of `measured_items`.
+        instruments: The metrics.
+        dimensions: The names of the values of the items' series.
+    """
     if not items:
         return
     codes: dict[bytes, int] = {}
@@ -398,14 +406,21 @@ def data_points(
         b"".join(piece for item in items for piece in item.pieces), NUMBER_TYPE
     ).reshape(-1, NUMBERS)
     ids = np.frombuffer(b"".join(item.item_id for item in items), ">u8").astype(np.uint64)
+    values = [dict(zip(dimensions, one.values, strict=True)) for one in series]
     for instrument in instruments:
-        yield from _points(instrument, series, np.array(of_item), numbers, ids)
+        attributes = [_attributes(one, instrument) for one in values]
+        yield from _points(instrument, series, attributes, np.array(of_item), numbers, ids)
 
 
-def _points(
-    instrument: Instrument, series: Sequence[Series], of_item: Any, numbers: Any, ids: Any
+def _points(  # noqa: PLR0917  # called once, above
+    instrument: Instrument,
+    series: Sequence[Series],
+    attributes_of: Sequence[Attributes],
+    of_item: Any,
+    numbers: Any,
+    ids: Any,
 ) -> Iterator[Point]:
-    streams = [(one.hour, _attributes(one, instrument)) for one in series]
+    streams = [(one.hour, at) for one, at in zip(series, attributes_of, strict=True)]
     order = {one: n for n, one in enumerate(sorted(dict.fromkeys(streams), key=itemgetter(0)))}
     ours = [one.kind == instrument.kind for one in series]
     places = np.array([order[one] for one in streams])[of_item]
@@ -433,9 +448,10 @@ def _points(
         )
 
 
-def _attributes(series: Series, instrument: Instrument) -> Attributes:
+def _attributes(
+    values: Mapping[str, str | int | bool | None], instrument: Instrument
+) -> Attributes:
     """Return the attribute names and values of a series, without null values."""
-    values = dict(zip(DIMENSIONS, series.values, strict=True))
     found = ((name, values[instrument.columns.get(name, name)]) for name in instrument.attributes)
     return (*((name, value) for name, value in found if value is not None), *instrument.constant)
 

@@ -214,9 +214,11 @@ class OtlpSettings:
     @property
     def name(self) -> str:
         """The destination's id in the ledger, see `destination_name`."""
-        return destination_name(
-            self.url, self.headers, self.account, kind=self.signal.ledger_prefix
-        )
+        return self.named(self.signal.ledger_prefix)
+
+    def named(self, kind: str) -> str:
+        """Return the ledger's id of the items of one kind that are sent here."""
+        return destination_name(self.url, self.headers, self.account, kind=kind)
 
     @property
     def place(self) -> str:

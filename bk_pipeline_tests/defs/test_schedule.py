@@ -87,7 +87,7 @@ def nightly(scene, instance):
         definitions = build_definitions(scene.services)
         found = night(definitions, scene.clock.now() + timedelta(minutes=1), instance)
         job = definitions.resolve_job_def("sync_day")
-        counts = dict.fromkeys(("builds stored", "new parts", "accepted"), 0)
+        counts = dict.fromkeys(("builds stored", "new files", "accepted"), 0)
         assert sorted(days(found.run_requests)) == scene.days
         for request in found.run_requests:
             done = job.execute_in_process(
@@ -139,7 +139,7 @@ def test_deleted_part_is_rebuilt_and_not_sent_again(scene, nightly, store):
     one_of(Path(scene.services.settings.storage) / store / scene.days[0]).unlink()
     again = nightly()
     assert (again["builds stored"] > 0) is (store == "raw")
-    assert again["new parts"] > 0
+    assert again["new files"] > 0
     assert again["accepted"] == 0
     assert scene.sandbox.honeycomb.event_count == sent
     assert set(nightly().values()) == {0}

@@ -247,7 +247,7 @@ def test_change_that_turns_out_to_be_deployed_before_has_one_lead_time(shop, san
     shop.hour()
     assert [row["lead_time_s"] is not None for row in shop.rows()] == [True, False]
     assert sandbox.otlp.metrics.totals[LEAD_TIME] == 1
-    # Of unknown commits, nobody knows whether they are the same.
+    # Unknown commits are not the same one.
     for n, hour in enumerate((50, 12)):
         shop.add(f"unknown {n}", hour=hour, commit="HEAD")
         shop.hour()

@@ -71,6 +71,10 @@ bench: $(DEV_READY) ## What it costs beside the obvious ways: tables, and figure
 fault-table: $(DEV_READY) ## What faults cost in spans, measured, into docs/operating.md
 	@$(BIN)/python -m benchmarks.faults
 
+.PHONY: site
+site: $(DEV_READY) ## The documentation as a site, in .site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: dev
 dev: $(READY) ## The Dagster UI on http://127.0.0.1:3000, or PORT=, with .env
 	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || \

@@ -85,8 +85,8 @@ def test_every_link_leads_somewhere(page):
         assert target.exists(), f"{page.name}: {link}"
         if anchor and target.suffix == ".md":
             text = target.read_text()
-            titles = re.findall(r"^#+ (.+)$|^- \*\*([^*]+?)\.?\*\*", text, re.MULTILINE)
-            slugs = {re.sub(r"[^\w -]", "", a or b).lower().replace(" ", "-") for a, b in titles}
+            titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in titles}
             assert anchor in slugs, f"{page.name}: {link}"
 
 

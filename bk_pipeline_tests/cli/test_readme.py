@@ -1,20 +1,28 @@
-"""Runs the README's ten-minute setup as written, with the sandbox instead of both services."""
+"""Runs the commands of the guides as written, with the sandbox instead of both services."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bk_pipeline.cli.demo import environment
+from bk_pipeline.clock import SystemClock
+from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
-from bk_pipeline_tests.worlds import recent_world
+from bk_pipeline_tests.cli.program import wait_until
+from bk_pipeline_tests.worlds import free_port, recent_world
 
 PROJECT = Path(__file__).parents[2]
-SECTION = re.compile(r"## Your own builds in ten minutes\n(.*?)\n### ", re.DOTALL)
+DOCS = PROJECT / "docs"
+# What begins a command in a block, and where Python's programs are there.
+INSTALLED = ".venv/bin/"
 
 
 @pytest.fixture
@@ -25,8 +33,8 @@ def served(tmp_path):
 
 
 def commands(sandbox):
-    """Yield the commands of the section, with days and a build of the sandbox."""
-    [section] = SECTION.findall((PROJECT / "README.md").read_text())
+    """Yield the commands of the setup, with days and a build of the sandbox."""
+    section = (DOCS / "setup.md").read_text()
     first, last = (day.isoformat() for day in sandbox.world.first_and_last_day())
     url = sandbox.world.finish_build_now()["web_url"]
     lines = re.findall(r"^ {7}(\S.*)$", section, re.MULTILINE)
@@ -44,7 +52,7 @@ def fill_in(file, settings):
     file.write_text(text)
 
 
-def test_ten_minute_setup_in_the_readme_works_as_written(call, served, tmp_path):
+def test_ten_minute_setup_works_as_written(call, served, tmp_path):
     sandbox, settings = served
     ran = []
     for program, *arguments in commands(sandbox):
@@ -65,3 +73,110 @@ def test_ten_minute_setup_in_the_readme_works_as_written(call, served, tmp_path)
     assert sandbox.honeycomb.event_count > 0
     assert sandbox.honeycomb.duplicate_count == 0
     assert f"{settings['HONEYCOMB_API_ENDPOINT']}/sandbox" in done.stdout
+
+
+def blocks(page):
+    """The lines of the page's blocks that are not of a list's."""
+    return re.findall(r"^ {4,8}(\S.*)$", (DOCS / page).read_text(), re.MULTILINE)
+
+
+def test_tutorial_works_as_written(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = {}
+    for line in blocks("tutorial.md"):
+        program, *arguments = shlex.split(line)
+        if line == "make demo":
+            recipe = (PROJECT / "Makefile").read_text()
+            [command] = re.findall(r"^\t@\$\(BIN\)/bk-pipeline (demo .*)$", recipe, re.MULTILINE)
+            assert call(*shlex.split(command)).returncode == 0
+        elif program == "export":
+            monkeypatch.setenv(*arguments[0].split("="))
+        elif program == f"{INSTALLED}bk-pipeline" and arguments != ["sandbox"]:
+            done = call(*arguments)
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            printed[arguments[0]] = done.stdout
+    assert set(printed) == {"changes", "sql", "queues", "flaky"}
+    assert "the largest: api / test takes " in printed["changes"]
+    number = printed["sql"].splitlines()[1].split()[1]
+    assert "Critical path: " in call("trace", f"api#{number}").stdout
+
+
+def test_cron_line_works_as_written(served, tmp_path):
+    sandbox, settings = served
+    [line] = [one for one in blocks("service.md") if one.startswith("*/15")]
+    # Cron replaces `\%` with `%`, and gives commands hardly any environment.
+    command = (
+        line.split(maxsplit=5)[5].replace(r"\%", "%").replace("/opt/bk_pipeline", str(tmp_path))
+    )
+    (tmp_path / ".env").write_text("".join(f"{name}={one}\n" for name, one in settings.items()))
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    bare = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", command], cwd="/", env=bare, check=False)
+    log = (tmp_path / ".cron.log").read_text()
+    assert done.returncode == 0, log
+    assert "3 of 3 days" in log
+    assert sandbox.honeycomb.event_count > 0
+
+
+def test_backup_of_the_ledger_works_as_written(tmp_path):
+    [line] = [one for one in blocks("maintenance.md") if "sqlite3" in one]
+    program, *arguments = shlex.split(line)
+    assert program == f"{INSTALLED}python"
+    (tmp_path / ".bk_pipeline").mkdir()
+    clock = SystemClock()
+    with Ledger.open(tmp_path / ".bk_pipeline" / "ledger.sqlite", clock=clock) as ledger:
+        subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True)
+        with Ledger.open(tmp_path / "ledger-backup.sqlite", clock=clock, create=False) as copy:
+            assert copy.id == ledger.id
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_each_shell(shell, tmp_path):
+    [line] = [one for one in blocks("shell.md") if f"={shell}_source" in one]
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    command = line.partition("  #")[0].strip()
+    assert command.startswith("eval ") == (shell != "fish")
+    script = subprocess.run(
+        ["bk-pipeline"],
+        env={"PATH": path, "_BK_PIPELINE_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "_bk_pipeline_completion" in script
+    if shell == "bash":
+        known = subprocess.run(
+            ["/bin/bash", "-c", f"{command}; complete -p bk-pipeline"],
+            env={"PATH": path, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "_bk_pipeline_completion" in known
+
+
+@pytest.mark.parametrize(
+    ("unit", "ready"),
+    [("webserver", "Serving dagster-webserver"), ("daemon", "Instance is configured")],
+)
+def test_units_of_systemd_start_what_is_installed(unit, ready, tmp_path):
+    text = (PROJECT / "examples" / "systemd" / f"bk-pipeline-{unit}.service").read_text()
+    [command] = re.findall(r"^ExecStart=/opt/bk_pipeline/\.venv/bin/(.*)$", text, re.MULTILINE)
+    program, *arguments = shlex.split(command.replace("-p 3000", f"-p {free_port()}"))
+    home, data, log = (tmp_path / name for name in ("home", "data", "log"))
+    home.mkdir()
+    shutil.copy(PROJECT / "dagster.yaml", home)  # as `make dev` does
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name(program), *arguments],
+            cwd=PROJECT,
+            env={**os.environ, "DAGSTER_HOME": str(home), "BK_PIPELINE_DATA_DIR": str(data)},
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        wait_until(lambda: ready in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        process.wait(60)

@@ -49,7 +49,17 @@ EVENT_COLUMNS = {
     "trace.trace_id": Column("string", "The build's UUID; docs/spans.md says in which form."),
     "trace.span_id": Column("string", "The span's id."),
     "trace.parent_id": Column("string", IDENTITY["parent_span_id"][1]),
+    "trace.link.trace_id": Column("string", "Of a link: the trace that caused the span."),
+    "trace.link.span_id": Column("string", "Of a link: the span that caused the span."),
+    "meta.annotation_type": Column("string", "link on links, which are rows of their own."),
+    "parent_name": Column("string", "Of a link: the kind of its span."),
+    "service.name": Column("string", "The dataset, or what names the service in the settings."),
+    "span.kind": Column("string", "server on builds, internal on other spans."),
+    "span.num_links": Column("integer", "The number of the span's links."),
+    "status_code": Column("integer", "0: unset, 1: ok, 2: error."),
 }
+# Descriptions of columns that maps give, by the beginning of their names.
+MAPS = {one.name.removesuffix("*"): one for one in FIELDS if one.type is FieldType.MAP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,11 @@ class Design:
         used |= {name for one in self.fields for name in variables_of(one)}
         used |= {name for name, _ in self.preset_filters}
         return sorted(used - aliases)
+
+    def column(self, name: str) -> Column | None:
+        """Return what a column is to be, if it is one of ours; the type of map entries is empty."""
+        entry = next((one for prefix, one in MAPS.items() if name.startswith(prefix)), None)
+        return self.columns.get(name) or (Column("", _description(entry)) if entry else None)
 
     def definition(self, query: Query) -> dict[str, Any]:
         """Return a query as the API has it."""

@@ -208,14 +208,16 @@ def _note(found: Plan, step: Step | None) -> None:
 def _columns(state: State, wanted: Design) -> Iterator[Step | None]:
     """Create the columns that queries need; describe those that exist, unless others have."""
     needed = set(wanted.needed)
-    for name, column in sorted(wanted.columns.items()):
+    for name in sorted(needed | state.columns.keys()):
+        present, column = state.columns.get(name), wanted.column(name)
+        if column is None:
+            continue
         description = tagged(column.description, TAG, LONGEST_COLUMN)
-        body: Item = {"type": column.type, "description": description}
-        present = state.columns.get(name)
         if present is None:
-            if name in needed:
-                yield Step("create", Kind.COLUMN, name, column.type, {"key_name": name} | body)
+            new = {"key_name": name, "type": column.type, "description": description}
+            yield Step("create", Kind.COLUMN, name, column.type, new)
         elif not text_of(present, "description") or _is_ours(present):
+            body = {"type": column.type or present.get("type"), "description": description}
             kept = {"hidden": bool(present.get("hidden"))}
             yield _changed(Kind.COLUMN, name, present, body, kept)
 

@@ -136,14 +136,17 @@ def test_columns_of_events_are_described_unless_others_have(manager, sandbox, st
     types = sandbox.honeycomb._datasets["new"].types
     types |= {"buildkite.build.message": "string", "buildkite.job.exit_status": "integer"}
     types |= {"buildkite.job.parallel.total": "string", "mine": "string"}
+    types |= {"buildkite.build.jobs.passed": "integer", "status_code": "integer"}
     manager.list_items(Kind.COLUMN, "new")
     columns = {one["key_name"]: one for one in stored("columns")}
     columns["buildkite.pipeline.slug"] |= {"description": "Our pipelines", "type": "integer"}
     columns["buildkite.build.message"]["hidden"] = True
 
     assert apply(manager, wanted(alerts=False)) == [
+        ("change", "column", "buildkite.build.jobs.passed"),
         ("change", "column", "buildkite.build.message"),
         ("change", "column", "buildkite.job.parallel.total"),
+        ("change", "column", "status_code"),
     ]
     columns = {one["key_name"]: one for one in stored("columns")}
     assert columns["buildkite.build.message"]["description"].startswith("The build's message")
@@ -151,6 +154,8 @@ def test_columns_of_events_are_described_unless_others_have(manager, sandbox, st
     assert columns["buildkite.job.parallel.total"]["type"] == "integer"
     assert columns["buildkite.pipeline.slug"]["description"] == "Our pipelines"
     assert columns["mine"]["description"] == ""
+    assert columns["buildkite.build.jobs.passed"]["description"].startswith("The number of jobs")
+    assert columns["buildkite.build.jobs.passed"]["type"] == "integer"
 
 
 def test_columns_that_are_not_sent_are_not_queried(manager, stored):

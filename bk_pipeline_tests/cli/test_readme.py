@@ -86,8 +86,8 @@ def test_tutorial_works_as_written(call, tmp_path, monkeypatch):
     for line in blocks("tutorial.md"):
         program, *arguments = shlex.split(line)
         if line == "make demo":
-            recipe = (PROJECT / "Makefile").read_text()
-            [command] = re.findall(r"^\t@\$\(BIN\)/bk-pipeline (demo .*)$", recipe, re.MULTILINE)
+            makefile = (PROJECT / "Makefile").read_text()
+            [command] = re.findall(r"^\t@\$\(BIN\)/bk-pipeline (demo .*)$", makefile, re.MULTILINE)
             assert call(*shlex.split(command)).returncode == 0
         elif program == "export":
             monkeypatch.setenv(*arguments[0].split("="))

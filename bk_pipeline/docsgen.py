@@ -238,7 +238,8 @@ and an SLO. It also sets the colors of marker types, if you have [rules for mark
 The commands work before the first event: the columns that the queries need are created first. Once events
 have created the other columns, run `apply` again to describe those too. Honeycomb allows about 100 such
 calls a minute, so describing all columns takes a minute or two. Keys of Honeycomb Classic work too: the
-dataset is then one of Classic.
+dataset is then one of Classic. If you send spans to Honeycomb by OTLP, their dataset is the service's name: set
+`HONEYCOMB_DATASET` to it.
 
 ## What is changed, and what is not
 

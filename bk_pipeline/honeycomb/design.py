@@ -180,12 +180,7 @@ def design(
         triggers: Whether triggers are asked for.
         slo: Whether the SLO is asked for.
     """
-    absent = set(left_out)
-    columns = EVENT_COLUMNS | {
-        one.name: Column(TYPES.get(one.type, "string"), _description(one))
-        for one in FIELDS
-        if one.type is not FieldType.MAP and one.name not in absent and shown(one.name, 1)
-    }
+    columns = _sent_columns(set(left_out), shown)
     # A formula compares values as they are, so its columns must not be hashed.
     intact = {name for name in columns if name in EVENT_COLUMNS or shown(name, "1") == "1"}
     missing: dict[str, str] = {}
@@ -205,22 +200,42 @@ def design(
         for one in (queries.TRIGGERS if triggers else ())
         if not _note_missing(one.name, columns_of(one.query), known, missing)
     ]
-    goal = queries.SLO if slo else None
-    if goal and _note_missing(goal.name, [goal.sli.alias], known, missing):
-        goal = None
-    used = {name for one in panels if isinstance(one, Query) for name in columns_of(one)}
-    used |= {name for one in wanted for name in columns_of(one.query)}
-    used |= {goal.sli.alias} if goal else set()
+    goals = [
+        one
+        for one in ([queries.SLO] if slo else [])
+        if not _note_missing(one.name, [one.sli.alias], known, missing)
+    ]
+    asked = [one for one in panels if isinstance(one, Query)] + [one.query for one in wanted]
+    used = {name for one in asked for name in columns_of(one)} | {one.sli.alias for one in goals}
     return Design(
         dataset=dataset,
         columns=columns,
         fields=tuple(one for alias, one in possible.items() if alias in used),
-        panels=tuple(panels),
+        panels=_without_empty_sections(panels),
         triggers=tuple(wanted),
-        slo=goal,
+        slo=goals[0] if goals else None,
         preset_filters=tuple(one for one in queries.PRESET_FILTERS if one[0] in columns),
         left_out={name: column for name, column in missing.items() if name not in ALIASES},
         shown=shown,
+    )
+
+
+def _sent_columns(left_out: set[str], shown: Shown) -> dict[str, Column]:
+    """Return the columns that are sent, apart from the entries of maps."""
+    return EVENT_COLUMNS | {
+        one.name: Column(TYPES.get(one.type, "string"), _description(one))
+        for one in FIELDS
+        if one.type is not FieldType.MAP and one.name not in left_out and shown(one.name, 1)
+    }
+
+
+def _without_empty_sections(panels: list[Text | Query]) -> tuple[Text | Query, ...]:
+    """Return the panels without texts that no query follows, except for the first one."""
+    following = [*panels[1:], Text("")]
+    return tuple(
+        one
+        for number, (one, after) in enumerate(zip(panels, following, strict=True))
+        if number == 0 or isinstance(one, Query) or isinstance(after, Query)
     )
 
 

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from bk_pipeline.errors import FatalError, NotFound, RequestRefused
+from bk_pipeline.errors import (
+    AccessDenied,
+    FatalError,
+    NotFound,
+    RequestRefused,
+    TokenRefused,
+)
 from bk_pipeline.honeycomb import account, queries
 from bk_pipeline.honeycomb.board import board_body, board_differences
 from bk_pipeline.honeycomb.comparing import (
@@ -100,16 +106,31 @@ def read(client: ResourceClient, wanted: Design) -> State:
         if f"{wanted.tag[:-1]}#" in text_of(one, "description") and one["id"] not in copied
     ]
     names = {one.name for one in queries.TRIGGERS}
-    if account.TRIGGERS in client.account.permissions:
-        listed = client.list_items(Kind.TRIGGER, wanted.slug)
-        state.triggers = [one for one in listed if _is_made(one, wanted, *names)]
-    if account.SLOS in client.account.permissions:
-        listed = client.list_items(Kind.SLO, wanted.slug)
-        state.slos = [one for one in listed if _is_made(one, wanted, queries.SLO.name)]
-    for one in state.triggers:
+    state.triggers = _alerts(client, wanted, Kind.TRIGGER, names, asked=bool(wanted.triggers))
+    state.slos = _alerts(client, wanted, Kind.SLO, {queries.SLO.name}, asked=wanted.slo is not None)
+    return state
+
+
+def _alerts(
+    client: ResourceClient, wanted: Design, kind: Kind, names: set[str], *, asked: bool
+) -> list[Item]:
+    """Return our triggers or SLOs. Unless they are asked for, the key need not be able to."""
+    try:
+        listed = client.list_items(kind, wanted.slug) if asked or _may_manage(client, kind) else []
+    except (AccessDenied, NotFound, TokenRefused):
+        if asked:
+            raise
+        return []
+    found = [one for one in listed if _is_made(one, wanted, *names)]
+    for one in found:
         if "query" not in one and "query_id" in one:
             one["query"] = client.query(wanted.slug, one["query_id"])
-    return state
+    return found
+
+
+def _may_manage(client: ResourceClient, kind: Kind) -> bool:
+    permission = account.TRIGGERS if kind is Kind.TRIGGER else account.SLOS
+    return permission in client.account.permissions
 
 
 def plan(state: State, wanted: Design, *, query_of: Callable[[str], Item] | None = None) -> Plan:

@@ -177,6 +177,30 @@ def test_columns_that_are_not_sent_are_not_queried(manager, stored):
     assert len(stored("triggers")) == 1
 
 
+def test_section_without_queries_has_no_text(stored, manager):
+    def dropped(name, value):
+        kept = ("buildkite.build.", "buildkite.pipeline.")
+        return str(value) if name.startswith(kept) else None
+
+    apply(manager, wanted(shown=dropped, alerts=False))
+
+    texts = [
+        one["text_panel"]["content"] for one in stored("boards")[0]["panels"] if "text_panel" in one
+    ]
+    assert [text.partition("\n")[0] for text in texts] == ["# Buildkite", "## Agents and cost"]
+
+
+def test_plan_without_alerts_needs_no_answer_about_them(manager, sandbox):
+    apply(manager, wanted(alerts=False))
+    for path in ("triggers", "slos"):
+        sandbox.faults.inject("honeycomb", "status", status=403, path=f"/1/{path}*")
+    _, plan = planned(manager, wanted(alerts=False))
+    assert plan.steps == []
+    sandbox.faults.inject("honeycomb", "status", status=403, path="/1/slos*")
+    with pytest.raises(AccessDenied, match="403"):
+        planned(manager, wanted())
+
+
 def test_values_that_are_sent_hashed_are_hashed_in_filters(manager, stored):
     def hashed(name, value):
         return f"<{value}>" if name == "buildkite.build.state" else str(value)

@@ -248,8 +248,9 @@ dataset is then one of Classic. If you send spans to Honeycomb by OTLP, their da
 - **Only what we made is touched.** It is recognized by its name and by the tag at the end of its
   description, like `[bk_pipeline:buildkite]` with the dataset's name. To keep a changed version, rename it or
   remove the tag: it is then yours, and `apply` creates ours beside it. A copy of the board is yours as well.
-- **What you add stays**: panels, filters and tags of the board, recipients and schedules of triggers, and
-  whether they are disabled. Your panels are moved below ours if they would overlap.
+- **What you add stays**: panels, filters and tags of the board; recipients and schedules of triggers, how often
+  the threshold must be met, and whether they are disabled. Your panels are moved below ours if they would
+  overlap.
 - A column that you described yourself is left as it is.
 - **Only `bk-pipeline honeycomb prune` deletes** triggers, SLO, calculated fields and duplicates of the board,
   if the settings do not ask for them any more; with `--all`, it deletes everything that `apply` made. Columns

@@ -299,11 +299,10 @@ def _triggers(state: State, wanted: Design) -> Iterator[Step | None]:
         if old is None:
             yield Step("create", Kind.TRIGGER, one.name, f"{one.op} {one.value:g}", body)
             continue
-        # Honeycomb may add to the query and the threshold.
-        now = old | {
-            "query": {name: old.get("query", {}).get(name) for name in body["query"]},
-            "threshold": {name: old.get("threshold", {}).get(name) for name in body["threshold"]},
-        }
+        # Honeycomb may add to the query, and teams say how often the threshold must be met.
+        query = old.get("query") or {}
+        now = old | {"query": {name: query.get(name) for name in body["query"]}}
+        body["threshold"] = (old.get("threshold") or {}) | body["threshold"]
         kept = {name: old[name] for name in KEPT_OF_TRIGGERS if name in old}
         yield _changed(Kind.TRIGGER, one.name, now, body, kept)
 

@@ -221,6 +221,7 @@ def test_what_teams_add_stays(team):
     board["tags"] = [{"key": "team", "value": "blue"}]
     trigger = team.items("triggers")[queries.TRIGGERS[0].name]
     trigger |= {"recipients": [{"id": "r1"}], "disabled": True, "frequency": 1_800}
+    trigger["threshold"]["exceeded_limit"] = 3
     team.board["panels"].remove(team.panel("Retries"))
 
     lines = team.lines("apply", **ALERTS)
@@ -234,6 +235,7 @@ def test_what_teams_add_stays(team):
     trigger = team.items("triggers")[queries.TRIGGERS[0].name]
     assert (trigger["recipients"], trigger["disabled"]) == ([{"id": "r1"}], True)
     assert trigger["frequency"] == queries.TRIGGERS[0].every_s
+    assert trigger["threshold"]["exceeded_limit"] == 3
     assert "\t" not in "".join(team.lines("plan", **ALERTS))
 
 

@@ -86,6 +86,18 @@ def test_lost_responses_duplicate_nothing(manager, sandbox, stored, fault):
     assert_complete(manager, goal, stored)
 
 
+def test_column_that_an_event_creates_meanwhile_is_found(manager, sandbox):
+    goal = wanted()
+    manager.create(Kind.DATASET, "new", {"name": DATASET})
+    state, plan = planned(manager, goal)
+    sandbox.honeycomb._datasets["new"].types["error.type"] = "string"
+
+    setup.apply(plan, state, goal, client=manager, on_step=lambda _: None)
+
+    assert apply(manager, goal) == [("change", "column", "error.type")]
+    assert apply(manager, goal) == []
+
+
 def test_rate_limit_is_waited_for(sandbox, connect, clock, stored):
     limit = sandbox.honeycomb.call_limit
     limit.enforced, limit.limit = True, 12

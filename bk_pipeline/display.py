@@ -11,6 +11,7 @@ import re
 import unicodedata
 from binascii import b2a_base64
 from collections.abc import Collection
+from html import escape
 from typing import TYPE_CHECKING, NewType
 from urllib.parse import urlsplit
 
@@ -63,6 +64,11 @@ def escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
+def escape_html(text: str) -> str:
+    """Return `text` escaped as one line of HTML, for an element or a quoted attribute."""
+    return escape(" ".join(printable(text).split()))
+
+
 def safe_url(url: object, hosts: Collection[str] = (BUILDKITE,)) -> Page | None:
     """Return `url`, fit for Markdown's `(…)`, if it is an HTTPS URL on one of `hosts`; else None.
 
@@ -98,6 +104,11 @@ def web_host(api_url: str, prefix: str = "") -> str:
 def link(shown: str, address: Page | None) -> str:
     """Return `shown`, which is Markdown already, as a link to `address` if there is one."""
     return f"[{shown}]({address})" if address else shown
+
+
+def html_link(shown: str, address: Page | None) -> str:
+    """Return `shown`, which is HTML already, as a link to `address` if there is one."""
+    return f'<a href="{escape(address)}" rel="noreferrer">{shown}</a>' if address else shown
 
 
 def picture(alt: str, svg: bytes) -> str:

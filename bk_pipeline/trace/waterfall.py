@@ -6,15 +6,18 @@ import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 from rich.emoji import Emoji
 
 from bk_pipeline.display import printable
+from bk_pipeline.spans.derived import MATRIX_PLACEHOLDER
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.text import duration
+from bk_pipeline.text import compact_json, duration
 from bk_pipeline.units import NS_PER_MS
 
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
@@ -42,7 +45,40 @@ def of_all_jobs(label: str) -> str:
     return " ".join(PLACEHOLDER.sub("", label).split()) or label
 
 
+def with_matrix_values(label: str, matrices: Iterable[str | None]) -> str:
+    """Return a step's label with the values of its jobs' matrices: `Test 1.23/1.24 amd64/arm64`.
+
+    Args:
+        label: The label, with placeholders like `{{matrix.os}}`.
+        matrices: The matrix values of the jobs, as JSON; null for other jobs. If they are unknown,
+            the placeholders are removed.
+    """
+    if "{{" not in label:
+        return of_all_jobs(label)
+    values: dict[str, list[str]] = defaultdict(list)
+    for matrix in matrices:
+        for dimension, value in _dimensions(matrix):
+            if value not in values[dimension]:
+                values[dimension].append(value)
+    alone = next(iter(values), "") if len(values) == 1 else ""
+
+    def filled(placeholder: re.Match[str]) -> str:
+        found = values.get(placeholder[1] or alone, [])
+        return "/".join(found[:MOST_VALUES]) + ("/…" if len(found) > MOST_VALUES else "")
+
+    return of_all_jobs(MATRIX_PLACEHOLDER.sub(filled, label))
+
+
+def _dimensions(matrix: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the dimensions and values of a job's matrix; none if it is malformed."""
+    with suppress(msgspec.DecodeError):
+        values = msgspec.json.decode(matrix or "{}")
+        for dimension, value in (values if isinstance(values, dict) else {"": values}).items():
+            yield dimension, value if isinstance(value, str) else compact_json(value)
+
+
 Span = dict[str, Any]
+MOST_VALUES = 4
 
 # Limits of the children shown per parent, tried in this order.
 CHILDREN = (100, 50, 25, 12, 6, 3)

@@ -209,7 +209,7 @@ def test_the_assets_sample_by_the_file_of_the_setting(tmp_path):
         assert run.results["otlp_metrics"].sampled_out == 0
         [shown] = instance.fetch_materializations(dg.AssetKey("honeycomb_events"), limit=1).records
         values = shown.asset_materialization.metadata
-        assert values["builds sampled out"].value == done.sampled_out_builds
+        assert values["builds left out by sampling rules"].value == done.sampled_out_builds
 
         rules.write_text("[[rule]]\n")
         [refused] = materialize_days(scene.services, scene.days, instance=instance)

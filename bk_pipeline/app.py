@@ -9,15 +9,15 @@ An `App` connects to nothing until it is asked. What it opens (`buildkite`, `led
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bk_pipeline.clock import Clock, SystemClock
 from bk_pipeline.display import Page, safe_url
-from bk_pipeline.errors import ConfigError, PipelineError
+from bk_pipeline.errors import ConfigError, PipelineError, StorageError
 from bk_pipeline.pipeline.days import Results
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.model import SpanOptions
@@ -25,6 +25,8 @@ from bk_pipeline.spans.model import SpanOptions
 # Imported in the methods that need them: no command pays for what it does not use.
 if TYPE_CHECKING:
     from bk_pipeline.analysis.deployment_rules import Rule as DeploymentRule
+    from bk_pipeline.analysis.period import Period, PeriodStats
+    from bk_pipeline.analysis.sql import Database
     from bk_pipeline.buildkite.client import BuildkiteClient
     from bk_pipeline.buildkite.paging import Paging
     from bk_pipeline.buildkite.quota import Quota
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from bk_pipeline.honeycomb.rules import Rules
     from bk_pipeline.ledger.store import Ledger
     from bk_pipeline.pipeline import Day, MarkerContext, StoredChanges
+    from bk_pipeline.report.blocks import Block
     from bk_pipeline.spans.costs import Prices
     from bk_pipeline.spans.privacy import Privacy
     from bk_pipeline.store.folder import Folder
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 # How often Dagster retries a step, after the requests' own retries
 # (BK_PIPELINE_HTTP_DEADLINE_S): for outages that last.
 RUN_RETRIES = 2
+# Memory for queries over the span table, before they use temporary files.
+MEMORY_MIB = 1024
 
 Report = Callable[[str], None]
 LinkOf = Callable[[str, int, int], Page | None]
@@ -191,6 +196,84 @@ class App:
         from bk_pipeline.store.spans import StatsStore  # noqa: PLC0415  # see above
 
         return StatsStore(self.folder())
+
+    @contextmanager
+    def database(
+        self, *, memory_mib: int = MEMORY_MIB, days: Sequence[str] | None = None
+    ) -> Iterator[Database]:
+        """Open the views over the span table; in the block, a damaged file is named in the error.
+
+        Args:
+            memory_mib: How much memory queries may use before they use temporary files.
+            days: The days that they see; None for all.
+
+        Raises:
+            StorageError: A file of the span table cannot be read.
+        """
+        from bk_pipeline.analysis.sql import Database, UnreadableSpans  # noqa: PLC0415  # see above
+
+        spans = self.spans()
+        datasets = spans.datasets(days)
+        try:
+            with Database(datasets.single, datasets.several, memory_mib=memory_mib) as database:
+                yield database
+        except UnreadableSpans as exc:
+            name = spans.damaged_file()
+            if name is None:
+                raise StorageError(f"The span table could not be read: {exc}") from exc
+            day = name.split("/")[1]
+            raise StorageError(
+                f"{name} is damaged ({exc}). Materialize the spans and statistics of {day} to "
+                "rebuild it, or leave the day out of the query."
+            ) from exc
+
+    def period(self, name: str, last: str) -> Period:
+        """Return the day, week or month that ends with the day `last`, in the settings' zone."""
+        from bk_pipeline.analysis.period import Period  # noqa: PLC0415  # see above
+
+        return Period.ending(name, date.fromisoformat(last), self.settings.timezone)
+
+    def report(
+        self, period: Period, database: Database, *, link_of: LinkOf
+    ) -> tuple[PeriodStats, list[Block]]:
+        """Return the numbers of a period, and the report of them.
+
+        Args:
+            period: The period.
+            database: From `database`.
+            link_of: From `trace_links`.
+
+        Raises:
+            PipelineError: The span table cannot be read, or a query needs too much memory.
+        """
+        # Imported here, as above.
+        from bk_pipeline.analysis.period import period_stats  # noqa: PLC0415
+        from bk_pipeline.pipeline.changes import known_changes  # noqa: PLC0415
+        from bk_pipeline.report.compose import blocks_of  # noqa: PLC0415
+
+        changes = (
+            ()
+            if period.days == 1
+            else known_changes(
+                period.last,
+                database=database,
+                spans=self.spans(),
+                stats=self.stats(),
+                zone=self.settings.timezone,
+            )
+        )
+        first = None if period.days == 1 else min(self.spans().parts_by_day(), default=None)
+        stats = period_stats(
+            period,
+            database,
+            changes=changes,
+            first_stored=date.fromisoformat(first) if first else None,
+        )
+        hosts = self.settings.buildkite_hosts
+        return stats, blocks_of(stats, spans_of=self._trace, link_of=link_of, hosts=hosts)
+
+    def _trace(self, day: str, trace_id: str) -> list[dict[str, Any]]:
+        return self.traces_of(day)(trace_id)
 
     def traces_of(self, day: str) -> Callable[[str], list[dict[str, Any]]]:
         """Return a function from a trace id to the spans of that build of `day`, if there are any."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINER = "\u200d"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
+_BLANKS = re.compile(r"[^\S\N{NO-BREAK SPACE}]+")
 _UNESCAPED = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
@@ -61,12 +62,17 @@ def escape_json_line(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return `text` escaped as one line of Markdown: no markup, links, images or HTML."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
+    return _MARKDOWN.sub(r"\\\1", _one_line(text))
 
 
 def escape_html(text: str) -> str:
     """Return `text` escaped as one line of HTML, for an element or a quoted attribute."""
-    return escape(" ".join(printable(text).split()))
+    return escape(_one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Return printable text with single spaces; those that do not break the line stay."""
+    return _BLANKS.sub(" ", printable(text)).strip()
 
 
 def safe_url(url: object, hosts: Collection[str] = (BUILDKITE,)) -> Page | None:

@@ -58,6 +58,14 @@ class Period:
         return (self.last - self.first).days + 1
 
     @property
+    def before_first(self) -> date:
+        """The first day of the period of the same length before it.
+
+        A day is compared with none: the day before may be a Sunday.
+        """
+        return self.first - timedelta(days=self.days) if self.days > 1 else self.first
+
+    @property
     def unit(self) -> str:
         """What a slot of time is: an hour if the period is a day, else a day."""
         return "hour" if self.days <= HOURS_SHOWN_DAYS else "day"
@@ -91,8 +99,8 @@ class PeriodStats:
 
     Attributes:
         period: The period.
-        total: All builds: a row of `report_builds.sql`, with the job counts of
-            `report_steps.sql` and `flaky_failures`. None if there are no builds.
+        total: All builds: a row of `report_builds.sql`, with `jobs`, `retries` and `agent_minutes` of
+            `report_steps.sql`, and `flaky_failures`. None if there are no builds.
         before: The builds of the period of the same length before it; None if there are none.
         pipelines: The same as `total` for each pipeline, by name. `before` is its earlier row.
         slots: The row of each slot of the period that has builds.
@@ -124,7 +132,11 @@ class PeriodStats:
 
 
 def period_stats(
-    period: Period, database: Database, *, changes: Sequence[Change] = ()
+    period: Period,
+    database: Database,
+    *,
+    changes: Sequence[Change] = (),
+    first_stored: date | None = None,
 ) -> PeriodStats:
     """Query the numbers of a period.
 
@@ -132,6 +144,8 @@ def period_stats(
         period: The period.
         database: The views over the span table.
         changes: Changes that were found; those that began in the period count.
+        first_stored: The first stored day. Without it, or if it is later than that, there is no
+            comparison with the period before.
 
     Raises:
         FatalError: It needs more memory than the database may use.
@@ -141,7 +155,8 @@ def period_stats(
     builds = ask.rows("report_builds")
     jobs = ask.rows("report_steps")
     flaky = [row for row in ask.rows("flaky") if row["flaky_attempts"]]
-    earlier = {row["pipeline"]: row for row in builds if row["earlier"]}
+    comparable = first_stored is not None and first_stored <= period.before_first
+    earlier = {row["pipeline"]: row for row in builds if row["earlier"] and comparable}
     now = [row for row in builds if not row["earlier"]]
     slots: dict[str | None, dict[int, Row]] = {}
     last_slot = len(period.slots) - 1
@@ -152,7 +167,7 @@ def period_stats(
     of_jobs = {row["pipeline"]: row for row in jobs if row["step"] is None}
     whole = [
         {
-            **_without_names(of_jobs.get(row["pipeline"], {})),
+            **_job_counts(of_jobs.get(row["pipeline"], {})),
             **row,
             "flaky_failures": _flaky_failures(flaky, row["pipeline"]),
             "before": earlier.get(row["pipeline"]),
@@ -184,16 +199,17 @@ class _Questions:
 
     def __init__(self, period: Period, database: Database) -> None:
         self._database = database
-        before = period.first - timedelta(days=period.days)
         self._values: dict[str, Any] = {
             "since": period.first.isoformat(),
             "until": period.last.isoformat(),
-            "before_since": before.isoformat(),
+            "before_since": period.before_first.isoformat(),
             "unit": period.unit,
             "origin_ns": int(period.start.timestamp()) * NS_PER_S,
             "zone": period.zone.key,
             "rows": LISTED,
-            **{"pipeline": "*", "branch": "*", "by": "all"},
+            "pipeline": "*",
+            "branch": "*",
+            "by": "all",
         }
         [found] = self._ask(ORGANIZATIONS)
         self._values["qualified"] = found["organizations"] > 1
@@ -209,13 +225,9 @@ class _Questions:
         return rows
 
 
-def _without_names(row: Row) -> Row:
-    names = ("pipeline", "step", "label", "matrices", "failure_rate", "cost")
-    return {
-        name: value
-        for name, value in row.items()
-        if name not in names and not name.startswith("duration")
-    }
+def _job_counts(row: Row) -> Row:
+    """Return what the jobs of a pipeline add to its row; builds may have none."""
+    return {name: row.get(name, 0) for name in ("jobs", "retries", "agent_minutes")}
 
 
 def _flaky_failures(flaky: Sequence[Row], pipeline: str | None) -> int:

@@ -660,6 +660,40 @@ def changes(**options: Any) -> None:
 
 
 @cli.command()
+@click.option(
+    "--period",
+    type=click.Choice(("day", "week", "month")),
+    default="week",
+    show_default=True,
+    help="week: 7 days. month: 30 days.",
+)
+@UNTIL
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="File to write, atomically.",
+)
+def report(**options: Any) -> None:
+    """Write a report of a day, a week or a month as one HTML file, and print its main numbers.
+
+    The report has the builds over time, durations and their changes, the critical path, waits
+    for agents by weekday and hour, costs (if BK_PIPELINE_COSTS is set), and tables of pipelines,
+    steps, queues and builds, with links to builds and traces. The file loads nothing from
+    elsewhere. Dagster shows the same reports: of a day at build_stats, of a week and a month at
+    build_report. docs/report.md describes them.
+
+    \b
+      bk-pipeline report
+      bk-pipeline report --period month --until 2026-11-30 --output november.html
+    """
+    from bk_pipeline.cli.report import report
+
+    report(**options)
+
+
+@cli.command()
 def quarantined() -> None:
     """List quarantined builds: those that could not be converted to spans.
 

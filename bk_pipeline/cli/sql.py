@@ -10,15 +10,13 @@ from pathlib import Path
 
 import click
 
-from bk_pipeline.analysis.sql import Database, UnreadableSpans
-from bk_pipeline.app import App
+from bk_pipeline.analysis.sql import Database
+from bk_pipeline.app import MEMORY_MIB, App
 from bk_pipeline.cli.results import refuse_binary_terminal, write_result
 from bk_pipeline.cli.signals import summing_up
-from bk_pipeline.errors import ConfigError, FatalError, StorageError
+from bk_pipeline.errors import ConfigError, FatalError
 from bk_pipeline.settings import Settings
-from bk_pipeline.store.spans import SpanStore
 
-MEMORY_MIB = 1024
 DEFAULT_DAYS = 30
 
 
@@ -49,11 +47,8 @@ def open_database(app: App, *, memory_mib: int = MEMORY_MIB) -> Iterator[Databas
         StorageError: A file of the span table cannot be read.
     """
     require_spans(app)
-    spans = app.spans()
-    datasets = spans.datasets()
     with (
-        _damage_named(spans),
-        Database(datasets.single, datasets.several, memory_mib=memory_mib) as database,
+        app.database(memory_mib=memory_mib) as database,
         summing_up(database.delete_temporary_files),
     ):
         yield database
@@ -99,19 +94,3 @@ def _query_text(query: str | None, file: Path | None) -> str:
         raise ConfigError(f"Cannot read {file}: {exc.strerror}.") from exc
     except UnicodeDecodeError:
         raise ConfigError(f"{file} is not valid UTF-8.") from None
-
-
-@contextmanager
-def _damage_named(spans: SpanStore) -> Iterator[None]:
-    """Name the damaged file if one ends the block."""
-    try:
-        yield
-    except UnreadableSpans as exc:
-        name = spans.damaged_file()
-        if name is None:
-            raise StorageError(f"The span table could not be read: {exc}") from exc
-        day = name.split("/")[1]
-        raise StorageError(
-            f"{name} is damaged ({exc}). Materialize the spans and statistics of {day} to rebuild "
-            "it, or leave the day out of the query."
-        ) from exc

@@ -40,6 +40,7 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
             spans(settings, naming),
             build_stats(settings, naming),
             changes(settings, naming),
+            build_report(settings, naming),
             *(loader(settings, naming, one) for one in configured),
         ]
         if settings.deployments is not None:
@@ -58,8 +59,8 @@ def report_names(app: App) -> list[str]:
     return ["build_stats", "deployments", *(one.asset for one in app.deployment_metrics())]
 
 
-# Made once a night, not with each day.
-NIGHTLY = ("changes", "regression_markers")
+# Made once a night, not with each day: they are about the 30 days that end with it.
+NIGHTLY = ("changes", "regression_markers", "build_report")
 
 
 def selection(
@@ -280,9 +281,6 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         agent minutes, queues. Three tables of a file a day under `stats/` in the data
         directory; docs/stats.md says what each number means.
         """
-        # pandas and matplotlib take seconds to load.
-        from bk_pipeline.defs.previews import stats_preview  # noqa: PLC0415
-
         with (
             daily_run(context, naming, "build_stats") as run,
             run.app.trace_links(on_trouble=run.warn) as link_of,
@@ -292,15 +290,10 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                     found = pipeline.summarize_day(
                         day.key, spans=run.app.spans(), stats=run.app.stats()
                     )
-                    shown = stats_preview(
-                        found,
-                        day.window,
-                        run.app.settings.timezone,
-                        spans_of=run.app.traces_of(day.key),
-                        link_of=link_of,
-                        hosts=run.app.settings.buildkite_hosts,
-                    )
-                    step.record(shown)
+                    with run.app.database(days=[day.key]) as database:
+                        period = run.app.period("day", day.key)
+                        _, blocks = run.app.report(period, database, link_of=link_of)
+                    step.record(metadata.of_stats(found, blocks))
         return dg.MaterializeResult()
 
     return build_stats
@@ -420,3 +413,38 @@ def deployment_metrics(
         return dg.MaterializeResult(check_results=[result])
 
     return deployment_metrics
+
+
+def build_report(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of the reports of a week and a month."""
+
+    @daily_asset(
+        settings,
+        naming,
+        "build_report",
+        kinds={"duckdb"},
+        deps=["spans", "changes"],
+        priority=REPORTS_PRIORITY,
+    )
+    def build_report(context: dg.AssetExecutionContext) -> Result:
+        """The week and the month that end with the partition: what changed, waited, failed, cost.
+
+        Click on *Show Markdown* beside a report. docs/report.md explains its parts;
+        `bk-pipeline report` writes the same as an HTML file. The day's report is at build_stats.
+        """
+        with (
+            daily_run(context, naming, "build_report") as run,
+            run.app.trace_links(on_trouble=run.warn) as link_of,
+        ):
+            for step in run.days():
+                with step as day, run.app.database() as database:
+                    reports = {
+                        name: run.app.report(
+                            run.app.period(name, day.key), database, link_of=link_of
+                        )
+                        for name in ("week", "month")
+                    }
+                    step.record(metadata.of_periods(reports))
+        return dg.MaterializeResult()
+
+    return build_report

@@ -43,7 +43,8 @@ def build_definitions(app: App, naming: Naming | None = None) -> dg.Definitions:
     find = dg.define_asset_job(
         naming.named("find_changes"),
         selection=changes,
-        description="What changed in the 30 days that end with one day, and its markers.",
+        description="What changed in the 30 days that end with one day, its markers, and the "
+        "reports of the week and the month.",
     )
     audit = dg.define_asset_job(
         naming.named("audit_days"),

@@ -6,15 +6,17 @@ The numbers come from typed results. Labels are written here and read nowhere.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from bk_pipeline import pipeline
 from bk_pipeline.analysis.change import Change
-from bk_pipeline.analysis.columns import StatsTable
+from bk_pipeline.analysis.columns import COUNT, NUMBER, PIPELINES, StatsTable
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.display import Page, escape_markdown, link, printable, safe_url
+from bk_pipeline.report.markdown import markdown
 from bk_pipeline.spans.fields import FIELDS, IDENTITY
 from bk_pipeline.telemetry import Value
 from bk_pipeline.text import duration, shortened
@@ -22,9 +24,12 @@ from bk_pipeline.units import MS_PER_S
 
 if TYPE_CHECKING:
     from bk_pipeline.analysis.deployments import Deployment
+    from bk_pipeline.analysis.period import PeriodStats
+    from bk_pipeline.analysis.summary import DayStats
     from bk_pipeline.deliver.destination import Destination
     from bk_pipeline.honeycomb.placing import Placement
     from bk_pipeline.pipeline import Extraction, FoundDeployments, Transformation
+    from bk_pipeline.report.blocks import Block
     from bk_pipeline.store.spans import PartSummary
 
 Metadata = Mapping[str, Any]
@@ -139,6 +144,53 @@ def of_placement(placed: Placement, *, requests: int) -> Metadata:
         "requests": requests,
         **_present(rare),
     }
+
+
+def of_stats(found: DayStats, blocks: Sequence[Block]) -> Metadata:
+    """Return the metadata of `build_stats`: the day's report, and numbers that Dagster plots.
+
+    The numbers are the columns of `PIPELINES` over all pipelines; unknown ones are absent.
+    """
+    if found.builds.empty:
+        return {"builds": 0, ROWS: 0}
+    whole = found.totals
+    numbers = {
+        column.name: int(whole[column.name]) if column.type == COUNT else float(whole[column.name])
+        for column in PIPELINES.columns
+        if column.type in {COUNT, NUMBER} and not isnan(whole[column.name])
+    }
+    return {
+        "report": dg.MetadataValue.md(markdown(blocks)),
+        **numbers,
+        ROWS: len(found.pipelines),
+    }
+
+
+# Labels of numbers of a period, and the columns that they come from.
+PERIOD_NUMBERS = {
+    "builds": "builds",
+    "failure rate": "failure_rate",
+    "median duration in seconds": "duration_p50_s",
+    "p90 of the duration in seconds": "duration_p90_s",
+    "p90 of the queue time in seconds": "queue_p90_s",
+    "agent minutes": "agent_minutes",
+    "flaky failures": "flaky_failures",
+    "cost": "cost",
+}
+
+
+def of_periods(reports: Mapping[str, tuple[PeriodStats, Sequence[Block]]]) -> Metadata:
+    """Return the metadata of `build_report`: a report for each period, and numbers of each."""
+    shown: dict[str, Any] = {
+        f"report of the {name}": dg.MetadataValue.md(markdown(blocks))
+        for name, (_, blocks) in reports.items()
+    }
+    for name, (stats, _) in reports.items():
+        total = stats.total or {"builds": 0}
+        for label, column in PERIOD_NUMBERS.items():
+            if total.get(column) is not None:
+                shown[f"{label}, {name}"] = total[column]
+    return shown
 
 
 def of_deployments(found: FoundDeployments, hosts: Collection[str]) -> Metadata:

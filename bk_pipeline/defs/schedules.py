@@ -2,7 +2,7 @@
 
 Each night the last days are reconciled and then checked. Each hour the statistics follow the
 spans: they are made of the whole day, so they are not part of the runs that fetch ten new builds.
-Each night the last 30 days are searched for changes.
+Each night the last 30 days are searched for changes and reported on.
 """
 
 from contextlib import ExitStack
@@ -163,8 +163,8 @@ def nightly_changes(app: App, naming: Naming, job: Any) -> dg.ScheduleDefinition
         cron_schedule=CHANGES_CRON,
         execution_timezone=settings.timezone.key,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Looks for changes in the 30 days that end with the last complete day, if their "
-        "spans have changed. Reads the span table and nothing else.",
+        description="Looks for changes in the 30 days that end with the last complete day, and reports on "
+        "the week and the month, if their spans have changed. Reads the span table and nothing else.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         night = context.scheduled_execution_time.astimezone(settings.timezone).date()

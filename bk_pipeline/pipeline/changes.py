@@ -70,6 +70,20 @@ def find_changes(
     return found
 
 
+def known_changes(
+    last: date, *, database: Database, spans: SpanStore, stats: StatsStore, zone: tzinfo
+) -> list[Change]:
+    """Return the changes of the 30 days that end with `last`: the stored ones, if they are current.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    day = last.isoformat()
+    if day in stats.days(CHANGES.name) and not changes_are_stale(day, spans=spans, stats=stats):
+        return [change_of(row) for row in stats.read(CHANGES.name, day).to_pylist()]
+    return changes_between(_first(last), last, database=database, zone=zone)
+
+
 def changes_are_stale(day: str, *, spans: SpanStore, stats: StatsStore) -> bool:
     """Whether the changes stored for `day` were found in other spans than its 30 days have now."""
     current = retry_past_damage(lambda: _source(day, spans), [])

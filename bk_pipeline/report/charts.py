@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from bk_pipeline.analysis.period import Period, PeriodStats, Row
 from bk_pipeline.report.blocks import Picture
-from bk_pipeline.report.style import GRID, INK, QUIET, STATES, WAITED, WIDTH_IN, picture_of, style
+from bk_pipeline.report.style import QUIET, STATES, WAITED, WIDTH_IN, picture_of, style
 from bk_pipeline.text import shortened
 from bk_pipeline.trace.waterfall import readable
-from bk_pipeline.units import S_PER_HOUR
 
 if TYPE_CHECKING:
     from bk_pipeline.analysis.change import Change
 
 BUSIEST, TRENDS, PAID = 15, 6, 5
-LABEL_CHARACTERS = 40
+LABEL_CHARACTERS, UNNAMED = 40, "(unnamed)"
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 TIMES = [
     count * unit
@@ -38,7 +37,7 @@ RUNNING, WAITING, BLOCKED = STATES["passed"], STATES["canceled"], STATES["blocke
 PALETTE = ("#3f8fbf", "#c77d3a", "#7a6fc0", "#4fa58a", "#c06a94", "#9aa0a8")
 # Waits this short are not worth a color.
 SHORT_WAIT_S, LONG_WAIT_S = 1.0, 600.0
-HEAT = LinearSegmentedColormap.from_list("heat", ["#8a8f9633", "#d9b45b", "#d64545"])
+HEAT = LinearSegmentedColormap.from_list("heat", ["#8a8f9655", "#d9b45b", "#d64545"])
 
 
 def builds_over_time(stats: PeriodStats) -> Picture:
@@ -92,9 +91,9 @@ def trends(stats: PeriodStats) -> Picture | None:
         for axes, name in zip(grid, chosen, strict=False):
             of_day = stats.pipeline_slots[name]
             _quantile_lines(axes, of_day, middles, "duration", with_legend=axes is grid[0])
-            axes.set_title(shortened(readable(name), LABEL_CHARACTERS))
+            axes.set_title(_label(name))
             _mark(axes, changes.get(name, ()))
-            _time_axis(axes, stats.period)
+            _time_axis(axes, stats.period, narrow=True)
             axes.grid(visible=False, axis="x")
         for axes in grid[len(chosen) :]:
             axes.set_axis_off()
@@ -115,10 +114,13 @@ def critical_paths(pipelines: Sequence[Row]) -> Picture | None:
         figure = Figure((WIDTH_IN, 0.95 + 0.26 * len(rows)), layout="constrained")
         active, people = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1.4])
         active.barh(at, running, color=RUNNING, height=0.65, label="running")
-        active.barh(at, waiting, left=running, color=WAITING, height=0.65, label="waiting for agents")
+        active.barh(
+            at, waiting, left=running, color=WAITING, height=0.65, label="waiting for agents"
+        )
         people.barh(at, blocked, color=BLOCKED, height=0.65, label="waiting for people")
         active.set_yticks(list(at), [_label(row["pipeline"]) for row in rows])
-        active.set_title("What an average build spends its time on")
+        active.set_title("Mean time of a build on its critical path")
+        people.set_title("… waiting for people")
         figure.legend(ncols=3, frameon=False, loc="outside lower right")
         for axes in (active, people):
             axes.set_xlim(0, max(axes.get_xlim()[1], 1e-3))
@@ -126,7 +128,9 @@ def critical_paths(pipelines: Sequence[Row]) -> Picture | None:
             axes.xaxis.set_major_formatter(FuncFormatter(_time))
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
-        return picture_of(figure, "Critical path by pipeline: running, waiting for agents and people")
+        return picture_of(
+            figure, "Critical path by pipeline: running, waiting for agents and people"
+        )
 
 
 def heat_map(waits: Sequence[Row], zone: str) -> Picture | None:
@@ -143,7 +147,9 @@ def heat_map(waits: Sequence[Row], zone: str) -> Picture | None:
         mesh = axes.pcolormesh(
             np.ma.masked_invalid(np.maximum(cells, SHORT_WAIT_S)), cmap=HEAT, norm=norm
         )
-        axes.set_title(f"Time until an agent took 90 % of jobs, by the hour they began to wait ({zone})")
+        axes.set_title(
+            f"Time until an agent took 90% of jobs, by the hour they began to wait ({zone}; blank: none)"
+        )
         axes.set_yticks(np.arange(len(WEEKDAYS)) + 0.5, WEEKDAYS)
         axes.set_xticks(np.arange(0, HOURS, 3), [f"{hour:02}:00" for hour in range(0, HOURS, 3)])
         axes.invert_yaxis()
@@ -153,7 +159,7 @@ def heat_map(waits: Sequence[Row], zone: str) -> Picture | None:
         scale.ax.yaxis.set_major_locator(FixedLocator([1, 10, 60, 600, 3_600, 36_000, 360_000]))
         scale.ax.yaxis.set_minor_locator(NullLocator())
         scale.ax.yaxis.set_major_formatter(FuncFormatter(_time))
-        scale.outline.set_visible(False)  # type: ignore[operator]
+        scale.outline.set_visible(False)
         return picture_of(figure, "Waits for agents by weekday and hour")
 
 
@@ -195,7 +201,9 @@ def durations_by_pipeline(pipelines: Sequence[Row]) -> Picture | None:
     if not rows:
         return None
     at = list(range(len(rows)))
-    p50, p90, p99 = ([max(row[f"duration_{q}_s"], 0.1) for row in rows] for q in ("p50", "p90", "p99"))
+    p50, p90, p99 = (
+        [max(row[f"duration_{q}_s"], 0.1) for row in rows] for q in ("p50", "p90", "p99")
+    )
     with style():
         figure = Figure((WIDTH_IN, 0.9 + 0.24 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -220,7 +228,9 @@ def _busiest(pipelines: Sequence[Row]) -> list[Row]:
 
 
 def _label(name: str) -> str:
-    return shortened(readable(name), LABEL_CHARACTERS)
+    label = shortened(readable(name), LABEL_CHARACTERS) or UNNAMED
+    # matplotlib leaves labels out of legends that begin with an underscore.
+    return f" {label}" if label.startswith("_") else label
 
 
 def _changes_by_pipeline(changes: Sequence[Change]) -> dict[str, list[Change]]:
@@ -261,7 +271,7 @@ def _quantile_lines(
     *,
     with_legend: bool = True,
 ) -> None:
-    for quantile, alpha in (("p90", 0.45), ("p50", 1.0)):
+    for quantile, line in (("p90", (0, (3, 1.5))), ("p50", "-")):
         known = _known(slots, f"{column}_{quantile}_s")
         axes.plot(
             [_number(middles[n]) for n, _ in known],
@@ -269,7 +279,8 @@ def _quantile_lines(
             color=BLOCKED,
             marker=".",
             label=quantile,
-            alpha=alpha,
+            linestyle=line,
+            linewidth=1.2 if quantile == "p90" else 1.8,
         )
     axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3))
     axes.yaxis.set_major_locator(_round_times(axes.get_ylim()[1], most=4))
@@ -278,9 +289,7 @@ def _quantile_lines(
         _legend(axes)
 
 
-def _bars(
-    axes: Axes, period: Period, heights: Any, bottom: Any, *, color: str, label: str
-) -> None:
+def _bars(axes: Axes, period: Period, heights: Any, bottom: Any, *, color: str, label: str) -> None:
     width = _width(period)
     axes.bar(
         [_number(begin + width * 0.08) for begin in period.slots],
@@ -307,7 +316,7 @@ def _number(moment: datetime) -> float:
     return float(mdates.date2num(moment.astimezone(UTC)))  # type: ignore[no-untyped-call]
 
 
-def _time_axis(axes: Axes, period: Period) -> None:
+def _time_axis(axes: Axes, period: Period, *, narrow: bool = False) -> None:
     """Label hours of a day, or days of a longer period, in the period's zone."""
     axes.set_xlim(_number(period.start), _number(period.end))
     if period.unit == "hour":
@@ -316,11 +325,15 @@ def _time_axis(axes: Axes, period: Period) -> None:
     else:
         every = 1 if period.days <= len(WEEKDAYS) else 7
         shown = [
-            at for n, at in enumerate(period.slots)
+            at
+            for n, at in enumerate(period.slots)
             if every == 1 or at.astimezone(period.zone).weekday() == 0
         ]
-        labels = [f"{at.astimezone(period.zone):%a %d %b}" for at in shown]
-    axes.set_xticks([_number(at) for at in shown], labels, ha="left" if period.unit == "day" else "center")
+        form = "%d %b" if every > 1 else "%a" if narrow else "%a %d %b"
+        labels = [f"{at.astimezone(period.zone):{form}}" for at in shown]
+    axes.set_xticks(
+        [_number(at) for at in shown], labels, ha="left" if period.unit == "day" else "center"
+    )
 
 
 def _round_times(most_s: float, *, most: int = 6) -> FixedLocator:

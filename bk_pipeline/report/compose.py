@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bk_pipeline.analysis.change import Change
 
 SpansOf = Callable[[str, str], Sequence[dict[str, Any]]]
+QUANTILES = "p50 is the median; of 100 values, 90 are at most p90, and 99 at most p99."
 NO_BUILDS = "No build that was created in this period has finished."
 
 
@@ -57,13 +58,19 @@ def blocks_of(
         return [Paragraph(NO_BUILDS)]
     zone, several_days = stats.period.zone, stats.period.days > 1
 
-    def listed(rows: Sequence[Row]) -> Table:
+    def listed(rows: Sequence[Row], left_out: int = 0) -> Table:
         return builds_table(
-            rows, zone=zone, with_date=several_days, link_of=link_of, hosts=hosts
+            rows,
+            zone=zone,
+            with_date=several_days,
+            link_of=link_of,
+            hosts=hosts,
+            left_out=left_out,
         )
 
     found: list[Block | None] = [
         Paragraph(summary(stats)),
+        Paragraph(QUANTILES),
         builds_over_time(stats),
         *_changes(stats, hosts),
         *_critical_path(stats),
@@ -82,7 +89,7 @@ def blocks_of(
         *_waterfall(stats.slowest, spans_of),
         listed(stats.slowest),
         Heading("Failed builds"),
-        listed(stats.failed),
+        listed(stats.failed, stats.total["failed"] - len(stats.failed)),
     ]
     return [one for one in found if one is not None]
 
@@ -93,17 +100,16 @@ def summary(stats: PeriodStats) -> str:
     if now is None:
         return NO_BUILDS
     period = stats.period
-    earlier = "the day before" if period.days == 1 else f"the {period.days} days before"
     parts = [f"{counted(now['builds'], 'build')} of {counted(len(stats.pipelines), 'pipeline')}"]
     if before:
-        parts[0] += f" ({before['builds']:,} in {earlier})"
+        parts[0] += f" ({before['builds']:,} in the {period.days} days before)"
     if (rate := now["failure_rate"]) is not None:
         parts.append(f"{percent(rate)} failed" + _before(percent, before.get("failure_rate")))
     if (typical := now["duration_p50_s"]) is not None:
         words = f"half of them took less than {time_taken(typical)}"
         parts.append(words + _before(time_taken, before.get("duration_p50_s")))
     if (wait := now["queue_p90_s"]) is not None:
-        words = f"for 90 % the first job started within {time_taken(wait)}"
+        words = f"for 90% the first job started within {time_taken(wait)}"
         parts.append(words + _before(time_taken, before.get("queue_p90_s")))
     if now["cost"] is not None:
         words = f"they cost {money(now['cost'], stats.currency)}"
@@ -122,7 +128,7 @@ def _changes(stats: PeriodStats, hosts: Collection[str]) -> Iterator[Block | Non
     yield Heading("Trends and changes")
     yield trends(stats)
     if not stats.changes:
-        yield Paragraph("Nothing changed for good, as far as the builds can tell.")
+        yield Paragraph("No lasting change began in this period.")
         return
     columns = [
         Column("what changed"),
@@ -151,10 +157,10 @@ def _critical_path(stats: PeriodStats) -> Iterator[Block | None]:
     active = whole[0] + whole[1]
     if active:
         yield Paragraph(
-            f"Of the time in which the chains of jobs that builds had to wait for were active, "
-            f"{whole[0] / active:.0%} was running and {whole[1] / active:.0%} was waiting, mostly for "
-            f"agents. People kept builds waiting for {time_taken(whole[2] / stats.total['paths'])} "
-            "on average."
+            f"The critical path is the chain of jobs and waits that made a build as long as it was. "
+            f"While nothing waited for people, {whole[0] / active:.0%} of it was running and "
+            f"{whole[1] / active:.0%} was waiting, mostly for agents. A build waited for people for "
+            f"{time_taken(whole[2] / stats.total['paths'])} on average."
         )
     yield picture
 

@@ -32,7 +32,8 @@ def html(title: str, subtitle: str, blocks: Iterable[Block]) -> str:
     blocks = list(blocks)
     heads = [one.text for one in blocks if isinstance(one, Heading)]
     contents = "".join(
-        f'<li><a href="#s{number}">{escape_html(head)}</a></li>' for number, head in enumerate(heads)
+        f'<li><a href="#s{number}">{escape_html(head)}</a></li>'
+        for number, head in enumerate(heads)
     )
     body = "\n".join(_numbered(blocks))
     style = (files(__package__) / "report.css").read_text(encoding="utf-8")

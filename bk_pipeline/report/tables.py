@@ -119,14 +119,14 @@ def table_of(rows: Sequence[Row], columns: Columns) -> Table:
 
 def with_labels(rows: Sequence[Row], steps: Sequence[Row]) -> list[Row]:
     """Return rows of steps with `shown_label`, which has the values of a matrix."""
-    matrices = {(row["pipeline"], row["step"]): row["matrices"] for row in steps}
+    labels = {
+        (row["pipeline"], row["step"]): with_matrix_values(
+            row["label"] or row["step"], row["matrices"] or ()
+        )
+        for row in steps
+    }
     return [
-        {
-            **row,
-            "shown_label": with_matrix_values(
-                row["label"] or row["step"], matrices.get((row["pipeline"], row["step"])) or ()
-            ),
-        }
+        {**row, "shown_label": labels.get((row["pipeline"], row["step"]), row["step"])}
         for row in rows
     ]
 
@@ -138,6 +138,7 @@ def builds_table(
     with_date: bool,
     link_of: LinkOf,
     hosts: Collection[str] = (BUILDKITE,),
+    left_out: int = 0,
 ) -> Table:
     """Return builds, each with links to its page and its trace.
 
@@ -147,15 +148,25 @@ def builds_table(
         with_date: Whether the date is shown beside the time.
         link_of: Where a trace is looked at: trace id, start and end in nanoseconds.
         hosts: Hosts of Buildkite's pages; a build whose URL is elsewhere has no link.
+        left_out: How many more there are.
     """
-    heads = ("build", "state", f"created, {zone}", "duration", "queue time", "branch", "message", "trace")
+    heads = (
+        "build",
+        "state",
+        f"created, {zone}",
+        "duration",
+        "queue time",
+        "branch",
+        "message",
+        "trace",
+    )
     numbers = {"duration", "queue time"}
     cells = []
     for row in rows[:LISTED]:
         created = datetime.fromtimestamp(row["start_ns"] / NS_PER_S, UTC).astimezone(zone)
         trace = link_of(row["trace_id"], row["start_ns"], row["end_ns"])
         cells.append(
-            (
+            [
                 Cell(_unbroken(_name(row)), safe_url(row["url"], hosts)),
                 Cell(text(row["state"])),
                 Cell(_unbroken(f"{created:%d %b %H:%M}" if with_date else f"{created:%H:%M}")),
@@ -164,11 +175,12 @@ def builds_table(
                 Cell(text(row["branch"])),
                 Cell(first_line(row["message"])),
                 Cell("trace" if trace else NOTHING, trace),
-            )
+            ]
         )
-    found = rows[0]["found"] if rows else 0
     columns = [Column(one, is_number=one in numbers) for one in heads]
-    return Table(columns, cells, left_out=found - len(cells))
+    if not any(row[-1].page for row in cells):
+        columns, cells = columns[:-1], [row[:-1] for row in cells]
+    return Table(columns, cells, left_out=left_out)
 
 
 def _name(build: Row) -> str:

@@ -226,11 +226,14 @@ class SpanStore:
                 found.append(ids.unique())
             seen = pa.concat_arrays(found).unique()
 
-    def datasets(self) -> Datasets:
-        """Return the rows of all days as datasets, which read files only when they are scanned."""
+    def datasets(self, days: Sequence[str] | None = None) -> Datasets:
+        """Return the rows of `days`, or of all, as datasets, which read files when they are scanned."""
+        found = (
+            self.parts_by_day() if days is None else {day: self.parts(day) for day in sorted(days)}
+        )
         single: dict[str, pc.Expression] = {}
         several: dict[str, pc.Expression] = {}
-        for day, parts in self.parts_by_day().items():
+        for day, parts in found.items():
             for revision, part in enumerate(parts):
                 into = single if len(parts) == 1 else several
                 into[self._name(day, part)] = (

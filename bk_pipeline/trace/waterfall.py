@@ -21,7 +21,10 @@ from bk_pipeline.text import compact_json, duration
 from bk_pipeline.units import NS_PER_MS
 
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
-PLACEHOLDER = re.compile(r"%[nNt]\b|\{\{[^}]*\}\}")
+# `%n`, `%n/%t`, `(%n of %t)`, `{{matrix.os}}`.
+PLACEHOLDER = re.compile(
+    r"(?P<open>\()?(?:%[nNt]\b(?:\s*(?:/|of)\s*%[nNt]\b)?|\{\{[^}]*\}\})(?(open)\))"
+)
 # Not printable by itself, but part of many emoji.
 JOINER = "\u200d"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import timedelta
 
 import dagster as dg
 import msgspec
@@ -14,32 +13,31 @@ from hypothesis import strategies as st
 
 from bk_pipeline.analysis.frames import COLUMNS
 from bk_pipeline.analysis.summary import DayStats, summarize
-from bk_pipeline.defs.previews import stats_preview
+from bk_pipeline.defs.metadata import of_stats
+from bk_pipeline.report.html import html
 from bk_pipeline.spans.records import decode_build
-from bk_pipeline.spans.table import SCHEMA, rows, table_of
+from bk_pipeline.spans.table import SCHEMA, table_of
 from bk_pipeline.spans.tree import spans_for_build
-from bk_pipeline.window import Window
 from bk_pipeline_tests.builders import make_build, make_job
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import large_table
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
+from bk_pipeline_tests.report.made import day_of, report_of, stats_of
 
-DAY = Window(datetime(2025, 10, 9, tzinfo=UTC), datetime(2025, 10, 10, tzinfo=UTC))
+DAY = "2025-10-09"
 
 
 def summarized(*tables) -> DayStats:
     """Return the statistics of tables, after converting them to Arrow and to a report."""
-    found = summarize("2025-10-09", [table.select(list(COLUMNS)) for table in tables])
+    found = summarize(DAY, [table.select(list(COLUMNS)) for table in tables])
     for table, written in found.tables().items():
         assert written.schema == table.schema
-    shown = stats_preview(
-        found,
-        DAY,
-        ZoneInfo("UTC"),
-        spans_of=lambda trace_id: [
-            row for table in tables for row in rows(table) if row["trace_id"] == trace_id
-        ],
-        link_of=lambda *_: None,
-    )
+    period = day_of(DAY)
+    stats = stats_of({DAY: list(tables)} if tables else {}, period)
+    blocks = report_of(stats, tables)
+    assert html("odd", "", blocks)
+    if len(tables) == 1 and stats.total:
+        assert stats.total["builds"] == found.totals["builds"]
+    shown = of_stats(found, blocks)
     # What Dagster refuses, it refuses here.
     dg.AssetMaterialization("build_stats", metadata=shown)
     return found

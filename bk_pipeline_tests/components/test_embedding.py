@@ -173,7 +173,7 @@ def test_names_of_two_pipelines_and_the_project_differ(call, environment):
         if name.endswith(("_KEY", "_TOKEN"))
     )
     keys = {one["asset_key"] for one in listed["assets"]}
-    ours = {"raw_builds", "spans", "build_stats", "changes", "honeycomb_events"}
+    ours = {"raw_builds", "spans", "build_stats", "changes", "build_report", "honeycomb_events"}
     assert keys == {"raw_builds", "spans"} | {f"{x}/{y}" for x in ("east", "west") for y in ours}
     for kind, short in (("jobs", "sync_day"), ("sensors", "builds_sensor")):
         names = {one["name"] for one in listed[kind]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from xml.etree import ElementTree as ET
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -12,12 +11,15 @@ import pytest
 
 from bk_pipeline.analysis.frames import COLUMNS
 from bk_pipeline.analysis.summary import summarize
-from bk_pipeline.defs.plots import LARGEST_BYTES, builds_over_the_day, waterfall
-from bk_pipeline.defs.previews import numbers, stats_preview, text, time_taken
+from bk_pipeline.defs.metadata import of_stats
 from bk_pipeline.defs.runs import materialize_days
 from bk_pipeline.display import safe_url
+from bk_pipeline.report.blocks import Picture, Table
+from bk_pipeline.report.markdown import LARGEST_PICTURE_BYTES, markdown
+from bk_pipeline.report.tables import first_line, text, time_taken
+from bk_pipeline.report.waterfall import waterfall
 from bk_pipeline.spans.costs import Price, Prices, with_costs
-from bk_pipeline.spans.table import rows, table_of
+from bk_pipeline.spans.table import rows
 from bk_pipeline.window import day_window
 from bk_pipeline_tests.builders import (
     make_agent,
@@ -25,13 +27,22 @@ from bk_pipeline_tests.builders import (
     make_build,
     make_job,
     make_pipeline,
-    make_trace,
     uid,
+)
+from bk_pipeline_tests.report.made import cells as cells_of
+from bk_pipeline_tests.report.made import (
+    day_of,
+    day_report,
+    markdown_links,
+    only,
+    section,
+    spans_of,
+    words_in,
 )
 from bk_pipeline_tests.worlds import stage
 
+DAY = "2026-03-02"
 PICTURE = re.compile(r"!\[([^\]]*)\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)")
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -51,37 +62,35 @@ def metadata_of(instance, day: str) -> dict[str, object]:
     return {name: one.value for name, one in found.asset_materialization.metadata.items()}
 
 
-def section(metadata, title: str) -> str:
+def part(metadata, title: str) -> str:
     """What stands in the report below `title`; its beginning, for an empty one."""
     parts = re.split(r"^### (.*)$", metadata["report"], flags=re.MULTILINE)
     return dict(zip(["", *parts[1::2]], parts[::2], strict=True))[title]
 
 
-def texts_in(markdown: str) -> list[str]:
+def words(text: str) -> list[str]:
     """The words of the picture that the Markdown holds."""
-    [(_, content)] = PICTURE.findall(markdown)
-    root = ET.fromstring(base64.b64decode(content))
-    assert root.tag == f"{SVG}svg"
-    return [one.text for one in root.iter(f"{SVG}text")]
+    [(_, content)] = PICTURE.findall(text)
+    return words_in(Picture("", base64.b64decode(content)))
 
 
-def table_in(markdown: str) -> list[list[str]]:
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+def table_in(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     return [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
 
 
 def waterfall_of(jobs, **fields) -> list[str]:
-    return texts_in(waterfall(list(rows(table_of([make_trace(make_build(jobs, **fields))])))))
+    return words_in(waterfall(list(rows(spans_of(make_build(jobs, **fields))))))
 
 
-@pytest.mark.parametrize("title", ["", "Slowest builds", "Pipelines"])
+@pytest.mark.parametrize("title", ["", "Critical path", "Slowest builds", "Pipelines"])
 def test_pictures_are_whole_and_small(metadata, title):
-    assert len(section(metadata, title)) < LARGEST_BYTES
-    assert texts_in(section(metadata, title))
+    assert len(part(metadata, title)) < LARGEST_PICTURE_BYTES
+    assert words(part(metadata, title))
 
 
 def test_report_is_small_enough_for_the_event_log(metadata):
-    assert sum(len(str(value)) for value in metadata.values()) < 2 * LARGEST_BYTES
+    assert sum(len(str(value)) for value in metadata.values()) < 2 * LARGEST_PICTURE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -89,44 +98,41 @@ def test_report_is_small_enough_for_the_event_log(metadata):
     ["Slowest builds", "Failed builds", "Pipelines", "Most expensive steps", "Agent queues"],
 )
 def test_tables_have_as_many_cells_in_each_line(metadata, title):
-    head, rule, *lines = table_in(section(metadata, title))
+    head, rule, *lines = table_in(part(metadata, title))
     assert 1 <= len(lines) <= 10
     assert {len(line) for line in lines} == {len(head)} == {len(rule)}
 
 
 def test_slowest_builds_link_to_the_build_and_its_trace(metadata):
-    _, _, first, *_ = table_in(section(metadata, "Slowest builds"))
+    _, _, first, *_ = table_in(part(metadata, "Slowest builds"))
     assert re.search(
         r"\[[\w-]+\xa0\\#\d+\]\(https://buildkite.com/acme/[\w-]+/builds/\d+\)", first[0]
     )
-    # Honeycomb's stand-in has no HTTPS page.
-    assert first[-1].strip() == ""
+    # Honeycomb's stand-in has no HTTPS page, so there is no column of traces.
+    assert "[trace]" not in metadata["report"]
+    assert table_in(part(metadata, "Slowest builds"))[0][-1].strip() == "message"
 
 
 def test_failed_builds_are_those_that_failed(metadata):
-    _, _, *lines = table_in(section(metadata, "Failed builds"))
+    _, _, *lines = table_in(part(metadata, "Failed builds"))
     assert {line[1].strip() for line in lines} == {"failed"}
 
 
 def test_report_has_costs_only_if_they_are_known():
-    day, zone = "2026-03-02", ZoneInfo("UTC")
     jobs = [make_job("long", run_s=600), make_job("dear", run_s=60, agent=make_agent("mac"))]
     jobs[1]["agent"]["meta_data"] = ["queue=mac"]
-    plain = table_of([make_trace(make_build(jobs))])
+    plain = spans_of(make_build(jobs))
     prices = Prices("USD", (Price("mac", 50.0, 0, (("queue", ("mac",)),)), Price("others", 0.0001)))
     found = []
     for table in (plain, with_costs(plain, prices)):
-        stats = summarize(day, [table.select(list(COLUMNS))])
-        window = day_window(day, zone)
-        shown = stats_preview(
-            stats, window, zone, spans_of=lambda _: list(rows(plain)), link_of=lambda *_: None
-        )
-        shown["report"] = shown["report"].value
-        steps = table_in(section(shown, "Most expensive steps"))
-        found.append(([cell.strip() for cell in steps[2]], shown.get("cost")))
+        blocks = day_report(DAY, table)
+        shown = of_stats(summarize(DAY, [table.select(list(COLUMNS))]), blocks)
+        steps = cells_of(only(Table, section(blocks, "Most expensive steps")))
+        found.append((steps[1], shown.get("cost")))
         for title in ("Pipelines", "Agent queues", "Most expensive steps"):
-            heads = [cell.strip() for cell in table_in(section(shown, title))[0]]
+            heads = cells_of(only(Table, section(blocks, title)))[0]
             assert ("cost" in heads) == (table is not plain)
+        assert ("### Costs" in markdown(blocks)) == (table is not plain)
     (without, unknown), (with_cost, cost) = found
     assert (without[1], unknown) == ("long", None)
     assert (with_cost[1], with_cost[-1], cost) == ("dear", "50.00", 50.001)
@@ -182,8 +188,8 @@ def test_rates_and_quantiles_are_numbers_that_dagster_plots(metadata):
 
 
 def test_missing_statistics_are_absent():
-    [canceled] = [make_trace(make_build([make_job("a")], state="canceled"))]
-    found = numbers(summarize("2026-03-02", [table_of([canceled]).select(COLUMNS)]).totals)
+    canceled = spans_of(make_build([make_job("a")], state="canceled"))
+    found = of_stats(summarize(DAY, [canceled.select(COLUMNS)]), [])
     assert "failure_rate" not in found
     assert (found["builds"], found["canceled"]) == (1, 1)
 
@@ -213,8 +219,7 @@ def test_waterfall_accepts_any_label(label):
 
 def test_waterfall_of_a_thousand_jobs_is_small():
     jobs = [make_job(f"job {n}", state="failed" if n % 7 else "passed") for n in range(1_000)]
-    trace = make_trace(make_build(jobs, state="failed"))
-    assert texts_in(waterfall(list(rows(table_of([trace])))))
+    assert waterfall_of(jobs, state="failed")
 
 
 @pytest.mark.parametrize(
@@ -233,24 +238,25 @@ def test_days_of_any_length_are_drawn(day, zone, hours):
         make_build([], id=uid(f"build {n}"), created_at=at.isoformat(), finished_at=at.isoformat())
         for n, at in enumerate(created)
     ]
-    stats = summarize(day, [table_of([make_trace(one) for one in builds]).select(list(COLUMNS))])
-    assert "00:00" in texts_in(builds_over_the_day(stats.builds, window, ZoneInfo(zone)))
+    assert len(day_of(day, zone).slots) == hours
+    blocks = day_report(day, spans_of(*builds), zone=zone)
+    shown = [one for one in words_in(only(Picture, section(blocks, ""))) if one.endswith(":00")]
+    assert shown == [f"{hour:02}:00" for hour in range(0, 24, 3)]
 
 
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
         (":jest: Unit tests", "Unit tests"),
-        ("a|b", "a\\|b"),
-        ("[x](javascript:y)", "\\[x\\](javascript:y)"),
-        ("<script>", "\\<script\\>"),
         ("two\nlines", "two lines"),
+        ("a" * 100, "a" * 59 + "…"),
         (None, ""),
         (float("nan"), ""),
     ],
 )
-def test_text_from_builds_is_not_rendered_as_markdown(words, shown):
+def test_text_from_builds_is_one_short_line(words, shown):
     assert text(words) == shown
+    assert first_line("a\nb") == "a"
 
 
 HOSTILE = "\x1b[2J\x9b\u202e[a](javascript:x) ![p](http://evil.example/p.png) <b> a|b"
@@ -269,20 +275,16 @@ def test_texts_of_builds_are_shown_as_they_are_and_links_lead_to_known_hosts(url
     job = make_job(HOSTILE, step_key=HOSTILE, state="failed", agent=make_agent(HOSTILE))
     fields = {"branch": HOSTILE, "message": HOSTILE, "pipeline": make_pipeline(HOSTILE)}
     build = make_build([job], state="failed", web_url=url, **fields)
-    table = table_of([make_trace(build)])
-    day = "2026-11-02"
-
-    shown = stats_preview(
-        summarize(day, [table.select(list(COLUMNS))]),
-        day_window(day, ZoneInfo("UTC")),
-        ZoneInfo("UTC"),
-        spans_of=lambda _: list(rows(table)),
-        link_of=lambda *_: safe_url("https://ui.honeycomb.io/t", {"ui.honeycomb.io"}),
-        hosts={"bk.acme.dev"},
+    table = spans_of(build)
+    report = markdown(
+        day_report(
+            "2026-11-02",
+            table,
+            link_of=lambda *_: safe_url("https://ui.honeycomb.io/t", {"ui.honeycomb.io"}),
+            hosts={"bk.acme.dev"},
+        )
     )
-
-    report = shown["report"].value
-    links = set(re.findall(r"(?<!\\)\]\(([a-z]+:[^,)]*)", report))
+    links = markdown_links(report)
     assert links - {"data:image/svg+xml;base64"} == (
         {"https://ui.honeycomb.io/t", url} if linked else {"https://ui.honeycomb.io/t"}
     )
@@ -299,5 +301,5 @@ def test_links_to_traces_are_pages_of_the_configured_honeycomb(tmp_path):
 
 
 def test_unknown_time_is_omitted():
-    assert time_taken(float("nan")) == ""
+    assert time_taken(None) == ""
     assert time_taken(83.4) == "1\xa0m\xa023\xa0s"

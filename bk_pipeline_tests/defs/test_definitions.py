@@ -180,7 +180,7 @@ def test_run_delivers_before_reports_and_logs_waits(tmp_path):
             if "Attempt 2 follows in" in one.user_message
         ]
     steps = [one.step_key for one in done.get_step_success_events()]
-    assert set(steps[-2:]) == {"build_stats", "changes"}
+    assert set(steps[-3:]) == {"build_stats", "changes", "build_report"}
     assert {"honeycomb_events", "otlp_traces", "otlp_metrics"} < set(steps)
     # At most a line every ten seconds.
     assert sorted(step for step, _ in logged) == ["honeycomb_events", "otlp_traces", "raw_builds"]

@@ -163,7 +163,7 @@ def period_stats(
     for row in now:
         if row["slot"] is not None:
             at = min(max(row["slot"], 0), last_slot)  # a build may be a leap second off
-            slots.setdefault(row["pipeline"], {})[at] = row
+            slots.setdefault(row["pipeline"], {}).setdefault(at, row)
     of_jobs = {row["pipeline"]: row for row in jobs if row["step"] is None}
     whole = [
         {

@@ -7,9 +7,9 @@ WITH period AS (
     SELECT day < $since::DATE AS earlier,
         CASE WHEN $qualified::BOOLEAN THEN concat_ws('/', organization, pipeline)
             ELSE coalesce(pipeline, '(unknown)') END AS pipeline,
-        CASE WHEN day < $since::DATE THEN NULL
+        coalesce(CASE WHEN day < $since::DATE THEN -1
             WHEN $unit = 'hour' THEN (start_ns - $origin_ns::BIGINT) // 3600000000000
-            ELSE date_diff('day', $since::DATE, day) END AS slot,
+            ELSE date_diff('day', $since::DATE, day) END, 0) AS slot,
         CASE WHEN blocked THEN 'blocked' ELSE coalesce(state, '(unknown)') END AS state,
         run_s, queue_s, critical_run_s, critical_wait_s, critical_blocked_s, cost, currency
     FROM builds WHERE day BETWEEN $before_since::DATE AND $until::DATE

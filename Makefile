@@ -115,9 +115,10 @@ golden: $(DEV_READY) ## Write the golden spans and the snapshot of definitions, 
 	@$(BIN)/python -m bk_pipeline_tests.defs.snapshot
 
 .PHONY: screenshots
-screenshots: $(DEV_READY) ## Pictures of Dagster's UI into docs/images/, by the browser test (needs Chromium)
-	@BK_PIPELINE_TEST_PROGRAMS=required BK_PIPELINE_TEST_PICTURES=$(CURDIR)/docs/images \
+screenshots: $(DEV_READY) ## Pictures of reports and Dagster's UI into .screenshots/, and those that docs use into docs/images/ (needs Chromium)
+	@BK_PIPELINE_TEST_PROGRAMS=required BK_PIPELINE_TEST_PICTURES=$(CURDIR)/.screenshots \
 		$(BIN)/pytest -q bk_pipeline_tests/browser
+	@for one in docs/images/*.png; do cp .screenshots/$${one##*/} $$one; done
 
 .PHONY: format
 format: $(DEV_READY) ## Format and fix what can be fixed

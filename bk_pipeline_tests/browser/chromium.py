@@ -49,11 +49,11 @@ def browser_page(*, width: int = 1440, height: int = 900) -> Iterator[Page]:
             browser.close()
 
 
-def take_picture(page: Page, name: str) -> Path:
+def take_picture(page: Page, name: str, *, full_page: bool = False) -> Path:
     """Save a screenshot as `name`.png, small enough for a repository; return its path."""
     # Elements under the mouse are highlighted.
     page.mouse.move(0, 0)
-    content = page.screenshot(animations="disabled")
+    content = page.screenshot(animations="disabled", full_page=full_page)
     PICTURES.mkdir(parents=True, exist_ok=True)
     path = PICTURES / f"{name}.png"
     with Image.open(io.BytesIO(content)) as image:

@@ -480,6 +480,23 @@ class App:
             return safe_url(destination.page_link(), self.settings.trace_hosts)
         return None
 
+    def board_page(self) -> Page | None:
+        """Return the page of the board that `bk-pipeline honeycomb` made, if it can be found at once.
+
+        Asks only if there is a configuration key; a link is not worth a wait or a failure.
+        """
+        given = self.settings
+        if given.honeycomb_configuration_key is None or not given.honeycomb_api_endpoint.startswith(
+            "https:"
+        ):
+            return None
+        from bk_pipeline.honeycomb.setup import board_url  # noqa: PLC0415  # see above
+
+        hurried = self.changed({"BK_PIPELINE_HTTP_DEADLINE_S": "0"})
+        with suppress(PipelineError), hurried.resource_client() as client:
+            return safe_url(board_url(client, self.honeycomb_design()), given.trace_hosts)
+        return None
+
     @contextmanager
     def trace_links(self, *, on_trouble: Report) -> Iterator[LinkOf]:
         """Open what makes links to traces: a function of trace id, start and end in ns.

@@ -163,6 +163,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
         rejected: list[str] = []
         with daily_run(context, naming, target.asset) as run:
             app, sampling = run.app, run.app.sampling()
+            board = app.board_page() if target.asset == DATASETS_FROM else None
             with app.destination(app.configured(target.asset)) as to, app.ledger() as ledger:
                 for step in run.days():
                     with step as day:
@@ -180,7 +181,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
                             result=run.begin(day, Delivery()),
                         )
                         rejected += checks.rejections(day.key, done)
-                        step.record(metadata.of_delivery(done, to, app.page_of(to)), done)
+                        step.record(metadata.of_delivery(done, to, app.page_of(to), board), done)
         result = checks.result(checks.ALL_ACCEPTED, rejected)
         return dg.MaterializeResult(check_results=[result])
 

@@ -105,8 +105,10 @@ def of_transformation(made: Transformation, stored: PartSummary) -> Metadata:
     }
 
 
-def of_delivery(done: Delivery, destination: Destination, page: Page | None) -> Metadata:
-    """Return the metadata of a loader; `page` shows what the destination has."""
+def of_delivery(
+    done: Delivery, destination: Destination, page: Page | None, board: Page | None = None
+) -> Metadata:
+    """Return the metadata of a loader; `page` shows what the destination has, `board` a board of it."""
     rare = {
         "rejected": done.rejected,
         "reasons for rejection": [one.reason for one in done.rejections],
@@ -121,6 +123,7 @@ def of_delivery(done: Delivery, destination: Destination, page: Page | None) -> 
     }
     return {
         **({"dataset": dg.MetadataValue.url(page)} if page else {}),
+        **({"board": dg.MetadataValue.url(board)} if board else {}),
         "destination": destination.name,
         "accepted": done.accepted,
         "delivered before": done.already_settled,

@@ -133,6 +133,17 @@ def _may_manage(client: ResourceClient, kind: Kind) -> bool:
     return permission in client.account.permissions
 
 
+def board_url(client: ResourceClient, wanted: Design) -> str | None:
+    """Return the page of the board that `apply` made, if there is one.
+
+    Raises:
+        PipelineError: Honeycomb could not be asked, or the key may not list boards.
+    """
+    boards = client.list_items(Kind.BOARD, wanted.slug)
+    made = (one for one in boards if _is_made(one, wanted, wanted.board_name))
+    return _url(next(made, None)) or None
+
+
 def plan(state: State, wanted: Design, *, query_of: Callable[[str], Item] | None = None) -> Plan:
     """Compare the design with what there is.
 

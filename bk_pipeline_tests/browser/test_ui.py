@@ -12,12 +12,12 @@ from bk_pipeline_tests.browser.chromium import browser_page, path_of_chromium, t
 from bk_pipeline_tests.dagster_dev import PATIENCE_S, Dagster, dagster_dev, wait_for
 from bk_pipeline_tests.worlds import stage
 
-ASSETS = ("raw_builds", "spans", "build_stats", "honeycomb_events")
+ASSETS = ("raw_builds", "spans", "build_stats", "changes", "build_report", "honeycomb_events")
 LOCATION = "/locations/bk_pipeline.definitions"
 LARGEST_PICTURE_BYTES = 200_000
 PICTURES_LOADED = """dialog => {
   const images = [...dialog.querySelectorAll('img')];
-  return images.length === 3 && images.every(image => image.complete && image.naturalWidth > 0);
+  return images.length === 4 && images.every(image => image.complete && image.naturalWidth > 0);
 }"""
 
 expect.set_options(timeout=PATIENCE_S * 1000)
@@ -58,6 +58,7 @@ def test_new_user_backfills_three_days_reads_reports_and_starts_the_sensor(scene
         assert dagster.materialized(asset) == set(scene.days)
 
     check_report(page, dagster.address, scene.days[-1])
+    check_week(page, dagster.address)
     check_columns(page, dagster.address)
     check_asset_checks(page, dagster.address)
     start_sensor(page, dagster.address)
@@ -118,6 +119,21 @@ def check_report(page: Page, address: str, day: str) -> None:
     dialog.get_by_role("heading", name="Pipelines").scroll_into_view_if_needed()
     picture(page, "report-pipelines")
     page.keyboard.press("Escape")
+
+
+def check_week(page: Page, address: str) -> None:
+    """Check that the week's report is one click from the asset, also in the dark theme."""
+    page.goto(f"{address}/assets/build_report")
+    reports = page.get_by_text("[Show Markdown]")
+    expect(reports).to_have_count(2)
+    picture(page, "build-report")
+    page.emulate_media(color_scheme="dark")
+    reports.first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Trends and changes")).to_be_attached()
+    picture(page, "build-report-dark")
+    page.keyboard.press("Escape")
+    page.emulate_media(color_scheme="light")
 
 
 def check_columns(page: Page, address: str) -> None:

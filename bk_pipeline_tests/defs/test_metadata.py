@@ -89,7 +89,12 @@ def test_honeycomb_events_link_to_the_dataset(tmp_path):
             {"HONEYCOMB_API_ENDPOINT": "https://api.honeycomb.io"}
         ).page_of(Honeycomb())
         assert scene.services.page_of(Honeycomb("https://evil.example/acme")) is None
-    found = metadata.of_delivery(Delivery(), Honeycomb(), page)
+        # Its stand-in has no HTTPS page, so the board is not asked for.
+        asked = scene.sandbox.honeycomb.request_count
+        assert scene.services.board_page() is None
+        assert scene.sandbox.honeycomb.request_count == asked
+    found = metadata.of_delivery(Delivery(), Honeycomb(), page, page)
+    assert found["board"] == found["dataset"]
     assert found["dataset"] == dg.MetadataValue.url(
         "https://ui.honeycomb.io/acme/datasets/buildkite"
     )

@@ -57,6 +57,20 @@ def assert_complete(client, goal, stored):
     assert len(names) == len(set(names))
 
 
+def test_the_page_of_the_board_is_found_once_it_is_made(manager, stored):
+    goal = wanted()
+    assert setup.board_url(manager, goal) is None
+    apply(manager, goal)
+    [board] = stored("boards")
+    assert setup.board_url(manager, goal) == board["links"]["board_url"]
+    assert (
+        setup.board_url(
+            manager, design("other", left_out=(), shown=unchanged, triggers=False, slo=False)
+        )
+        is None
+    )
+
+
 def test_interrupted_apply_is_completed_by_the_next_one(manager, sandbox, stored):
     goal, interruptions = wanted(), 0
     # Reading takes six requests, so each attempt makes one change or two.

@@ -38,6 +38,7 @@ ROWS = "dagster/partition_row_count"
 # Rows of a list of deployments.
 LISTED, LONGEST_NAME = 20, 60
 SHOWN = 50
+SHOWN_DECIMALS = 4
 
 
 def cleaned(metadata: Metadata) -> Metadata:
@@ -158,7 +159,9 @@ def of_stats(found: DayStats, blocks: Sequence[Block]) -> Metadata:
         return {"builds": 0, ROWS: 0}
     whole = found.totals
     numbers = {
-        column.name: int(whole[column.name]) if column.type == COUNT else float(whole[column.name])
+        column.name: int(whole[column.name])
+        if column.type == COUNT
+        else _rounded(float(whole[column.name]))
         for column in PIPELINES.columns
         if column.type in {COUNT, NUMBER} and not isnan(whole[column.name])
     }
@@ -167,6 +170,11 @@ def of_stats(found: DayStats, blocks: Sequence[Block]) -> Metadata:
         **numbers,
         ROWS: len(found.pipelines),
     }
+
+
+def _rounded(number: float) -> float:
+    """Return a number with as many decimals as a person reads; counts stay whole."""
+    return round(number, SHOWN_DECIMALS)
 
 
 # Labels of numbers of a period, and the columns that they come from.
@@ -192,7 +200,7 @@ def of_periods(reports: Mapping[str, tuple[PeriodStats, Sequence[Block]]]) -> Me
         total = stats.total or {"builds": 0}
         for label, column in PERIOD_NUMBERS.items():
             if total.get(column) is not None:
-                shown[f"{label}, {name}"] = total[column]
+                shown[f"{label}, {name}"] = _rounded(total[column])
     return shown
 
 

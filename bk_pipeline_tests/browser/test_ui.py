@@ -130,8 +130,10 @@ def check_week(page: Page, address: str) -> None:
     page.emulate_media(color_scheme="dark")
     reports.first.click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("heading", name="Trends and changes")).to_be_attached()
+    dialog.get_by_role("heading", name="Trends and changes").scroll_into_view_if_needed()
     picture(page, "build-report-dark")
+    dialog.get_by_role("heading", name="Agent queues").scroll_into_view_if_needed()
+    picture(page, "build-report-dark-queues")
     page.keyboard.press("Escape")
     page.emulate_media(color_scheme="light")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -19,6 +20,7 @@ from bk_pipeline.analysis.deployments import (
 )
 from bk_pipeline.analysis.queries import query_text
 from bk_pipeline.analysis.sql import Database
+from bk_pipeline.errors import DamagedFile
 from bk_pipeline.pipeline.days import retry_past_damage
 from bk_pipeline.store.spans import SpanPart, SpanStore, StatsStore
 from bk_pipeline.window import day_keys
@@ -97,6 +99,22 @@ def record_deployments(
     found = find_deployments(at, at, spans=spans, rules=rules)
     stats.write(DEPLOYMENTS.name, day, table_of_deployments(found.deployments), source=source)
     return found
+
+
+def deployments_of(
+    day: str, *, spans: SpanStore, stats: StatsStore, rules: Sequence[Rule]
+) -> list[Deployment]:
+    """Return the day's deployments: the stored ones if they are up to date, else found anew.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    if not days_with_stale_deployments([day], spans=spans, stats=stats):
+        with suppress(DamagedFile):
+            rows = stats.read(DEPLOYMENTS.name, day).to_pylist()
+            return [Deployment(**row) for row in rows]
+    at = date.fromisoformat(day)
+    return find_deployments(at, at, spans=spans, rules=rules).deployments
 
 
 def days_with_stale_deployments(

@@ -10,6 +10,8 @@ import pytest
 from bk_pipeline.app import App
 from bk_pipeline.defs.definitions import build_definitions
 from bk_pipeline.defs.runs import materialize_days
+from bk_pipeline.pipeline import record_deployments
+from bk_pipeline.report.deployments import deployments_section
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.defs.test_build_stats import table_in
 from bk_pipeline_tests.worlds import stage
@@ -75,6 +77,63 @@ def test_metrics_agree_with_the_table_and_are_counted_once(materialized):
         "deployment.time_to_restore": sum(row["restore_s"] is not None for row in stored),
     }
     assert metrics.duplicate_count == 0
+
+
+def report_of(instance, day):
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("build_stats"), asset_partitions=[day])
+    [found] = instance.fetch_materializations(wanted, limit=1).records
+    return found.asset_materialization.metadata["report"].value
+
+
+def section_of(report):
+    before, found, after = report.partition("### Deployments\n\n")
+    assert before
+    return after.partition("\n\n### ")[0] if found else None
+
+
+def test_report_of_the_day_shows_its_deployments(tmp_path):
+    rules = tmp_path / "deployments.toml"
+    rules.write_text(EXAMPLE.read_text())
+    with (
+        stage(tmp_path / "data", builds_per_day=60) as scene,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        [day] = scene.days
+
+        def made(**variables):
+            app = scene.services.changed(variables)
+            build_stats = build_definitions(app).resolve_job_def("refresh_stats")
+            done = build_stats.execute_in_process(
+                partition_key=day,
+                instance=instance,
+                asset_selection=[dg.AssetKey("build_stats")],
+            )
+            assert done.success
+            return section_of(report_of(instance, day))
+
+        sync = build_definitions(scene.services).resolve_job_def("sync_day")
+        assert sync.execute_in_process(partition_key=day, instance=instance).success
+        assert made() is None
+        # Also if the asset of deployments was not made.
+        shown = made(BK_PIPELINE_DEPLOYMENTS=str(rules))
+        head, _, *rows = shown.strip().splitlines()
+        assert head.startswith("| finished, UTC | service | environment |")
+        app = scene.services.changed({"BK_PIPELINE_DEPLOYMENTS": str(rules)})
+        found = record_deployments(
+            day, spans=app.spans(), stats=app.stats(), rules=app.deployment_rules()
+        )
+        assert len(rows) == len(found.deployments) > 2
+        assert [found.deployments[-1].service in row for row in rows[:1]] == [True]
+        assert deployments_section([], ()) == []
+        [_, table] = deployments_section(found.deployments * 5, ())
+        assert (len(table.rows), table.left_out) == (10, len(rows) * 5 - 10)
+        # From the stored table, nothing is lost.
+        assert made(BK_PIPELINE_DEPLOYMENTS=str(rules)) == shown
+        rules.write_text('[[rule]]\nid = "none"\nstep_key = "no such"\nenvironment = "x"\n')
+        record_deployments(day, spans=app.spans(), stats=app.stats(), rules=app.deployment_rules())
+        assert made(BK_PIPELINE_DEPLOYMENTS=str(rules)) is None
+        rules.write_text("[[rule]]\nid = 1\n")
+        assert made(BK_PIPELINE_DEPLOYMENTS=str(rules)) is None
 
 
 def test_without_rules_there_is_no_asset():

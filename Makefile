@@ -105,9 +105,14 @@ words: $(DEV_READY) ## No retired words in names and prose
 docs: $(DEV_READY) ## Write the generated pages of docs/
 	@$(BIN)/python -m bk_pipeline.docsgen
 
+.PHONY: dashboards
+dashboards: $(DEV_READY) ## Write the dashboards for Grafana
+	@$(BIN)/python -m bk_pipeline.dashboards
+
 .PHONY: docs-check
 docs-check: $(DEV_READY)
 	@$(BIN)/python -m bk_pipeline.docsgen --check
+	@$(BIN)/python -m bk_pipeline.dashboards --check
 
 .PHONY: golden
 golden: $(DEV_READY) ## Write the golden spans and the snapshot of definitions, to be reviewed as a diff

@@ -12,6 +12,7 @@ from shutil import copyfile
 from statistics import median
 
 import msgspec
+import pyarrow as pa
 
 from benchmarks.corpus import DAY, LATER_MS, SEED
 from benchmarks.figures import Bound, Figure, Report
@@ -68,9 +69,7 @@ def month(folder: str) -> Work:
 
 def _store(folder: Path) -> int:
     """Write the month, and return its number of spans."""
-    world = World(seed=SEED, days=1, builds_per_day=BUILDS, today=DAY)
-    builds = (build_as_of(one, one.created_ms + LATER_MS) for one in world.builds(DAY))
-    tables = list(tables_of_payloads(map(msgspec.json.encode, builds), SpanOptions()))
+    tables = day_tables()
     days = [(FIRST + timedelta(days=number)).isoformat() for number in range(DAYS)]
     SpanStore(Folder(str(folder))).write(days[0], PART, tables, PartSummary())
     name = f"{PART.name}.parquet"
@@ -79,3 +78,10 @@ def _store(folder: Path) -> int:
         copyfile(folder / "spans" / days[0] / name, folder / "spans" / day / name)
     spans: int = sum(table.num_rows for table in tables)
     return DAYS * spans
+
+
+def day_tables() -> list[pa.Table]:
+    """Return the span tables of the day."""
+    world = World(seed=SEED, days=1, builds_per_day=BUILDS, today=DAY)
+    builds = (build_as_of(one, one.created_ms + LATER_MS) for one in world.builds(DAY))
+    return list(tables_of_payloads(map(msgspec.json.encode, builds), SpanOptions()))

@@ -27,7 +27,7 @@ PART_HOURS = 4
 SATURDAY = 5
 
 # Builds of one block are treated as one observation: builds of an hour have much in common. A
-# block lasts this long at least, and has this many builds at least.
+# block lasts this long, or until it has `Measure.block_builds`.
 BLOCK_NS = 4 * HOUR_NS
 # A series needs as many blocks: those of two changes that are too short.
 LEAST_SERIES_BLOCKS = 12
@@ -63,10 +63,10 @@ class Measure:
 # No one acts on less: five seconds are below what people notice of a build, and 10 % is about what
 # the hours and days of a busy agent differ by anyway.
 MEASURES = (
-    Measure("duration_s", "duration_s", 3, 5.0, 0.08),
-    Measure("queue_s", "queue_s", 3, 5.0, 0.1),
-    Measure("failure_rate", "failed", 10, 0.05, 0.0, is_rate=True),
-    Measure("cost", "cost", 3, 0.0, 0.1),
+    Measure("duration_s", "duration_s", 1, 5.0, 0.08),
+    Measure("queue_s", "queue_s", 1, 5.0, 0.1),
+    Measure("failure_rate", "failed", 5, 0.05, 0.0, is_rate=True),
+    Measure("cost", "cost", 1, 0.0, 0.1),
 )
 
 

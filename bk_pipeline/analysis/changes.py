@@ -38,10 +38,10 @@ PENALTY = 2.0
 # How often the effects of hours and branches are estimated with the changes found so far.
 MOST_PASSES = 2
 # The greatest share of false alarms among the changes (Benjamini-Hochberg).
-FALSE_DISCOVERY_RATE = 0.002
+FALSE_DISCOVERY_RATE = 0.003
 # What a sudden change shows within these blocks around it, as a share of its whole size; a slow
 # trend shows less.
-LOCAL_BLOCKS, LOCAL_SHARE = 12, 0.6
+LOCAL_BLOCKS, LOCAL_SHARE = 16, 0.75
 # The blocks around a change in which its first build is looked for, and the most builds.
 AROUND, MOST_AROUND = 4, 600
 

@@ -74,7 +74,7 @@ def summary(found: Sequence[Change], since: date, last: date, pipeline: str | No
         better = f" ({len(found):,} for the better)" if found else ""
         return (
             f"No change for the worse{where} from {since} to {last}{better}. A change shows when it "
-            "has lasted a day and a half, with 40 builds or more in the period."
+            "has lasted a day and a half, with 20 builds or more in the period."
         )
     text = f"{counted(len(worse), 'change')} for the worse{where} since {since}; "
     if not lasting:

@@ -163,13 +163,14 @@ def builds_table(
     numbers = {"duration", "queue time"}
     cells = []
     for row in rows[:LISTED]:
-        created = datetime.fromtimestamp(row["start_ns"] / NS_PER_S, UTC).astimezone(zone)
-        trace = link_of(row["trace_id"], row["start_ns"], row["end_ns"])
+        # A time may be missing in a span table of an odd build.
+        timed = row["start_ns"] is not None and row["end_ns"] is not None
+        trace = link_of(row["trace_id"], row["start_ns"], row["end_ns"]) if timed else None
         cells.append(
             [
                 Cell(_unbroken(_name(row)), safe_url(row["url"], hosts)),
                 Cell(text(row["state"])),
-                Cell(_unbroken(f"{created:%d %b %H:%M}" if with_date else f"{created:%H:%M}")),
+                Cell(_created(row["start_ns"], zone, with_date=with_date)),
                 Cell(time_taken(row["run_s"])),
                 Cell(time_taken(row["queue_s"])),
                 Cell(text(row["branch"])),
@@ -181,6 +182,13 @@ def builds_table(
     if not any(row[-1].page for row in cells):
         columns, cells = columns[:-1], [row[:-1] for row in cells]
     return Table(columns, cells, left_out=left_out)
+
+
+def _created(start_ns: int | None, zone: tzinfo, *, with_date: bool) -> str:
+    if start_ns is None:
+        return NOTHING
+    created = datetime.fromtimestamp(start_ns / NS_PER_S, UTC).astimezone(zone)
+    return _unbroken(f"{created:%d %b %H:%M}" if with_date else f"{created:%H:%M}")
 
 
 def _name(build: Row) -> str:

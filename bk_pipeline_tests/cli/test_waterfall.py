@@ -64,7 +64,8 @@ def test_labels_are_printable_on_one_line(label, text):
     ("label", "text"),
     [
         ("Unit tests %n", "Unit tests"),
-        ("%N of %t", "of"),
+        ("Unit tests (%n of %t)", "Unit tests"),
+        ("%N of %t", "%N of %t"),
         ("Build {{matrix.os}} {{ matrix }}", "Build"),
         ("{{matrix}}", "{{matrix}}"),
         ("100% new", "100% new"),

@@ -300,9 +300,13 @@ def test_the_lint_sees_what_goes_around_the_functions_that_clean(line):
     assert offences(line)
 
 
+# What cleans, and what `make` runs on our own declarations.
+WRITERS = {"dashboards.py", "display.py", "docsgen.py"}
+
+
 def test_nothing_goes_around_the_functions_that_clean():
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
         # The sandbox is a stand-in of others' services; the rest shows no text of others.
-        if not name.startswith("sandbox/") and name not in {"display.py", "docsgen.py"}:
+        if not name.startswith("sandbox/") and name not in WRITERS:
             assert not offences(path.read_text(), name), name

@@ -119,7 +119,7 @@ class Codec(Protocol):
         ...
 
     def bulk_fragments(self, field: Field, values: pa.Array) -> Parts | None:
-        """Encode many strings at once, none longer than the limit.
+        """Encode many integers, or many strings of which none is longer than the limit, at once.
 
         Returns:
             None if `fragments` has to encode them.
@@ -249,10 +249,9 @@ def _plain_column(codec: Codec, field: Field, values: pa.Array) -> Parts:
         return []
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if (
-        len(values) >= BULK_MIN_VALUES
-        and field.type in TEXT_TYPES
-        and lengths(values).max() <= VALUE_LIMIT_BYTES
+    if len(values) >= BULK_MIN_VALUES and (
+        field.type is FieldType.INT
+        or (field.type in TEXT_TYPES and lengths(values).max() <= VALUE_LIMIT_BYTES)
     ):
         bulk_fragments = codec.bulk_fragments(field, values)
         if bulk_fragments is not None:

@@ -97,6 +97,27 @@ def joined(parts: Parts) -> list[bytes]:
     return as_list(pc.binary_join_element_wise(*scalars, separator, options=_REPLACE_NULL))
 
 
+def varints(values: pa.Array) -> pa.Array:
+    """Return 64-bit integers as protobuf varints, in a BYTES array; null where there is none.
+
+    A varint has 7 bits in each byte, the lowest first, and the top bit in all bytes but the last.
+    Negative integers take ten bytes, as two's complement.
+    """
+    present = is_valid(values)
+    numbers = np.asarray(pc.fill_null(values, 0), np.int64).view(np.uint64)
+    sevens = numbers[:, np.newaxis] >> np.arange(0, 70, 7, dtype=np.uint64)
+    sizes = np.maximum(np.count_nonzero(sevens, axis=1), 1) * present
+    position = np.arange(10)
+    more = position < sizes[:, np.newaxis] - 1
+    content = ((sevens & 0x7F) | (more * np.uint64(0x80))).astype(np.uint8)
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    flat = content[position < sizes[:, np.newaxis]]
+    bitmap = np.packbits(present, bitorder="little")
+    buffers = [pa.py_buffer(bitmap), pa.py_buffer(offsets), pa.py_buffer(flat)]
+    return pa.LargeBinaryArray.from_buffers(BYTES, len(sizes), buffers)
+
+
 def lengths(values: pa.Array | bytes) -> Any:
     """Return the length of each string or BYTES value, in bytes; 0 for null."""
     if isinstance(values, bytes):

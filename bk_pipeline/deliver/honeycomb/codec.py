@@ -170,6 +170,8 @@ class Json:
     def bulk_fragments(self, field: Field, values: pa.Array) -> Parts | None:
         """Return the same if no value has a character that JSON escapes, else None."""
         start = column_prefix(field.name)
+        if field.type is FieldType.INT:
+            return wrapped(start, values.cast(pa.string()))
         return wrapped(start + b'"', values, b'"') if _needs_no_escape(values) else None
 
     def resource(self, attributes: bytes, service: str | None) -> tuple[bytes, bytes]:

@@ -50,6 +50,7 @@ from bk_pipeline.deliver.rows import (
     hstack,
     is_valid,
     to_matrix,
+    varints,
 )
 from bk_pipeline.deliver.sampling import rate_of, trace_state
 from bk_pipeline.spans.fields import Field, FieldType
@@ -123,8 +124,10 @@ class Protobuf:
                 return [attribute(tag, name, one) for one in values]
 
     def bulk_fragments(self, field: Field, values: pa.Array) -> Parts:
-        """Return attributes with string values as KeyValues."""
+        """Return attributes with string or integer values as KeyValues."""
         tag, name = _tag(field), field.name
+        if field.type is FieldType.INT:
+            return framed(lambda size: attribute_prefix(tag, name, INT, size), varints(values))
         return framed(lambda size: attribute_prefix(tag, name, STRING, size), values.cast(BYTES))
 
     def resource(self, attributes: bytes, service: str | None) -> tuple[bytes, bytes]:

@@ -158,3 +158,19 @@ def with_peculiar_columns(table: pa.Table) -> pa.Table:
 
 def text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def with_integers(one: pa.Table) -> pa.Table:
+    """Integers of each size, in columns with nulls, without, of one size, and without values."""
+    edges = [n for size in range(64) for n in (2**size - 1, -(2**size))]
+    some = [edges[row % len(edges)] if row % 3 else None for row in range(len(one))]
+    columns = {
+        "bk_pipeline.slack_ms": some,
+        "buildkite.job.wait_time_ms": [one or 0 for one in some],
+        "bk_pipeline.critical_path_ms": [5 if row % 2 else None for row in range(len(one))],
+        "buildkite.job.concurrency_wait_time_ms": [None] * len(one),
+    }
+    for name, values in columns.items():
+        at = one.schema.get_field_index(name)
+        one = one.set_column(at, name, pa.array(values, pa.int64()))
+    return one

@@ -18,6 +18,7 @@ from bk_pipeline_tests.deliver.honeycomb.odd_tables import (
     STRINGS,
     large_table,
     tables,
+    with_integers,
     with_peculiar_columns,
 )
 from bk_pipeline_tests.deliver.tables import joined, payload, table
@@ -71,6 +72,15 @@ def test_large_tables_are_encoded_like_the_reference(shape, distinct, string):
 @every_shape
 def test_long_strings_and_nulls_are_encoded_like_the_reference(shape):
     one = with_peculiar_columns(large_table(500, distinct=30))
+
+    assert fast(one, shape) == reference(one, shape)
+
+
+@every_shape
+@pytest.mark.parametrize("first", [0, 1, 9])
+def test_integers_of_every_size_are_encoded_like_the_reference(shape, first):
+    one = with_integers(large_table(500, distinct=30))[first:]
+    assert len(one) > BULK_MIN_VALUES
 
     assert fast(one, shape) == reference(one, shape)
 

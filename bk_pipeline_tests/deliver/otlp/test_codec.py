@@ -22,6 +22,7 @@ from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import (
     STRINGS,
     large_table,
+    with_integers,
     with_peculiar_columns,
 )
 from bk_pipeline_tests.deliver.honeycomb.odd_tables import tables as odd_tables
@@ -80,6 +81,14 @@ def test_large_tables_are_encoded_like_the_reference(distinct, string):
 
 def test_long_strings_and_nulls_are_encoded_like_the_reference():
     one = with_peculiar_columns(large_table(500, distinct=30))
+
+    assert fast(one, MINIMAL) == plain.request(plain.raw_rows(one), MINIMAL)
+
+
+@pytest.mark.parametrize("first", [0, 1, 9])
+def test_integers_of_every_size_are_encoded_like_the_reference(first):
+    one = with_integers(large_table(500, distinct=30))[first:]
+    assert len(one) > BULK_MIN_VALUES
 
     assert fast(one, MINIMAL) == plain.request(plain.raw_rows(one), MINIMAL)
 

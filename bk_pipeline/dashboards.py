@@ -14,6 +14,7 @@ from typing import Any
 
 from bk_pipeline.deliver.metrics import deployments, points
 from bk_pipeline.deliver.metrics.points import Instrument, Measure
+from bk_pipeline.docsgen import write_or_check
 from bk_pipeline.spans.fields import FIELDS
 from bk_pipeline.spans.model import SpanKind
 
@@ -337,18 +338,11 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
-    stale = []
-    for name, made in DASHBOARDS.items():
-        path = FOLDER / name
-        text = json.dumps(made(), indent=2) + "\n"
-        if "--check" not in arguments:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            stale.append(name)
-    for name in stale:
-        sys.stderr.write(f"dashboards/grafana/{name} is out of date: run `make dashboards`.\n")
-    return 1 if stale else 0
+    made = {
+        FOLDER / name: lambda dashboard=dashboard: json.dumps(dashboard(), indent=2) + "\n"
+        for name, dashboard in DASHBOARDS.items()
+    }
+    return write_or_check(made, arguments, target="dashboards")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -463,18 +463,33 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
-    stale = []
-    for name, page in PAGES.items():
-        path = DOCS / name
-        text = GENERATED + page()
-        if "--check" in arguments:
-            if not path.exists() or path.read_text() != text:
-                stale.append(name)
-        else:
+    made = {DOCS / name: lambda page=page: GENERATED + page() for name, page in PAGES.items()}
+    return write_or_check(made, arguments, target="docs")
+
+
+def write_or_check(
+    made: Mapping[Path, Callable[[], str]], arguments: list[str], *, target: str
+) -> int:
+    """Write generated files, or with `--check` report those that are out of date.
+
+    Args:
+        made: What returns the text of each file.
+        arguments: Those of the command line.
+        target: The target of `make` that writes them.
+
+    Returns:
+        The exit status.
+    """
+    status = 0
+    for path, text_of in made.items():
+        text = text_of()
+        if "--check" not in arguments:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-    for name in stale:
-        sys.stderr.write(f"docs/{name} is out of date: run `make docs`.\n")
-    return 1 if stale else 0
+        elif not path.exists() or path.read_text() != text:
+            sys.stderr.write(f"{path.name} is out of date: run `make {target}`.\n")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

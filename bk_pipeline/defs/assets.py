@@ -149,6 +149,13 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
     return spans
 
 
+def _sent_once(target: Configured) -> str:
+    return (
+        f"{target.description} The ledger records what was accepted: running this again sends only "
+        "what is new."
+    )
+
+
 def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsDefinition:
     """Return the asset of what a destination has accepted."""
 
@@ -156,8 +163,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
         settings,
         naming,
         target.asset,
-        description=f"{target.description} The ledger records what was accepted: running this again "
-        "sends only what is new.",
+        description=_sent_once(target),
         kinds={target.kind},
         deps=["spans"],
         checks=[checks.all_accepted(naming.key(target.asset))],
@@ -401,8 +407,7 @@ def deployment_metrics(
         settings,
         naming,
         target.asset,
-        description=f"{target.description} The ledger records what was accepted: running this again "
-        "sends only what is new.",
+        description=_sent_once(target),
         kinds={"otlp_metrics"},
         deps=["deployments"],
         checks=[checks.all_accepted(naming.key(target.asset))],

@@ -85,7 +85,9 @@ def deliver_day(
             if found.sampled_out:
                 total.sampled_out_builds = len(records.dropped())
             return total
-        waiting = sorted(found.waiting, key=lambda part: spans.summary(day, part).first_ns or 0)
+        waiting = sorted(
+            found.waiting, key=lambda one: (one.is_detail, spans.summary(day, one).first_ns or 0)
+        )
         with records.delivering(waiting[0].name, found.delivered_before, resend=resend):
             sample = _sample(day, spans, rules, found.waiting, records.dropped())
             for part, after in zip_longest(waiting, waiting[1:]):
@@ -144,7 +146,8 @@ def _sample(
     if rules is None:
         return DaySample({}, dropped) if dropped else None
     parts = spans.parts(day)
-    newer = parts[min(map(parts.index, waiting)) :]
+    # What is inside of jobs goes with its build, which may be in any part.
+    newer = parts[min(0 if one.is_detail else parts.index(one) for one in waiting) :]
     tables = spans.newest(day, columns=rules.columns, parts=newer)
     return DaySample(rules.thresholds(tables), dropped)
 
@@ -182,7 +185,7 @@ def _classify_parts(
     notes: dict[str, list[PartNote]] = {}
     for note in map(PartNote.parse, marked):
         notes.setdefault(note.part, []).append(note)
-    for part in spans.parts(day):
+    for part in spans.delivery_parts(day):
         of_part = notes.get(part.name, [])
         holding = [note for note in of_part if note.holds(destination.max_age, digest)]
         if holding:
@@ -241,7 +244,7 @@ def adopt_day(
             names |= {one.begun for one in stored if one.begun}
         delivered = _Delivered.of(day, names, spans, _dropped_by_all(stored))
         adopted, complete_parts, known_parts = 0, list[str](), list[str]()
-        for part in spans.parts(day):
+        for part in spans.delivery_parts(day):
             settled = _settle(part, delivered, spans, destination, ledger)
             adopted += settled.items
             if settled.all_delivered:
@@ -279,7 +282,7 @@ class _Delivered:
     @classmethod
     def of(cls, day: str, names: set[str], spans: SpanStore, dropped: set[bytes]) -> Self:
         """Find the spans of the parts `names`."""
-        current = {part.name for part in spans.parts(day)}
+        current = {part.name for part in spans.delivery_parts(day)}
         keys = {name: spans.keys(day, name) for name in sorted(names - current)}
         found = {name: one for name, one in keys.items() if one is not None}
         joined = pa.concat_arrays([pa.array([], pa.string()), *found.values()])

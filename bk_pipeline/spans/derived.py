@@ -197,8 +197,8 @@ def adjusted(span: Span) -> bool | None:
     return span.adjusted or None
 
 
-def priced_later(_: object) -> None:
-    """Return None: `costs.with_costs` fills the column of the finished table."""
+def filled_later(_: object) -> None:
+    """Return None: the column is filled in the finished table (costs), or in one of its own (details)."""
 
 
 # Buildkite's states -> `cicd.pipeline.result` and `cicd.pipeline.task.run.result`.

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -105,9 +106,14 @@ IDENTITY = {
 STRING, INT, FLOAT, BOOL, STRINGS, JSON, MAP = FieldType
 # Types whose values are not text.
 NUMERIC = frozenset({INT, FLOAT, BOOL})
-BUILD, STAGE, GROUP, STEP, JOB, WAIT = (frozenset({kind}) for kind in SpanKind)
-ALL = frozenset(SpanKind)
+BUILD, STAGE, GROUP, STEP, JOB, WAIT, *_INSIDE = (frozenset({kind}) for kind in SpanKind)
+SECTION, COMMAND, SUITE, CASE, THREAD, EVENT = _INSIDE
+# The kinds of spans that come from a build's payload, and those inside of jobs.
+OF_BUILD = BUILD | STAGE | GROUP | STEP | JOB | WAIT
+INSIDE = frozenset(SpanKind) - OF_BUILD
+ALL = OF_BUILD | INSIDE
 _F = Field
+_D = partial(Field, value=derived.filled_later, of="trace")
 
 # The version of OpenTelemetry's semantic conventions that names and values follow.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -183,9 +189,9 @@ STATE_FIELDS = (
 
 STEP_FIELDS = (
     _F("buildkite.build.stage", INT, ALL - BUILD, "stage.number", "Number of the stage (a period of the build between pauses), from 1."),
-    _F("buildkite.step.id", STRING, STEP | JOB | WAIT, "step.id", "job.step.id: the step's UUID."),
-    _F("buildkite.step.key", STRING, GROUP | STEP | JOB | WAIT, "step.key", "job.step_key, else job.step.key: the step's key; for a group job.group_key.", may_be=("buildkite.step.group.key",)),
-    _F("buildkite.step.label", STRING, STEP | JOB | WAIT, "step.label", "job.step.label, else job.label or job.name; the step's key if its jobs have different labels.", holds=LABELS, may_be=("buildkite.step.key",)),
+    _F("buildkite.step.id", STRING, STEP | JOB | WAIT | INSIDE, "step.id", "job.step.id: the step's UUID."),
+    _F("buildkite.step.key", STRING, GROUP | STEP | JOB | WAIT | INSIDE, "step.key", "job.step_key, else job.step.key: the step's key; for a group job.group_key.", may_be=("buildkite.step.group.key",)),
+    _F("buildkite.step.label", STRING, STEP | JOB | WAIT | INSIDE, "step.label", "job.step.label, else job.label or job.name; the step's key if its jobs have different labels.", holds=LABELS, may_be=("buildkite.step.key",)),
     _F("buildkite.step.type", STRING, GROUP | STEP, "step.type", "From job.type: command, trigger, block (also for input steps) or group."),
     _F("buildkite.step.command", STRING, STEP | JOB, "step.command", "job.command: what the step runs.", holds=COMMANDS),
     _F("buildkite.step.matrix", BOOL, STEP, "step.matrix", "True if it is a matrix step (one with job.matrix), else absent."),
@@ -193,12 +199,12 @@ STEP_FIELDS = (
 )
 
 JOB_FIELDS = (
-    _F("buildkite.job.id", STRING, JOB | WAIT, "job.id", "The job's UUID.", distinct=True),
+    _F("buildkite.job.id", STRING, JOB | WAIT | INSIDE, "job.id", "The job's UUID.", distinct=True),
     _F("buildkite.job.graphql_id", STRING, JOB, "job.graphql_id", "The job's id in the GraphQL API.", distinct=True, holds=(JOB_ID,)),
-    _F("buildkite.job.web_url", STRING, JOB, "job.web_url", "URL of the job on the build's page.", distinct=True, holds=(*BUILD_PAGE, "buildkite.build.web_url", JOB_ID)),
+    _F("buildkite.job.web_url", STRING, JOB | INSIDE, "job.web_url", "URL of the job on the build's page.", distinct=True, holds=(*BUILD_PAGE, "buildkite.build.web_url", JOB_ID)),
     _F("buildkite.job.log_url", STRING, JOB, "job.log_url", "REST API URL of the job's log; reading it takes a token with the scope read_build_logs.", distinct=True, holds=(ORGANIZATION, PIPELINE, BUILD_NUMBER, JOB_ID)),
     _F("buildkite.job.type", STRING, JOB, "job.type", "script, trigger or manual."),
-    _F("buildkite.job.label", STRING, JOB, "job.label, else job.name", "The job's label, with its matrix values filled in.", value=derived.job_label, holds=LABELS),
+    _F("buildkite.job.label", STRING, JOB | INSIDE, "job.label, else job.name", "The job's label, with its matrix values filled in.", value=derived.job_label, holds=LABELS),
     _F("buildkite.job.command", STRING, JOB, "job.command", "What the job runs.", holds=COMMANDS),
     _F("buildkite.job.agent_query_rules", STRINGS, JOB | WAIT, "job.agent_query_rules", "Which agents may run the job, like queue=default.", value=derived.agent_query_rules, of="job.agent_query_rules", entries=("buildkite.agent.{key}",)),
     _F("buildkite.job.state", STRING, JOB, "job.state", "The state in which the job ended."),
@@ -276,22 +282,54 @@ PATH_FIELDS = (
     _F("bk_pipeline.critical_path.run_ms", INT, BUILD, "build.jobs[]", "The part of the build's length in which a job on the critical path ran.", unit="ms", value=attrgetter("run_ms"), of="trace.path"),
     _F("bk_pipeline.critical_path.wait_ms", INT, BUILD, "build.jobs[]", "The part of the build's length in which the critical path waited, mostly for agents: all time that is neither run nor blocked.", unit="ms", value=attrgetter("wait_ms"), of="trace.path"),
     _F("bk_pipeline.critical_path.blocked_ms", INT, BUILD, "build.jobs[]", "The part of the build's length in which the critical path waited for a person: at a block step, or for a manual retry.", unit="ms", value=attrgetter("blocked_ms"), of="trace.path"),
-    _F("bk_pipeline.critical_path", BOOL, ALL - BUILD, "job.runnable_at, job.started_at, job.finished_at", "Whether the span is on the critical path: the chain of jobs and waits that made the build as long as it was.", value=attrgetter("critical"), of="span.path"),
-    _F("bk_pipeline.critical_path_ms", INT, ALL - BUILD, "job.runnable_at, job.started_at, job.finished_at", "The span's own share of the critical path, waiting included; 0 off the path. Those of the jobs of a stage add up to its length.", unit="ms", value=attrgetter("ms"), of="span.path"),
-    _F("bk_pipeline.slack_ms", INT, ALL - BUILD - WAIT, "job.runnable_at, job.started_at, job.finished_at", "How much later the span could have ended, at least, without the build ending later; absent on jobs that never became runnable.", unit="ms", value=attrgetter("slack_ms"), of="span.path"),
+    _F("bk_pipeline.critical_path", BOOL, OF_BUILD - BUILD, "job.runnable_at, job.started_at, job.finished_at", "Whether the span is on the critical path: the chain of jobs and waits that made the build as long as it was.", value=attrgetter("critical"), of="span.path"),
+    _F("bk_pipeline.critical_path_ms", INT, OF_BUILD - BUILD, "job.runnable_at, job.started_at, job.finished_at", "The span's own share of the critical path, waiting included; 0 off the path. Those of the jobs of a stage add up to its length.", unit="ms", value=attrgetter("ms"), of="span.path"),
+    _F("bk_pipeline.slack_ms", INT, OF_BUILD - BUILD - WAIT, "job.runnable_at, job.started_at, job.finished_at", "How much later the span could have ended, at least, without the build ending later; absent on jobs that never became runnable.", unit="ms", value=attrgetter("slack_ms"), of="span.path"),
 )
 
 # Filled by `costs.py`, from the columns of the finished table.
 COST_FIELDS = (
-    _F("bk_pipeline.cost", FLOAT, BUILD | JOB, "job.started_at, job.finished_at", "What the job cost: the time from its start to its end, times the first price in BK_PIPELINE_COSTS that matches it. On a build the sum of all attempts of its jobs that have ended.", value=derived.priced_later, of="trace", unit="bk_pipeline.currency"),
-    _F("bk_pipeline.currency", STRING, BUILD | JOB, "BK_PIPELINE_COSTS", "The currency of the costs, like USD.", value=derived.priced_later, of="trace"),
-    _F("bk_pipeline.retries_cost", FLOAT, BUILD, "build.jobs[]", "The part of the build's cost that attempts cost that were retried.", value=derived.priced_later, of="trace", unit="bk_pipeline.currency"),
-    _F("bk_pipeline.failures_cost", FLOAT, BUILD, "build.jobs[]", "The part of the build's cost that attempts cost that failed (not softly), retried or not.", value=derived.priced_later, of="trace", unit="bk_pipeline.currency"),
+    _F("bk_pipeline.cost", FLOAT, BUILD | JOB, "job.started_at, job.finished_at", "What the job cost: the time from its start to its end, times the first price in BK_PIPELINE_COSTS that matches it. On a build the sum of all attempts of its jobs that have ended.", value=derived.filled_later, of="trace", unit="bk_pipeline.currency"),
+    _F("bk_pipeline.currency", STRING, BUILD | JOB, "BK_PIPELINE_COSTS", "The currency of the costs, like USD.", value=derived.filled_later, of="trace"),
+    _F("bk_pipeline.retries_cost", FLOAT, BUILD, "build.jobs[]", "The part of the build's cost that attempts cost that were retried.", value=derived.filled_later, of="trace", unit="bk_pipeline.currency"),
+    _F("bk_pipeline.failures_cost", FLOAT, BUILD, "build.jobs[]", "The part of the build's cost that attempts cost that failed (not softly), retried or not.", value=derived.filled_later, of="trace", unit="bk_pipeline.currency"),
+)
+
+# Set by the modules of `sources/`, by these names. The source is a file: `log`, `junit` or `profile`.
+DETAIL_FIELDS = (
+    _D("buildkite.job.section.name", STRING, SECTION, "log", "The section's header in the job's log, without its prefix and colors; absent on what is before the first header."),
+    _D("buildkite.job.section.index", INT, SECTION, "log", "The section's place in the log, from 0."),
+    _D("buildkite.job.section.phase", STRING, SECTION, "log", "environment, checkout, plugins, command or artifacts: what the agent did; other if its headers do not tell."),
+    _D("buildkite.job.section.bytes", INT, SECTION, "log", "Length of the section in the log.", unit="By"),
+    _D("buildkite.job.section.lines", INT, SECTION, "log", "Lines of the section in the log."),
+    _D("buildkite.job.section.command", STRING, COMMAND, "log", "A command that the log shows: a line that begins with `$` or, from `set -x`, with `+`."),
+    _D("test.suite.name", STRING, SUITE | CASE, "junit", "The test suite's name."),
+    _D("test.suite.run.status", STRING, SUITE, "junit", "success, failure or skipped."),
+    _D("test.case.name", STRING, CASE, "junit", "The test case's name."),
+    _D("test.case.result.status", STRING, CASE, "junit", "pass or fail; absent if the case was skipped."),
+    _D("bk_pipeline.test.result", STRING, CASE, "junit", "passed, failed, error or skipped."),
+    _D("bk_pipeline.test.class", STRING, CASE, "junit", "The case's class name, as the file has it."),
+    _D("bk_pipeline.test.file", STRING, CASE, "junit", "The source file of the case, if the file has it."),
+    _D("bk_pipeline.test.cases", INT, SUITE, "junit", "The number of cases of the suite."),
+    _D("bk_pipeline.test.failures", INT, SUITE, "junit", "The number of cases that failed."),
+    _D("bk_pipeline.test.errors", INT, SUITE, "junit", "The number of cases that ended with an error."),
+    _D("bk_pipeline.test.skipped", INT, SUITE, "junit", "The number of cases that were skipped."),
+    _D("thread.name", STRING, THREAD, "profile", "The thread's name."),
+    _D("thread.id", INT, THREAD, "profile", "The thread's id."),
+    _D("process.pid", INT, THREAD, "profile", "The id of the thread's process."),
+    _D("bk_pipeline.profile.name", STRING, EVENT, "profile", "The event's name."),
+    _D("bk_pipeline.profile.category", STRING, EVENT, "profile", "The event's categories."),
+    _D("bk_pipeline.profile.depth", INT, EVENT, "profile", "How many events of its thread contain the event."),
+    _D("bk_pipeline.artifact.path", STRING, SUITE | THREAD, "junit, profile", "The path of the artifact that the span was read from."),
+    _D("bk_pipeline.failure.kind", STRING, SECTION, "log", "Why the job failed, by the lines of its log: test, build, infrastructure, timeout or unknown."),
+    _D("bk_pipeline.failure.message", STRING, SECTION | CASE, "log, junit", "The line of the log, or the message of the test, that says why it failed."),
+    _D("bk_pipeline.failure.signature", STRING, SECTION | CASE, "log, junit", "16 hex digits that failures with the same message have in common, but for numbers, paths, ids, addresses and times."),
+    _D("bk_pipeline.time_guessed", BOOL, INSIDE, "log, junit, profile", "True if the file did not have the span's times, or they did not fit into the job, else absent."),
 )
 
 SPAN_FIELDS = (
     _F("error.type", STRING, ALL, "span.error_type", "On spans with status error: failed, timed_out, expired or agent_lost."),
-    _F("bk_pipeline.time_adjusted", BOOL, ALL, "span.adjusted", "True if the payload's times were missing or impossible and were clamped, else absent.", value=derived.adjusted),
+    _F("bk_pipeline.time_adjusted", BOOL, OF_BUILD, "span.adjusted", "True if the payload's times were missing or impossible and were clamped, else absent.", value=derived.adjusted),
 )
 # fmt: on
 
@@ -304,6 +342,7 @@ FIELDS: tuple[Field, ...] = (
     *CONVENTION_FIELDS,
     *PATH_FIELDS,
     *COST_FIELDS,
+    *DETAIL_FIELDS,
     *SPAN_FIELDS,
 )
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class SpanKind(StrEnum):
-    """The kind of a span. It is also its name, as in Buildkite's OpenTelemetry service."""
+    """The kind of a span. It is also its name, as in Buildkite's OpenTelemetry service.
+
+    Those from `SECTION` on are inside jobs; the modules of `sources/` make them.
+    """
 
     BUILD = "buildkite.build"
     STAGE = "buildkite.build.stage"
@@ -27,6 +30,12 @@ class SpanKind(StrEnum):
     STEP = "buildkite.step"
     JOB = "buildkite.job"
     WAIT = "buildkite.job.wait"
+    SECTION = "buildkite.job.section"
+    COMMAND = "buildkite.job.section.command"
+    SUITE = "test.suite"
+    CASE = "test.case"
+    THREAD = "profile.thread"
+    EVENT = "profile.event"
 
 
 class SpanStatus(StrEnum):

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from bk_pipeline.errors import RecordError
 from bk_pipeline.spans.columns import DICTIONARY, MOMENT, Columns, arrow_type, enum_codes
-from bk_pipeline.spans.fields import FIELDS, Field, FieldType
+from bk_pipeline.spans.fields import FIELDS, INSIDE, OF_BUILD, Field, FieldType
 from bk_pipeline.spans.model import Link, SpanKind, SpanOptions, SpanStatus, Trace
 from bk_pipeline.spans.organizations import Names
 from bk_pipeline.spans.records import Build, decode_build
@@ -43,13 +43,20 @@ IDENTITY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
 )
 
 
-SCHEMA = pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for field in FIELDS)])
+def _schema(fields: Iterable[Field]) -> pa.Schema:
+    return pa.schema([*IDENTITY_COLUMNS, *((field.name, arrow_type(field)) for field in fields)])
+
+
+SCHEMA = _schema(FIELDS)
+# The columns that spans from a build's payload can have, and those that spans inside of jobs can.
+BUILD_SCHEMA = _schema(field for field in FIELDS if field.kinds & OF_BUILD)
+DETAIL_SCHEMA = _schema(field for field in FIELDS if field.kinds & INSIDE)
 
 
 def table_of(traces: Sequence[Trace], *, without: Container[str] = ()) -> pa.Table:
     """Return the spans of `traces`, in their order, as a table with `SCHEMA`.
 
-    Costs are null, see `costs.with_costs`.
+    Costs are null, see `costs.with_costs`; so is what spans inside of jobs have.
 
     Args:
         traces: The traces.

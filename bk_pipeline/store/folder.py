@@ -38,6 +38,7 @@ QUARANTINED = "quarantined"
 READ_ERRORS = (pa.ArrowException, KeyError, UnicodeDecodeError, msgspec.MsgspecError)
 # Folder of the span parts.
 SPANS = "spans"
+DETAILS = "details"
 # Footer key of a merged file: the names of the files it replaces.
 REPLACES = b"bk_pipeline.replaces"
 # Matches the messages of the object stores' clients: pyarrow raises most as one class.

@@ -1,5 +1,8 @@
 """The span store (one Parquet part of spans for each raw part), search in it, and statistics tables.
 
+Spans inside of jobs are in parts of their own, which are added and never made again: what they were
+read from may be gone. The spans of a job are in one of them.
+
 A span part is a pure function of its raw part and of the code and settings that transform it. The
 latter two are its transform fingerprint, which is part of its name: a part is rebuilt after an
 upgrade or a change of settings, and never otherwise. So a run costs only what its new raw parts do.
@@ -15,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -23,9 +27,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from bk_pipeline.errors import UNNAMED, DamagedFile
-from bk_pipeline.spans.table import SCHEMA
+from bk_pipeline.spans.table import BUILD_SCHEMA, DETAIL_SCHEMA, SCHEMA
 from bk_pipeline.store.delivery_records import DELIVERIES, DeliveryRecords
-from bk_pipeline.store.folder import REPLACES, SPANS, Folder
+from bk_pipeline.store.folder import DETAILS, REPLACES, SPANS, Folder
 from bk_pipeline.store.raw import MERGED_SUFFIX, PARQUET
 
 # Footer key of a part's `PartSummary`.
@@ -87,6 +91,11 @@ class SpanPart(NamedTuple):
         """The file name, without its suffix."""
         return f"{self.raw_part}-{self.fingerprint}"
 
+    @property
+    def is_detail(self) -> bool:
+        """Whether it has spans inside of jobs; then `raw_part` is not that of a raw part."""
+        return self.raw_part.startswith(DETAILS)
+
 
 def _part_of(name: str) -> SpanPart:
     return SpanPart(*name.removesuffix(PARQUET).rsplit("-", maxsplit=1))
@@ -104,7 +113,7 @@ class Datasets(NamedTuple):
     that an older file lacks are null. `start` and `end` are in UTC, without a time zone.
 
     Attributes:
-        single: The days that have one part.
+        single: The days that have one part, and the spans inside of jobs of all days.
         several: The days that have more. A build's rows count that have its greatest `revision`.
         files: The number of files.
     """
@@ -115,7 +124,11 @@ class Datasets(NamedTuple):
 
 
 class SpanStore:
-    """The span parts of all days in a data directory."""
+    """The span parts of all days in a data directory.
+
+    `parts` and what is named after builds have the spans of builds; `detail_parts` those inside of
+    jobs; `delivery_parts` and `datasets` both.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -141,14 +154,26 @@ class SpanStore:
         names = self._folder.names(f"{SPANS}/{day}", suffix=PARQUET)
         return [_part_of(name) for name in names]
 
+    def detail_parts(self, day: str) -> list[SpanPart]:
+        """Return the day's parts with spans inside of jobs, oldest first."""
+        return list(map(_part_of, self._folder.names(f"{DETAILS}/{day}", suffix=PARQUET)))
+
+    def delivery_parts(self, day: str) -> list[SpanPart]:
+        """Return all parts to deliver: the current ones, then those with spans inside of jobs."""
+        return [*self.parts(day), *self.detail_parts(day)]
+
     def parts_by_day(self) -> dict[str, list[SpanPart]]:
         """Return `parts` of every day that has any, from one listing."""
+        found = self._all_by_day(SPANS)
+        return {day: self._current(day, parts) for day, parts in found.items()}
+
+    def _all_by_day(self, folder: str) -> dict[str, list[SpanPart]]:
         found: dict[str, list[SpanPart]] = {}
-        for name in self._folder.names_recursive(SPANS, suffix=PARQUET):
+        for name in self._folder.names_recursive(folder, suffix=PARQUET):
             day, _, file = name.partition("/")
             if IS_DAY.fullmatch(day) and "-" in file and "/" not in file:
                 found.setdefault(day, []).append(_part_of(file))
-        return {day: self._current(day, parts) for day, parts in found.items()}
+        return found
 
     def merged_from(self, day: str, part: SpanPart) -> list[str]:
         """Return the raw parts that this one's raw part replaces; empty unless that was merged."""
@@ -175,10 +200,12 @@ class SpanStore:
             replaces: The raw parts that the part's raw part replaces.
         """
         self.deliveries.start()
-        with self._folder.parquet_writer(self._name(day, part), SCHEMA) as writer:
+        schema = DETAIL_SCHEMA if part.is_detail else BUILD_SCHEMA
+        with self._folder.parquet_writer(self._name(day, part), schema) as writer:
             for table in tables:
                 if table.num_rows:
-                    writer.write_table(table, row_group_size=table.num_rows)
+                    rows = table.select(schema.names)
+                    writer.write_table(rows, row_group_size=table.num_rows)
             metadata = {SUMMARY: summary, REPLACES: replaces}
             writer.add_key_value_metadata(
                 {key: msgspec.json.encode(value) for key, value in metadata.items()}
@@ -233,12 +260,17 @@ class SpanStore:
         )
         single: dict[str, pc.Expression] = {}
         several: dict[str, pc.Expression] = {}
+        details = (
+            self._all_by_day(DETAILS)
+            if days is None
+            else {day: self.detail_parts(day) for day in sorted(days)}
+        )
         for day, parts in found.items():
             for revision, part in enumerate(parts):
                 into = single if len(parts) == 1 else several
-                into[self._name(day, part)] = (
-                    pc.field(DAY) == pa.scalar(date.fromisoformat(day))
-                ) & (pc.field(REVISION) == pa.scalar(revision, pa.int32()))
+                into[self._name(day, part)] = _partition(day, revision)
+        for day, parts in details.items():
+            single |= {self._name(day, part): _partition(day, 0) for part in parts}
         fields = [pa.field(DAY, pa.date32()), pa.field(REVISION, pa.int32())]
         # DuckDB has nanoseconds only without a time zone.
         naive = {"start": pa.timestamp("ns"), "end": pa.timestamp("ns")}
@@ -252,7 +284,8 @@ class SpanStore:
 
     def damaged_file(self) -> str | None:
         """Return the name of a damaged file of `datasets`, if there is one. Reads all of them."""
-        for day, parts in self.parts_by_day().items():
+        both = chain(self.parts_by_day().items(), self._all_by_day(DETAILS).items())
+        for day, parts in both:
             for part in parts:
                 if self._folder.is_damaged(self._name(day, part)):
                     return self._name(day, part)
@@ -277,8 +310,8 @@ class SpanStore:
 
     def keys(self, day: str, part: str) -> pa.Array | None:
         """Return the `keys_of` a part's spans; None if it was deleted before it was delivered."""
-        name = f"{SPANS}/{day}/{part}{PARQUET}"
-        if f"{part}{PARQUET}" not in self._folder.names(f"{SPANS}/{day}", suffix=PARQUET):
+        name = self._name(day, _part_of(part))
+        if f"{part}{PARQUET}" not in self._folder.names(name.rpartition("/")[0], suffix=PARQUET):
             name = _keys_name(day, part)
             if f"{part}{PARQUET}" not in self._folder.names(f"{DELIVERIES}/{day}", suffix=PARQUET):
                 return None
@@ -286,7 +319,14 @@ class SpanStore:
             return keys_of(file.read(KEYS.names))
 
     def _name(self, day: str, part: SpanPart) -> str:
-        return f"{SPANS}/{day}/{part.name}{PARQUET}"
+        folder = DETAILS if part.is_detail else SPANS
+        return f"{folder}/{day}/{part.name}{PARQUET}"
+
+
+def _partition(day: str, revision: int) -> pc.Expression:
+    """Return the values of the columns that `SpanStore.datasets` adds to a file's rows."""
+    of_day = pc.field(DAY) == pa.scalar(date.fromisoformat(day))
+    return of_day & (pc.field(REVISION) == pa.scalar(revision, pa.int32()))
 
 
 def keys_of(table: pa.Table) -> pa.Array:
@@ -378,9 +418,12 @@ class SpanSearch:
         return self._find(predicate, None)
 
     def spans(self, build: FoundBuild) -> pa.Table:
-        """Return the build's rows of the span table."""
+        """Return the build's rows of the span table, those inside of its jobs last."""
         predicate = pc.field("trace_id") == build.trace_id
-        return self._folder.scan([build.file], SCHEMA, predicate).drop_columns(Folder.FILE_COLUMN)
+        details = f"{DETAILS}/{build.file.split('/')[1]}"
+        names = self._folder.names(details, suffix=PARQUET)
+        files = [build.file, *(f"{details}/{name}" for name in names)]
+        return self._folder.scan(files, SCHEMA, predicate).drop_columns(Folder.FILE_COLUMN)
 
     def _files(self, days: Sequence[str] | None) -> list[str]:
         if days is None:

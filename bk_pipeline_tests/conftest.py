@@ -62,17 +62,22 @@ def loopback_only(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
-@pytest.fixture
-def pair(tmp_path):
-    """A self-signed certificate for 127.0.0.1, and its key."""
+def self_signed(certificate, key, name):
+    """Write a certificate for `name`, such as `IP:127.0.0.1`, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         missing("openssl", "openssl")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     request = (
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=self "
-        "-addext subjectAltName=IP:127.0.0.1"
+        f"-addext subjectAltName={name}"
     )
     command = [openssl, *request.split(), "-keyout", key, "-out", certificate]
     subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    self_signed(certificate, key, "IP:127.0.0.1")
     return str(certificate), str(key)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from bk_pipeline.clock import SystemClock
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline_tests.cli.program import wait_until
+from bk_pipeline_tests.programs import missing
 from bk_pipeline_tests.worlds import free_port, recent_world
 
 PROJECT = Path(__file__).parents[2]
@@ -137,29 +140,74 @@ def test_backup_of_the_ledger_works_as_written(tmp_path):
             assert copy.id == ledger.id
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_of_each_shell(shell, tmp_path):
+def completion(shell, home):
+    """The line of the shell's configuration, the shell itself, and the environment of both."""
+    program = shutil.which(shell)
+    if program is None:
+        missing(shell, shell)
     [line] = [one for one in blocks("shell.md") if f"={shell}_source" in one]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    command = line.partition("  #")[0].strip()
-    assert command.startswith("eval ") == (shell != "fish")
-    script = subprocess.run(
-        ["bk-pipeline"],
-        env={"PATH": path, "_BK_PIPELINE_COMPLETE": f"{shell}_source"},
-        capture_output=True,
-        text=True,
-        check=True,
+    env = {"PATH": path, "HOME": str(home), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    return line.partition("  #")[0].strip(), program, env
+
+
+def printed_by(shell, *options, script, env):
+    return subprocess.run(
+        [shell, *options, "-c", script], env=env, capture_output=True, text=True, check=True
     ).stdout
-    assert "_bk_pipeline_completion" in script
-    if shell == "bash":
-        known = subprocess.run(
-            ["/bin/bash", "-c", f"{command}; complete -p bk-pipeline"],
-            env={"PATH": path, "HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        assert "_bk_pipeline_completion" in known
+
+
+def test_completion_of_bash(tmp_path):
+    line, shell, env = completion("bash", tmp_path)
+    script = f"""{line}
+        complete -p bk-pipeline
+        COMP_WORDS=(bk-pipeline ledg) COMP_CWORD=1
+        _bk_pipeline_completion bk-pipeline ledg bk-pipeline
+        echo "found ${{COMPREPLY[*]}}" """
+    told = printed_by(shell, script=script, env=env)
+    assert "-F _bk_pipeline_completion bk-pipeline" in told
+    assert "found ledger" in told
+
+
+def test_completion_of_fish(tmp_path):
+    line, shell, env = completion("fish", tmp_path)
+    script = f"{line}\ncomplete -C 'bk-pipeline ledg'\ncomplete -C 'bk-pipeline report --per'"
+    names = [
+        one.partition("\t")[0] for one in printed_by(shell, script=script, env=env).splitlines()
+    ]
+    assert names == ["ledger", "--period"]
+
+
+def test_completion_of_zsh(tmp_path):
+    """In a terminal, by the Tab key: only its line editor completes."""
+    line, shell, env = completion("zsh", tmp_path)
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [shell, "-f", "-i"],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=env,
+        start_new_session=True,
+    )
+    os.close(inside)
+    shown = ""
+
+    def see(text):
+        nonlocal shown
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 4096).decode(errors="replace")
+        return text in shown
+
+    try:
+        os.write(terminal, f"autoload -Uz compinit; compinit -u; {line}; print rea''dy\n".encode())
+        wait_until(lambda: see("ready"))
+        os.write(terminal, b"bk-pipeline ledg\t")
+        wait_until(lambda: see("bk-pipeline ledger"))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
 
 
 @pytest.mark.parametrize(

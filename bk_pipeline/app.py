@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bk_pipeline.analysis.period import Period, PeriodStats
     from bk_pipeline.analysis.sql import Database
     from bk_pipeline.buildkite.client import BuildkiteClient
+    from bk_pipeline.buildkite.details import DetailsClient
     from bk_pipeline.buildkite.paging import Paging
     from bk_pipeline.buildkite.quota import Quota
     from bk_pipeline.buildkite.shared_quota import SharedQuota
@@ -164,6 +165,36 @@ class App:
             paging=self._paging,
             retry_policy=RetryPolicy(deadline_s=min(deadline_s, max_wait_s)),
             on_wait=on_wait or self.on_wait,
+            max_wait_s=max_wait_s,
+        )
+
+    def details(
+        self,
+        client: BuildkiteClient,
+        *,
+        share: float,
+        bytes_per_day: int,
+        max_wait_s: float = math.inf,
+    ) -> DetailsClient:
+        """Return a client for logs, artifacts and test results, over the connections of `client`.
+
+        Args:
+            client: From `buildkite`.
+            share: The share, from 0 to 1, of the requests that remain after extraction.
+            bytes_per_day: The bytes that all processes of this host may read in a UTC day.
+            max_wait_s: Longest wait for the quota; a longer one is a QuotaSpent.
+        """
+        from bk_pipeline.buildkite.budget import ByteBudget  # noqa: PLC0415  # see above
+        from bk_pipeline.buildkite.shared_quota import SharedQuota  # noqa: PLC0415  # see above
+
+        path, reserve = self.settings.quota_path, self.settings.buildkite_reserve_percent / 100
+        return client.details(
+            SharedQuota(path, reserve=reserve, background=share),
+            budget=ByteBudget(
+                path.with_name("job-details-bytes.json"),
+                bytes_per_day=bytes_per_day,
+                clock=self.clock,
+            ),
             max_wait_s=max_wait_s,
         )
 

@@ -4,12 +4,14 @@
     ├─ ConfigError             fix the environment or the arguments   exit 2
     ├─ RetryableError          try later; may know when                exit 75
     │  ├─ QuotaSpent           Buildkite's rate limit was hit
+    │  ├─ BudgetSpent          a day's bytes for logs and artifacts are used up
     │  ├─ ServiceUnavailable   5xx, timeouts, broken connections
     │  └─ DeliveryThrottled    a destination asked to slow down
     ├─ FatalError              the same call fails again               exit 1
     │  ├─ TokenRefused         401
     │  ├─ AccessDenied         403
     │  ├─ NotFound             404
+    │  │  └─ Gone              a log or artifact that was deleted or is no longer kept
     │  ├─ RequestRefused       any other 4xx
     │  │  └─ RequestTooLarge   a smaller request may pass
     │  ├─ ListingTooDeep       a window cannot be split further
@@ -75,6 +77,10 @@ class QuotaSpent(RetryableError):
     """Buildkite answered 429, or would: send no request before `retry_in_s` has passed."""
 
 
+class BudgetSpent(RetryableError):
+    """The bytes that a day may take for logs and artifacts are used up."""
+
+
 class ServiceUnavailable(RetryableError):
     """The service did not answer, or answered 5xx.
 
@@ -107,6 +113,10 @@ class AccessDenied(FatalError):
 
 class NotFound(FatalError):
     """404: no such thing, or not visible to this token."""
+
+
+class Gone(NotFound):
+    """A log or an artifact was deleted, or is kept no longer; its job may still be there."""
 
 
 class RequestRefused(FatalError):

@@ -13,6 +13,7 @@ from bk_pipeline.buildkite.elements import Split, split_elements, whole_object
 from bk_pipeline.buildkite.quota import WINDOW_S
 from bk_pipeline.errors import (
     AccessDenied,
+    Gone,
     NotFound,
     PipelineError,
     RequestRefused,
@@ -36,6 +37,7 @@ from bk_pipeline.http.session import Response
 T = TypeVar("T")
 
 SERVICE = "Buildkite"
+GONE = (404, 410)
 CREATE_TOKEN = "Personal Settings > API Access Tokens in Buildkite"  # noqa: S105 - a menu
 
 
@@ -49,6 +51,8 @@ class Subject:
         scope: The token scope that is needed; None for a request about the token itself.
         number: Number of the build; None for a listing.
         what: What is read of the organization, if not builds.
+        part: What is read of the build, if not the build itself: "the log of job ...". It can
+            be missing although the build is there. Without `number`, it names the build itself.
     """
 
     organization: str
@@ -56,12 +60,16 @@ class Subject:
     scope: str | None = "read_builds"
     number: int | None = None
     what: str = "builds"
+    part: str | None = None
 
     def __str__(self) -> str:
         if self.scope is None:
             return "what the token may do"
         if self.number is not None:
-            return f"build {self.number} of {self.organization}/{self.pipeline}"
+            build = f"build {self.number} of {self.organization}/{self.pipeline}"
+            return f"{self.part} of {build}" if self.part else build
+        if self.part is not None:
+            return f"{self.part} of {self.organization}"
         return f"{self.what} of {self.organization}" + (
             f"/{self.pipeline}" if self.pipeline else ""
         )
@@ -74,6 +82,11 @@ def refusal(
     if response.ok:
         return None
     status, detail = response.status, error_detail(response, quote)
+    if subject.part and status in GONE:
+        return Gone(
+            f"Buildkite does not have {subject} ({status}): it was deleted, is kept no longer, or "
+            "the token may not see it."
+        )
     messages = {
         TokenRefused: (
             "Buildkite does not know the token in BUILDKITE_API_TOKEN (401). It may have been "

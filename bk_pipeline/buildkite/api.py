@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,7 +23,7 @@ from bk_pipeline.clock import Clock
 from bk_pipeline.errors import QuotaSpent, ServiceUnavailable
 from bk_pipeline.http.answers import TOO_MANY_REQUESTS
 from bk_pipeline.http.retry import Pause, RetryPolicy, retry
-from bk_pipeline.http.session import HttpSession, Params, Response
+from bk_pipeline.http.session import REDIRECTS, HttpSession, Params, Response, Streamed
 
 # A wait for the responses of other requests is reported if it is longer than this.
 ANNOUNCE_AFTER_S = 3.0
@@ -151,7 +152,7 @@ T = TypeVar("T")
 
 
 class Api:
-    """Makes the GET requests of one token. Thread-safe."""
+    """Makes the requests of one token, all of which only read. Thread-safe."""
 
     def __init__(
         self,
@@ -186,6 +187,20 @@ class Api:
         hurried._timeout_s = deadline_s  # noqa: SLF001  # of this class
         return hurried
 
+    def with_quota(self, quota: Quota, *, max_wait_s: float = math.inf) -> Api:
+        """Return an Api that shares everything with this one, but goes by another quota.
+
+        Args:
+            quota: Of the same token, with another reserve.
+            max_wait_s: Longest wait for it, in seconds.
+        """
+        other = copy(self)
+        other._quota = quota  # noqa: SLF001  # of this class
+        other._limiter = QuotaLimiter(  # noqa: SLF001  # of this class
+            quota, clock=self.usage_clock, on_wait=self._on_wait, max_wait_s=max_wait_s
+        )
+        return other
+
     def get(
         self,
         path_or_url: str,
@@ -194,6 +209,9 @@ class Api:
         subject: Subject,
         params: Params | None = None,
         max_bytes: int | None = None,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        redirects: bool = False,
     ) -> T:
         """Make one request, with retries, and return the result of `read`.
 
@@ -207,6 +225,9 @@ class Api:
             subject: What is requested, for messages.
             params: Query parameters.
             max_bytes: Limit of the decompressed body.
+            method: GET or HEAD.
+            headers: Additional headers without secrets.
+            redirects: Whether a redirect is a success.
 
         Raises:
             RetryableError: No usable response before the deadline.
@@ -217,9 +238,47 @@ class Api:
 
         def attempt() -> T:
             permit = first.pop() if first else self._limiter.acquire()
-            send = partial(self._send, path_or_url, params, max_bytes)
-            return read(self._ask(send, permit, subject))
+            send = partial(
+                self.session.send,
+                method,
+                path_or_url,
+                params=params,
+                timeout_s=self._timeout_s,
+                max_bytes=max_bytes,
+                headers=headers,
+                redirects=redirects,
+            )
+            return read(self._ask(send, permit, subject, redirects=redirects))
 
+        return self.retry(attempt)
+
+    @contextmanager
+    def stream(
+        self, path: str, *, subject: Subject, headers: Mapping[str, str] | None = None
+    ) -> Iterator[Streamed]:
+        """Make one request, without retries, and read its body within the block.
+
+        Args:
+            path: "/v2/...".
+            subject: What is requested, for messages.
+            headers: Additional headers without secrets.
+
+        Raises:
+            RetryableError: No response; also while the body is read.
+            FatalError: By status; see `answers.refusal`.
+        """
+        with ExitStack() as opened:
+
+            def send() -> Response:
+                found.append(opened.enter_context(self.session.stream(path, headers=headers)))
+                return found[0].response
+
+            found: list[Streamed] = []
+            self._ask(send, self._limiter.acquire(), subject)
+            yield found[0]
+
+    def retry(self, attempt: Callable[[], T]) -> T:
+        """The result of `attempt`, called again after each RetryableError until the deadline."""
         return retry(attempt, policy=self._policy, clock=self._clock, on_pause=self._announce)
 
     @property
@@ -232,30 +291,37 @@ class Api:
             max(self._clock_skew, timedelta()) if self._clock_skew < timedelta.max else timedelta()
         )
 
-    def _ask(self, send: Callable[[], Response], permit: Permit, subject: Subject) -> Response:
+    def _ask(
+        self,
+        send: Callable[[], Response],
+        permit: Permit,
+        subject: Subject,
+        *,
+        redirects: bool = False,
+    ) -> Response:
         """Send a request and return its response if it is a success. Always settles the permit."""
         headers: Mapping[str, str] | None = None
         complete = False
         self.usage_clock.count_request()
         try:
-            response = send()
-            headers, complete = response.headers, response.ok
+            response = self._reached(send)
+            complete = response.ok or (redirects and response.status in REDIRECTS)
+            headers = response.headers
             if (date := server_time(response)) is not None:
                 self._clock_skew = min(self._clock_skew, self._clock.now() - date)
             if response.status == TOO_MANY_REQUESTS:
                 raise self._quota_error(response)
         finally:
             self._quota.settle(permit, self._clock.monotonic(), headers, complete=complete)
+        if complete:
+            return response
         failed = refusal(response, subject, quote=self.session.quote, now=self._clock.now())
-        if failed is not None:
-            raise failed
-        return response
+        assert failed is not None
+        raise failed
 
-    def _send(self, path_or_url: str, params: Params | None, max_bytes: int | None) -> Response:
+    def _reached(self, send: Callable[[], Response]) -> Response:
         try:
-            return self.session.send(
-                "GET", path_or_url, params=params, timeout_s=self._timeout_s, max_bytes=max_bytes
-            )
+            return send()
         except ServiceUnavailable as exc:
             if exc.maybe_processed:
                 raise

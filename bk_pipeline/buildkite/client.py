@@ -17,6 +17,8 @@ import msgspec
 
 from bk_pipeline.buildkite.answers import Subject, read_elements, read_object, read_payload
 from bk_pipeline.buildkite.api import Api, Usage
+from bk_pipeline.buildkite.budget import ByteBudget
+from bk_pipeline.buildkite.details import DetailsClient
 from bk_pipeline.buildkite.listing import (
     MAX_NAMED_PIPELINES,
     BranchFilter,
@@ -108,12 +110,14 @@ class BuildkiteClient:
         self.branches = branches or BranchFilter()
         self._clock = clock or SystemClock()
         policy = retry_policy or RetryPolicy()
+        self._network = network
+        self._timeouts = Timeouts.for_deadline(policy.deadline_s).within(max_wait_s)
         self._session = session or HttpSession(
             # The base URL in Buildkite's documentation ends in the version.
             api_url.rstrip("/").removesuffix("/v2"),
             setting="BUILDKITE_API_URL",
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
-            timeouts=Timeouts.for_deadline(policy.deadline_s).within(max_wait_s),
+            timeouts=self._timeouts,
             network=network,
             clock=self._clock,
         )
@@ -392,6 +396,26 @@ class BuildkiteClient:
             for one in page.elements
         )
         return [cluster for cluster in found if cluster is not None]
+
+    def details(
+        self, quota: Quota, *, budget: ByteBudget | None = None, max_wait_s: float = math.inf
+    ) -> DetailsClient:
+        """A client for logs, artifacts and test results, over this client's connections.
+
+        Args:
+            quota: Of the same token, in the background, so that it leaves room to extraction.
+            budget: The bytes that may be read; None: any number.
+            max_wait_s: Longest wait for the quota, in seconds; a longer one is a QuotaSpent.
+        """
+        return DetailsClient(
+            self._api.with_quota(quota, max_wait_s=max_wait_s),
+            self.organization,
+            network=self._network,
+            timeouts=self._timeouts,
+            clock=self._clock,
+            paging=self._paging,
+            budget=budget,
+        )
 
     def close(self) -> None:
         """Close the connections."""

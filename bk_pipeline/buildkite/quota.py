@@ -13,6 +13,11 @@ counted it and all requests under way right now. Responses arrive late and in an
 Other processes of this host share the quota through a file (`shared_quota.py`). Other users of
 the token or the organization show only in the headers; the reserve is for them.
 
+A quota in the background (`background`, a share) is for requests that can wait: logs and
+artifacts. It may use that share of what remains after the reserve and after as many requests as
+the others made in the last minute. So it stops while they make many, and what they find when
+they begin is at least the other share of a window.
+
 Source: Buildkite REST API, "Rate limits": `RateLimit-*` for the organization,
 `RateLimit-User-*` for the token's owner, each over 60 seconds.
 """
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -114,17 +119,45 @@ class Family:
             return self.least
         return min(max(math.ceil(self.limit * self.share), self.least), max(self.limit - 1, 0))
 
-    def wait(self, now: float, under_way: int) -> Wait | None:
-        """How long to wait before one more request besides `under_way` others; None if not."""
+    def withheld(self, share: float, recent: int) -> float:
+        """Requests besides the reserve that a quota in the background leaves to the others.
+
+        Args:
+            share: The share of the rest that it may use; at least one request.
+            recent: Requests that the others made in the last window.
+        """
+        if self.limit is None:
+            return 0.0
+        rest = max(self.limit - self.reserve - recent, 0)
+        return recent + max(min((1 - share) * rest, rest - 1), 0)
+
+    def wait(
+        self,
+        now: float,
+        under_way: int,
+        withheld: Callable[[float], float] = lambda _: 0.0,
+        changes: Iterable[float] = (),
+    ) -> Wait | None:
+        """How long to wait before one more request besides `under_way` others; None if not.
+
+        Args:
+            now: The current time.
+            under_way: Number of requests without a response yet.
+            withheld: Requests to leave besides the reserve, at a time.
+            changes: The times at which that becomes less.
+        """
         if self.absent:
             return None
         if self.probe is not None and not self._in_force(now):
             return Wait(POLL_S, f"Another request is checking Buildkite's {self.name} quota.")
-        if self._has_room(now, under_way):
+
+        def has_room(at: float) -> bool:
+            return self.left(at) - under_way - 1 >= self.reserve + withheld(at)
+
+        if has_room(now):
             return None
-        moments = sorted({over for over, _ in self.reports} | set(self.lost))
-        later = (moment for moment in moments if moment > now)
-        enough = (moment for moment in later if self._has_room(moment, under_way))
+        moments = sorted({over for over, _ in self.reports} | {*self.lost, *changes})
+        enough = (moment for moment in moments if moment > now and has_room(moment))
         left = f"{self.left(now):.0f} of {self.limit}" if self.limit else f"{self.left(now):.0f}"
         why = f"Buildkite's {self.name} quota is down to its reserve ({left} left)."
         return Wait(next(enough, now + POLL_S) - now, why)
@@ -168,9 +201,6 @@ class Family:
         lowest = min((remaining for _, remaining in self._in_force(now)), default=whole)
         return lowest - sum(over > now for over in self.lost)
 
-    def _has_room(self, now: float, under_way: int) -> bool:
-        return self.left(now) - under_way - 1 >= self.reserve
-
 
 def families(
     reserve: float = ORGANIZATION_RESERVE, user_reserve: int = USER_RESERVE
@@ -195,12 +225,19 @@ class Quota:
     """Both families together, for any number of threads and clients with the same token.
 
     `now` is always in seconds of a monotonic clock. `changed` is notified after each response.
+
+    Attributes:
+        background: The share of the rest that requests in the background may use; None for
+            requests that do not stand back.
+        recent: Times of the permits in the last window that were not in the background.
     """
 
     families: tuple[Family, ...] = field(default_factory=families)
     under_way: int = 0
     issued: int = 0
     blocked_until: float = 0.0
+    background: float | None = None
+    recent: list[float] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     @contextmanager
@@ -217,10 +254,21 @@ class Quota:
     def wait(self, now: float) -> Wait | None:
         """The wait before a request may be made; None if it may be made now."""
         with self.locked(now):
-            waits = [family.wait(now, self.under_way) for family in self.families]
+            waits = [self._wait_for(family, now) for family in self.families]
             if now < self.blocked_until:
                 waits.append(Wait(self.blocked_until - now, "Buildkite answered 429."))
             return max((w for w in waits if w), key=lambda w: w.seconds, default=None)
+
+    def _wait_for(self, family: Family, now: float) -> Wait | None:
+        share = self.background
+        if share is None:
+            return family.wait(now, self.under_way)
+
+        def withheld(at: float) -> float:
+            return family.withheld(share, sum(made > at - WINDOW_S for made in self.recent))
+
+        changes = [made + WINDOW_S for made in self.recent]
+        return family.wait(now, self.under_way, withheld, changes)
 
     def pause_s(self, now: float) -> float:
         """Seconds until a request may be made or `wait` may change; 0 if it may be made now."""
@@ -242,6 +290,9 @@ class Quota:
             if self.wait(now):
                 return None
             self.issued += 1
+            self.recent = [made for made in self.recent if made > now - WINDOW_S]
+            if self.background is None:
+                self.recent.append(now)
             self._add_under_way(self.issued, now)
             for family in self.families:
                 family.begin(now, self.issued)

@@ -49,12 +49,16 @@ class _Known(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    """The file's content. `departed` maps the permits under way to their time of issue."""
+    """The file's content. `departed` maps the permits under way to their time of issue.
+
+    A file of an older version has no `recent`.
+    """
 
     issued: int
     blocked_until: float
     departed: dict[int, float]
     known: dict[str, _Known]
+    recent: list[float] = []
 
 
 _decode = msgspec.json.Decoder(_State).decode
@@ -63,18 +67,25 @@ _decode = msgspec.json.Decoder(_State).decode
 class SharedQuota(Quota):
     """A `Quota` that is shared by all processes with the same `path`.
 
-    The reserve is not shared: a process with few but urgent requests can have a smaller one.
+    The reserve is not shared: a process with few but urgent requests can have a smaller one, and
+    one whose requests can wait is in the background.
 
     Args:
         path: The file; its lock is next to it.
         reserve: See `families`.
         user_reserve: See `families`.
+        background: See `Quota`.
     """
 
     def __init__(
-        self, path: Path, *, reserve: float = ORGANIZATION_RESERVE, user_reserve: int = USER_RESERVE
+        self,
+        path: Path,
+        *,
+        reserve: float = ORGANIZATION_RESERVE,
+        user_reserve: int = USER_RESERVE,
+        background: float | None = None,
     ) -> None:
-        super().__init__(families=families(reserve, user_reserve))
+        super().__init__(families=families(reserve, user_reserve), background=background)
         self._path = path
         self._lock = FileLock(path.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S, mode=file_mode())
         self._depth = 0
@@ -141,6 +152,7 @@ class SharedQuota(Quota):
             for number, at in state.departed.items()
             if now - LEASE_S < at <= now + FURTHEST_S
         }
+        self.recent = [at for at in state.recent if now - WINDOW_S < at <= now + FURTHEST_S]
         self._ours &= self._departed.keys()
         self.under_way = len(self._departed)
         for family in self.families:
@@ -159,6 +171,6 @@ class SharedQuota(Quota):
             one.name: _Known(one.limit, one.reports, one.lost, one.probe, one.absent)
             for one in self.families
         }
-        state = _State(self.issued, self.blocked_until, self._departed, known)
+        state = _State(self.issued, self.blocked_until, self._departed, known, self.recent)
         make_file(self._path)
         self._path.write_bytes(msgspec.json.encode(state))

@@ -8,15 +8,19 @@ a daemon thread, and sends nothing when the lookup returns.
 
 `read_body` decompresses in small chunks up to a size limit, and a missing end of stream is an
 error: urllib3 accepts a gzip stream that ends early and does not limit its decompressed size.
+
+A body that is too large to be held is streamed: `Stream` hands its pieces over while they arrive,
+few at a time, so that memory does not grow with the body.
 """
 
 from __future__ import annotations
 
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import cache
+from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread, local
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +33,8 @@ from bk_pipeline.errors import AnswerTooLarge, PipelineError, ServiceUnavailable
 T = TypeVar("T")
 # Interval at which the deadline and stop requests are checked.
 POLL_S = 0.1
+# Pieces of a streamed body that wait for the caller; each has at most `CHUNK_BYTES`.
+QUEUED_PIECES = 16
 
 _thread = local()
 
@@ -119,6 +125,81 @@ class Exchange(Generic[T]):
             with suppress(OSError, TypeError):
                 socket.socket.shutdown(getattr(sock, "socket", sock), socket.SHUT_RDWR)
             return self._connected
+
+
+class _End:
+    """What a `Stream`'s call left: the exception that ended it, or None."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class Stream(Exchange[None], Generic[T]):
+    """Runs `call`, which hands items to the caller while it runs.
+
+    Args:
+        call: Called with a function that takes one item, and waits while `QUEUED_PIECES` of
+            them have not been fetched. That function raises if the stream is abandoned.
+    """
+
+    def __init__(self, call: Callable[[Callable[[T], None]], None]) -> None:
+        super().__init__(lambda: self._feed(call))
+        self._items: Queue[T | _End] = Queue(QUEUED_PIECES)
+
+    def items(self, *, clock: Clock, allowed_s: Callable[[], float]) -> Generator[T, None, None]:
+        """The items, each as soon as the call has handed it over; raises what the call raises.
+
+        Closing the iterator before its end shuts the connection down.
+
+        Args:
+            clock: Measures the time spent waiting for items; the caller's own time is its own.
+            allowed_s: How long the caller may have waited in total, asked for each item.
+
+        Raises:
+            RequestAbandoned: That time is over, or the program is stopping.
+        """
+        if grace_period_over():
+            raise RequestAbandoned(sent=False, stopped=True)
+        Thread(target=self._work, name="bk-http", daemon=True).start()
+        waited_s, ended = 0.0, False
+        try:
+            while True:
+                began = clock.monotonic()
+                item = self._next(clock, until=began + allowed_s() - waited_s)
+                waited_s += clock.monotonic() - began
+                if isinstance(item, _End):
+                    ended = True
+                    if item.error is not None:
+                        raise item.error
+                    return
+                yield item
+        finally:
+            if not ended:
+                self._abandon()
+
+    def _next(self, clock: Clock, *, until: float) -> T | _End:
+        while True:
+            try:
+                return self._items.get(timeout=POLL_S)
+            except Empty:
+                self._check(late=clock.monotonic() > until)
+
+    def _feed(self, call: Callable[[Callable[[T], None]], None]) -> None:
+        end = _End()
+        try:
+            call(self._put)
+        except BaseException as exc:  # noqa: BLE001  # raised in the caller's thread
+            end = _End(exc)
+        self._put(end)
+
+    def _put(self, item: T | _End) -> None:
+        while True:
+            with self._lock:
+                if self._abandoned:
+                    raise ConnectionAbortedError
+            with suppress(Full):
+                self._items.put(item, timeout=POLL_S)
+                return
 
 
 class WatchedAdapter(HTTPAdapter):
@@ -221,11 +302,37 @@ def _refusal_body(answer: requests.Response, *, request: str) -> bytes:
     return body.so_far()
 
 
+def iter_body(answer: requests.Response, *, request: str) -> Iterator[bytes]:
+    """The pieces of a successful response's body, decompressed; their number is not limited.
+
+    Args:
+        answer: The response, not read yet; not one to HEAD.
+        request: Method and address, for messages.
+
+    Raises:
+        ServiceUnavailable: The body is corrupt or truncated.
+        UnexpectedAnswer: The encoding was not requested.
+        urllib3.exceptions.HTTPError: The connection broke, or the body is shorter than its
+            Content-Length.
+    """
+    body = _body(answer, request=request, max_bytes=0)
+    for chunk in _chunks(answer):
+        yield from body.pieces(chunk)
+    if not body.received and not _may_be_empty(answer):
+        raise ServiceUnavailable(f"{request}: the connection broke within the answer's headers.")
+    body.finish()
+
+
 def _fill(body: _Plain, answer: requests.Response) -> None:
+    for chunk in _chunks(answer):
+        body.add(chunk)
+
+
+def _chunks(answer: requests.Response) -> Iterator[bytes]:
     raw: Any = answer.raw
     # read1 returns what is available; read() would wait for a full chunk from a slow server.
     while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
-        body.add(chunk)
+        yield chunk
 
 
 def _may_be_empty(answer: requests.Response) -> bool:
@@ -246,28 +353,34 @@ class _TooLarge(Exception):
 
 
 class _Plain:
-    """Collects an uncompressed body."""
+    """Passes an uncompressed body on, or collects it."""
 
     def __init__(self, max_bytes: int) -> None:
         self.received = False
         self._most_bytes = max_bytes
         self._kept = bytearray()
 
-    def add(self, chunk: bytes) -> None:
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """The content in `chunk`, in pieces of at most `CHUNK_BYTES`."""
         self.received = True
-        self._keep(chunk)
+        yield chunk
+
+    def finish(self) -> None:
+        """Check that the body is complete."""
+
+    def add(self, chunk: bytes) -> None:
+        for piece in self.pieces(chunk):
+            room = self._most_bytes - len(self._kept)
+            self._kept += piece[:room]
+            if len(piece) > room:
+                raise _TooLarge
 
     def so_far(self) -> bytes:
         return bytes(self._kept)
 
     def whole(self) -> bytes:
+        self.finish()
         return self.so_far()
-
-    def _keep(self, piece: bytes) -> None:
-        room = self._most_bytes - len(self._kept)
-        self._kept += piece[:room]
-        if len(piece) > room:
-            raise _TooLarge
 
 
 class _Gzipped(_Plain):
@@ -278,31 +391,28 @@ class _Gzipped(_Plain):
         self._request = request
         self._member = zlib.decompressobj(wbits=GZIP)
 
-    def add(self, chunk: bytes) -> None:
-        self.received = True
-        try:
-            self._decompress(chunk)
-        except zlib.error as exc:
-            raise self._broken() from exc
-
-    def whole(self) -> bytes:
-        if self.received and not self._member.eof:
-            raise self._broken()
-        return super().whole()
-
-    def _decompress(self, chunk: bytes) -> None:
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
         """Decompress in pieces, because a chunk of 64 KiB can expand to 64 MiB."""
+        self.received = True
         more = True
         while chunk or more:
             if self._member.eof:
                 self._member = zlib.decompressobj(wbits=GZIP)
-            piece = self._member.decompress(chunk, CHUNK_BYTES)
-            self._keep(piece)
+            try:
+                piece = self._member.decompress(chunk, CHUNK_BYTES)
+            except zlib.error as exc:
+                raise self._broken() from exc
+            if piece:
+                yield piece
             if self._member.eof:
                 # A member may be followed by zero padding.
                 chunk, more = self._member.unused_data.lstrip(b"\0"), False
             else:
                 chunk, more = self._member.unconsumed_tail, len(piece) == CHUNK_BYTES
+
+    def finish(self) -> None:
+        if self.received and not self._member.eof:
+            raise self._broken()
 
     def _broken(self) -> ServiceUnavailable:
         return ServiceUnavailable(

@@ -7,7 +7,8 @@ query strings. Nothing here waits or retries.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import Self
@@ -24,7 +25,9 @@ from bk_pipeline.http.exchange import (
     SUCCESSES,
     Exchange,
     RequestAbandoned,
+    Stream,
     WatchedAdapter,
+    iter_body,
     read_body,
 )
 from bk_pipeline.http.failures import (
@@ -39,6 +42,8 @@ from bk_pipeline.http.network import DEFAULT_PORTS, Network, Timeouts
 USER_AGENT = f"bk_pipeline/{__version__} python-requests/{requests.__version__}"
 REDIRECTS = range(300, 400)
 BAD_REQUEST = 400
+# A streamed body may take a second for each of these, beyond the time of a whole request.
+SLOWEST_BYTES_PER_S = 64 * 1024
 # Scheme, host and port. Credentials are sent to this origin only.
 Origin = tuple[str, str, int]
 # Query parameters; a name with several values is repeated.
@@ -67,6 +72,19 @@ class Response:
     def ok(self) -> bool:
         """Whether the status is 2xx."""
         return self.status in SUCCESSES
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A response whose body, if the status is 2xx, arrives piece by piece.
+
+    Attributes:
+        response: Its body is empty if the status is 2xx.
+        chunks: The body, decompressed; empty for other statuses. Raises what `send` raises.
+    """
+
+    response: Response
+    chunks: Iterator[bytes]
 
 
 class _NoRedirects(requests.Session):
@@ -149,6 +167,7 @@ class HttpSession:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         max_bytes: int | None = None,
+        redirects: bool = False,
     ) -> Response:
         """Send one request and return the response, whatever its status except 3xx.
 
@@ -161,6 +180,8 @@ class HttpSession:
             timeout_s: Limit for the whole request, if less than the session's timeouts.
             max_bytes: Limit of the decompressed body. Default: `MAX_BODY_BYTES`, beyond which
                 a body is an UnexpectedAnswer.
+            redirects: Return a redirect as a response, for a caller that expects one. It is
+                never followed here.
 
         Raises:
             ServiceUnavailable: No response, or an incomplete one. `maybe_processed` is False
@@ -173,39 +194,123 @@ class HttpSession:
             FatalError: The service's certificate cannot be verified.
         """
         url = self._checked_url(path_or_url)
-        parts = urlsplit(url)
-        path = parts.path.removeprefix(self._base_path)
-        request = f"{method} {parts.netloc}{path}"
+        request = self._named(method, url)
         timeouts = self._timeouts.within(timeout_s)
-        attributes = {
-            "http.request.method": method,
-            "server.address": self._origin[1],
-            "url.path": path,
-        }
-        with telemetry.leaf_span(method, attributes, outgoing=True) as span:
+        with self._traced(method, url) as span:
 
             def exchange() -> Response:
-                answer = self._session.request(
-                    method,
-                    url,
-                    params=params,
-                    data=body,
-                    headers=headers,
-                    timeout=(timeouts.connect_s, timeouts.read_s),
-                    allow_redirects=False,
-                    stream=True,
-                )
+                answer = self._open(method, url, params, headers, timeouts, body=body)
                 with answer:
-                    self._refuse_redirect(answer, request)
+                    if not redirects:
+                        self._refuse_redirect(answer, request)
                     content = read_body(answer, request=request, max_bytes=max_bytes)
                 return Response(answer.status_code, answer.headers, content, request, answer.url)
 
-            response = self._within(exchange, timeouts.total_s, request)
+            with self._explained(request, timeouts.total_s):
+                until = self._clock.monotonic() + timeouts.total_s
+                response = Exchange(exchange).run(clock=self._clock, until=until)
             self._refuse_plain_http(response)
-            span.set_attributes({"http.response.status_code": response.status})
-            if not response.ok:
-                span.set_attributes({"error.type": str(response.status)})
+            self._record(span, response)
         return response
+
+    @contextmanager
+    def stream(
+        self,
+        path_or_url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        redirects: bool = False,
+    ) -> Iterator[Streamed]:
+        """Send a GET request and return its response when the headers have arrived.
+
+        The body is read within the block, which may be left before its end. It is not limited
+        in size; waiting for it is limited to the session's total, and a second more for every
+        `SLOWEST_BYTES_PER_S`.
+
+        Args:
+            path_or_url: As for `send`.
+            headers: Additional headers. Not redacted, so they must not hold secrets.
+            redirects: Return a redirect as a response. It is never followed here.
+
+        Raises:
+            PipelineError: As `send`; also while the body is read.
+        """
+        url = self._checked_url(path_or_url)
+        request, timeouts = self._named("GET", url), self._timeouts
+        received = 0
+
+        def exchange(put: Callable[[Response | bytes], None]) -> None:
+            answer = self._open("GET", url, None, headers, timeouts)
+            with answer:
+                if not redirects:
+                    self._refuse_redirect(answer, request)
+                ok = answer.status_code in SUCCESSES
+                content = b"" if ok else read_body(answer, request=request)
+                put(Response(answer.status_code, answer.headers, content, request, answer.url))
+                for piece in iter_body(answer, request=request) if ok else ():
+                    put(piece)
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal received
+            with self._explained(request, timeouts.total_s):
+                for piece in items:
+                    assert isinstance(piece, bytes)
+                    received += len(piece)
+                    yield piece
+
+        items = Stream(exchange).items(
+            clock=self._clock,
+            allowed_s=lambda: timeouts.total_s + received / SLOWEST_BYTES_PER_S,
+        )
+        with closing(items):
+            with self._traced("GET", url) as span, self._explained(request, timeouts.total_s):
+                response = next(items)
+                assert isinstance(response, Response)
+                self._record(span, response)
+            self._refuse_plain_http(response)
+            yield Streamed(response, chunks())
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        params: Params | None,
+        headers: Mapping[str, str] | None,
+        timeouts: Timeouts,
+        *,
+        body: bytes | None = None,
+    ) -> requests.Response:
+        return self._session.request(
+            method,
+            url,
+            params=params,
+            data=body,
+            headers=headers,
+            timeout=(timeouts.connect_s, timeouts.read_s),
+            allow_redirects=False,
+            stream=True,
+        )
+
+    def _path_of(self, url: str) -> str:
+        return urlsplit(url).path.removeprefix(self._base_path)
+
+    def _named(self, method: str, url: str) -> str:
+        """Method and address for messages."""
+        return f"{method} {urlsplit(url).netloc}{self._path_of(url)}"
+
+    def _traced(self, method: str, url: str) -> AbstractContextManager[telemetry.SpanHandle]:
+        attributes = {
+            "http.request.method": method,
+            "server.address": self._origin[1],
+            "url.path": self._path_of(url),
+        }
+        return telemetry.leaf_span(method, attributes, outgoing=True)
+
+    @staticmethod
+    def _record(span: telemetry.SpanHandle, response: Response) -> None:
+        span.set_attributes({"http.response.status_code": response.status})
+        if not response.ok:
+            span.set_attributes({"error.type": str(response.status)})
 
     def quote(self, text: str, *, limit: int = 200) -> str:
         """`text` from the service for use in a message: one line, redacted, truncated."""
@@ -234,11 +339,11 @@ class HttpSession:
     def __repr__(self) -> str:
         return f"HttpSession({self.origin!r})"
 
-    def _within(self, call: Callable[[], Response], seconds: float, request: str) -> Response:
-        """The result of `call` within `seconds`; its exceptions are translated."""
+    @contextmanager
+    def _explained(self, request: str, seconds: float) -> Iterator[None]:
+        """Translate the exceptions of a request, which had about `seconds`, into errors."""
         try:
-            until = self._clock.monotonic() + seconds
-            return Exchange(call).run(clock=self._clock, until=until)
+            yield
         except RequestAbandoned as exc:
             reason = f"no complete answer came in time, within {seconds:.0f} s"
             if exc.stopped:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bk_pipeline.buildkite.quota import Quota, read_report
+from bk_pipeline.buildkite.shared_quota import SharedQuota
 
 OK = {"complete": True}
 
@@ -180,3 +183,73 @@ def test_no_headers_block_requests_forever(lies, gaps):
 
     assert 0 <= pause <= 301
     assert quota.begin(now + pause) is not None
+
+
+@pytest.mark.parametrize(("share", "permits"), [(1.0, 47), (0.5, 24), (0.1, 4), (0.0, 1)])
+def test_requests_in_the_background_use_their_share_of_a_window(share, permits):
+    quota = Quota(background=share)
+    quota.settle(quota.begin(100), 100, headers(200, user_remaining=50), complete=True)
+    made = 0
+    while made < 60 and (permit := quota.begin(100)):
+        made += 1
+        rest = headers(200 - made, 50 - made)
+        quota.settle(permit, 100, rest, complete=True)
+    assert abs(made - permits) <= 1
+    assert quota.wait(100).seconds == 31
+
+
+def test_requests_in_the_background_stop_while_others_make_many(tmp_path):
+    path = tmp_path / "quota.json"
+    extraction, details = SharedQuota(path), SharedQuota(path, background=0.5)
+    for number in range(40):
+        permit = extraction.begin(100)
+        extraction.settle(permit, 100, headers(199 - number, 49 - number), complete=True)
+    assert details.begin(100) is None
+    # In the next window there may be as many again, which are left to the others.
+    assert details.wait(100).seconds == 31
+    probe = details.begin(132)
+    details.settle(probe, 132, headers(199, 49, reset=60), complete=True)
+    made = 0
+    while permit := details.begin(133):
+        made += 1
+        details.settle(permit, 133, headers(199 - made, 49 - made, reset=60), complete=True)
+    assert made <= 4
+    # When their requests are a minute old, the share is that of the whole rest.
+    assert details.wait(133).seconds == pytest.approx(27)
+    assert extraction.begin(133) is not None
+
+
+def test_requests_in_the_background_do_not_count_as_those_of_others(tmp_path):
+    path = tmp_path / "quota.json"
+    details = SharedQuota(path, background=0.5)
+    for number in range(10):
+        permit = details.begin(100)
+        details.settle(permit, 100, headers(199, 49 - number), complete=True)
+    assert SharedQuota(path, background=0.5).begin(100) is not None
+
+
+def test_file_of_an_older_version_is_read(tmp_path):
+    path = tmp_path / "quota.json"
+    quota = SharedQuota(path)
+    quota.settle(quota.begin(100), 100, headers(user_remaining=2), complete=True)
+    stored = json.loads(path.read_bytes())
+    del stored["recent"]
+    path.write_text(json.dumps(stored))
+    assert SharedQuota(path).wait(100).seconds == 31
+
+
+@given(
+    share=st.floats(0, 1),
+    limit=st.integers(1, 300),
+    remaining=st.integers(0, 300),
+    recent=st.integers(0, 100),
+)
+def test_background_never_goes_where_extraction_may_not(share, limit, remaining, recent):
+    extraction, details = Quota(), Quota(background=share, recent=[100.0] * recent)
+    report = headers(user_remaining=remaining, user_limit=limit)
+    for quota in (extraction, details):
+        quota.settle(quota.begin(100), 100, report, complete=True)
+    if details.wait(100) is None:
+        assert extraction.wait(100) is None
+    # It is never shut out for good.
+    assert details.wait(161) is None or recent

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from bk_pipeline.ledger.store import Ledger
     from bk_pipeline.pipeline import Day, MarkerContext, StoredChanges
     from bk_pipeline.report.blocks import Block
+    from bk_pipeline.sources.policy import Policy
     from bk_pipeline.spans.costs import Prices
     from bk_pipeline.spans.privacy import Privacy
     from bk_pipeline.store.folder import Folder
@@ -436,6 +437,21 @@ class App:
         from bk_pipeline.deliver.sampling import load_sampling  # noqa: PLC0415  # see above
 
         return load_sampling(path)
+
+    def job_details(self) -> Policy | None:
+        """Load the policy of job details; None if no file is named.
+
+        Raises:
+            ConfigError: The file cannot be read, or is malformed; or privacy settings hide what
+                identifies a job.
+        """
+        path = self.settings.job_details_path
+        if path is None:
+            return None
+        from bk_pipeline.sources.policy import load_policy, require_visible  # noqa: PLC0415  # see above
+
+        require_visible(self.privacy())
+        return load_policy(path)
 
     def destinations(self) -> list[Configured]:
         """Return the configured destinations.

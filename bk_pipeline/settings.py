@@ -206,6 +206,12 @@ class Settings(BaseSettings):
         description="Path of a TOML file with rules that say which builds and jobs are deployments "
         "and rollbacks, for DORA's four keys; docs/deployments.md has examples. Default: none.",
     )
+    job_details: Path | None = Field(
+        None,
+        alias="BK_PIPELINE_JOB_DETAILS",
+        description="Path of a TOML file that says of which jobs logs, test results and profiles are "
+        "read, for spans inside of jobs; docs/inside-jobs.md has examples. Default: none are read.",
+    )
     deliver_guarantee: Literal["at_least_once", "at_most_once"] = Field(
         "at_least_once",
         alias="BK_PIPELINE_DELIVER_GUARANTEE",
@@ -651,6 +657,11 @@ class Settings(BaseSettings):
     def deployments_path(self) -> Path | None:
         """The absolute path of the file of deployment rules, if one is named."""
         return _absolute(str(self.deployments)) if self.deployments else None
+
+    @property
+    def job_details_path(self) -> Path | None:
+        """The absolute path of the policy of job details, if one is named."""
+        return _absolute(str(self.job_details)) if self.job_details else None
 
     def _how_to_set(self, what: str) -> str:
         """How to set a missing variable, and in which file it was searched for."""

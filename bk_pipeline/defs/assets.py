@@ -46,6 +46,8 @@ def assets_of(app: App, naming: Naming) -> list[dg.AssetsDefinition]:
             build_report(settings, naming),
             *(loader(settings, naming, one) for one in configured),
         ]
+        if settings.job_details is not None:
+            assets.append(job_details(settings, naming))
         if settings.deployments is not None:
             assets.append(deployments(settings, naming))
             counted = app.deployment_metrics()
@@ -149,6 +151,52 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
     return spans
 
 
+def job_details(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
+    """Return the asset of spans inside of jobs."""
+
+    @daily_asset(settings, naming, "job_details", kinds={"buildkite", "parquet"}, deps=["spans"])
+    def job_details(context: dg.AssetExecutionContext) -> Result:
+        """Spans inside of jobs: sections of logs, tests, profiles, and why jobs failed.
+
+        The policy says of which jobs. What its budgets leave out is read by the next run of the
+        day; nothing is read twice. If Buildkite fails, the day goes on without.
+        """
+        with daily_run(context, naming, "job_details") as run:
+            app, policy = run.app, run.app.job_details()
+            if policy is None:
+                raise ConfigError("BK_PIPELINE_JOB_DETAILS names no file.")
+            with (
+                app.buildkite(run.log.wait) as client,
+                app.details(
+                    client,
+                    share=policy.share,
+                    bytes_per_day=policy.bytes_per_day,
+                    max_wait_s=policy.seconds_per_run,
+                ) as details,
+                app.ledger() as ledger,
+            ):
+                for step in run.days():
+                    with step as day:
+                        done = pipeline.read_job_details(
+                            day.key,
+                            spans=app.spans(),
+                            client=details,
+                            policy=policy,
+                            ledger=ledger,
+                            clock=app.clock,
+                            privacy=app.privacy(),
+                            progress=run.log.progress,
+                            on_wait=run.log.wait,
+                            result=run.begin(day, pipeline.JobDetails()),
+                        )
+                        for warning in (*done.missing, *filter(None, [done.stopped])):
+                            run.warn(warning)
+                        step.record(metadata.of_job_details(done), done)
+        return dg.MaterializeResult()
+
+    return job_details
+
+
 def _sent_once(target: Configured) -> str:
     return (
         f"{target.description} The ledger records what was accepted: running this again sends only "
@@ -165,7 +213,8 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
         target.asset,
         description=_sent_once(target),
         kinds={target.kind},
-        deps=["spans"],
+        # What is inside of jobs goes with their builds.
+        deps=["spans", *(["job_details"] if settings.job_details is not None else [])],
         checks=[checks.all_accepted(naming.key(target.asset))],
     )
     def loader(context: dg.AssetExecutionContext, config: LoaderConfig) -> Result:

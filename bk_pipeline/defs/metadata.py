@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bk_pipeline.analysis.summary import DayStats
     from bk_pipeline.deliver.destination import Destination
     from bk_pipeline.honeycomb.placing import Placement
-    from bk_pipeline.pipeline import Extraction, FoundDeployments, Transformation
+    from bk_pipeline.pipeline import Extraction, FoundDeployments, JobDetails, Transformation
     from bk_pipeline.report.blocks import Block
     from bk_pipeline.store.spans import PartSummary
 
@@ -103,6 +103,28 @@ def of_transformation(made: Transformation, stored: PartSummary) -> Metadata:
         "new files": made.parts,
         **_present(rare),
         ROWS: stored.spans,
+    }
+
+
+def of_job_details(done: JobDetails) -> Metadata:
+    """Return the metadata of `job_details`."""
+    rare = {
+        "read by earlier runs": done.known,
+        "deleted or expired": done.sources["gone"],
+        "too large": done.sources["too_large"],
+        "unreadable": done.sources["unreadable"],
+        "left to the next run": done.left_out,
+        "why the run stopped": done.stopped or "",
+        "missing scopes": done.missing,
+        "spans beyond the limits": done.truncated,
+        "damaged files": done.damaged,
+    }
+    return {
+        "chosen jobs": done.chosen,
+        "logs and artifacts read": done.sources["read"],
+        "MiB read": round(done.bytes / 2**20, 1),
+        **{f"new spans: {kind}": count for kind, count in sorted(done.spans.items())},
+        **_present(rare),
     }
 
 

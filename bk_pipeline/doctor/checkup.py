@@ -60,6 +60,8 @@ class Checkup:
             yield Check("costs", costs, (STORAGE,))
         if SETTINGS not in self._failed and self._installation.settings.deployments is not None:
             yield Check("deployments", places.deployments)
+        if SETTINGS not in self._failed and self._installation.settings.job_details is not None:
+            yield Check("job details", places.job_details, (STORAGE,))
         yield Check(HOME, places.dagster_home)
         if self._pools is not None:
             yield Check(POOLS, self._pools, (HOME,))

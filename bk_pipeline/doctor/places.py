@@ -266,6 +266,24 @@ def deployments(it: Installation) -> CheckResult:
     return ok(f"{count}; bk-pipeline deployments shows what they find in the stored days.")
 
 
+# By these newest stored days, a policy of job details is measured.
+PREVIEWED_DAYS = 7
+
+
+def job_details(it: Installation) -> CheckResult:
+    """Check that the policy of job details is valid, and tell what it costs by the stored days."""
+    from bk_pipeline.pipeline.details import preview  # noqa: PLC0415  # loads pyarrow and DuckDB
+
+    policy = it.app.job_details()
+    count = counted(len(policy.rule) if policy else 0, "rule")
+    spans = it.app.spans()
+    days = sorted(spans.parts_by_day())[-PREVIEWED_DAYS:]
+    if policy is None or not days:
+        return ok(f"{count}; what they cost shows once days are stored.")
+    found = preview(days, spans=spans, policy=policy)
+    return ok(f"{count}; {found}")
+
+
 def sampling(it: Installation) -> CheckResult:
     """Check that the sampling rules are valid."""
     rules = it.app.sampling()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         find_deployments,
         record_deployments,
     )
+    from bk_pipeline.pipeline.details import JobDetails, read_job_details
     from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
     from bk_pipeline.pipeline.mark import (
         MarkerContext,
@@ -51,6 +52,7 @@ __all__ = [
     "Day",
     "Extraction",
     "FoundDeployments",
+    "JobDetails",
     "MarkerContext",
     "Placement",
     "Progress",
@@ -74,6 +76,7 @@ __all__ = [
     "plan_markers",
     "prune_markers",
     "quarantined_builds",
+    "read_job_details",
     "record_deployments",
     "refresh_names",
     "restore_day",
@@ -89,6 +92,7 @@ _MODULES = {
     "Day": "bk_pipeline.pipeline.days",
     "Extraction": "bk_pipeline.pipeline.extract",
     "FoundDeployments": "bk_pipeline.pipeline.deployments",
+    "JobDetails": "bk_pipeline.pipeline.details",
     "MarkerContext": "bk_pipeline.pipeline.mark",
     "OVERLAP": "bk_pipeline.pipeline.days",
     "Placement": "bk_pipeline.honeycomb.placing",
@@ -113,6 +117,7 @@ _MODULES = {
     "plan_markers": "bk_pipeline.pipeline.mark",
     "prune_markers": "bk_pipeline.pipeline.mark",
     "quarantined_builds": "bk_pipeline.pipeline.transform",
+    "read_job_details": "bk_pipeline.pipeline.details",
     "record_deployments": "bk_pipeline.pipeline.deployments",
     "refresh_names": "bk_pipeline.pipeline.organization",
     "restore_day": "bk_pipeline.pipeline.extract",

@@ -13,13 +13,14 @@ from bk_pipeline.window import Window
 if TYPE_CHECKING:
     from bk_pipeline.deliver.delivery import Delivery
     from bk_pipeline.honeycomb.placing import Placement
+    from bk_pipeline.pipeline.details import JobDetails
     from bk_pipeline.pipeline.extract import Extraction
     from bk_pipeline.pipeline.transform import Transformation
 
-    Result: TypeAlias = Extraction | Transformation | Delivery | Placement
+    Result: TypeAlias = Extraction | Transformation | JobDetails | Delivery | Placement
 
 T = TypeVar("T")
-ResultT = TypeVar("ResultT", "Extraction", "Transformation", "Delivery", "Placement")
+ResultT = TypeVar("ResultT", "Extraction", "Transformation", "JobDetails", "Delivery", "Placement")
 # More than a day has parts; bounds the retries.
 MAX_DAMAGED_FILES = 10_000
 # A listing begins this long before the watermark, because builds may appear in it late.

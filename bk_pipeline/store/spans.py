@@ -34,6 +34,8 @@ from bk_pipeline.store.raw import MERGED_SUFFIX, PARQUET
 
 # Footer key of a part's `PartSummary`.
 SUMMARY = b"bk_pipeline.summary"
+# Footer key of the `ReadSource`s of a part with spans inside of jobs.
+READ = b"bk_pipeline.read"
 # The columns that identify a span.
 KEYS = pa.schema([SCHEMA.field(name) for name in ("trace_id", "span_id")])
 
@@ -78,6 +80,24 @@ class PartSummary(msgspec.Struct):
     def traces(self) -> int:
         """How many of the builds have a trace."""
         return self.builds - self.unfinished - self.skipped - self.held_back
+
+
+class ReadSource(msgspec.Struct, frozen=True, array_like=True):
+    """That a source inside of a job was read, which is stored with the spans it gave.
+
+    Attributes:
+        span_id: That of the job's span.
+        source: What was read: log, tests or profiles.
+        outcome: `read`; `gone`, `too_large` or `unreadable` if it cannot be had.
+        bytes: How much was read.
+        spans: How many spans it gave.
+    """
+
+    span_id: str
+    source: str
+    outcome: str
+    bytes: int = 0
+    spans: int = 0
 
 
 class SpanPart(NamedTuple):
@@ -158,6 +178,15 @@ class SpanStore:
         """Return the day's parts with spans inside of jobs, oldest first."""
         return list(map(_part_of, self._folder.names(f"{DETAILS}/{day}", suffix=PARQUET)))
 
+    def read_sources(self, day: str) -> list[ReadSource]:
+        """Return what was read inside of the day's jobs."""
+        found: list[ReadSource] = []
+        for part in self.detail_parts(day):
+            with self._folder.parquet_file(self._name(day, part)) as file:
+                content = (file.metadata.metadata or {}).get(READ, b"[]")
+                found += msgspec.json.decode(content, type=list[ReadSource])
+        return found
+
     def delivery_parts(self, day: str) -> list[SpanPart]:
         """Return all parts to deliver: the current ones, then those with spans inside of jobs."""
         return [*self.parts(day), *self.detail_parts(day)]
@@ -189,6 +218,7 @@ class SpanStore:
         summary: PartSummary,
         *,
         replaces: Sequence[str] = (),
+        read: Sequence[ReadSource] = (),
     ) -> None:
         """Write a part.
 
@@ -198,6 +228,7 @@ class SpanStore:
             tables: Its rows; each table becomes a row group.
             summary: Stored in the footer; it may be filled in while `tables` is consumed.
             replaces: The raw parts that the part's raw part replaces.
+            read: What was read for it, if it has spans inside of jobs.
         """
         self.deliveries.start()
         schema = DETAIL_SCHEMA if part.is_detail else BUILD_SCHEMA
@@ -206,7 +237,9 @@ class SpanStore:
                 if table.num_rows:
                     rows = table.select(schema.names)
                     writer.write_table(rows, row_group_size=table.num_rows)
-            metadata = {SUMMARY: summary, REPLACES: replaces}
+            metadata: dict[bytes, object] = {SUMMARY: summary, REPLACES: replaces}
+            if read:
+                metadata[READ] = read
             writer.add_key_value_metadata(
                 {key: msgspec.json.encode(value) for key, value in metadata.items()}
             )

@@ -1,0 +1,447 @@
+"""Job details: read logs, test results and profiles of chosen jobs, and store spans of them.
+
+What was read is stored together with the spans that it gave, so each source of a job is read once. A
+run that is killed loses what it has not written yet, and reads that again. What a budget left out is
+read by the next run of the day.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bk_pipeline.analysis.queries import query_text
+from bk_pipeline.analysis.sql import Database
+from bk_pipeline.buildkite.detail_records import Artifact, JobRef
+from bk_pipeline.clock import Clock
+from bk_pipeline.errors import (
+    AccessDenied,
+    AnswerTooLarge,
+    Gone,
+    RequestRefused,
+    RetryableError,
+    UnexpectedAnswer,
+)
+from bk_pipeline.ledger.store import Ledger
+from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
+from bk_pipeline.sources.model import JOB_COLUMNS, DetailSpan, JobTimes, detail_rows
+from bk_pipeline.sources.policy import (
+    COLUMNS,
+    EXIT_STATUS,
+    SIGNAL_REASON,
+    Policy,
+    Rule,
+    Source,
+    choose,
+)
+from bk_pipeline.spans.privacy import Privacy
+from bk_pipeline.store.folder import DETAILS
+from bk_pipeline.store.spans import PartSummary, ReadSource, SpanPart, SpanStore
+from bk_pipeline.text import Globs, counted
+
+if TYPE_CHECKING:
+    from bk_pipeline.buildkite.details import DetailsClient
+
+JOB_ID, NUMBER, PIPELINE = "buildkite.job.id", "buildkite.build.number", "buildkite.pipeline.slug"
+# The name under which the ledger's lock of a day is held.
+LOCK = "job_details"
+# How many days tell what is usual.
+USUAL_DAYS = 14
+# A part is written when it has this many spans, or is of this many sources.
+PART_SPANS, PART_SOURCES = 20_000, 200
+# Changes whenever what is read of the same source changes; no part is made again because of it.
+VERSION = "00000001"
+READ, GONE, TOO_LARGE, UNREADABLE = "read", "gone", "too_large", "unreadable"
+# Limits for one artifact. A profile of this size takes minutes.
+MAX_TESTS_BYTES, MAX_PROFILE_BYTES = 512 * 1024 * 1024, 2 * 1024 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class JobDetails:
+    """The result of reading a day's job details.
+
+    Attributes:
+        chosen: Jobs that the policy chose.
+        known: Sources of theirs that earlier runs have read.
+        sources: Sources that this run has read, by outcome.
+        left_out: Sources that it did not read because a budget was spent, or a scope is missing.
+        spans: New spans, by kind.
+        bytes: How much was read.
+        truncated: Spans that the limits of one source left out.
+        missing: A message for each scope that the token lacks.
+        stopped: Why the run stopped before its end: which budget was spent, or what failed.
+        damaged: A message for each stored file that was damaged.
+    """
+
+    chosen: int = 0
+    known: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0
+    spans: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    truncated: int = 0
+    missing: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    damaged: list[str] = field(default_factory=list)
+
+
+def read_job_details(
+    day: str,
+    *,
+    spans: SpanStore,
+    client: DetailsClient,
+    policy: Policy,
+    ledger: Ledger,
+    clock: Clock,
+    privacy: Privacy,
+    progress: Progress = no_progress,
+    on_wait: Progress = no_progress,
+    result: JobDetails | None = None,
+) -> JobDetails:
+    """Read what the policy asks for and was not read yet, and store the spans that it gives.
+
+    Args:
+        day: The partition.
+        spans: The span store.
+        client: Reads logs and artifacts.
+        policy: Which jobs, and what of them.
+        ledger: Has the lock that keeps two runs from reading the same day.
+        clock: Gives parts their names.
+        privacy: Applied to what logs and artifacts say.
+        progress: Called after each job.
+        on_wait: Called with a sentence before waiting for another run.
+        result: Updated as sources are read, so that it is right even if this raises. Returned at
+            the end.
+
+    Raises:
+        PipelineError: From the client, the ledger or the store. What was read is stored.
+    """
+    result = JobDetails() if result is None else result
+    with ledger.delivery_lock(LOCK, day, on_wait=on_wait):
+        read = retry_past_damage(lambda: spans.read_sources(day), result.damaged)
+        known = {(one.span_id, one.source) for one in read}
+        jobs = _jobs(day, spans, policy, known, result)
+        rows = partial(detail_rows, jobs.table, privacy=privacy)
+        writer = _Writer(day, spans, clock, rows, result)
+        reader = _Reader(client, policy, clock, result)
+        try:
+            for done, job in enumerate(jobs.waiting, 1):
+                for source in job.sources:
+                    found = reader.read(job, source)
+                    if found is not None:
+                        writer.add(job.row, found)
+                progress(f"{day}: {done} of {counted(len(jobs.waiting), 'job')} read")
+        finally:
+            writer.flush()
+    return result
+
+
+@dataclass(slots=True)
+class Preview:
+    """What a policy would read of stored days.
+
+    Attributes:
+        days: How many days.
+        sources: Jobs by what would be read of them.
+    """
+
+    days: int
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        daily = {name: -(-count // self.days) for name, count in self.sources.items()}
+        artifacts = daily.get("tests", 0) + daily.get("profiles", 0)
+        parts = [counted(daily["log"], "log")] if daily.get("log") else []
+        parts += [f"the artifacts of {counted(artifacts, 'job')}"] if artifacts else []
+        if not parts:
+            return f"they choose no job of the last {counted(self.days, 'stored day')}."
+        cost = f"{counted(daily.get('log', 0) + artifacts, 'request')} a day"
+        cost += ", and two for each artifact that is read" if artifacts else ""
+        return (
+            f"by the last {counted(self.days, 'stored day')} they read {' and '.join(parts)}: {cost}. "
+            "Each section, test and event that becomes a span is an event for Honeycomb."
+        )
+
+
+def preview(days: Sequence[str], *, spans: SpanStore, policy: Policy) -> Preview:
+    """Return what the policy would read of `days`, whatever was read already."""
+    found = Preview(len(days))
+    for day in days:
+        for job in _jobs(day, spans, policy, set(), JobDetails()).waiting:
+            found.sources.update(job.sources)
+    return found
+
+
+class _Job(msgspec.Struct, frozen=True):
+    """A job to read: its row, and the sources that were not read yet."""
+
+    row: int
+    span_id: str
+    ref: JobRef
+    times: JobTimes
+    rule: Rule
+    sources: tuple[Source, ...]
+    exit_status: int | None
+    signal_reason: str | None
+
+
+class _Jobs(msgspec.Struct):
+    table: pa.Table
+    waiting: list[_Job]
+
+
+def _jobs(
+    day: str, spans: SpanStore, policy: Policy, known: set[tuple[str, str]], result: JobDetails
+) -> _Jobs:
+    """Return the jobs that the policy chooses, those of its first rule first."""
+    usual = usual_durations(day, spans) if policy.needs_usual else {}
+    columns = list(dict.fromkeys((*COLUMNS, *JOB_COLUMNS)))
+    tables, rules = [], []
+    for table in spans.newest(day, columns=columns):
+        chosen = choose(policy, table, usual)
+        tables.append(table.take(pa.array([one.row for one in chosen], pa.int64())))
+        rules += [one.rule for one in chosen]
+    if not tables:
+        return _Jobs(pa.table({}), [])
+    everything = pa.concat_tables(tables).unify_dictionaries()
+    result.chosen = len(everything)
+    rows = everything.select(
+        ["span_id", "start", "end", PIPELINE, NUMBER, JOB_ID, EXIT_STATUS, SIGNAL_REASON]
+    )
+    for name in ("start", "end"):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, name, rows[name].cast(pa.int64()))
+    waiting = []
+    for row, (job, index) in enumerate(zip(rows.to_pylist(), rules, strict=True)):
+        rule = policy.rule[index]
+        left = tuple(one for one in rule.sources if (job["span_id"], one) not in known)
+        result.known += len(rule.sources) - len(left)
+        if left:
+            waiting.append((index, _job(row, job, rule, left)))
+    waiting.sort(key=lambda one: one[0])
+    return _Jobs(everything, [job for _, job in waiting])
+
+
+def _job(row: int, job: Mapping[str, Any], rule: Rule, sources: tuple[Source, ...]) -> _Job:
+    return _Job(
+        row,
+        job["span_id"],
+        JobRef(job[PIPELINE], job[NUMBER], job[JOB_ID]),
+        JobTimes(job[JOB_ID], job["start"], job["end"]),
+        rule,
+        sources,
+        job[EXIT_STATUS],
+        job[SIGNAL_REASON],
+    )
+
+
+def usual_durations(day: str, spans: SpanStore) -> dict[tuple[str, str], float]:
+    """Return the length in seconds that 95 % of a step's jobs kept to in the 14 days before `day`.
+
+    By pipeline and step; without those that had fewer than 20 jobs that passed.
+    """
+    last = date.fromisoformat(day) - timedelta(days=1)
+    since = last - timedelta(days=USUAL_DAYS - 1)
+    stored = spans.parts_by_day()
+    days = [one for one in stored if since.isoformat() <= one <= last.isoformat()]
+    if not days:
+        return {}
+    datasets = spans.datasets(days)
+    parameters = {"since": since.isoformat(), "until": last.isoformat()}
+    with Database(datasets.single, datasets.several, memory_mib=512) as database:
+        rows = database.table(query_text("usual_durations"), parameters).to_pylist()
+    return {(row["pipeline"], row["step"]): row["p95_s"] for row in rows}
+
+
+class _Found(msgspec.Struct):
+    """What a source gave: its record, and its spans by the list that their parents refer to."""
+
+    read: ReadSource
+    spans: list[list[DetailSpan]]
+
+
+class _Reader:
+    """Reads sources of jobs until a budget is spent; leaves out those that the token may not read."""
+
+    def __init__(
+        self, client: DetailsClient, policy: Policy, clock: Clock, result: JobDetails
+    ) -> None:
+        self._client, self._policy, self._clock = client, policy, clock
+        self._result = result
+        self._ends_at = clock.monotonic() + policy.seconds_per_run
+        self._denied: set[Source] = set()
+        self._tests, self._profiles = Globs(policy.tests), Globs(policy.profiles)
+
+    def read(self, job: _Job, source: Source) -> _Found | None:
+        """Return what `source` of `job` gives; None if it is left to a later run."""
+        result = self._result
+        if result.stopped is None and self._clock.monotonic() >= self._ends_at:
+            result.stopped = f"The {self._policy.minutes_per_run:g} minutes of a run are over."
+        if result.stopped or source in self._denied:
+            result.left_out += 1
+            return None
+        found = _Found(ReadSource(job.span_id, source, READ), [])
+        try:
+            outcome, size = self._read(job, source, found.spans)
+        except Gone:
+            outcome, size = GONE, 0
+        except AnswerTooLarge:
+            outcome, size = TOO_LARGE, 0
+        except (UnexpectedAnswer, RequestRefused):
+            outcome, size = UNREADABLE, 0
+        except AccessDenied as exc:
+            self._denied.add(source)
+            result.missing.append(str(exc))
+            result.left_out += 1
+            return None
+        except RetryableError as exc:
+            # A budget is spent, or Buildkite fails: what is there already need not wait for it.
+            result.stopped = str(exc)
+            result.left_out += 1
+            return None
+        result.sources[outcome] += 1
+        result.bytes += size
+        found.read = ReadSource(job.span_id, source, outcome, size, sum(map(len, found.spans)))
+        return found
+
+    def _read(self, job: _Job, source: Source, spans: list[list[DetailSpan]]) -> tuple[str, int]:
+        """Add the source's spans to `spans`; return the outcome and how many bytes were read."""
+        if source == "log":
+            return self._log(job, spans)
+        outcomes, size = [], 0
+        for artifact in self._artifacts(job, source):
+            with (
+                suppress(Gone),
+                self._client.download(
+                    artifact, max_bytes=MAX_TESTS_BYTES if source == "tests" else MAX_PROFILE_BYTES
+                ) as pieces,
+            ):
+                counter = _Counted(pieces)
+                read = self._tests_of if source == "tests" else self._profile_of
+                outcomes.append(read(job, artifact.path, counter, spans))
+                size += counter.bytes
+        return (UNREADABLE if UNREADABLE in outcomes else READ), size
+
+    def _artifacts(self, job: _Job, source: Source) -> Iterator[Artifact]:
+        globs = self._tests if source == "tests" else self._profiles
+        ref = job.ref
+        for one in self._client.artifacts(ref.pipeline, ref.number, job_id=ref.job_id):
+            # So that `**/` may also stand for no folder.
+            if one.state == "finished" and (one.path in globs or f"/{one.path}" in globs):
+                yield one
+
+    def _log(self, job: _Job, spans: list[list[DetailSpan]]) -> tuple[str, int]:
+        log = self._read_log(job, ())
+        if log.sections and all(one.guessed for one in log.spans):
+            # Agents of long ago put no times into the log.
+            times = self._client.header_times(job.ref)
+            log = self._read_log(job, times) if times else log
+        spans.append(log.spans)
+        self._result.truncated += log.omitted_sections + log.omitted_commands
+        return READ, log.bytes
+
+    def _read_log(self, job: _Job, header_times: list[int] | tuple[()]) -> Any:
+        from bk_pipeline.sources.log import read_log  # noqa: PLC0415
+
+        with self._client.log(job.ref) as pieces:
+            return read_log(
+                pieces,
+                job.times,
+                header_times=header_times,
+                commands=job.rule.commands,
+                text=self._policy.text,
+                exit_status=job.exit_status,
+                signal_reason=job.signal_reason,
+            )
+
+    def _tests_of(
+        self, job: _Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
+    ) -> str:
+        from bk_pipeline.sources.junit import read_junit  # noqa: PLC0415
+        from bk_pipeline.sources.results import CasePolicy  # noqa: PLC0415
+
+        cases = CasePolicy(job.rule.cases, job.rule.slow_case_s)
+        tests = read_junit(pieces, job.times, path=path, cases=cases)
+        spans.append(tests.spans)
+        self._result.truncated += tests.spans_left_out
+        return UNREADABLE if tests.problem and not tests.cases else READ
+
+    def _profile_of(
+        self, job: _Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
+    ) -> str:
+        from bk_pipeline.sources.profile import EventPolicy, read_profile  # noqa: PLC0415
+
+        events = EventPolicy(job.rule.min_event_ms, job.rule.max_depth)
+        profile = read_profile(pieces, job.times, path=path, events=events)
+        spans.append(profile.spans)
+        self._result.truncated += profile.left_out
+        return UNREADABLE if profile.problem and not profile.events else READ
+
+
+class _Counted:
+    """Counts the bytes that go through it."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self.bytes = 0
+
+    def __iter__(self) -> _Counted:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces)
+        self.bytes += len(piece)
+        return piece
+
+
+class _Writer:
+    """Collects what was found, and writes a part when there is enough of it."""
+
+    def __init__(
+        self,
+        day: str,
+        spans: SpanStore,
+        clock: Clock,
+        rows: Callable[[list[tuple[int, list[DetailSpan]]]], pa.Table],
+        result: JobDetails,
+    ) -> None:
+        self._day, self._spans, self._clock, self._rows = day, spans, clock, rows
+        self._result = result
+        self._found: list[tuple[int, list[DetailSpan]]] = []
+        self._read: list[ReadSource] = []
+
+    def add(self, row: int, found: _Found) -> None:
+        """Add what was found in the job in this row."""
+        self._found += [(row, spans) for spans in found.spans if spans]
+        self._read.append(found.read)
+        if (
+            len(self._read) >= PART_SOURCES
+            or sum(len(spans) for _, spans in self._found) >= PART_SPANS
+        ):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last part."""
+        if not self._read:
+            return
+        # The spans of a build must be adjacent; rows of the table are by build.
+        self._found.sort(key=lambda one: one[0])
+        table = self._rows(self._found)
+        for kind in table["name"].value_counts().to_pylist():
+            self._result.spans[kind["values"]] += kind["counts"]
+        moment = self._clock.now().strftime("%Y%m%dT%H%M%S.%fZ")
+        part = SpanPart(f"{DETAILS}-{moment}-{token_hex(4)}", VERSION)
+        first = pc.min(table["start"].cast(pa.int64())).as_py() if len(table) else None
+        summary = PartSummary(spans=len(table), first_ns=first)
+        self._spans.write(self._day, part, [table], summary, read=self._read)
+        self._found, self._read = [], []

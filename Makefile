@@ -18,6 +18,8 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --quiet
+# What the container image has besides.
+IMAGE_EXTRAS := --extra grpc --extra mcp --extra postgres --extra slack
 SYNC = $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python
 INSTALL = $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 
@@ -58,7 +60,7 @@ test-any-day: $(DEV_READY) $(VENV)/wall_clock.so ## The tests without a browser,
 	@for at in $(DATES); do echo "As if it were $$at:"; export TZ=$${at%@*}; \
 	LD_PRELOAD=$(CURDIR)/$(VENV)/wall_clock.so \
 	WALL_CLOCK_SHIFT_S=$$(($$(date -d $${at#*@} +%s) - $$(date +%s))) \
-	$(BIN)/pytest -q -n 3 -m "not browser and not interop and not collector" $(TESTS) || exit 1; done
+	$(BIN)/pytest -q -n 3 -m "not browser and not image and not interop and not collector" $(TESTS) || exit 1; done
 
 $(VENV)/wall_clock.so: bk_pipeline_tests/wall_clock.c $(READY)
 	@$(CC) -shared -fPIC -O1 -o $@ $< -ldl
@@ -134,6 +136,8 @@ format: $(DEV_READY) ## Format and fix what can be fixed
 lock: $(DEV_READY) ## Newest versions that pyproject.toml allows, into requirements.lock
 	@$(COMPILE) --group dev --upgrade pyproject.toml -o requirements-dev.lock
 	@$(COMPILE) --group build --upgrade pyproject.toml -c requirements-dev.lock -o requirements.lock
+	@$(COMPILE) --group build -c requirements-dev.lock -o deploy/build.lock
+	@$(COMPILE) $(IMAGE_EXTRAS) pyproject.toml -c requirements-dev.lock -o deploy/runtime.lock
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data stay

@@ -279,7 +279,7 @@ def _rule_errors(policy: Policy) -> Iterator[tuple[Path, str]]:
     """Yield the errors of rules that are well-formed."""
     yield from repeated_ids(rule.id for rule in policy.rule)
     if not policy.rule:
-        yield (), "has no [[rule]], so no job would be read."
+        yield (RULE,), "is missing: without a [[rule]] no job would be read."
     seen: list[dict[str, Any]] = []
     for number, rule in enumerate(policy.rule):
         conditions = _conditions(rule)

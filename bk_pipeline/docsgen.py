@@ -223,6 +223,7 @@ and an SLO. It also sets the colors of marker types, if you have [rules for mark
    Configuration* and create a key with the permissions of the table below. Ingest keys cannot create
    boards.
 2. Put it into `.env` as `HONEYCOMB_CONFIGURATION_KEY`. The dataset is that of `HONEYCOMB_DATASET`.
+   `bk-pipeline doctor` names the permissions that the key lacks.
 3. Run `bk-pipeline honeycomb plan` to see what would be created, and `bk-pipeline honeycomb apply` to
    create it. It prints the address of the board.
 

@@ -102,6 +102,8 @@ class Checkup:
                 )
         if self._installation.settings.markers is not None:
             yield Check("honeycomb_markers", places.markers)
+        if self._installation.settings.honeycomb_configuration_key is not None:
+            yield Check("honeycomb board", places.board)
 
 
 def _no_destination(_: Installation) -> CheckResult:

@@ -15,7 +15,7 @@ from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.deliver.honeycomb.destination import Honeycomb
 from bk_pipeline.doctor.findings import CheckResult, Installation, ok, warning
 from bk_pipeline.environment import ENV_FILE, env_file, env_path, ours
-from bk_pipeline.errors import ConfigError, LedgerBehind, NoLedger, StorageError
+from bk_pipeline.errors import AccessDenied, ConfigError, LedgerBehind, NoLedger, StorageError
 from bk_pipeline.ledger.schema import SQLITE
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.known import DayDeliveries
@@ -258,6 +258,25 @@ def markers(it: Installation) -> CheckResult:
         found = f"{count}; the key may place markers at {client.name}."
     lacks_changes = rules.use_regressions and not it.app.stored_changes().days
     return ok(f"{found} {NO_CHANGES}" if lacks_changes else found)
+
+
+def board(it: Installation) -> CheckResult:
+    """Check that the configuration key may do what `bk-pipeline honeycomb` does for the settings.
+
+    A key without any of the permissions, beside rules for markers, is one for markers.
+    """
+    from bk_pipeline.honeycomb.setup import permissions  # noqa: PLC0415  # loads the queries
+
+    needed = permissions(it.app.honeycomb_design())
+    with it.app.resource_client() as client:
+        granted = client.account.permissions
+        if it.settings.markers is not None and not granted.intersection(needed):
+            return ok("the key is for markers; bk-pipeline honeycomb would need another.")
+        try:
+            client.require(*needed)
+        except AccessDenied as exc:
+            return warning(f"bk-pipeline honeycomb cannot set up the board: {exc}")
+    return ok(f"the key may set up the board, with {' and '.join(needed)}.")
 
 
 def deployments(it: Installation) -> CheckResult:

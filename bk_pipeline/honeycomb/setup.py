@@ -83,10 +83,7 @@ def read(client: ResourceClient, wanted: Design) -> State:
         AccessDenied: The key lacks a permission that the design needs.
         PipelineError: Honeycomb could not be asked.
     """
-    permissions = [account.BOARDS, account.COLUMNS]
-    permissions += [account.TRIGGERS] if wanted.triggers else []
-    permissions += [account.SLOS] if wanted.slo else []
-    client.require(*permissions)
+    client.require(*permissions(wanted))
     boards = client.list_items(Kind.BOARD, wanted.slug)
     state = State(boards=[one for one in boards if _is_made(one, wanted, wanted.board_name)])
     try:
@@ -109,6 +106,15 @@ def read(client: ResourceClient, wanted: Design) -> State:
     state.triggers = _alerts(client, wanted, Kind.TRIGGER, names, asked=bool(wanted.triggers))
     state.slos = _alerts(client, wanted, Kind.SLO, {queries.SLO.name}, asked=wanted.slo is not None)
     return state
+
+
+def permissions(wanted: Design) -> list[str]:
+    """Return the permissions that the design needs, if its dataset exists."""
+    return [
+        *(account.BOARDS, account.COLUMNS),
+        *([account.TRIGGERS] if wanted.triggers else []),
+        *([account.SLOS] if wanted.slo else []),
+    ]
 
 
 def _alerts(

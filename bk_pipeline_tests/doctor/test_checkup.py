@@ -48,6 +48,7 @@ def test_checks_of_a_good_installation_pass_in_order(serve, tmp_path):
         "rate limits",
         "backfill",
         "honeycomb_events",
+        "honeycomb board",
         "storage",
         "ledger",
         "DAGSTER_HOME",
@@ -358,6 +359,53 @@ def test_markers_need_rules_and_their_own_key(*, serve, monkeypatch, tmp_path, k
         found = checkup()["honeycomb_markers"]
         assert found.verdict is OK
         assert "materialize the asset changes" in found.message
+
+
+@pytest.mark.parametrize(
+    ("key", "settings", "verdict", "says"),
+    [
+        ({}, {}, OK, "with Manage Public Boards and Manage Queries and Columns."),
+        ({}, {"BK_PIPELINE_HONEYCOMB_TRIGGERS": "1"}, OK, "and Manage Triggers."),
+        (
+            {"management": ["boards"]},
+            {},
+            WARNING,
+            "lacks the permission Manage Queries and Columns.",
+        ),
+        (
+            {"management": ["boards", "columns"]},
+            {"BK_PIPELINE_HONEYCOMB_SLO": "1"},
+            WARNING,
+            "lacks the permission Manage SLOs.",
+        ),
+        (
+            {"management": []},
+            {"BK_PIPELINE_MARKERS": "markers.toml"},
+            OK,
+            "the key is for markers;",
+        ),
+        ({"kind": "ingest"}, {}, FAILED, "ingest key"),
+    ],
+    ids=str,
+)
+def test_board_needs_permissions_of_the_configuration_key(
+    *, serve, monkeypatch, tmp_path, key, settings, verdict, says
+):
+    sandbox = serve()
+    (tmp_path / "markers.toml").write_text(RULES)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    made = sandbox.add_honeycomb_key(**{"kind": "configuration", **key})
+    monkeypatch.setenv("HONEYCOMB_CONFIGURATION_KEY", made)
+    found = checkup()["honeycomb board"]
+    assert found.verdict is verdict
+    assert says in found.message
+
+
+def test_board_is_not_checked_without_a_configuration_key(serve, monkeypatch):
+    serve()
+    monkeypatch.delenv("HONEYCOMB_CONFIGURATION_KEY")
+    assert "honeycomb board" not in checkup()
 
 
 def test_missing_destination_gives_a_warning(serve, monkeypatch):

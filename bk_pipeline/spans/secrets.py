@@ -516,6 +516,64 @@ def mask_secrets(text: str) -> str:
     return text
 
 
+# In logs, where any text may stand beside a value, more is masked than in commands and labels.
+_LOGGED = re.compile(
+    rf"""(?P<keep>(?i:[\w.-]{{0,60}}?(?:{_PASSWORDS}|pass|pwd|{_TOKENS}))["']?"""
+    r"""(?:\s{0,3}(?::|=>)\s{0,3}|\s{1,3}(?i:is|was|=)\s{1,3}|(?<=[A-Z])[ \t]{1,3}))""" + _VALUE
+)
+_DENSE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9+]{24,512}={0,2}(?![A-Za-z0-9])")
+_FEWEST_DIGITS, _MOST_RUN_SHARE = 3, 0.4
+
+
+def _masked_logged(text: str) -> str:
+    return _LOGGED.sub(_masked_value, text)
+
+
+def _masked_dense(text: str) -> str:
+    """Mask what looks random: many letters of both cases with digits among them."""
+    return _DENSE.sub(lambda found: MASK if _is_random(found[0]) else found[0], text)
+
+
+def _is_random(text: str) -> bool:
+    """Return whether letters of both cases and digits alternate, as in no name."""
+    runs = re.findall(r"[a-z]+|[A-Z]+|[0-9]+", text)
+    digits = sum(map(len, filter(str.isdigit, runs)))
+    kinds = text.upper() != text != text.lower()
+    return kinds and digits >= _FEWEST_DIGITS and len(runs) >= _MOST_RUN_SHARE * len(text)
+
+
+LOG_FAMILIES = (
+    Family(
+        "cookies", "cookie", "",
+        r"""(?P<keep>\b(?i:(?:set-)?cookie)["']?\s{0,2}[:=]\s{0,3})(?=[^\s=;]{1,80}=)[^\n]+""",
+    ),
+    Family("registry logins", "auth", "", r"""(?P<keep>["']auth["']\s{0,3}:\s{0,3}["'])[\w+/=-]{6,}"""),
+    Family(
+        "basic credentials", "basic", "",
+        r"(?P<keep>\b[Bb]asic\s{1,3})(?=[A-Za-z+/]{0,256}[\d=])[A-Za-z0-9+/]{8,}={0,2}",
+    ),
+    Family("`mysql -p`", "mysql mariadb", "", r"(?P<keep>\b(?:mysql|mariadb)[^\n|;&]{0,200}?\s-p)(?=[^\s$-])\S+"),
+    Family("Oracle", ":thin:", "", r"(?P<keep>:thin:[^/\s]{1,60}/)[^@\s]+(?=@)"),
+    Family(
+        "`echo … | docker login`", "echo", "",
+        r"""(?P<keep>\becho\s{1,3}(?:-n\s{1,3})?["']?)[^\s$|"']{3,512}(?=["']?\s{0,3}\|[^\n]{0,80}(?:login|passw))""",
+    ),
+    Family("logins", "login=", "", r"(?P<keep>\blogin=)(?=[A-Za-z_-]{0,64}\d)[\w-]{16,}"),
+    Family("`TOKEN: …` and the like", "pass pwd secret token auth credential key", "", masked=_masked_logged),
+    Family("random text", "", "", masked=_masked_dense),
+)  # fmt: skip
+
+
+def mask_log_secrets(text: str) -> str:
+    """Return text of a log with all that looks, or may look, like a secret masked."""
+    text = mask_secrets(text)
+    lowered = text.lower()
+    for family in LOG_FAMILIES:
+        if family.may_be_in(lowered):
+            text = family.mask(text)
+    return text
+
+
 def is_secret(name: str, value: str) -> bool:
     """Return whether `value` is a secret by its name: `deploy-password`, `NPM_TOKEN`."""
     return bool(_NAME.search(name)) and not _is_harmless(name, value)

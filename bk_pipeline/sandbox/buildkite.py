@@ -1,6 +1,6 @@
 """Buildkite's REST API: builds, pipelines, the organization, its clusters, the token and the rate limits.
 
-The wording of error messages is a guess, except for the 401 and for listings
+What is inside jobs is in `details`. The wording of error messages is a guess, except for the 401 and for listings
 that are too deep. Clients should rely on the status.
 """
 
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from bk_pipeline.sandbox.bodies import ApiError, encode_json, json_response
 from bk_pipeline.sandbox.credentials import ALL_SCOPES, Token, token_value
+from bk_pipeline.sandbox.details import DetailsEndpoints
 from bk_pipeline.sandbox.limits import RateLimits
 from bk_pipeline.sandbox.listing import (
     Entry,
@@ -63,6 +64,7 @@ class BuildkiteService:
         self.limits = limits
         self.max_depth = max_depth
         self.requests: list[tuple[str, str, str]] = []
+        self.details = DetailsEndpoints(world)
         self._tokens: dict[str, Token] = {}
         self._caching = cache_responses
         self._cache: dict[tuple[Any, ...], tuple[bytes, dict[str, str]]] = {}
@@ -98,18 +100,42 @@ class BuildkiteService:
             self._route(organization + "/builds", self._builds, "read_builds"),
             self._route(pipeline + "/builds", self._builds, "read_builds"),
             self._route(pipeline + "/builds/{number:int}", self._build, "read_builds"),
+            *self._detail_routes(pipeline + "/builds/{number:int}"),
             self._route("/v2/access-token", self._access_token, None),
             self._route("/v2/{rest:path}", self._not_found, None),
         ]
 
+    def _detail_routes(self, build: str) -> list[Route]:
+        job, one = build + "/jobs/{job_id}", "/{artifact_id}"
+        details, logs, files = self.details, "read_build_logs", "read_artifacts"
+        tests = "/v2/analytics/organizations/{organization}/builds/{build_id}/tests"
+        return [
+            self._raw_route(job + "/log", details.log, logs),
+            self._raw_route(job + "/log.txt", details.log, logs),
+            self._raw_route(build + "/artifacts", details.build_artifacts, files),
+            self._raw_route(job + "/artifacts", details.job_artifacts, files),
+            self._raw_route(job + "/artifacts" + one, details.artifact, files),
+            self._raw_route(job + "/artifacts" + one + "/download", details.download, files),
+            self._raw_route(tests, details.tests, "read_suites"),
+        ]
+
     def _route(self, path: str, handler: Callable[[Request], Content], scope: str | None) -> Route:
+        def respond(request: Request) -> Response:
+            content, headers = self._content(request, handler)
+            return Response(content, 200, headers, media_type="application/json")
+
+        return self._raw_route(path, respond, scope)
+
+    def _raw_route(
+        self, path: str, respond: Callable[[Request], Response], scope: str | None
+    ) -> Route:
         def endpoint(request: Request) -> Response:
-            return self._respond(request, handler, scope)
+            return self._respond(request, respond, scope)
 
         return Route(path, endpoint)
 
     def _respond(
-        self, request: Request, handler: Callable[[Request], Content], scope: str | None
+        self, request: Request, respond: Callable[[Request], Response], scope: str | None
     ) -> Response:
         """The response, successful or not, with the rate limit headers."""
         token = self._token(request)
@@ -118,12 +144,12 @@ class BuildkiteService:
             return json_response(request, check.error_body, 429, check.headers)
         try:
             self._authorize(request, token, scope)
-            content, headers = self._content(request, handler)
+            response = respond(request)
         except ApiError as error:
             body = {"message": error.message}
             return json_response(request, body, error.status, check.headers)
-        headers = {**check.headers, **headers}
-        return Response(content, 200, headers, media_type="application/json")
+        response.headers.update(check.headers)
+        return response
 
     def _content(
         self, request: Request, handler: Callable[[Request], Content]

@@ -40,6 +40,7 @@ and for an OTLP endpoint.
 Nothing here is real; no account is touched.
 
   Buildkite   /v2/organizations/{organization}/builds
+              .../builds/{{number}}/artifacts  .../jobs/{{id}}/log  .../jobs/{{id}}/log.txt
   Honeycomb   /1/batch/{{dataset}}  /1/events/{{dataset}}  /1/auth
               /1/markers/{{dataset}}  /1/marker_settings/{{dataset}}
               /1/boards  /1/datasets  and in each {{dataset}}: /1/columns  /1/derived_columns
@@ -91,6 +92,8 @@ class Control:
             "datasets": dict(store.datasets),
             "buildkite_requests": self._buildkite.request_count,
             "buildkite_refused": self._buildkite.limits.refused_count,
+            "artifact_requests": self._buildkite.details.store.request_count,
+            "artifact_requests_with_credentials": self._buildkite.details.store.leaked_count,
             "honeycomb_requests": self._honeycomb.request_count,
             "otlp_span_count": self._otlp.span_count,
             "otlp_duplicate_count": self._otlp.duplicate_count,
@@ -151,6 +154,7 @@ class Control:
         self._honeycomb.reset()
         self._otlp.reset()
         self._buildkite.reset()
+        self._buildkite.details.store.reset()
         return json_response(request, {})
 
 

@@ -17,6 +17,7 @@ ALL_SCOPES = (
     "read_clusters",
     "read_organizations",
     "read_pipelines",
+    "read_suites",
 )
 
 # What a configuration key can manage besides markers.

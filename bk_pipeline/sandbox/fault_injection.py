@@ -210,9 +210,16 @@ class FaultInjector:
                 if fault.details["processed"]:
                     await exchange.process(self._app)
                 await self._wait(exchange, None)
+            case "slow_body":
+                start, body = await exchange.process(self._app)
+                await exchange.send_slowly(start, body, **fault.details)
             case "slow":
-                if await self._wait(exchange, fault.details["seconds"]):
-                    await self._app(exchange.scope, exchange.replay, exchange.send)
+                await self._delay(exchange, fault.details["seconds"])
+
+    async def _delay(self, exchange: Exchange, seconds: float) -> None:
+        """Process the request as usual after a delay."""
+        if await self._wait(exchange, seconds):
+            await self._app(exchange.scope, exchange.replay, exchange.send)
 
     async def _wait(self, exchange: Exchange, timeout_s: float | None) -> bool:
         """Wait for the client to disconnect. Returns whether it is still there after the timeout.
@@ -292,6 +299,18 @@ class Exchange:
         # Unlike a reset, a close delivers what has been written.
         self.transport.close()
         await self.disconnected()
+
+    async def send_slowly(
+        self, start: Message, body: bytes, *, seconds: float, pieces: int
+    ) -> None:
+        """Send the headers, then the body in so many pieces, with a pause before each."""
+        await self.send(start)
+        size = max(-(-len(body) // max(pieces, 1)), 1)
+        for at in range(0, len(body), size):
+            await asyncio.sleep(seconds)
+            piece = {"type": "http.response.body", "body": body[at : at + size], "more_body": True}
+            await self.send(piece)
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def reset(self) -> None:
         """Reset the connection without a response."""

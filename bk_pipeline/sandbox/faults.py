@@ -31,6 +31,8 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "html": {},
     # Processes the request as usual after a delay.
     "slow": {"seconds": 1.0},
+    # Processes the request, then sends the body in pieces with a pause before each.
+    "slow_body": {"seconds": 0.1, "pieces": 10},
     # Honeycomb batches: all events are stored, but the response lacks its last elements.
     "short_answer": {"missing": 1},
     # Honeycomb batches: events at `indexes`, or with the name `where`, are rejected one by one.
@@ -39,7 +41,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "partial": {"rejected_spans": 1, "message": "Injected fault: rejected"},
 }  # fmt: skip
 EVENT_KINDS = frozenset({"short_answer", "event_status", "partial"})
-SERVICES = ("buildkite", "honeycomb", "otlp")
+SERVICES = ("buildkite", "artifacts", "honeycomb", "otlp")
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Faults:
         """Inject a fault into coming requests.
 
         Args:
-            service: "buildkite", "honeycomb" or "otlp".
+            service: "buildkite", "artifacts" (their store), "honeycomb" or "otlp".
             kind: One of `KINDS`.
             count: How many requests it applies to.
             after: How many requests pass before it applies.

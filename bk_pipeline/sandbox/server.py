@@ -5,16 +5,18 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from threading import Event, Thread
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bk_pipeline.sandbox.artifact_store import PREFIX, ArtifactStore
 from bk_pipeline.sandbox.bodies import json_response
 from bk_pipeline.sandbox.buildkite import MAIN_USER, BuildkiteService
 from bk_pipeline.sandbox.control import Control, same_site_only
@@ -28,7 +30,7 @@ from bk_pipeline.sandbox.world import World
 
 # The service that handles the paths with a prefix. To add a service, add it here, to
 # `faults.SERVICES` and to `Sandbox`.
-_PREFIXES = {"/v2/": "buildkite", "/1/": "honeycomb", "/v1/": "otlp"}
+_PREFIXES = {"/v2/": "buildkite", "/store/": "artifacts", "/1/": "honeycomb", "/v1/": "otlp"}
 
 
 class Sandbox:
@@ -78,6 +80,7 @@ class Sandbox:
         self.buildkite = BuildkiteService(
             world, self.limits, max_depth, cache_responses=cache_responses
         )
+        self.artifact_store = self.buildkite.details.store
         self.honeycomb = HoneycombService(
             self.faults, clock, keep_events=keep_events, limits=limits
         )
@@ -110,19 +113,19 @@ class Sandbox:
 
     def _application(self) -> FaultInjector:
         control = Control(self.world, self.faults, self.buildkite, self.honeycomb, self.otlp)
-        parts = (self.buildkite, self.honeycomb, self.otlp, control)
+        parts = (self.buildkite, self.artifact_store, self.honeycomb, self.otlp, control)
         starlette = Starlette(
             routes=[route for part in parts for route in part.routes()],
             exception_handlers={HTTPException: _not_found_response},
         )
         services: dict[str, Service] = {
             "buildkite": self.buildkite,
+            "artifacts": self.artifact_store,
             "honeycomb": self.honeycomb,
             "otlp": self.otlp,
         }
-        return FaultInjector(
-            _with_date_header(starlette, self._clock), self.faults, services, _PREFIXES
-        )
+        by_host = _with_date_header(_hosts_apart(starlette, self.artifact_store), self._clock)
+        return FaultInjector(by_host, self.faults, services, _PREFIXES)
 
 
 def _with_date_header(app: ASGIApp, clock: Callable[[], float]) -> ASGIApp:
@@ -140,6 +143,20 @@ def _with_date_header(app: ASGIApp, clock: Callable[[], float]) -> ASGIApp:
     return with_date_header
 
 
+def _hosts_apart(app: ASGIApp, store: ArtifactStore) -> ASGIApp:
+    """Wrap `app` so that the store's port serves artifacts only, and no other port does."""
+
+    async def apart(scope: Scope, receive: Receive, send: Send) -> None:
+        server = scope.get("server") or ("", None)
+        at_store = bool(store.url) and server[1] == urlsplit(store.url).port
+        if at_store != scope["path"].startswith(PREFIX):
+            await PlainTextResponse("Not Found", 404)(scope, receive, send)
+            return
+        await app(scope, receive, send)
+
+    return apart
+
+
 @contextmanager
 def running(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve the sandbox from a thread while the context is open. Yields its URL.
@@ -154,18 +171,18 @@ def running(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Iterato
     Raises:
         OSError: The port is in use.
     """
-    with _listen(host, port) as sock:
+    with _listen(sandbox, host, port) as sockets:
         started = Event()
         server = _server(sandbox, host, started.set)
         thread = Thread(
-            target=server.run, kwargs={"sockets": [sock]}, name="bk-sandbox", daemon=True
+            target=server.run, kwargs={"sockets": sockets}, name="bk-sandbox", daemon=True
         )
         thread.start()
         try:
             while not started.wait(timeout=0.1):
                 if not thread.is_alive():
                     raise RuntimeError("The sandbox server stopped before it started.")
-            yield _url(sock)
+            yield _url(sockets[0])
         finally:
             server.should_exit = True
             thread.join()
@@ -177,9 +194,9 @@ def serve(sandbox: Sandbox, host: str, port: int, on_ready: Callable[[str], None
     Raises:
         OSError: The port is in use.
     """
-    with _listen(host, port) as sock:
-        url = _url(sock)
-        _server(sandbox, host, lambda: on_ready(url)).run(sockets=[sock])
+    with _listen(sandbox, host, port) as sockets:
+        url = _url(sockets[0])
+        _server(sandbox, host, lambda: on_ready(url)).run(sockets=sockets)
 
 
 def _server(sandbox: Sandbox, host: str, on_ready: Callable[[], None]) -> SandboxServer:
@@ -190,9 +207,17 @@ def _server(sandbox: Sandbox, host: str, on_ready: Callable[[], None]) -> Sandbo
     return SandboxServer(same_site_only(sandbox.app, host), on_started, sandbox.app.release)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+@contextmanager
+def _listen(sandbox: Sandbox, host: str, port: int) -> Iterator[list[socket.socket]]:
+    """The socket of the services, and one on a free port for the store of artifacts."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=512)
+    with ExitStack() as opened:
+        sockets = [
+            opened.enter_context(socket.create_server((host, number), family=family, backlog=512))
+            for number in (port, 0)
+        ]
+        sandbox.artifact_store.url = _url(sockets[1])
+        yield sockets
 
 
 def _url(sock: socket.socket) -> str:

@@ -165,6 +165,25 @@ class World:
                 return entry
         return None
 
+    def build_with_id(self, build_id: str, at_ms: int) -> Entry | None:
+        """The build with this UUID at a given time, or None if there is none yet."""
+        first, last = self.first_and_last_day()
+        try:
+            day = day_of(int(build_id.replace("-", "")[:12], 16))
+        except (ValueError, OverflowError):
+            return None
+        with self._lock:
+            found: list[Entry] = [entry for days in self._added.values() for entry in days]
+        if first <= day <= last:
+            found += self.builds(day)
+        for entry in found:
+            identifier = (
+                entry.payload.get("id") if isinstance(entry, RecordedBuild) else entry.ref.id
+            )
+            if identifier == build_id and matches(entry, ListingFilters(), at_ms):
+                return entry
+        return None
+
     def pipelines(self) -> dict[str, dict[str, Any]]:
         """The API's pipeline objects by slug, including those of added builds."""
         with self._lock:

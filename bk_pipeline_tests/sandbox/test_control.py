@@ -25,6 +25,8 @@ def test_stored_counts_what_has_arrived(client, event):
         "datasets": {"one": 3, "two": 1},
         "buildkite_requests": 1,
         "buildkite_refused": 0,
+        "artifact_requests": 0,
+        "artifact_requests_with_credentials": 0,
         "honeycomb_requests": 2,
         "otlp_span_count": 0,
         "otlp_duplicate_count": 0,

@@ -196,13 +196,18 @@ def backfill(**options: Any) -> None:
 @click.option(
     "--fetch", is_flag=True, help="Read the build from Buildkite even if it is in the span table."
 )
-@click.option("--all", "every", is_flag=True, help="Show a line for every job.")
+@click.option(
+    "--all", "every", is_flag=True, help="Show a line for every job, and for all inside of jobs."
+)
 def trace(**options: Any) -> None:
     """Show a build as a waterfall of its jobs and waits.
 
     BUILD is the URL of the build's page (or of its trace in Honeycomb), pipeline#number, a
     number, or a UUID. The build is read from the span table, or from Buildkite if it is not
     there. Links to its trace follow, one for each destination that has trace pages.
+
+    If job details are read (docs/inside-jobs.md), jobs that failed show the failed section of their
+    log, the reason, and failed tests, and the critical path its longest sections; --all shows all.
 
     \b
       bk-pipeline trace https://buildkite.com/acme/web/builds/4182

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -26,11 +26,14 @@ from bk_pipeline.spans.records import NEVER_RUN, Build, decode_build
 from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.spans.tree import spans_for_build
-from bk_pipeline.text import counted, duration, money
+from bk_pipeline.text import counted, duration, money, one_line
 from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.trace.waterfall import (
+    INSIDE,
     Line,
     Timescale,
+    failure_kind,
+    insides_note,
     is_manual,
     longest_on_path,
     name_of,
@@ -47,8 +50,9 @@ Span = dict[str, Any]
 
 COLOURS = {"ok": "green", "error": "red", "unset": "yellow"}
 PERSON = "blue"
-RAN, OFF_PATH, WAITED, PAUSED, FOLDED = "█", "▓", "░", "╌", "▒"
+RAN, OFF_PATH, WAITED, PAUSED, FOLDED, INSIDE_JOB = "█", "▓", "░", "╌", "▒", "▄"
 LEGEND = "░ waited for an agent  █ ran  ▓ ran off the critical path  ╌ waited for a person"
+LEGEND_INSIDE = "  ▄ inside of a job"
 
 LABEL_SHARE, LONGEST_LABEL, SHORTEST_LABEL = 0.5, 60, 8
 LONGEST_DURATION = 9
@@ -61,9 +65,10 @@ MOST_LINES = 150
 def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOST_LINES) -> Table:
     """Draw the spans of one trace (rows of `spans.table.rows`), `width` columns wide.
 
-    Each span has one line, except that a step with one job is shown as that job. If there are
-    more than `most_lines`, some children of each parent are folded into a line with their counts.
-    Bars are omitted if there is no room, and long pauses are shortened.
+    Each span has one line, except that a step with one job is shown as that job, and that only what
+    matters is shown inside of jobs. If there are more than `most_lines`, some children of each
+    parent are folded into a line with their counts; None shows every span. Bars are omitted if there
+    is no room, and long pauses are shortened.
     """
     lines = outline(spans, most_lines=most_lines)
     labels = [_label(line) for line in lines]
@@ -83,8 +88,11 @@ def waterfall(spans: Sequence[Span], *, width: int, most_lines: int | None = MOS
         bar = [_bar(line, scale, bars)] if bars else []
         length = duration((line.end_ns - line.start_ns) // NS_PER_MS)
         table.add_row(label, *bar, Text(length))
-    if bars and scale.shortened:
-        table.caption = Text("long pauses are shortened", "dim")
+    inside = insides_note(spans, lines)
+    notes = [f"{inside}: --all shows all" if inside else ""]
+    notes += ["long pauses are shortened"] if bars and scale.shortened else []
+    if caption := "; ".join(note for note in notes if note):
+        table.caption = Text(caption, "dim")
         table.caption_justify = "left"
     return table
 
@@ -106,6 +114,10 @@ def _bar(line: Line, scale: Timescale, columns: int) -> Text:
         return Text.assemble(" " * start, (FOLDED * (end - start), "dim"))
     attributes = line.span["attributes"]
     colour = COLOURS[line.span["status"]]
+    if line.span["name"] in INSIDE:
+        # Most have no status; that does not mean that they were canceled.
+        colour = COLOURS["error" if line.span["status"] == "error" else "ok"]
+        return Text.assemble(" " * start, (INSIDE_JOB * (end - start), colour))
     if is_manual(line.span):
         return Text.assemble(" " * start, (PAUSED * (end - start), PERSON))
     if attributes.get("buildkite.job.started") is False or line.span["name"] == SpanKind.WAIT:
@@ -120,7 +132,8 @@ def _bar(line: Line, scale: Timescale, columns: int) -> Text:
 # A user waits for the response of Buildkite, and for the links.
 DEADLINE_S = 20.0
 LINK_DEADLINE_S = 5.0
-SHOWN_FAILURES = 10
+SHOWN_FAILURES, SHOWN_TESTS = 10, 3
+LONGEST_MESSAGE = 200
 SHORT_COMMIT = 7
 
 
@@ -194,12 +207,14 @@ def describe(
         console.print(line, soft_wrap=True)
     console.print()
     console.print(waterfall(spans, width=console.width, most_lines=None if every else MOST_LINES))
-    console.print(f"\n{LEGEND}", style="dim")
+    inside = LEGEND_INSIDE if any(one["name"] in INSIDE for one in spans) else ""
+    console.print(f"\n{LEGEND}{inside}", style="dim")
     if advice := longest_on_path(spans):
         console.print(Text(f"Critical path: {advice}"), soft_wrap=True)
     failures = _failures(spans, hosts)
     for failure in failures[:SHOWN_FAILURES]:
-        console.print(failure, soft_wrap=True)
+        for line in failure:
+            console.print(line, soft_wrap=True)
     if len(failures) > SHOWN_FAILURES:
         console.print(f"  and {len(failures) - SHOWN_FAILURES:,} more")
 
@@ -232,18 +247,58 @@ def _cost_of(build: dict[str, Any]) -> str:
     return f"  cost {money(cost, currency)}{part}"
 
 
-def _failures(spans: Sequence[Span], hosts: Collection[str]) -> list[Text]:
-    """Return a line with a link for each failed job that was not retried."""
-    found = []
+def _failures(spans: Sequence[Span], hosts: Collection[str]) -> list[list[Text]]:
+    """Return lines for each failed job that was not retried: with a link, the reason and tests."""
+    failed = {
+        span["span_id"]: span
+        for span in spans
+        if span["name"] == SpanKind.JOB
+        and span["status"] == "error"
+        and not span["attributes"].get("buildkite.job.retried")
+    }
+    causes = _causes(spans, failed)
+    return [[_failure(job, hosts), *_reasons(causes[span_id])] for span_id, job in failed.items()]
+
+
+def _failure(job: Span, hosts: Collection[str]) -> Text:
+    attributes = job["attributes"]
+    length = duration((job["end_unix_nano"] - job["start_unix_nano"]) // NS_PER_MS)
+    url = safe_url(attributes.get("buildkite.job.web_url"), hosts) or ""
+    what = (attributes.get("error.type") or "failed").replace("_", " ")
+    return Text(f"✗ {name_of(job)}: {what} after {length}  {url}", "red")
+
+
+def _causes(spans: Sequence[Span], jobs: Collection[str]) -> dict[str, list[Span]]:
+    """Return, by the ids of jobs, the sections and tests inside of them that say why they failed."""
+    parents = {span["span_id"]: span.get("parent_span_id") for span in spans}
+    found: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
-        attributes = span["attributes"]
-        replaced = attributes.get("buildkite.job.retried")
-        if span["name"] == SpanKind.JOB and span["status"] == "error" and not replaced:
-            length = duration((span["end_unix_nano"] - span["start_unix_nano"]) // NS_PER_MS)
-            url = safe_url(attributes.get("buildkite.job.web_url"), hosts) or ""
-            what = (attributes.get("error.type") or "failed").replace("_", " ")
-            found.append(Text(f"✗ {name_of(span)}: {what} after {length}  {url}", "red"))
+        if span["name"] in {SpanKind.SECTION, SpanKind.CASE} and span["status"] == "error":
+            above = span["span_id"]
+            while above is not None and above not in jobs:
+                above = parents.get(above)
+            if above is not None:
+                found[above].append(span)
     return found
+
+
+def _reasons(causes: Sequence[Span]) -> Iterator[Text]:
+    """Yield what the job's log says, and the first of its tests that failed."""
+    tests = [one for one in causes if one["name"] == SpanKind.CASE]
+    for one in causes:
+        told = (failure_kind(one), _message(one))
+        if one["name"] == SpanKind.SECTION and any(told):
+            yield Text(f"    {': '.join(part for part in told if part)}")
+    for one in tests[:SHOWN_TESTS]:
+        class_ = readable(one["attributes"].get("bk_pipeline.test.class") or "")
+        named = " / ".join(part for part in (class_, name_of(one)) if part)
+        yield Text("    ✗ " + ": ".join(part for part in (named, _message(one)) if part))
+    if len(tests) > SHOWN_TESTS:
+        yield Text(f"    and {counted(len(tests) - SHOWN_TESTS, 'more failed test')}")
+
+
+def _message(span: Span) -> str:
+    return one_line(span["attributes"].get("bk_pipeline.failure.message") or "", LONGEST_MESSAGE)
 
 
 def _links(root: Span, app: App) -> Iterator[tuple[str, str]]:

@@ -12,8 +12,10 @@ from bk_pipeline.report.blocks import Picture
 from bk_pipeline.report.style import GRID, INK, QUIET, STATES, WAITED, WIDTH_IN, picture_of, style
 from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import (
+    INSIDE,
     Line,
     Timescale,
+    insides_note,
     is_manual,
     name_of,
     notes_of,
@@ -45,15 +47,11 @@ def waterfall(spans: Sequence[dict[str, Any]]) -> Picture:
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlim(0, PLACES)
         axes.set_axis_off()
-        axes.text(
-            0,
-            len(lines) - 0.1,
-            "grey: waited for an agent · blue: waited for a person"
-            + (" · long pauses are drawn shortened" if scale.shortened else ""),
-            color=QUIET,
-            fontsize=8,
-            va="top",
-        )
+        told = "grey: waited for an agent · blue: waited for a person"
+        if any(span["name"] in INSIDE for span in spans):
+            told += f" · thin: {insides_note(spans, lines) or 'inside of jobs'}"
+        told += " · long pauses are drawn shortened" if scale.shortened else ""
+        axes.text(0, len(lines) - 0.1, told, color=QUIET, fontsize=8, va="top")
         return picture_of(figure, f"Waterfall of {name_of(spans[0])}")
 
 
@@ -77,7 +75,10 @@ def _draw(axes: Axes, row: int, line: Line, scale: Timescale) -> None:
         STATES["failed"] if failed else INK,
     )
     colour, height, alpha = STATUSES[span["status"]], 0.6, 1.0
-    if is_manual(span):
+    if span["name"] in INSIDE:
+        # Most have no status; that does not mean that they were canceled.
+        colour, height, alpha = STATUSES["error" if failed else "ok"], 0.34, 0.6
+    elif is_manual(span):
         colour, height = STATES["blocked"], 0.2
     elif span["attributes"].get("buildkite.job.started") is False:
         colour = WAITED

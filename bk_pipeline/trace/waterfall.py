@@ -17,7 +17,7 @@ from rich.emoji import Emoji
 from bk_pipeline.display import printable
 from bk_pipeline.spans.derived import MATRIX_PLACEHOLDER
 from bk_pipeline.spans.model import SpanKind
-from bk_pipeline.text import compact_json, duration
+from bk_pipeline.text import compact_json, counted, duration, shortened
 from bk_pipeline.units import NS_PER_MS
 
 SHORTCODE = re.compile(r"(?<!\w):([a-zA-Z][\w+-]*):(?!\w)")
@@ -85,19 +85,53 @@ MOST_VALUES = 4
 
 # Limits of the children shown per parent, tried in this order.
 CHILDREN = (100, 50, 25, 12, 6, 3)
+HALF, LONGEST_NAME = 0.5, 60
 STATUS_LABELS = {"ok": "passed", "error": "failed", "unset": "canceled or forgiven"}
+
+# The kinds of spans inside of jobs, and the nouns for folded ones.
+INSIDE = {
+    SpanKind.SECTION: "section",
+    SpanKind.COMMAND: "command",
+    SpanKind.SUITE: "test suite",
+    SpanKind.CASE: "test",
+    SpanKind.THREAD: "thread",
+    SpanKind.EVENT: "event",
+}
+# The attribute that names a span of the kind, and its name without a value.
+INSIDE_NAMES = {
+    SpanKind.SECTION: ("buildkite.job.section.name", "log"),
+    SpanKind.COMMAND: ("buildkite.job.section.command", "command"),
+    SpanKind.SUITE: ("test.suite.name", "tests"),
+    SpanKind.CASE: ("test.case.name", "test"),
+    SpanKind.THREAD: ("thread.name", "thread"),
+    SpanKind.EVENT: ("bk_pipeline.profile.name", "event"),
+}
+NOUNS = INSIDE | {
+    SpanKind.BUILD: "build",
+    SpanKind.STAGE: "stage",
+    SpanKind.GROUP: "group",
+    SpanKind.STEP: "step",
+    SpanKind.WAIT: "wait",
+}
+# What is shown inside of jobs by default: the longest parts of the critical path, so many in all and
+# in one job, and what failed, so many of each parent.
+LONGEST_SHOWN, LONGEST_OF_JOB, FAILED_SHOWN = 6, 3, 3
+# Kinds that tell where a job's time went. Threads do not: each takes most of the job.
+TELLING = (SpanKind.SECTION, SpanKind.SUITE, SpanKind.EVENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the waterfall: one span, or several folded spans, of which only jobs are counted.
+    """A line of the waterfall: one span, or several folded spans.
 
     Attributes:
         depth: The number of ancestors.
         span: The span; None for folded spans.
         start_ns: The start, in Unix nanoseconds.
         end_ns: The end, in Unix nanoseconds.
-        jobs: The number of folded jobs by status.
+        jobs: The number of jobs by status among folded spans and below them.
+        folded: The number of folded spans by kind, without those below them.
+        failed: How many of these failed.
     """
 
     depth: int
@@ -105,41 +139,113 @@ class Line:
     start_ns: int
     end_ns: int
     jobs: Counter[str]
+    folded: Counter[str]
+    failed: int = 0
 
     @property
     def folded_summary(self) -> str:
-        """A text like `… 388 more: 380 passed, 8 canceled or forgiven`."""
+        """A text like `… 388 more: 380 passed, 8 canceled or forgiven` or `… 12 more sections`."""
+        if self.jobs:
+            parts = [
+                f"{self.jobs[one]:,} {word}"
+                for one, word in STATUS_LABELS.items()
+                if self.jobs[one]
+            ]
+            return f"… {self.jobs.total():,} more: {', '.join(parts)}"
         parts = [
-            f"{self.jobs[one]:,} {word}" for one, word in STATUS_LABELS.items() if self.jobs[one]
+            counted(number, f"more {NOUNS[SpanKind(kind)]}")
+            for kind, number in self.folded.most_common()
         ]
-        return f"… {self.jobs.total():,} more: {', '.join(parts)}"
+        failed = f", {self.failed:,} of them failed" if self.failed else ""
+        return f"… {', '.join(parts)}{failed}"
 
 
 def outline(spans: Sequence[Span], *, most_lines: int | None = None) -> list[Line]:
-    """Return a line per span: parents before their children, children by start.
+    """Return the lines of a waterfall: parents before their children, children by start.
 
-    A step with one job is replaced by the job. If there are more than `most_lines` lines, only some
-    children of each parent are shown, failed ones first and then the longest. Another line counts
-    the jobs of the others.
+    A step with one job is replaced by the job. With `most_lines`, of what is inside of jobs only
+    what failed is shown, and the longest parts of the critical path. If there are still more lines,
+    only some children of each parent are shown, failed ones first and then the longest. Another
+    line counts the others, except that of a job that shows nothing of its inside.
+
+    Args:
+        spans: The spans of a build.
+        most_lines: About how many lines; None for a line per span.
     """
     tree = _Tree(spans)
+    if most_lines is None:
+        return list(tree.lines(None))
+    tree.hide_insides()
     lines = list(tree.lines(None))
     for most in CHILDREN:
-        if most_lines is None or len(lines) <= most_lines:
+        if len(lines) <= most_lines:
             break
         lines = list(tree.lines(most))
     return lines
 
 
+def insides_note(spans: Sequence[Span], lines: Iterable[Line]) -> str | None:
+    """Return a sentence on how much of what is inside of jobs is shown; None if all of it is."""
+    inside = sum(span["name"] in INSIDE for span in spans)
+    shown = sum(line.span is not None and line.span["name"] in INSIDE for line in lines)
+    return None if shown == inside else f"{shown:,} of {inside:,} spans inside of jobs are shown"
+
+
 class _Tree:
     def __init__(self, spans: Sequence[Span]) -> None:
         self._children: dict[str | None, list[Span]] = defaultdict(list)
-        present = {span["span_id"] for span in spans}
+        self._spans = {span["span_id"]: span for span in spans}
+        # The spans inside of jobs to show; None for all.
+        self._kept: set[str] | None = None
         for span in spans:
             parent = span.get("parent_span_id")
-            self._children[parent if parent in present else None].append(span)
+            self._children[parent if parent in self._spans else None].append(span)
         for children in self._children.values():
             children.sort(key=lambda one: (one["start_unix_nano"], one["end_unix_nano"]))
+
+    def hide_insides(self) -> None:
+        """Show inside of jobs only what failed, and the longest parts of the critical path."""
+        self._kept = set()
+        telling: list[Span] = []
+        for job in [one for one in self._spans.values() if one["name"] == SpanKind.JOB]:
+            inside = list(self._inside(job))
+            for of_parent in self._failed(inside).values():
+                self._keep(of_parent[:FAILED_SHOWN])
+            if job["attributes"].get("bk_pipeline.critical_path"):
+                longest = [one for one in inside if self._tells(one)]
+                telling += sorted(longest, key=_length_ns, reverse=True)[:LONGEST_OF_JOB]
+        self._keep(sorted(telling, key=_length_ns, reverse=True)[:LONGEST_SHOWN])
+
+    def _inside(self, job: Span) -> Iterator[Span]:
+        """Yield what is inside of a job: parents before their children."""
+        waiting = list(reversed(self._children[job["span_id"]]))
+        while waiting:
+            span = waiting.pop()
+            if span["name"] in INSIDE:
+                yield span
+                waiting += reversed(self._children[span["span_id"]])
+
+    @staticmethod
+    def _failed(inside: Iterable[Span]) -> dict[str | None, list[Span]]:
+        failed: dict[str | None, list[Span]] = defaultdict(list)
+        for span in inside:
+            if span["status"] == "error":
+                failed[span.get("parent_span_id")].append(span)
+        return failed
+
+    def _tells(self, span: Span) -> bool:
+        """Whether a span is of a kind that tells where time went, and in no other such span."""
+        parent = self._spans[span["parent_span_id"]]
+        return span["name"] in TELLING and parent["name"] not in TELLING
+
+    def _keep(self, spans: Iterable[Span]) -> None:
+        """Show these spans, and what they are in."""
+        assert self._kept is not None
+        for span in spans:
+            one: Span | None = span
+            while one is not None and one["name"] in INSIDE:
+                self._kept.add(one["span_id"])
+                one = self._spans.get(one.get("parent_span_id", ""))
 
     def lines(self, most: int | None) -> Iterator[Line]:
         """Yield all lines, with at most `most` lines per parent; None: no limit."""
@@ -147,40 +253,62 @@ class _Tree:
 
     def _below(self, parent: str | None, depth: int, most: int | None) -> Iterator[Line]:
         children = self._children[parent]
-        shown = children
-        if most is not None and len(children) > most:
-            chosen = {id(one) for one in sorted(children, key=_interest)[: most - 1]}
-            shown = [one for one in children if id(one) in chosen]
+        shown = self._shown(children)
+        if not shown:
+            return
+        if most is not None and len(shown) + (len(shown) < len(children)) > most:
+            chosen = {id(one) for one in sorted(shown, key=_interest)[: most - 1]}
+            shown = [one for one in shown if id(one) in chosen]
         for span in shown:
-            inside = self._children[span["span_id"]]
-            if span["name"] == SpanKind.STEP and len(inside) == 1:
-                yield _line(depth, inside[0])
-            else:
-                yield _line(depth, span)
-                yield from self._below(span["span_id"], depth + 1, most)
+            line = self._line(depth, span)
+            yield line
+            assert line.span is not None
+            yield from self._below(line.span["span_id"], depth + 1, most)
         if len(shown) < len(children):
             kept = {id(one) for one in shown}
             yield self._folded(depth, [one for one in children if id(one) not in kept])
+
+    def _shown(self, children: list[Span]) -> list[Span]:
+        if self._kept is None:
+            return children
+        return [
+            one for one in children if one["name"] not in INSIDE or one["span_id"] in self._kept
+        ]
+
+    def _line(self, depth: int, span: Span) -> Line:
+        inside = self._children[span["span_id"]]
+        alone = span["name"] == SpanKind.STEP and len(inside) == 1
+        span = inside[0] if alone else span
+        start, end = span["start_unix_nano"], span["end_unix_nano"]
+        return Line(depth, span, start, end, Counter(), Counter())
 
     def _folded(self, depth: int, spans: Sequence[Span]) -> Line:
         jobs: Counter[str] = Counter()
         waiting = list(spans)
         while waiting:
             span = waiting.pop()
-            jobs[span["status"]] += span["name"] == SpanKind.JOB
-            waiting += self._children[span["span_id"]]
-        start = min(one["start_unix_nano"] for one in spans)
-        end = max(one["end_unix_nano"] for one in spans)
-        return Line(depth, None, start, end, jobs)
+            if span["name"] == SpanKind.JOB:
+                jobs[span["status"]] += 1
+            else:
+                waiting += self._children[span["span_id"]]
+        return Line(
+            depth,
+            None,
+            min(one["start_unix_nano"] for one in spans),
+            max(one["end_unix_nano"] for one in spans),
+            jobs,
+            Counter(one["name"] for one in spans),
+            sum(one["status"] == "error" for one in spans),
+        )
 
 
-def _line(depth: int, span: Span) -> Line:
-    return Line(depth, span, span["start_unix_nano"], span["end_unix_nano"], Counter())
+def _length_ns(span: Span) -> int:
+    return int(span["end_unix_nano"]) - int(span["start_unix_nano"])
 
 
 def _interest(span: Span) -> tuple[bool, int]:
     """Sort key: failed spans first, then the longest."""
-    return span["status"] != "error", span["start_unix_nano"] - span["end_unix_nano"]
+    return span["status"] != "error", -_length_ns(span)
 
 
 # A pause longer than all activity together is shortened to this fraction of the activity.
@@ -252,6 +380,9 @@ def name_of(span: Span) -> str:
             return f"stage {attributes.get('buildkite.build.stage', '')}"
         case SpanKind.GROUP:
             return f"group {readable(attributes.get('buildkite.step.group.key', ''))}"
+        case kind if kind in INSIDE:
+            named, otherwise = INSIDE_NAMES[kind]
+            return readable(str(attributes.get(named) or "")) or otherwise
         case _:
             names = ("job.label", "step.label", "step.key", "job.type", "step.type")
             found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
@@ -265,6 +396,8 @@ def notes_of(span: Span) -> str:
     if span["name"] == SpanKind.BUILD:
         blocked = own.get("build.blocked_state")
         return f"{own.get('build.state', '')}{', blocked' if blocked else ''}"
+    if span["name"] in INSIDE:
+        return _notes_inside(span)
     if span["name"] not in {SpanKind.JOB, SpanKind.WAIT}:
         return ""
     index, retries = own.get("job.parallel.index"), own.get("job.retries_count")
@@ -277,6 +410,28 @@ def notes_of(span: Span) -> str:
         "never started" if own.get("job.started") is False else "",
     )
     return ", ".join(note for note in notes if note)
+
+
+def failure_kind(span: Span) -> str | None:
+    """Return the kind of a section's failure for reading, like `test failure`; None if unknown."""
+    kind = span["attributes"].get("bk_pipeline.failure.kind")
+    if kind in {None, "unknown"}:
+        return None
+    return "timeout" if kind == "timeout" else f"{kind} failure"
+
+
+def _notes_inside(span: Span) -> str:
+    """Return the kind of a section's failure, a suite's counts, or a test's result."""
+    own = span["attributes"]
+    if (cases := own.get("bk_pipeline.test.cases")) is not None:
+        broken = sum(own.get(f"bk_pipeline.test.{one}") or 0 for one in ("failures", "errors"))
+        return (
+            f"{broken:,} of {counted(cases, 'test')} failed" if broken else counted(cases, "test")
+        )
+    if (kind := failure_kind(span)) is not None:
+        return kind
+    result = own.get("bk_pipeline.test.result")
+    return "" if result in {None, "passed", "failed"} else str(result)
 
 
 def _ending(job: dict[str, Any]) -> str:
@@ -316,10 +471,11 @@ def is_manual(span: Span) -> bool:
 def longest_on_path(spans: Sequence[Span]) -> str | None:
     """Return what took the most time of the critical path, as a phrase.
 
-    It is like `3 m 12 s of 9 m 11 s: waiting for agents of queue linux-large`. None if the spans have
-    no critical path.
+    It is like `3 m 12 s of 9 m 11 s: waiting for agents of queue linux-large`. If it is running a
+    job whose inside is known, it also says where in the job. None if the spans have no critical path.
     """
     parts: Counter[str] = Counter()
+    running: dict[str, list[Span]] = defaultdict(list)
     blocked_ms = spans[0]["attributes"].get("bk_pipeline.critical_path.blocked_ms") or 0
     for span in spans:
         attributes = span["attributes"]
@@ -330,19 +486,58 @@ def longest_on_path(spans: Sequence[Span]) -> str | None:
             parts[f"waiting for a person at {name_of(span)}"] += share_ms
             blocked_ms -= share_ms
             continue
-        length_ms = (span["end_unix_nano"] - span["start_unix_nano"]) // NS_PER_MS
+        length_ms = _length_ns(span) // NS_PER_MS
         started = attributes.get("buildkite.job.started") is not False
         waited_ms = attributes.get("buildkite.job.wait_time_ms") or 0 if started else length_ms
         waiting_ms = min(waited_ms, share_ms)
         parts[_agents_of(attributes)] += waiting_ms
         if started:
             parts[f"running {name_of(span)}"] += min(length_ms, share_ms - waiting_ms)
+            running[f"running {name_of(span)}"].append(span)
     if not parts:
         return None
     parts["waiting for a person to retry a job"] += blocked_ms
     part, ms = parts.most_common(1)[0]
-    length_ms = (spans[0]["end_unix_nano"] - spans[0]["start_unix_nano"]) // NS_PER_MS
-    return f"{duration(ms)} of {duration(length_ms)}: {part}"
+    within = _longest_inside(spans, running[part])
+    return f"{duration(ms)} of {duration(_length_ns(spans[0]) // NS_PER_MS)}: {part}{within}"
+
+
+def _longest_inside(spans: Sequence[Span], jobs: Sequence[Span]) -> str:
+    """Return `, most of it in `npm ci` (2 m 03 s)`: the longest section of jobs, or its command.
+
+    Sections of the same name in several jobs count together. Empty if nothing is known.
+    """
+    of_jobs = {job["span_id"] for job in jobs}
+    sections = {
+        one["span_id"]: one
+        for one in spans
+        if one["name"] == SpanKind.SECTION and one.get("parent_span_id") in of_jobs
+    }
+    lengths = _lengths_by_name(sections.values())
+    if not lengths:
+        return ""
+    [(name, length_ns)] = lengths.most_common(1)
+    inside = {key for key, one in sections.items() if name_of(one) == name}
+    commands = _lengths_by_name(
+        one
+        for one in spans
+        if one["name"] == SpanKind.COMMAND and one.get("parent_span_id") in inside
+    )
+    for command, command_ns in commands.most_common(1):
+        if command_ns * 2 >= length_ns:
+            name, length_ns = command, command_ns
+    share = length_ns / max(sum(map(_length_ns, jobs)), 1)
+    where = "most of it in" if share > HALF else "the longest part of it"
+    return f", {where} `{shortened(name, LONGEST_NAME)}` ({duration(length_ns // NS_PER_MS)})"
+
+
+def _lengths_by_name(spans: Iterable[Span]) -> Counter[str]:
+    """Return the total length by name, of spans that have a name of their own."""
+    lengths: Counter[str] = Counter()
+    for span in spans:
+        if span["attributes"].get(INSIDE_NAMES[span["name"]][0]):
+            lengths[name_of(span)] += _length_ns(span)
+    return lengths
 
 
 def _agents_of(attributes: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bk_pipeline.cli.trace import waterfall
+from bk_pipeline.cli.trace import describe, waterfall
 from bk_pipeline.text import duration
 from bk_pipeline.trace.waterfall import (
     Timescale,
@@ -15,7 +16,22 @@ from bk_pipeline.trace.waterfall import (
     outline,
     readable,
 )
-from bk_pipeline_tests.builders import at, make_block, make_build, make_job, make_spans
+from bk_pipeline_tests.builders import (
+    at,
+    make_block,
+    make_build,
+    make_job,
+    make_retry,
+    make_spans,
+)
+from bk_pipeline_tests.insides import (
+    case,
+    command,
+    section,
+    sections,
+    spans_with_insides,
+    suite,
+)
 
 
 def spans_of(*jobs, **fields):
@@ -224,3 +240,160 @@ def test_build_without_critical_path_has_no_advice():
 def test_jobs_off_the_critical_path_have_other_bars():
     lines = drawn(spans_of(make_job("lint", run_s=5), make_job("test", run_s=30)))
     assert ["▓" in line for line in lines] == [False, False, True, False]
+
+
+def steps_in(spans, **options):
+    """The lines below the stage, without bars and lengths."""
+    lines = [re.split("[█▓░▄▒╌]", line)[0].rstrip() for line in drawn(spans, **options)]
+    return [line[4:] for line in lines[2:]]
+
+
+def test_what_is_inside_of_a_job_is_below_it():
+    job = make_job("unit", run_s=60)
+    inside = [
+        section(None, 0, 1),
+        section(":npm: Install", 1, 40, index=1),
+        command("npm ci", 2, 40, parent=1),
+        section("Tests", 40, 60, index=2),
+        suite("cart", 41, 50),
+        case("test_total", 41, 42, parent=4, failed=False),
+    ]
+    shown = steps_in(spans_with_insides(make_build([job]), {job["id"]: inside}), most_lines=None)
+    assert shown == [
+        "unit",
+        "  log",
+        "  Install",
+        "    npm ci",
+        "  Tests",
+        "  cart (10 tests)",
+        "    test_total",
+    ]
+
+
+def test_failed_section_and_tests_of_a_failed_job_are_shown_and_others_folded():
+    failed, passed = make_job("unit", state="failed", run_s=60), make_job("lint", run_s=90)
+    inside = [
+        *sections(*((f"part {n}", 2) for n in range(20))),
+        section("Tests", 40, 60, index=20, failure=("test", "expected 3", "0" * 16)),
+        suite("cart", 41, 50, failures=4),
+        *(case(f"test_{n}", 41 + n, 42 + n, parent=21) for n in range(4)),
+        *(case(f"good_{n}", 45, 46, parent=21, failed=False) for n in range(3)),
+    ]
+    found = {failed["id"]: inside, passed["id"]: sections(*((f"s{n}", 0) for n in range(8)))}
+    spans = spans_with_insides(make_build([passed, failed], state="failed"), found)
+    shown = steps_in(spans, most_lines=150)
+    assert shown[: shown.index("lint")] == [
+        "✗ unit (exit 1)",
+        "  ✗ Tests (test failure)",
+        "  ✗ cart (4 of 10 tests failed)",
+        "    ✗ test_0",
+        "    ✗ test_1",
+        "    ✗ test_2",
+        "    … 4 more tests, 1 of them failed",
+        "  … 20 more sections",
+    ]
+
+
+def test_many_jobs_with_many_sections_stay_readable():
+    """Only the longest of the critical path are shown, and how many there are."""
+    jobs = [make_job(f"job {n}", run_s=100 + n) for n in range(50)]
+    found = {job["id"]: sections(*((f"section {n}", n % 7 / 2) for n in range(20))) for job in jobs}
+    spans = spans_with_insides(make_build(jobs), found)
+    lines = drawn(spans, most_lines=150)
+    assert len(lines) == 57
+    assert lines[-1].strip() == "3 of 1,000 spans inside of jobs are shown: --all shows all"
+    assert steps_in(spans, most_lines=150)[-6:-1] == [
+        "job 49",
+        "  section 5",
+        "  section 6",
+        "  section 13",
+        "  … 17 more sections",
+    ]
+    assert len(drawn(spans, most_lines=None)) == 1_052
+
+
+def test_bars_inside_are_within_the_bar_of_the_job():
+    job = make_job("unit", run_s=60)
+    inside = sections(("a", 10), ("b", 20), ("c", 30))
+    _, _, bar, *parts = drawn(spans_with_insides(make_build([job]), {job["id"]: inside}))
+    places = [[at for at, c in enumerate(line) if c in "█▄"] for line in (bar, *parts[:3])]
+    whole, *inner = places
+    assert min(inner[0]) == whole[0]
+    assert max(inner[2]) == whole[-1]
+    assert [len(one) / len(whole) for one in inner] == pytest.approx(
+        [1 / 6, 1 / 3, 1 / 2], abs=0.05
+    )
+
+
+def test_retried_and_soft_failed_attempts_show_where_they_failed():
+    first = make_job("unit", state="failed")
+    again = make_retry(first, made_s=30, state="failed", soft_failed=True)
+    broken = section("Tests", 0, 10, failure=("infrastructure", "no disk", "1" * 16))
+    found = {one["id"]: [broken] for one in (first, again)}
+    shown = steps_in(spans_with_insides(make_build([first, again]), found), most_lines=150)
+    assert sum("✗ Tests (infrastructure failure)" in line for line in shown) == 2
+
+
+@pytest.mark.parametrize(
+    ("inside", "told"),
+    [
+        ([], ""),
+        (sections(("Install", 40), ("Tests", 20)), ", most of it in `Install` (40.0 s)"),
+        (
+            sections(("a", 25), ("b", 18), ("c", 17)),
+            ", the longest part of it `a` (25.0 s)",
+        ),
+        (
+            [*sections(("Running commands", 55)), command("npm ci", 1, 50, parent=0)],
+            ", most of it in `npm ci` (49.0 s)",
+        ),
+        (
+            [*sections(("Running commands", 55)), command("npm ci", 1, 20, parent=0)],
+            ", most of it in `Running commands` (55.0 s)",
+        ),
+        ([section(None, 0, 60)], ""),
+    ],
+)
+def test_longest_section_of_the_critical_path_is_named(inside, told):
+    job = make_job("unit", run_s=60)
+    found = {job["id"]: inside} if inside else {}
+    spans = spans_with_insides(make_build([job, make_job("lint")]), found)
+    assert longest_on_path(spans) == f"1 m 00 s of 1 m 03 s: running unit{told}"
+
+
+def failures_in(payload, found):
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    describe(spans_with_insides(payload, found), console, {"buildkite.com"})
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return lines[next(at for at, line in enumerate(lines) if re.match("✗ .*: failed", line)) :]
+
+
+def test_failures_have_their_reason_and_failed_tests():
+    jobs = [make_job(name, state="failed") for name in ("unit", "deploy", "odd", "dark")]
+    message = "E   assert 3 == 4" + " and more" * 100
+    tests = [
+        section("Tests", 0, 9, failure=("test", message, "0" * 16)),
+        suite("cart", 1, 5, failures=5),
+        *(case(f"test_{n}", 1, 2, parent=1) for n in range(5)),
+        case("good", 1, 2, parent=1, failed=False),
+    ]
+    down = section(None, 0, 9, failure=("infrastructure", "connection\nreset\x1b[2J", "1" * 16))
+    odd = section(None, 0, 9, failure=("unknown", None, None))
+    found = dict(zip((job["id"] for job in jobs), (tests, [down], [odd]), strict=False))
+    unit, *told, deploy, reason, odd_one, dark = failures_in(
+        make_build(jobs, state="failed"), found
+    )
+    assert unit.startswith("✗ unit: failed after 10.0 s  https://buildkite.com/acme/shop/builds/7#")
+    assert told[0].startswith("    test failure: E assert 3 == 4 and more")
+    assert len(told[0]) < 230
+    assert told[1:] == [
+        "    ✗ tests.cart / test_0: expected 3, got 4",
+        "    ✗ tests.cart / test_1: expected 3, got 4",
+        "    ✗ tests.cart / test_2: expected 3, got 4",
+        "    and 2 more failed tests",
+    ]
+    assert deploy.startswith("✗ deploy: failed")
+    assert reason == "    infrastructure failure: connection reset [2J"
+    assert odd_one.startswith("✗ odd: failed")
+    assert dark.startswith("✗ dark: failed")

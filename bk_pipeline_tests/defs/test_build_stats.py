@@ -29,6 +29,8 @@ from bk_pipeline_tests.builders import (
     make_pipeline,
     uid,
 )
+from bk_pipeline_tests.insides import section as section_of
+from bk_pipeline_tests.insides import sections, spans_with_insides, suite
 from bk_pipeline_tests.report.made import cells as cells_of
 from bk_pipeline_tests.report.made import (
     day_of,
@@ -206,6 +208,22 @@ def test_waterfall_names_jobs_and_their_outcomes():
     assert "✗ test (exit 3)" in said
     assert "lint" in said
     assert "deploy (canceled, never started)" in said
+
+
+def test_waterfall_shows_the_inside_of_failed_jobs():
+    job = make_job("unit", state="failed")
+    parts = [
+        *sections(("Install", 5), ("Other", 1)),
+        section_of("Tests", 6, 9, index=2, failure=("test", "expected 3", "0" * 16)),
+        suite("cart", 6, 8),
+    ]
+    spans = spans_with_insides(make_build([job], state="failed"), {job["id"]: parts})
+    said = words_in(waterfall(spans))
+    assert "✗ unit (exit 1)" in said
+    assert "✗ Tests (test failure)" in said
+    assert "Install" in said
+    assert "… 1 more section" in said
+    assert said[-1].endswith("thin: 3 of 4 spans inside of jobs are shown")
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ class App:
         return Period.ending(name, date.fromisoformat(last), self.settings.timezone)
 
     def report(
-        self, period: Period, database: Database, *, link_of: LinkOf
+        self, period: Period, database: Database, *, link_of: LinkOf, on_trouble: Report
     ) -> tuple[PeriodStats, list[Block]]:
         """Return the numbers of a period, and the report of them.
 
@@ -274,6 +274,7 @@ class App:
             period: The period.
             database: From `database`.
             link_of: From `trace_links`.
+            on_trouble: Called with a message if a part is left out.
 
         Raises:
             PipelineError: The span table cannot be read, or a query needs too much memory.
@@ -302,7 +303,27 @@ class App:
             first_stored=date.fromisoformat(first) if first else None,
         )
         hosts = self.settings.buildkite_hosts
-        return stats, blocks_of(stats, spans_of=self._trace, link_of=link_of, hosts=hosts)
+        blocks = blocks_of(stats, spans_of=self._trace, link_of=link_of, hosts=hosts)
+        return stats, blocks + self._deployments_section(period, on_trouble)
+
+    def _deployments_section(self, period: Period, on_trouble: Report) -> list[Block]:
+        """Return a report's section on deployments; nothing without rules, or without any."""
+        from bk_pipeline.pipeline.deployments import known_deployments  # noqa: PLC0415  # see above
+        from bk_pipeline.report.deployments import deployments_section  # noqa: PLC0415
+
+        try:
+            rules = self.deployment_rules()
+        except ConfigError as exc:
+            on_trouble(f"The report has no deployments. {exc}")
+            return []
+        if rules is None:
+            return []
+        found = known_deployments(
+            period.first, period.last, spans=self.spans(), stats=self.stats(), rules=rules
+        )
+        first = date.fromisoformat(min(found.days, default=str(period.first)))
+        days = None if period.days == 1 else (first, period.last)
+        return deployments_section(found.deployments, self.settings.buildkite_hosts, days=days)
 
     def _trace(self, day: str, trace_id: str) -> list[dict[str, Any]]:
         return self.traces_of(day)(trace_id)

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from bk_pipeline.app import App
-from bk_pipeline.cli.output import atomic_file, echo
+from bk_pipeline.cli.output import atomic_file, echo, tell
 from bk_pipeline.cli.sql import open_database
 from bk_pipeline.report.compose import summary
 from bk_pipeline.report.html import html
@@ -19,8 +19,8 @@ def report(*, period: str, until: date | None, output: Path) -> None:
     zone = app.settings.timezone
     with open_database(app) as database:
         shown = app.period(period, str(until or max(app.spans().parts_by_day())))
-        with app.trace_links(on_trouble=lambda message: echo(message, err=True)) as link_of:
-            stats, blocks = app.report(shown, database, link_of=link_of)
+        with app.trace_links(on_trouble=tell) as link_of:
+            stats, blocks = app.report(shown, database, link_of=link_of, on_trouble=tell)
     organization = app.settings.buildkite_organization_slug
     title = f"Builds of {organization}" if organization else "Builds"
     dates = f"{period.capitalize()} {'of' if shown.days == 1 else 'from'} {shown}, in {zone.key}"

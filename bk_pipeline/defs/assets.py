@@ -10,7 +10,6 @@ from bk_pipeline.analysis.columns import CHANGES, DEPLOYMENTS, PIPELINES
 from bk_pipeline.app import App
 from bk_pipeline.defs import checks, metadata
 from bk_pipeline.defs.daily_asset import (
-    DailyRun,
     ExtractConfig,
     LoaderConfig,
     MarkersConfig,
@@ -23,7 +22,6 @@ from bk_pipeline.defs.naming import Naming
 from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.report.blocks import Block
 from bk_pipeline.settings import Settings
 
 # A dataset must exist before anything can be marked in it; its first events create it.
@@ -351,28 +349,13 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                     )
                     with run.app.database(days=[day.key]) as database:
                         period = run.app.period("day", day.key)
-                        _, blocks = run.app.report(period, database, link_of=link_of)
-                    blocks += _deployments_of(run, day)
+                        _, blocks = run.app.report(
+                            period, database, link_of=link_of, on_trouble=run.warn
+                        )
                     step.record(metadata.of_stats(found, blocks))
         return dg.MaterializeResult()
 
     return build_stats
-
-
-def _deployments_of(run: DailyRun, day: pipeline.Day) -> list[Block]:
-    """Return a section on the day's deployments; nothing without any, and without rules."""
-    from bk_pipeline.report.deployments import deployments_section  # noqa: PLC0415  # loads pyarrow
-
-    app = run.app
-    try:
-        rules = app.deployment_rules()
-    except ConfigError as exc:
-        run.warn(f"The report has no deployments. {exc}")
-        return []
-    if rules is None:
-        return []
-    found = pipeline.deployments_of(day.key, spans=app.spans(), stats=app.stats(), rules=rules)
-    return deployments_section(found, app.settings.buildkite_hosts)
 
 
 def deployments(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
@@ -515,7 +498,10 @@ def build_report(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
                 with step as day, run.app.database() as database:
                     reports = {
                         name: run.app.report(
-                            run.app.period(name, day.key), database, link_of=link_of
+                            run.app.period(name, day.key),
+                            database,
+                            link_of=link_of,
+                            on_trouble=run.warn,
                         )
                         for name in ("week", "month")
                     }

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bk_pipeline.pipeline.deployments import (
         FoundDeployments,
         days_with_stale_deployments,
-        deployments_of,
         find_deployments,
         record_deployments,
     )
@@ -66,7 +65,6 @@ __all__ = [
     "days_with_stale_deployments",
     "deliver_day",
     "deliver_deployments",
-    "deployments_of",
     "extract_day",
     "find_changes",
     "find_deployments",
@@ -107,7 +105,6 @@ _MODULES = {
     "days_with_stale_deployments": "bk_pipeline.pipeline.deployments",
     "deliver_day": "bk_pipeline.pipeline.deliver",
     "deliver_deployments": "bk_pipeline.pipeline.deployment_metrics",
-    "deployments_of": "bk_pipeline.pipeline.deployments",
     "extract_day": "bk_pipeline.pipeline.extract",
     "find_changes": "bk_pipeline.pipeline.changes",
     "find_deployments": "bk_pipeline.pipeline.deployments",

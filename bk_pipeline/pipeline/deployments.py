@@ -101,20 +101,22 @@ def record_deployments(
     return found
 
 
-def deployments_of(
-    day: str, *, spans: SpanStore, stats: StatsStore, rules: Sequence[Rule]
-) -> list[Deployment]:
-    """Return the day's deployments: the stored ones if they are up to date, else found anew.
+def known_deployments(
+    first: date, last: date, *, spans: SpanStore, stats: StatsStore, rules: Sequence[Rule]
+) -> FoundDeployments:
+    """Return what `find_deployments` does: from the stored tables if they are up to date.
 
     Raises:
         StorageError: The store cannot be read.
     """
-    if not days_with_stale_deployments([day], spans=spans, stats=stats):
+    stored = spans.parts_by_day()
+    days = [day for day in day_keys(first, last) if day in stored]
+    if not days_with_stale_deployments(days, spans=spans, stats=stats):
         with suppress(DamagedFile):
-            rows = stats.read(DEPLOYMENTS.name, day).to_pylist()
-            return [Deployment(**row) for row in rows]
-    at = date.fromisoformat(day)
-    return find_deployments(at, at, spans=spans, rules=rules).deployments
+            rows = [row for day in days for row in stats.read(DEPLOYMENTS.name, day).to_pylist()]
+            found = sorted((Deployment(**row) for row in rows), key=lambda one: one.finished_at)
+            return FoundDeployments(found, days)
+    return find_deployments(first, last, spans=spans, rules=rules)
 
 
 def days_with_stale_deployments(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 
 import pytest
@@ -91,3 +92,36 @@ def test_what_is_missing_is_named(store, call, monkeypatch):
     monkeypatch.delenv("BK_PIPELINE_DEPLOYMENTS")
     done = call("deployments")
     assert (done.returncode, "BK_PIPELINE_DEPLOYMENTS is not set" in done.stderr) == (2, True)
+
+
+def section(path):
+    """The rows of the tables of the report's section on deployments."""
+    [_, found] = path.read_text().split(">Deployments</h2>")
+    tables = found.split("<table>")[1:]
+    return [
+        [re.sub(r"<[^>]+>", " ", row).split() for row in table.split("<tr>")[1:]]
+        for table in tables
+    ]
+
+
+def test_report_of_a_week_has_the_four_keys_and_the_last_deployments(history, call, tmp_path):
+    assert call("report", "--period", "week", "--until", "2026-03-11").returncode == 0
+    keys, listed = section(tmp_path / "report.html")
+    # From the 5th on: 7 days of shop, with the rollback of the sixth of them.
+    assert [row[:6] for row in keys[1:]] == [["shop", "production", "7", "of", "7", "1.0"]]
+    assert listed[1][:5] == ["11", "Mar", "09:00", "shop", "production"]
+    assert len(listed) == 1 + 8
+
+
+def test_report_of_a_day_has_its_deployments(history, call, tmp_path):
+    assert call("report", "--period", "day", "--until", "2026-03-11").returncode == 0
+    [listed] = section(tmp_path / "report.html")
+    assert len(listed) == 2
+
+
+def test_report_says_why_it_has_no_deployments(history, call, tmp_path):
+    (tmp_path / "deployments.toml").write_text("[[rule]]\nid = 1\n")
+    done = call("report", "--period", "day", "--until", "2026-03-11")
+    assert done.returncode == 0
+    assert "The report has no deployments. " in done.stderr
+    assert ">Deployments</h2>" not in (tmp_path / "report.html").read_text()

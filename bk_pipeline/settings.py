@@ -87,7 +87,8 @@ class Settings(BaseSettings):
         alias="BUILDKITE_API_TOKEN",
         description="Buildkite API access token with the scope `read_builds`. Optional scopes: "
         "`read_organizations` adds `buildkite.organization.id` and `.name` to spans, `read_clusters` "
-        "adds `buildkite.cluster.name` and `.graphql_id`.",
+        "adds `buildkite.cluster.name` and `.graphql_id`; with BK_PIPELINE_JOB_DETAILS, "
+        "`read_build_logs` is for logs and `read_artifacts` for test results and profiles.",
     )
     buildkite_organization_slug: Slug | None = Field(
         None,

@@ -62,6 +62,7 @@ class Checkup:
             yield Check("deployments", places.deployments)
         if SETTINGS not in self._failed and self._installation.settings.job_details is not None:
             yield Check("job details", places.job_details, (STORAGE,))
+        yield Check("inside jobs", source.inside_jobs, (TOKEN, "job details"))
         yield Check(HOME, places.dagster_home)
         if self._pools is not None:
             yield Check(POOLS, self._pools, (HOME,))

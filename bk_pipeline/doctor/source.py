@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from bk_pipeline.buildkite.answers import CREATE_TOKEN
 from bk_pipeline.buildkite.client import BuildkiteClient
+from bk_pipeline.buildkite.details import ARTIFACTS_SCOPE, LOGS_SCOPE
 from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.buildkite.records import AccessToken, BuildRecord
 from bk_pipeline.clock import Clock
@@ -269,6 +270,43 @@ def names(it: Installation) -> CheckResult:
             messages.append(f"the last request with {' and '.join(again)} did not succeed: ")
             messages[-1] += "the next run asks again"
     return ok("; ".join(messages) + ".")
+
+
+# What the scopes for the inside of jobs bring, and for which sources of a policy they are needed.
+INSIDE_JOBS = {
+    LOGS_SCOPE: ("spans of the sections of logs, and why jobs failed", ("log",)),
+    ARTIFACTS_SCOPE: ("spans of tests and of profiles", ("tests", "profiles")),
+}
+
+
+def inside_jobs(it: Installation) -> CheckResult:
+    """Report which optional scopes are for logs and artifacts; a warning if the policy needs one.
+
+    Raises:
+        ConfigError: The policy is malformed.
+    """
+    policy = it.app.job_details()
+    granted = it.access_token.scopes
+    if policy is None:
+        brought = "; ".join(
+            f"with the scope {scope}, which the token {'has' if scope in granted else 'lacks'}, "
+            f"{attributes}"
+            for scope, (attributes, _) in INSIDE_JOBS.items()
+        )
+        return ok(f"nothing is read. BK_PIPELINE_JOB_DETAILS would add, {brought}. Optional.")
+    sources = {source for rule in policy.rule for source in rule.sources}
+    needed = [scope for scope, (_, of) in INSIDE_JOBS.items() if sources.intersection(of)]
+    lacking = [scope for scope in needed if scope not in granted]
+    if lacking:
+        without = " and ".join(INSIDE_JOBS[scope][0] for scope in lacking)
+        return warning(
+            f"the token lacks {' and '.join(lacking)}, which BK_PIPELINE_JOB_DETAILS asks for: "
+            f"there will be no {without} until it has that scope. Scopes are edited under "
+            f"{CREATE_TOKEN}."
+        )
+    if not needed:
+        return ok("BK_PIPELINE_JOB_DETAILS reads nothing.")
+    return ok(f"the token has {' and '.join(needed)}, as BK_PIPELINE_JOB_DETAILS needs.")
 
 
 def rate_limits(it: Installation) -> CheckResult:

@@ -85,7 +85,7 @@ def log_of(job: dict[str, Any], at_ms: int) -> Log | None:
 
 
 def is_deleted(job: dict[str, Any]) -> bool:
-    """Whether somebody deleted the job's log."""
+    """Whether the job's log has been deleted."""
     return Random(f"deleted/{job['id']}").randrange(_DELETED) == 0
 
 

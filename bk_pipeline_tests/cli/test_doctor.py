@@ -13,7 +13,7 @@ def test_each_check_prints_a_line_and_exit_status_is_0_if_nothing_failed(call):
         done = call("doctor", "--days", "2", **environment(sandbox, url))
     assert done.returncode == 0, done.stdout
     *lines, empty, last = done.stdout.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 14
     assert all(line.startswith(("✓ ", "! ")) for line in lines)
     assert lines[1].startswith('✓ token: "Sandbox token" of sandbox')
     assert empty == ""

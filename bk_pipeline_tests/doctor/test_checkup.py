@@ -51,6 +51,7 @@ def test_checks_of_a_good_installation_pass_in_order(serve, tmp_path):
         "honeycomb board",
         "storage",
         "ledger",
+        "inside jobs",
         "DAGSTER_HOME",
         "version",
     ]
@@ -64,12 +65,12 @@ def test_checks_of_a_good_installation_pass_in_order(serve, tmp_path):
 @pytest.mark.parametrize(
     ("variable", "value", "check", "says", "unchecked"),
     [
-        ("BUILDKITE_API_TOKEN", "", "token", "BUILDKITE_API_TOKEN is not set.", 4),
-        ("BUILDKITE_API_TOKEN", "bkua_wrong", "token", "does not know the token", 4),
-        ("BUILDKITE_ORGANIZATION_SLUG", "", "token", "BUILDKITE_ORGANIZATION_SLUG is not set.", 4),
+        ("BUILDKITE_API_TOKEN", "", "token", "BUILDKITE_API_TOKEN is not set.", 5),
+        ("BUILDKITE_API_TOKEN", "bkua_wrong", "token", "does not know the token", 5),
+        ("BUILDKITE_ORGANIZATION_SLUG", "", "token", "BUILDKITE_ORGANIZATION_SLUG is not set.", 5),
         ("BUILDKITE_ORGANIZATION_SLUG", "acne", "organization", "no organization acne", 2),
         ("BK_PIPELINE_PIPELINES", "wbe", "backfill", "has no pipeline wbe", 0),
-        ("BK_PIPELINE_TIMEZONE", "Mars", "settings", "like UTC or Europe/Berlin", 8),
+        ("BK_PIPELINE_TIMEZONE", "Mars", "settings", "like UTC or Europe/Berlin", 9),
         ("BK_PIPELINE_DESTINATIONS", "jaeger", "destinations", "honeycomb,otlp:tempo", 0),
         ("HONEYCOMB_API_KEY", "wrong", "honeycomb_events", "rejects the key", 0),
         ("BK_PIPELINE_DATA_DIR", "file/data", "storage", "is no folder that", 1),
@@ -114,6 +115,50 @@ def test_optional_scopes_are_named_with_what_they_would_bring(serve, monkeypatch
         "buildkite.organization.name. Optional; scopes are edited under Personal Settings > API "
         "Access Tokens in Buildkite."
     )
+
+
+def test_scopes_for_the_inside_of_jobs_are_named_with_what_they_would_bring(serve, monkeypatch):
+    sandbox = serve()
+    token = sandbox.add_token(["read_builds", "read_artifacts"])
+    monkeypatch.setenv("BUILDKITE_API_TOKEN", token)
+    found = checkup()["inside jobs"]
+    assert found.verdict is OK
+    assert found.message == (
+        "nothing is read. BK_PIPELINE_JOB_DETAILS would add, with the scope read_build_logs, which "
+        "the token lacks, spans of the sections of logs, and why jobs failed; with the scope "
+        "read_artifacts, which the token has, spans of tests and of profiles. Optional."
+    )
+
+
+@pytest.mark.parametrize(
+    ("read", "scopes", "verdict", "says"),
+    [
+        ('["log"]', ["read_build_logs"], OK, "the token has read_build_logs, as BK_PIPELINE_JOB"),
+        ('["log"]', ["read_artifacts"], WARNING, "the token lacks read_build_logs, which BK_PIP"),
+        ('["tests"]', ["read_build_logs"], WARNING, "there will be no spans of tests and of prof"),
+        ('["profiles"]', ["read_artifacts"], OK, "the token has read_artifacts, as"),
+        ('["log", "tests"]', [], WARNING, "lacks read_build_logs and read_artifacts, which"),
+    ],
+)
+def test_scopes_that_the_policy_needs_are_checked(
+    *, serve, monkeypatch, tmp_path, read, scopes, verdict, says
+):
+    sandbox = serve()
+    (tmp_path / "details.toml").write_text(f"[[rule]]\nid = 'all'\nread = {read}\n")
+    monkeypatch.setenv("BK_PIPELINE_JOB_DETAILS", str(tmp_path / "details.toml"))
+    token = sandbox.add_token(["read_builds", *scopes])
+    monkeypatch.setenv("BUILDKITE_API_TOKEN", token)
+    found = checkup()["inside jobs"]
+    assert (found.verdict, says in found.message) == (verdict, True), found.message
+
+
+def test_malformed_policy_is_reported_once(serve, monkeypatch, tmp_path):
+    serve()
+    (tmp_path / "details.toml").write_text("[[rule]]\nread = 'log'\n")
+    monkeypatch.setenv("BK_PIPELINE_JOB_DETAILS", str(tmp_path / "details.toml"))
+    found = checkup()
+    assert found["job details"].verdict is FAILED
+    assert found["inside jobs"].message == "skipped because job details failed"
 
 
 def test_token_with_more_scopes_or_near_expiry_gives_a_warning(monkeypatch):

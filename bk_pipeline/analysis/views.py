@@ -1,7 +1,8 @@
 """Declares the views that `bk-pipeline sql` queries; `docs/sql.md` follows from it.
 
 `spans` has every column of the span table under its own name, which has dots and so needs double
-quotes. `builds`, `steps` and `jobs` have the columns that people ask for, under short names.
+quotes. `builds`, `steps`, `jobs`, and for what is inside of jobs `sections` and `tests`, have the
+columns that people ask for, under short names.
 """
 
 from __future__ import annotations
@@ -277,4 +278,75 @@ STEPS = View(
     ),
 )
 
-VIEWS = (BUILDS, JOBS, STEPS)
+# What a span inside of a job has of its job.
+JOB = (
+    ViewColumn(
+        "step",
+        TEXT,
+        "coalesce(nullif(\"buildkite.step.key\", ''), nullif(\"buildkite.step.label\", ''), "
+        "\"buildkite.job.label\", '')",
+        "The step's key, or its label if it has no key.",
+    ),
+    _text("label", "buildkite.job.label"),
+)
+INSIDE = (
+    ViewColumn("started_at", TIME, '"start"', "When it started."),
+    ViewColumn("duration_s", REAL, LENGTH, "How long it took."),
+    _flag(
+        "time_guessed",
+        "bk_pipeline.time_guessed",
+        "Whether its times were not in the data, or did not fit into the job.",
+    ),
+)
+OF_JOB = (
+    _text("url", "buildkite.job.web_url", "The job's page."),
+    _text("job_id", "buildkite.job.id", "The UUID of the job, as in `jobs`."),
+    *NANOSECONDS,
+)
+
+SECTIONS = View(
+    "sections",
+    SpanKind.SECTION,
+    "One row per section of a job's log, where job details are read.",
+    (
+        DAY,
+        *IDS,
+        *BUILD,
+        *JOB,
+        _text("name", "buildkite.job.section.name"),
+        _int("index", "buildkite.job.section.index"),
+        _text("phase", "buildkite.job.section.phase"),
+        ViewColumn("status", TEXT, "status", "`error` if the job failed in it, else `unset`."),
+        _text("failure_kind", "bk_pipeline.failure.kind"),
+        _text("failure_message", "bk_pipeline.failure.message"),
+        _text("failure_signature", "bk_pipeline.failure.signature"),
+        *INSIDE,
+        _int("bytes", "buildkite.job.section.bytes"),
+        _int("lines", "buildkite.job.section.lines"),
+        *OF_JOB,
+    ),
+)
+
+TESTS = View(
+    "tests",
+    SpanKind.CASE,
+    "One row per test that the job details have: those that failed or were slow, or all, as the "
+    "policy says.",
+    (
+        DAY,
+        *IDS,
+        *BUILD,
+        *JOB,
+        _text("suite", "test.suite.name"),
+        _text("class", "bk_pipeline.test.class"),
+        _text("name", "test.case.name"),
+        _text("file", "bk_pipeline.test.file"),
+        _text("result", "bk_pipeline.test.result"),
+        _text("failure_message", "bk_pipeline.failure.message"),
+        _text("failure_signature", "bk_pipeline.failure.signature"),
+        *INSIDE,
+        *OF_JOB,
+    ),
+)
+
+VIEWS = (BUILDS, JOBS, STEPS, SECTIONS, TESTS)

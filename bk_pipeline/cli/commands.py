@@ -519,8 +519,9 @@ def sampling(**options: Any) -> None:
 def sql(**options: Any) -> None:
     """Query the stored builds in SQL (DuckDB's dialect). Changes nothing.
 
-    The views builds, jobs and steps have a row per build, job and step, with short column names;
-    spans has the whole span table. If a build is stored more than once, its newest state counts.
+    The views builds, jobs and steps have a row per build, job and step, with short column names,
+    sections and tests one per section of a log and test result, where job details are read; spans
+    has the whole span table. If a build is stored more than once, its newest state counts.
     Each view has a column day: a query that compares it with a date reads only those days' files.
     docs/sql.md describes the columns, and has queries to start from.
 

@@ -232,7 +232,10 @@ class Questions:
         return self._answer("failures", filters, since, until, limit, noun="failed job")
 
     def describe_tables(self) -> dict[str, Any]:
-        """Describe the views for `query`: builds, jobs, steps; spans has a column per attribute."""
+        """Describe the views for `query`: builds, jobs, steps, sections of logs, tests.
+
+        spans has a column per attribute.
+        """
         return {
             view.name: {
                 "meaning": view.meaning,
@@ -246,7 +249,7 @@ class Questions:
         sql: Annotated[str, Field(description="One SELECT in DuckDB's SQL.")],
         limit: Limit = 100,
     ) -> Rows:
-        """Run SQL over the views builds, jobs, steps and spans; filter by `day` where possible."""
+        """Run SQL over the views builds, jobs, steps, sections, tests, spans; filter by `day` if possible."""
         with self._database() as database:
             schema, batches = database.query(sql)
             return _answer_of(None, schema, batches, limit, noun="row")

@@ -134,7 +134,7 @@ def test_each_question_has_an_answer(builds):
     assert answer(changes)["answer"].startswith("No change for the worse")
     [tables] = ask(("describe_tables", {}))
     described = answer(tables)
-    assert set(described) == {"builds", "jobs", "steps"}
+    assert set(described) == {"builds", "jobs", "steps", "sections", "tests"}
     assert rows("query", sql="SELECT pipeline, count(*) AS n FROM builds GROUP BY ALL") == [
         {"pipeline": "shop", "n": 2}
     ]

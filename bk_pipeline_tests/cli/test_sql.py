@@ -28,6 +28,7 @@ from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
 from bk_pipeline_tests.builders import make_build, make_job, make_trace
 from bk_pipeline_tests.cli.program import PROGRAM, started, wait_until
+from bk_pipeline_tests.insides import case, insides_of, section, write_insides
 from bk_pipeline_tests.store.object_store import object_store
 
 QUERIES = Path(__file__).parents[2] / "examples" / "sql"
@@ -44,6 +45,17 @@ def store_part(location, day, payloads, *, part="20260101T000000.000000Z-1111111
     return table
 
 
+INSIDE_STEP = "unit"
+
+
+def parts_of(job):
+    """Two sections, one of which takes three quarters, and a failed test if the job failed."""
+    length_s = seconds(job["started_at"], job["finished_at"])
+    tests = [section("Install", 0, length_s / 4, phase="plugins")]
+    tests.append(section("Tests", length_s / 4, length_s, index=1))
+    return [*tests, case("test_total", 0, 1)] if job["state"] == "failed" else tests
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """The data directory of a world whose last day is yesterday, and all finished builds in it."""
@@ -58,7 +70,10 @@ def world(tmp_path_factory):
             for one in made.builds(day)
         ]
         payloads = [one for one in payloads if one and one["finished_at"]]
-        store_part(folder, day, payloads)
+        table = store_part(folder, day, payloads)
+        jobs = [job for _, job in ended(script_jobs(payloads)) if job["step_key"] == INSIDE_STEP]
+        inside = insides_of(table, {job["id"]: parts_of(job) for job in jobs})
+        write_insides(SpanStore(Folder(str(folder))), str(day), inside)
         builds += payloads
         day += timedelta(days=1)
     return str(folder), builds
@@ -252,6 +267,35 @@ def costs(found, builds):
     assert sum(total.values()) == 0
 
 
+def slow_sections(found, builds):
+    times = defaultdict(list)
+    for build, job in ended(script_jobs(builds)):
+        if job["step_key"] == INSIDE_STEP:
+            times[build["pipeline"]["slug"]].append(seconds(job["started_at"], job["finished_at"]))
+    assert len(found) == 2 * len(times)
+    for row in found:
+        share, phase = {"Install": (0.25, "plugins"), "Tests": (0.75, "command")}[row["name"]]
+        matching = times[row["pipeline"]]
+        assert (row["step"], row["phase"], row["times"]) == (INSIDE_STEP, phase, len(matching))
+        assert math.isclose(row["minutes"], share * sum(matching) / 60, abs_tol=0.01)
+    assert found == sorted(found, key=lambda row: -row["minutes"])
+
+
+def failing_tests(found, builds):
+    failed = [
+        (build, job)
+        for build, job in ended(script_jobs(builds))
+        if job["step_key"] == INSIDE_STEP and job["state"] == "failed"
+    ]
+    assert sum(row["failures"] for row in found) == len(failed)
+    pages = {job["web_url"] for _, job in failed}
+    for row in found:
+        assert (row["class"], row["name"]) == ("tests.cart", "test_total")
+        assert row["message"] == "expected 3, got 4"
+        assert row["url"] in pages
+        assert row["builds"] <= row["failures"]
+
+
 CHECKS = {
     one.__name__: one
     for one in (
@@ -266,6 +310,8 @@ CHECKS = {
         slow_builds,
         agents,
         costs,
+        slow_sections,
+        failing_tests,
     )
 }
 

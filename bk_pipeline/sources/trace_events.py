@@ -207,8 +207,8 @@ class TraceFile:
     def _count_steps(self, scanner: _Scanner) -> None:
         self._steps += scanner.steps
         scanner.steps = 0
-        if scanner.depth > MAX_DEPTH or self._steps > MAX_STEPS:
-            self._raise("it is nested too deep, or damaged in too many places")
+        if self._steps > MAX_STEPS:
+            self._raise("it is damaged in too many places")
 
     def _next_byte(self, skipped: re.Pattern[bytes]) -> bytes:
         """Skip bytes, and return the next one without reading it; empty at the end."""
@@ -306,6 +306,8 @@ class _Scanner:
         self._begun = True
         self.steps += 1
         self.depth += (byte in _OPENING) - (byte in _CLOSING)
+        if self.depth > MAX_DEPTH:
+            raise Unreadable(f"it is nested more than {MAX_DEPTH} deep")
         self._in_string = byte == _QUOTE
         return at + 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bk_pipeline_tests.sources.golden_details import rendered, samples
+from bk_pipeline_tests.sources.artifact_goldens import rendered, samples
 
 
 @pytest.mark.parametrize("sample", samples(), ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -102,7 +102,7 @@ def shown(measure: str, value: float) -> str:
     if measure == "failure_rate":
         return f"{value * 100:.1f} %"
     if measure == "cost":
-        return f"{value:.4g}"
+        return f"{value:,.2f}" if value >= 1 else f"{value:.3g}"
     return duration(round(value * MS_PER_S))
 
 

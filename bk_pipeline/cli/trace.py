@@ -103,7 +103,7 @@ def _label(line: Line) -> Text:
         return Text(f"{indent}{line.folded_summary}", style="dim")
     failed = line.span["status"] == "error"
     notes = notes_of(line.span)
-    text = f"{'✗ ' if failed else ''}{name_of(line.span)}{f' ({notes})' if notes else ''}"
+    text = f"{'✗ ' if failed else ''}{line.name}{f' ({notes})' if notes else ''}"
     return Text(indent + text, style=COLOURS["error"] if failed else "")
 
 

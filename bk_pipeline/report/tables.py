@@ -9,7 +9,7 @@ from typing import Any
 from bk_pipeline.analysis.period import LISTED, Row
 from bk_pipeline.display import BUILDKITE, Page, safe_url
 from bk_pipeline.report.blocks import Cell, Column, Table
-from bk_pipeline.text import duration, money, shortened
+from bk_pipeline.text import duration, shortened
 from bk_pipeline.trace.waterfall import readable, with_matrix_values
 from bk_pipeline.units import MS_PER_S, NS_PER_S
 
@@ -17,6 +17,8 @@ LONGEST_TEXT = 60
 NOTHING = ""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
+# Decimals of a cost, from the least one that has them.
+FINE = ((2, 0.095), (3, 0.0095), (4, 0.00095))
 Show = Callable[[Any], str]
 LinkOf = Callable[[str, int, int], Page | None]
 Columns = Mapping[str, tuple[str, Show]]
@@ -38,8 +40,11 @@ def count(number: float | None) -> str:
 
 
 def amount(cost: float | None) -> str:
-    """Return a cost; empty if it is unknown."""
-    return NOTHING if cost is None else money(cost, None)
+    """Return a cost with cents, or below 10 cents with two digits that count; empty if it is unknown."""
+    if cost is None:
+        return NOTHING
+    decimals = next((n for n, least in FINE if cost >= least), 6) if cost else 2
+    return f"{cost:,.{decimals}f}"
 
 
 def text(value: Any) -> str:

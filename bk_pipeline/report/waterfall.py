@@ -71,7 +71,7 @@ def _draw(axes: Axes, row: int, line: Line, scale: Timescale) -> None:
         axes,
         row,
         indent,
-        f"{'✗ ' if failed else ''}{name_of(span)}{f' ({notes})' if notes else ''}",
+        f"{'✗ ' if failed else ''}{line.name}{f' ({notes})' if notes else ''}",
         STATES["failed"] if failed else INK,
     )
     colour, height, alpha = STATUSES[span["status"]], 0.6, 1.0

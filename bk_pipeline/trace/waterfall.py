@@ -132,6 +132,7 @@ class Line:
         jobs: The number of jobs by status among folded spans and below them.
         folded: The number of folded spans by kind, without those below them.
         failed: How many of these failed.
+        name: The span's display name; a matrix step has the values of its jobs.
     """
 
     depth: int
@@ -141,6 +142,7 @@ class Line:
     jobs: Counter[str]
     folded: Counter[str]
     failed: int = 0
+    name: str = ""
 
     @property
     def folded_summary(self) -> str:
@@ -280,7 +282,8 @@ class _Tree:
         alone = span["name"] == SpanKind.STEP and len(inside) == 1
         span = inside[0] if alone else span
         start, end = span["start_unix_nano"], span["end_unix_nano"]
-        return Line(depth, span, start, end, Counter(), Counter())
+        name = name_of(span, inside)
+        return Line(depth, span, start, end, Counter(), Counter(), name=name)
 
     def _folded(self, depth: int, spans: Sequence[Span]) -> Line:
         jobs: Counter[str] = Counter()
@@ -369,8 +372,8 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def name_of(span: Span) -> str:
-    """Return a span's display name."""
+def name_of(span: Span, jobs: Sequence[Span] = ()) -> str:
+    """Return a span's display name; that of a matrix step with the values of its `jobs`."""
     attributes = span["attributes"]
     match span["name"]:
         case SpanKind.BUILD:
@@ -387,7 +390,10 @@ def name_of(span: Span) -> str:
             names = ("job.label", "step.label", "step.key", "job.type", "step.type")
             found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
             label = next((name for name in found if name), "step")
-            return of_all_jobs(label) if span["name"] == SpanKind.STEP else label
+            if span["name"] != SpanKind.STEP:
+                return label
+            matrices = [one["attributes"].get("buildkite.job.matrix") for one in jobs]
+            return with_matrix_values(label, matrices) or of_all_jobs(label)
 
 
 def notes_of(span: Span) -> str:

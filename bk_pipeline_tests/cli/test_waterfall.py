@@ -212,6 +212,18 @@ def test_matrix_job_is_labeled_with_its_values(label, matrix, shown):
 
 
 @pytest.mark.parametrize(
+    ("label", "shown"),
+    [("{{matrix}}", "linux/mac"), ("test {{ matrix }}", "test linux/mac"), ("{{matrix.go}}", None)],
+)
+def test_matrix_step_is_labeled_with_the_values_of_its_jobs(label, shown):
+    fields = {"label": label, "step": {"id": "1", "key": "m"}}
+    spans = spans_of(*(make_job(one, matrix=one, **fields) for one in ("linux", "mac")))
+    [step] = [one for one in outline(spans) if one.span["name"] == "buildkite.step"]
+    assert step.name == (shown or label)
+    assert any(step.name in line for line in drawn(spans))
+
+
+@pytest.mark.parametrize(
     ("jobs", "advice"),
     [
         ([make_job("lint", run_s=30)], "30.0 s of 33.2 s: running lint"),

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -38,8 +39,12 @@ _REASONS = {
     "stack_error": "The stack that runs agents failed",
 }
 _AGENT_LOST = -1
-_TIMED_OUT = 124  # of `timeout`
-_KILLED = (137, 9, -9)
+# Of `timeout`, and of what the system killed.
+_STATUSES = {
+    124: FailureKind.TIMEOUT,
+    137: FailureKind.INFRASTRUCTURE,
+    -9: FailureKind.INFRASTRUCTURE,
+}
 _BEFORE_COMMAND = (Phase.ENVIRONMENT, Phase.CHECKOUT, Phase.PLUGINS, Phase.ARTIFACTS)
 
 _AGENT_ERROR = "\U0001f6a8 Error"
@@ -82,7 +87,11 @@ class _Text(msgspec.Struct):
 
 
 def failure_of(
-    tail: bytes, *, exit_status: int | None = None, signal_reason: str | None = None
+    tail: bytes,
+    *,
+    exit_status: int | None = None,
+    signal_reason: str | None = None,
+    state: str | None = None,
 ) -> Failure | None:
     """Return why a job failed; None if it did not.
 
@@ -91,6 +100,7 @@ def failure_of(
         exit_status: The job's. Without it, and without a reason, the job counts as failed if a
             line says so.
         signal_reason: Why the agent or Buildkite ended the job.
+        state: The job's, which alone tells a time limit (`timed_out`) from a cancellation.
     """
     if exit_status == 0 and not signal_reason:
         return None
@@ -101,7 +111,7 @@ def failure_of(
     failure, rank = _by_rules(text)
     if failure is None and (text.error or exit_status is not None or signal_reason):
         failure = _by_last_line(text)
-    failure = _by_status(failure, rank, text.phase, exit_status, signal_reason)
+    failure = _by_status(failure, rank, text.phase, _Ending(exit_status, signal_reason, state))
     if failure and failure.offset is not None:
         failure.offset += skipped
     return failure
@@ -225,34 +235,45 @@ def _status_in(error: str) -> int | None:
     return int(found[1]) if found else None
 
 
+class _Ending(NamedTuple):
+    """How a job ended."""
+
+    exit_status: int | None
+    signal_reason: str | None
+    state: str | None
+
+
 def _by_status(
-    failure: Failure | None,
-    rank: int,
-    phase: Phase | None,
-    exit_status: int | None,
-    signal_reason: str | None,
+    failure: Failure | None, rank: int, phase: Phase | None, ending: _Ending
 ) -> Failure | None:
     """Return a failure whose kind takes into account how the job ended.
 
-    That the agent was lost, or never ran the command, decides. Otherwise what a tool reports goes
-    before the exit status, which counts only if no tool said what happened.
+    Otherwise what a tool reports goes before the exit status, which counts only if no tool said
+    what happened.
     """
-    if signal_reason in _REASONS:
-        return _finished(FailureKind.INFRASTRUCTURE, _REASONS[signal_reason], None, None)
-    if exit_status == _AGENT_LOST:
-        if failure and failure.kind is FailureKind.INFRASTRUCTURE:
-            return failure
-        return _finished(FailureKind.INFRASTRUCTURE, "The agent was lost", None, None)
-    if failure is None and (exit_status or signal_reason):
-        ended = f"The command exited with status {exit_status}" if exit_status else "Canceled"
-        failure = _finished(FailureKind.UNKNOWN, ended, None, None)
-    if failure is None:
-        return None
+    status = ending.exit_status
+    outside = _from_outside(ending)
+    if status == _AGENT_LOST and failure and failure.kind is FailureKind.INFRASTRUCTURE:
+        outside = outside and failure
+    if outside or failure is None:
+        ended = f"The command exited with status {status}" if status else None
+        return outside or (_finished(FailureKind.UNKNOWN, ended, None, None) if ended else None)
     if phase in _BEFORE_COMMAND and failure.kind in (FailureKind.UNKNOWN, FailureKind.BUILD):
         failure.kind = FailureKind.INFRASTRUCTURE
-    elif rank <= GENERIC:
-        if exit_status == _TIMED_OUT or signal_reason == "cancel":
-            failure.kind = FailureKind.TIMEOUT
-        elif exit_status in _KILLED:
-            failure.kind = FailureKind.INFRASTRUCTURE
+    elif rank <= GENERIC and status in _STATUSES:
+        failure.kind = _STATUSES[status]
     return failure
+
+
+def _from_outside(ending: _Ending) -> Failure | None:
+    """Return why the job was ended, if that was neither its command's nor a hook's doing."""
+    status, reason, state = ending
+    if state == "timed_out":
+        return _finished(FailureKind.TIMEOUT, "The job's time was over", None, None)
+    if reason in _REASONS:
+        return _finished(FailureKind.INFRASTRUCTURE, _REASONS[reason], None, None)
+    if reason == "cancel" or state == "canceled":
+        return _finished(FailureKind.UNKNOWN, "The job was canceled", None, None)
+    if status == _AGENT_LOST:
+        return _finished(FailureKind.INFRASTRUCTURE, "The agent was lost", None, None)
+    return None

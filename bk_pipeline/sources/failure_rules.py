@@ -100,7 +100,7 @@ RULES = [
     _r("bazel", _TIMEOUT, _TIME, "timeout", r"^(?:TIMEOUT: //\S{1,300}|//\S{1,300} {1,80}TIMEOUT in .*)"),
     _r("pytest-timeout", _TIMEOUT, _TIME, "timeout", r"^(?:E {3}.{0,100}|FAILED .{0,400} - )Failed: Timeout .*"),
     _r("ctest", _TIMEOUT, _TIME, "(timeout)", r"^\s{0,8}\d{1,6} - \S{1,300} \(Timeout\).*"),
-    _r("job", _TIMEOUT, _TIME, "timed out|timeout|time limit|timelimit",
+    _r("job", _TIMEOUT, 59, "timed out|timeout|time limit|timelimit",
        r"^.{0,200}?(?i:\b(?:job|build|step|command|script|task|process|suite|run|tests?|execution|deployment|rollout)\b[^:\n]{0,60}\btimed[ -]?out\b"
        r"|\bexceeded (?:the |its )?(?:maximum |max |total )?(?:job |step |build |command )?(?:timeout|time ?limit|execution time|run ?time)\b"
        r"|^timeout: (?:sending signal|the monitored command)|\btimed out after \d|\btimeout (?:of \S{1,20} )?(?:has been )?exceeded\b"
@@ -108,10 +108,13 @@ RULES = [
     # Tests.
     _r("go test", _BUILD, 72, "[build failed]|[setup failed]", r"^FAIL\s(?P<message>\S{1,300} \[(?:build|setup) failed\])"),
     _r("pytest", _TEST, 71, "failed ", r"^FAILED (?P<message>\S{1,400}::.+)"),
+    _r("pytest", _BUILD, 69, "error while importing test", r"^(?P<message>ImportError while importing test module .+)", _EXCEPTION),
+    _r("pytest", _BUILD, _TESTS, "error ", r"^ERROR (?P<message>(?!in )\S{1,400}\.py(?: - .+)?)$"),
     _r("pytest", _TEST, _TESTS, "error ", r"^ERROR (?P<message>(?!in )\S{1,400}\.py(?:::\S{1,300})?(?: - .+)?)$"),
     _r("unittest", _TEST, _TESTS, "fail: |error: ", r"^(?:FAIL|ERROR): (?P<message>\S{1,200} \([\w.:<>]{1,300}\).*)", _EXCEPTION),
     _r("go test", _TEST, _TESTS, "--- fail: ", r"^\s{0,32}--- FAIL: (?P<message>\S{1,400})", _GO_DETAIL),
-    _r("jest", _TEST, _TESTS, "●", r"^\s{0,6}● (?P<message>(?!Console$|Cannot log after|Deprecation|Validation).+)", _JS_DETAIL),
+    _r("jest", _BUILD, _TESTS, "● test suite failed", r"^\s{0,6}● (?P<message>Test suite failed to run)", r"^\s{1,12}(?P<detail>(?!at )\S.*)"),
+    _r("jest", _TEST, _TESTS, "●", r"^\s{0,6}● (?P<message>(?!Console$|Test suite failed|Cannot log after|Deprecation|Validation).+)", _JS_DETAIL),
     _r("vitest", _TEST, _TESTS, "fail|\u00d7", r"^\s{0,6}(?:FAIL|\u00d7)\s{1,4}(?P<message>(?:\|?[\w-]{1,40}\|? )?\S{1,300}\.[cm]?[jt]sx?(?: \[.{0,100}\])?(?: > .+)?)", _JS_DETAIL),
     _r("rspec", _TEST, _TESTS, "rspec ", r"^rspec (?:'|\")?(?P<message>\./\S{1,300}(?:'|\")? # .+)"),
     _r("mocha, cypress", _TEST, _TESTS, " failing", r"^\s{0,8}\d{1,6} failing\b.*\n\s{1,8}1\) (?P<message>.+)", r"^\s{1,16}(?P<detail>(?:[\w ]{0,60}Error\b.*))"),
@@ -127,7 +130,7 @@ RULES = [
     _r("maven", _TEST, 69, "tests run", r"^\[ERROR\] (?P<message>\S{1,400}) (?:--|Time elapsed:?).{0,100}<<< (?:FAILURE|ERROR)!", r"^(?P<detail>[\w.]{1,200}(?:Error|Exception|Failure)\b.*)"),
     _r("phpunit", _TEST, _TESTS, "failure|error", r"^There (?:was|were) \d{1,6} (?:failure|error)s?:\n1\) (?P<message>.+)", r"^(?P<detail>(?!1\) ).+)"),
     _r("dotnet test", _TEST, _TESTS, "failed ", r"^\s{1,4}Failed (?P<message>\S{1,300}) \[[^\]\n]{1,20}\]", r"^\s{1,6}(?P<detail>(?!Error Message|Stack Trace)\S.+)"),
-    _r("xctest", _TEST, _TESTS, "error: -[", r"^.{0,400}?: error: (?P<message>-\[[\w. ]{1,300}\] : .+)"),
+    _r("xctest", _TEST, _TESTS, ": error: ", r"^.{0,400}?: error: (?P<message>(?:-\[[\w. ]{1,300}\]|test\w{1,200}) : .+)"),
     _r("bazel", _TEST, 68, "failed", r"^(?P<message>//\S{1,300}) {1,80}FAILED in .*"),
     _r("bazel", _TEST, 68, "fail: //", r"^FAIL: (?P<message>//\S{1,300}) .*"),
     _r("TAP", _TEST, 68, "not ok ", r"^\s{0,8}not ok \d{1,6}(?: -)? (?P<message>(?!.*# (?:TODO|SKIP|todo|skip)).+)"),
@@ -195,12 +198,16 @@ RULES = [
     _r("kubernetes", _INFRA, _TOOL, "backoff|pull|evicted|failedscheduling|unable to connect to the server", r"^.{0,300}?(?P<message>(?:ImagePullBackOff|ErrImagePull|CrashLoopBackOff|\bEvicted\b|FailedScheduling|Unable to connect to the server).*)"),
     _r("cloud", _INFRA, _TOOL, "an error occurred (|throttl|accessdenied|credentials|quota", r"^.{0,200}?(?P<message>(?:An error occurred \(\w{1,60}\) when calling .+|Unable to locate credentials.*|ExpiredToken.*|.{0,40}[Qq]uota exceeded.*|(?:Error )?403 Forbidden.*rate limit.*))"),
     _r("cargo", _INFRA, _NETWORK, "failed to download|failed to fetch|failed to get", r"^\s{0,4}(?P<message>(?:error: failed to (?:download|fetch)|failed to download from|error: failed to get `).*)"),
+    _r("dbt", _BUILD, _TOOL, " error in ", r"^(?:.{0,60}  )?(?P<message>(?:Database|Compilation|Runtime|Parsing) Error in (?:model|test|seed|snapshot|macro|sql).+)", r"^\s{1,8}(?P<detail>\S.+)"),
+    _r("mkdocs", _BUILD, _TOOL, "in strict mode", r"^(?P<message>Aborted with \d{1,6} warnings? in strict mode.*)"),
+    _r("cypress, playwright", _INFRA, _TOOL, "cypress failed to|executable doesn't exist", r"^.{0,100}?(?P<message>Cypress failed to (?:verify|start).+|.{0,60}Executable doesn't exist at .+)"),
+    _r("terraform", _BUILD, _TOOL, "error: ", r"^Error: (?P<message>.+)\n\s{1,4}(?:on|with) \S{1,200}(?:\.tf line|,)"),
     _r("terraform", _BUILD, _TOOL, "error: ", r"^[│╷ ]{1,4}Error: (?P<message>.+)"),
     # The agent.
     _r("buildkite-agent", _INFRA, _TOOL, "\U0001f6a8 error", r"^\U0001f6a8 Error: (?P<message>(?:Error setting up job executor|.{0,60}failed to fetch secrets|.{0,20}(?:checking out|checkout|Failed to (?:checkout|clone))|(?:[Tt]he )?(?:global|agent) \S{1,40} hook exited"
        r"|.{0,40}(?:[Ff]ailed to upload|artifact upload)|.{0,40}(?:cloning|fetching) |[Ff]ailed to (?:load|download|checkout) plugin|plugin checkout|Error (?:creating|tearing down)).*)"),
     # Programs.
-    _r("shell", _BUILD, _TOOL, "command not found|not found|is not recognized", r"^(?P<message>(?:\S{1,200}: )?(?:line \d{1,7}: |\d{1,7}: )?[^\s:]{1,200}: (?:command )?not found$|'.{1,200}' is not recognized as .+|\S{1,60}: .{0,60}The term '.{1,200}' is not recognized.*|(?:fish|zsh): [Cc]?ommand not found: .+|.{0,200}: executable file not found in \$PATH.*)", last=True),
+    _r("shell", _INFRA, _TOOL, "command not found|not found|is not recognized", r"^(?P<message>(?:\S{1,200}: )?(?:line \d{1,7}: |\d{1,7}: )?[^\s:]{1,200}: (?:command )?not found$|'.{1,200}' is not recognized as .+|\S{1,60}: .{0,60}The term '.{1,200}' is not recognized.*|(?:fish|zsh): [Cc]?ommand not found: .+|.{0,200}: executable file not found in \$PATH.*)", last=True),
     _r("shell", _BUILD, 35, "no such file or directory|permission denied|bad interpreter|syntax error", r"^(?P<message>(?:[\w./-]{0,200}(?:bash|sh|\.sh|zsh|env|python3?|exec)\S{0,20}: .{0,400}?(?:No such file or directory|Permission denied|bad interpreter.*|[Ss]yntax error.*))|(?:cp|mv|cat|ls|rm|cd|tar|mkdir|chmod|stat): .+: (?:No such file or directory|Permission denied))$", last=True),
     _r("segmentation fault", _UNKNOWN, _SUMMARY, "segmentation fault|core dumped|sigsegv|bus error|sigabrt|illegal instruction|addresssanitizer|access violation",
        r"^.{0,300}?(?P<message>(?:Segmentation fault.*|\(core dumped\).*|SIGSEGV.*|Bus error.*|SIGABRT.*|Illegal instruction.*|ERROR: AddressSanitizer: .*|signal SIGSEGV.*))"),

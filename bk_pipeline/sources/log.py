@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -78,6 +78,9 @@ class Log(msgspec.Struct):
         sections: Number of sections of the log.
         omitted_sections: Those of them that have no span, because there are too many.
         omitted_commands: Commands that have no span, because there are too many.
+
+    A section that is left out is between others: it has no span, and those around it keep their
+    times.
     """
 
     spans: list[DetailSpan]
@@ -118,19 +121,21 @@ def read_log(
     chunks: Iterable[bytes],
     job: JobTimes,
     *,
-    header_times: Sequence[int] = (),
+    header_times: Sequence[int] | Callable[[], Sequence[int]] = (),
     commands: bool = False,
     text: bool = True,
     exit_status: int | None = None,
     signal_reason: str | None = None,
+    state: str | None = None,
 ) -> Log:
     """Return the sections of a log, and the failure of its job.
 
     Args:
         chunks: The raw log, cut anywhere.
         job: The job that the times lie within.
-        header_times: Times of headers in nanoseconds, as the API has them beside a log. Their
-            number need not be that of the headers.
+        header_times: Times of headers in nanoseconds, as the API has them beside a log, or a
+            function that requests them. It is called only if the log has headers without times.
+            There need not be as many times as headers.
         commands: Whether to add a span for each command that the agent or a shell (`set -x`)
             printed before running it.
         text: Whether anything of the log's text may be in the result: names, commands, messages
@@ -138,28 +143,29 @@ def read_log(
         exit_status: The job's. If neither this nor `signal_reason` is known, a job counts as failed
             if its agent printed an error.
         signal_reason: Why the agent or Buildkite ended the job.
+        state: The job's, which alone tells a time limit (`timed_out`) from a cancellation.
     """
     scan = _Scan(commands=commands)
     for block in _blocks(chunks):
         scan.read(block)
     scan.finish()
-    failure = scan.failure(exit_status, signal_reason)
-    log = Log(
-        spans=[],
-        failure=failure if text or failure is None else failure.without_text(),
+    sections = scan.sections(header_times)
+    spans, indices = _spans(scan, sections, job, text=text)
+    failure = scan.failure(exit_status, signal_reason, state)
+    if failure and not text:
+        failure = failure.without_text()
+    failed = _failed_section(sections, failure.offset) if failure else None
+    if failure and failed is not None:
+        _add_failure(spans[indices[failed]], failure)
+    return Log(
+        spans=spans,
+        failure=failure,
         bytes=scan.bytes,
         lines=scan.lines,
         sections=scan.count,
+        omitted_sections=scan.count - len(sections),
         omitted_commands=scan.omitted_commands,
     )
-    sections = [*scan.first, *scan.last]
-    log.omitted_sections = scan.count - len(sections)
-    _add_times(sections, sorted(header_times), scan.headers)
-    log.spans, indices = _spans(scan, sections, job, text=text)
-    failed = _failed_section(sections, log.failure.offset) if log.failure else None
-    if log.failure and failed is not None:
-        _add_failure(log.spans[indices[failed]], log.failure)
-    return log
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -240,12 +246,23 @@ class _Scan:
             self.lines -= 1
         self._add_current()
 
-    def failure(self, exit_status: int | None, signal_reason: str | None) -> Failure | None:
+    def sections(self, header_times: Sequence[int] | Callable[[], Sequence[int]]) -> list[_Section]:
+        """Return the sections that are kept, with their times where these are known."""
+        sections = [*self.first, *self.last]
+        headers = [one for one in sections if one.header is not None]
+        if headers and all(one.time_ns is None for one in headers):
+            times = header_times() if callable(header_times) else header_times
+            _add_times(headers, sorted(times), self.headers)
+        return sections
+
+    def failure(
+        self, exit_status: int | None, signal_reason: str | None, state: str | None
+    ) -> Failure | None:
         """Return why the job failed, with the offset in the log at which the message stands."""
         if exit_status is None and signal_reason is None and not self._failed:
             return None
         offset, raw = self._failed or (self.bytes - len(self._recent), self._recent)
-        failure = failure_of(raw, exit_status=exit_status, signal_reason=signal_reason)
+        failure = failure_of(raw, exit_status=exit_status, signal_reason=signal_reason, state=state)
         if failure and failure.offset is not None:
             failure.offset += offset
         return failure
@@ -359,24 +376,21 @@ def _stamp_ns(stamp: bytes) -> int | None:
 
 
 def _add_times(sections: list[_Section], header_times: list[int], headers: int) -> None:
-    """Give sections without a marker the times that the API or the stamps of lines have.
+    """Give sections that have a header the times that the API or the stamps of lines have.
 
     If the API has as many times as there are headers, each header has its own. Otherwise that is a
     guess: the times are in order, but some are of lines that are no headers, or the last are
     missing. Of those that a header can have, the first that the stamps around it allow is taken.
     """
-    if any(one.header is not None and one.time_ns is not None for one in sections):
-        return
     spare = len(header_times) - headers
     for one in sections:
-        if header_times and one.header is not None:
-            possible = header_times[one.header : one.header + max(spare, 0) + 1]
-            fitting = [time_ns for time_ns in possible if _fits(time_ns, one)]
-            one.time_ns = next(iter(fitting or possible), None)
-            one.guessed = spare != 0
-        if one.time_ns is None and one.header is not None:
-            known = one.after_ns if one.after_ns is not None else one.before_ns
-            one.time_ns = known
+        at = cast("int", one.header)
+        possible = header_times[at : at + max(spare, 0) + 1]
+        fitting = [time_ns for time_ns in possible if _fits(time_ns, one)]
+        one.time_ns = next(iter(fitting or possible), None)
+        one.guessed = spare != 0
+        if one.time_ns is None:
+            one.time_ns = one.after_ns if one.after_ns is not None else one.before_ns
             one.guessed = not 0 <= (one.after_ns or 0) - (one.before_ns or 0) <= NS_PER_S
 
 

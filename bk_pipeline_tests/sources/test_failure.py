@@ -110,7 +110,7 @@ def test_what_fails_before_the_command_is_infrastructure():
         (-1, "agent_stop", "infrastructure", "The agent was stopped while the job ran"),
         (None, "stack_error", "infrastructure", "The stack that runs agents failed"),
         (124, None, "timeout", "compiling 13 of 400"),
-        (255, "cancel", "timeout", "compiling 13 of 400"),
+        (-1, "cancel", "unknown", "The job was canceled"),
         (137, None, "infrastructure", "compiling 13 of 400"),
         (1, None, "unknown", "compiling 13 of 400"),
     ],
@@ -123,6 +123,14 @@ def test_how_a_job_ended_decides_if_no_tool_says_why(exit_status, reason, kind, 
     )
 
     assert (found.kind, found.message) == (kind, message)
+
+
+def test_a_time_limit_is_told_from_a_cancellation_by_the_state():
+    raw = b"~~~ Running commands\n# Received cancellation signal, interrupting\n"
+
+    found = failure_of(raw, exit_status=-1, signal_reason="cancel", state="timed_out")
+
+    assert found.kind == "timeout"
 
 
 def test_of_a_longer_log_the_tail_is_read():

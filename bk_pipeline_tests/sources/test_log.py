@@ -115,6 +115,20 @@ def test_markers_take_precedence_over_header_times():
     assert not any(one.guessed for one in found)
 
 
+def test_header_times_are_requested_only_for_a_log_without_times():
+    asked = []
+
+    def header_times():
+        asked.append(1)
+        return [JOB.start_ns + 10**9]
+
+    assert not sections(b"no headers\n", header_times=header_times)[0].attributes.get(NAME)
+    assert sections(marked(2_000, "--- a"), header_times=header_times)[0].start_ns
+    assert asked == []
+    found = sections(b"--- a\n", header_times=header_times)
+    assert ([one.start_ns - JOB.start_ns for one in found], asked) == ([10**9], [1])
+
+
 def test_of_many_sections_the_first_and_the_last_are_kept():
     count = 100_000
 

@@ -159,7 +159,8 @@ class Family:
         moments = sorted({over for over, _ in self.reports} | {*self.lost, *changes})
         enough = (moment for moment in moments if moment > now and has_room(moment))
         left = f"{self.left(now):.0f} of {self.limit}" if self.limit else f"{self.left(now):.0f}"
-        why = f"Buildkite's {self.name} quota is down to its reserve ({left} left)."
+        kept = "down to its reserve" if withheld(now) <= 0 else "left to extraction"
+        why = f"Buildkite's {self.name} quota is {kept} ({left} left)."
         return Wait(next(enough, now + POLL_S) - now, why)
 
     def begin(self, now: float, number: int) -> None:

@@ -137,7 +137,7 @@ def _failure(job: dict[str, Any], tool: Tool, rng: Random) -> Cause | None:
         return None
     if job.get("exit_status") == _COMMAND_NOT_FOUND:
         word = (job.get("command") or "run").split()[0]
-        return Cause("infrastructure", (f"/bin/bash: line 2: {word}: command not found",))
+        return Cause("build", (f"/bin/bash: line 2: {word}: command not found",))
     if rng.random() < _INFRASTRUCTURE_SHARE:
         return Cause("infrastructure", tuple(filled(rng.choice(INFRASTRUCTURE), rng)))
     return Cause(tool.kind, tuple(filled(tool.errors, rng)))

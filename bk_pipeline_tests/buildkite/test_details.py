@@ -295,6 +295,15 @@ def test_artifacts_are_listed_by_page(server, details):
     assert len(server.requests) == 2
 
 
+def test_link_to_another_host_is_not_followed_and_the_listing_is_whole(server, store, details):
+    link = f'<{store.url}/v2/organizations/acme/pipelines/web/builds/7/artifacts?per_page=100&page=2>; rel="next"'
+    pages = [[element(n) for n in range(100)], [element(n) for n in range(100, 130)]]
+    server.replies.extend([as_json(pages[0], headers={"Link": link}), as_json(pages[1])])
+    assert len(list(details.artifacts("web", 7))) == 130
+    assert not store.requests
+    assert server.requests[1].path.endswith("artifacts?per_page=100&page=2")
+
+
 def test_artifacts_with_unexpected_fields_are_read_as_far_as_possible(server, details):
     server.replies.append(
         as_json(

@@ -15,6 +15,8 @@ from bk_pipeline.buildkite.quota import Quota
 from bk_pipeline.buildkite.shared_quota import SharedQuota
 from bk_pipeline.cli.demo import environment
 from bk_pipeline.errors import AccessDenied, BudgetSpent, Gone, QuotaSpent, ServiceUnavailable
+from bk_pipeline.http.network import Timeouts
+from bk_pipeline.http.session import HttpSession
 from bk_pipeline.sandbox.logs import is_deleted, log_of
 from bk_pipeline.sandbox.server import Sandbox, running
 from bk_pipeline.sandbox.world import World
@@ -107,6 +109,26 @@ def test_log_is_whole_despite_faults(start, with_log, kind):
     assert details.log_tail(ref).content == stored(job).content[-256 * 1024 :]
     sandbox.faults.inject("buildkite", kind, count=2, path=ALL_LOGS, **details_of_kind)
     assert details.header_times(ref) == stored(job).header_times
+
+
+def test_body_that_trickles_is_given_up_in_time(world, with_log):
+    ref = next(iter(with_log))
+    sandbox = Sandbox(world, clock=lambda: DAYS.end.timestamp() + 43_000)
+    sandbox.faults.inject("buildkite", "slow_body", path=ALL_LOGS, seconds=0.1, pieces=500)
+    path = f"/v2/organizations/acme/pipelines/{ref.pipeline}/builds/{ref.number}/jobs/{ref.job_id}"
+    with (
+        running(sandbox) as url,
+        HttpSession(
+            url,
+            setting="X",
+            headers={"Authorization": f"Bearer {sandbox.buildkite_token}"},
+            timeouts=Timeouts(connect_s=5, read_s=5, total_s=1),
+        ) as session,
+        session.stream(f"{path}/log", headers={"Accept": "text/plain"}) as streamed,
+    ):
+        assert streamed.response.ok
+        with pytest.raises(ServiceUnavailable, match="no complete answer came in time"):
+            list(streamed.chunks)
 
 
 def test_cut_log_is_resumed_and_not_read_twice(start, with_log):

@@ -196,6 +196,8 @@ def test_requests_in_the_background_use_their_share_of_a_window(share, permits):
         quota.settle(permit, 100, rest, complete=True)
     assert abs(made - permits) <= 1
     assert quota.wait(100).seconds == 31
+    expected = "down to its reserve" if share == 1 else "left to extraction"
+    assert f"quota is {expected} (" in quota.wait(100).why
 
 
 def test_requests_in_the_background_stop_while_others_make_many(tmp_path):

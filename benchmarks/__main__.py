@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks import (
     analysis,
+    artifacts,
     changes,
     day,
     deliver,
@@ -52,6 +53,7 @@ BENCHMARKS: list[ModuleType] = [
     day,
     faults,
     live,
+    artifacts,
 ]
 
 NAMES = [module.__name__.rpartition(".")[2] for module in BENCHMARKS]

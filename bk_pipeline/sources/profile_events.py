@@ -107,29 +107,40 @@ class LongestEvents:
 
     def add(self, batch: Iterable[TraceEvent | None]) -> None:
         """Take the next events of the file."""
-        index, profile = self._index, self.profile
+        index, min_us, least_us = self._index, self._min_us, self._least_us
+        short = shorter = 0
         for event in batch:
             index += 1
             if event is None:
-                profile.unreadable += 1
+                self.profile.unreadable += 1
             elif event.ph == "X":
                 length_us, start_us = event.dur, event.ts
                 if (
                     type(length_us) is float
-                    and 0 <= length_us < self._least_us
+                    and 0 <= length_us < least_us
                     and type(start_us) is float
                     and -MOST_US < start_us < MOST_US
                 ):  # most are; look no further
-                    self._count(length_us)
+                    shorter += 1
+                    short += length_us < min_us
                 else:
                     self._add(index, event, microseconds(start_us), microseconds(length_us))
-            elif event.ph == "B":
-                self._begin(index, event)
-            elif event.ph == "E":
-                self._end(event)
-            elif event.ph == "M":
-                self._name(event)
+                    least_us = self._least_us
+            else:
+                self._add_other(index, event)
+                least_us = self._least_us
         self._index = index
+        self.profile.events += shorter
+        self.profile.too_short += short
+        self.profile.left_out += shorter - short
+
+    def _add_other(self, index: int, event: TraceEvent) -> None:
+        if event.ph == "B":
+            self._begin(index, event)
+        elif event.ph == "E":
+            self._end(event)
+        elif event.ph == "M":
+            self._name(event)
 
     def _add(
         self, index: int, event: TraceEvent, start_us: float | None, length_us: float | None

@@ -12,6 +12,8 @@ that have none, and decides by policy which cases become spans. The rules:
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from bk_pipeline.sources.model import DetailSpan, JobTimes
@@ -28,6 +30,7 @@ from bk_pipeline.sources.results import (
 from bk_pipeline.sources.signature import signature_of
 from bk_pipeline.sources.texts import MESSAGE_LIMIT, masked_texts
 from bk_pipeline.spans.model import SpanKind, SpanStatus
+from bk_pipeline.spans.secrets import mask_log_secrets
 from bk_pipeline.text import shortened
 
 FAILED = "failed"  # `error.type`
@@ -313,37 +316,35 @@ _NAMES = (
     "test.case.name",
     "bk_pipeline.test.class",
     "bk_pipeline.test.file",
-    MESSAGE,
 )
 
 
 def _finish_texts(tests: Tests) -> None:
     """Add signatures, mask secrets in all texts that came from the source, truncate messages."""
-    signatures: dict[str, str] = {}
     texts: set[str] = set()
     for span in tests.spans:
         texts.update(str(span.attributes[name]) for name in _NAMES if name in span.attributes)
-        message = str(span.attributes.get(MESSAGE, ""))
-        if message:
-            if message not in signatures:
-                signatures[message] = signature_of(message)
-            span.attributes["bk_pipeline.failure.signature"] = signatures[message]
+        if MESSAGE in span.attributes:
+            message, signature = _message(str(span.attributes[MESSAGE]))
+            span.attributes[MESSAGE] = message
+            span.attributes["bk_pipeline.failure.signature"] = signature
     for result in tests.results:
         texts.update((result.suite, result.class_name, result.name))
     masks = masked_texts(texts)
+    if not masks:
+        return
     for span in tests.spans:
-        _mask(span, masks)
-    for result in tests.results if masks else ():
+        for name in _NAMES:
+            value = str(span.attributes.get(name, ""))
+            if value in masks:
+                span.attributes[name] = masks[value]
+    for result in tests.results:
         result.suite = masks.get(result.suite, result.suite)
         result.class_name = masks.get(result.class_name, result.class_name)
         result.name = masks.get(result.name, result.name)
 
 
-def _mask(span: DetailSpan, masks: dict[str, str]) -> None:
-    attributes = span.attributes
-    for name in _NAMES:
-        if name in attributes:
-            value = str(attributes[name])
-            attributes[name] = masks.get(value, value)
-    if MESSAGE in attributes:
-        attributes[MESSAGE] = shortened(str(attributes[MESSAGE]), MESSAGE_LIMIT)
+@lru_cache(maxsize=1_000)
+def _message(message: str) -> tuple[str, str]:
+    """Return a failure message masked and truncated, and its signature."""
+    return shortened(mask_log_secrets(message), MESSAGE_LIMIT), signature_of(message)

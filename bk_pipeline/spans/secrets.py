@@ -504,15 +504,16 @@ FAMILIES = (
     ),
 )  # fmt: skip
 
+# All hints, each with its family's index: one loop over these is faster than one over families.
+_HINTS = tuple((hint, index) for index, one in enumerate(FAMILIES) for hint in one.hints.split(" "))
 SUSPICIOUS = "|".join(f"(?:{family.mark})" for family in FAMILIES)
 
 
 def mask_secrets(text: str) -> str:
     """Return `text` with everything that looks like a secret replaced by `MASK`."""
     lowered = text.lower()
-    for family in FAMILIES:
-        if family.may_be_in(lowered):
-            text = family.mask(text)
+    for index in sorted({index for hint, index in _HINTS if hint in lowered}):
+        text = FAMILIES[index].mask(text)
     return text
 
 

@@ -231,6 +231,10 @@ def test_result_of_a_case(content, result, failed_before):
         ("<failure message='&#27;[1;31mred&#x1b;[0m &#0; end'/>", "red � end"),
         ("<failure message='token=ghp_abcdefghijABCDEFGHIJ0123456789abcdef'/>", "token=[masked]"),
         ("<failure><b>in</b>ner</failure>", "inner"),
+        (
+            "<failure message='login with password: hunter2hunter2'/>",
+            "login with password: [masked]",
+        ),
         ("<flakyFailure message='first'/><failure message='second'/>", "first"),
         (f"<failure message='{'x' * 3000}'/>", "x" * 999 + "…"),
     ],

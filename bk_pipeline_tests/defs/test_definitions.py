@@ -184,3 +184,22 @@ def test_run_delivers_before_reports_and_logs_waits(tmp_path):
     assert {"honeycomb_events", "otlp_traces", "otlp_metrics"} < set(steps)
     # At most a line every ten seconds.
     assert sorted(step for step, _ in logged) == ["honeycomb_events", "otlp_traces", "raw_builds"]
+
+
+def test_job_details_come_between_spans_and_loaders():
+    named = HONEYCOMB | {"BK_PIPELINE_JOB_DETAILS": "nowhere.toml"}
+
+    definitions = build_definitions(App(Settings.of(**named)))
+
+    graph = definitions.resolve_asset_graph()
+    parents = {
+        name: {key.to_user_string() for key in graph.get(dg.AssetKey(name)).parent_keys}
+        for name in ("job_details", "honeycomb_events", "build_stats")
+    }
+    assert parents == {
+        "job_details": {"spans"},
+        "honeycomb_events": {"spans", "job_details"},
+        "build_stats": {"spans"},
+    }
+    [job] = [one for one in definitions.resolve_all_job_defs() if one.name == "sync_day"]
+    assert "job_details" in {node.name for node in job.graph.nodes}

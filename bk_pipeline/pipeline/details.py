@@ -152,23 +152,25 @@ class Preview:
 
     Attributes:
         days: How many days.
-        sources: Jobs by what would be read of them.
+        logs: Jobs whose logs would be read.
+        listings: Jobs whose artifacts would be listed.
     """
 
     days: int
-    sources: Counter[str] = field(default_factory=Counter)
+    logs: int = 0
+    listings: int = 0
 
     def __str__(self) -> str:
-        daily = {name: -(-count // self.days) for name, count in self.sources.items()}
-        artifacts = daily.get("tests", 0) + daily.get("profiles", 0)
-        parts = [counted(daily["log"], "log")] if daily.get("log") else []
-        parts += [f"the artifacts of {counted(artifacts, 'job')}"] if artifacts else []
+        logs, listings = (-(-count // self.days) for count in (self.logs, self.listings))
+        stored = counted(self.days, "stored day")
+        parts = [counted(logs, "log")] if logs else []
+        parts += [f"the artifacts of {counted(listings, 'job')}"] if listings else []
         if not parts:
-            return f"they choose no job of the last {counted(self.days, 'stored day')}."
-        cost = f"{counted(daily.get('log', 0) + artifacts, 'request')} a day"
-        cost += ", and two for each artifact that is read" if artifacts else ""
+            return f"they choose no job of the last {stored}."
+        cost = f"{counted(logs + listings, 'request')} a day"
+        cost += ", and two for each artifact that is read" if listings else ""
         return (
-            f"by the last {counted(self.days, 'stored day')} they read {' and '.join(parts)}: {cost}. "
+            f"by the last {stored} they read {' and '.join(parts)}: {cost}. "
             "Each section, test and event that becomes a span is an event for Honeycomb."
         )
 
@@ -178,7 +180,8 @@ def preview(days: Sequence[str], *, spans: SpanStore, policy: Policy) -> Preview
     found = Preview(len(days))
     for day in days:
         for job in _jobs(day, spans, policy, set(), JobDetails()).waiting:
-            found.sources.update(job.sources)
+            found.logs += "log" in job.sources
+            found.listings += not {"tests", "profiles"}.isdisjoint(job.sources)
     return found
 
 
@@ -280,6 +283,8 @@ class _Reader:
         self._result = result
         self._ends_at = clock.monotonic() + policy.seconds_per_run
         self._denied: set[Source] = set()
+        # Of the job that was read last: tests and profiles need the same listing.
+        self._listed: tuple[str, list[Artifact]] = ("", [])
         self._tests, self._profiles = Globs(policy.tests), Globs(policy.profiles)
 
     def read(self, job: _Job, source: Source) -> _Found | None:
@@ -335,7 +340,10 @@ class _Reader:
     def _artifacts(self, job: _Job, source: Source) -> Iterator[Artifact]:
         globs = self._tests if source == "tests" else self._profiles
         ref = job.ref
-        for one in self._client.artifacts(ref.pipeline, ref.number, job_id=ref.job_id):
+        if self._listed[0] != ref.job_id:
+            found = self._client.artifacts(ref.pipeline, ref.number, job_id=ref.job_id)
+            self._listed = ref.job_id, list(found)
+        for one in self._listed[1]:
             # So that `**/` may also stand for no folder.
             if one.state == "finished" and (one.path in globs or f"/{one.path}" in globs):
                 yield one

@@ -39,6 +39,7 @@ from bk_pipeline.sources.policy import (
     COLUMNS,
     EXIT_STATUS,
     SIGNAL_REASON,
+    STATE,
     Policy,
     Rule,
     Source,
@@ -196,6 +197,7 @@ class _Job(msgspec.Struct, frozen=True):
     sources: tuple[Source, ...]
     exit_status: int | None
     signal_reason: str | None
+    state: str | None
 
 
 class _Jobs(msgspec.Struct):
@@ -219,7 +221,7 @@ def _jobs(
     everything = pa.concat_tables(tables).unify_dictionaries()
     result.chosen = len(everything)
     rows = everything.select(
-        ["span_id", "start", "end", PIPELINE, NUMBER, JOB_ID, EXIT_STATUS, SIGNAL_REASON]
+        ["span_id", "start", "end", PIPELINE, NUMBER, JOB_ID, EXIT_STATUS, SIGNAL_REASON, STATE]
     )
     for name in ("start", "end"):
         at = rows.schema.get_field_index(name)
@@ -245,6 +247,7 @@ def _job(row: int, job: Mapping[str, Any], rule: Rule, sources: tuple[Source, ..
         sources,
         job[EXIT_STATUS],
         job[SIGNAL_REASON],
+        job[STATE],
     )
 
 
@@ -349,28 +352,23 @@ class _Reader:
                 yield one
 
     def _log(self, job: _Job, spans: list[list[DetailSpan]]) -> tuple[str, int]:
-        log = self._read_log(job, ())
-        if log.sections and all(one.guessed for one in log.spans):
-            # Agents of long ago put no times into the log.
-            times = self._client.header_times(job.ref)
-            log = self._read_log(job, times) if times else log
-        spans.append(log.spans)
-        self._result.truncated += log.omitted_sections + log.omitted_commands
-        return READ, log.bytes
-
-    def _read_log(self, job: _Job, header_times: list[int] | tuple[()]) -> Any:
         from bk_pipeline.sources.log import read_log  # noqa: PLC0415
 
         with self._client.log(job.ref) as pieces:
-            return read_log(
+            log = read_log(
                 pieces,
                 job.times,
-                header_times=header_times,
+                # Agents of long ago put no times into the log.
+                header_times=lambda: self._client.header_times(job.ref),
                 commands=job.rule.commands,
                 text=self._policy.text,
                 exit_status=job.exit_status,
                 signal_reason=job.signal_reason,
+                state=job.state,
             )
+        spans.append(log.spans)
+        self._result.truncated += log.omitted_sections + log.omitted_commands
+        return READ, log.bytes
 
     def _tests_of(
         self, job: _Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]

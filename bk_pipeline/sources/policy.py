@@ -35,6 +35,7 @@ from bk_pipeline.spans.privacy import Privacy
 Source = Literal["log", "tests", "profiles"]
 # What tells an attempt that failed, soft failures included.
 EXIT_STATUS, SIGNAL_REASON = "buildkite.job.exit_status", "buildkite.job.signal_reason"
+STATE = "buildkite.job.state"
 TYPE, STARTED = "buildkite.job.type", "buildkite.job.started"
 SOFT_FAILED = "buildkite.job.soft_failed"
 # Conditions that are a column of the span table.
@@ -48,7 +49,7 @@ SHARE_DIGITS, SHARE_BITS = 14, 56
 COLUMNS = tuple(
     dict.fromkeys([
         *("trace_id", "span_id", "name", "start", "end", "status"),
-        *(TYPE, STARTED, SOFT_FAILED, EXIT_STATUS, SIGNAL_REASON, WAIT_MS, PIPELINE),
+        *(TYPE, STARTED, SOFT_FAILED, EXIT_STATUS, SIGNAL_REASON, STATE, WAIT_MS, PIPELINE),
         *FLAGS.values(),
         *STEP_NAMES,
         *(by_kind[SpanKind.JOB] for by_kind in CONDITIONS.values()),

@@ -127,7 +127,7 @@ class Journey:
 def journey(tmp_path):
     policy = tmp_path / "job-details.toml"
     named = {"BK_PIPELINE_JOB_DETAILS": str(policy)}
-    with stage(tmp_path / "data", builds_per_day=20, otlp=True, **named) as scene:
+    with stage(tmp_path / "data", builds_per_day=40, otlp=True, **named) as scene:
         yield Journey(scene, policy)
 
 
@@ -240,10 +240,9 @@ def test_a_run_ends_in_time_and_the_next_goes_on(journey):
     journey.assert_sound()
 
 
-@pytest.mark.parametrize("status", [503, 500])
-def test_failing_service_stops_reading_and_keeps_what_was_read(journey, status):
+def test_failing_service_stops_reading_and_keeps_what_was_read(journey):
     journey.scene.sandbox.faults.inject(
-        "buildkite", "status", status=status, after=3, count=1000, path="*/log"
+        "buildkite", "status", status=503, after=3, count=1000, path="*/log"
     )
     done, _ = journey.read(LOGS)
     assert done.sources.total() == 3

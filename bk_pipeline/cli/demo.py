@@ -233,6 +233,7 @@ def _questions(keep: Path, root: Mapping[str, Any]) -> str:
         "changes": "what got slower, and since which build?",
         "queues --agents +2": "would more agents help?",
         "flaky": "which steps fail at random, and what does it cost?",
+        "report --period month": "all of it with charts, in report.html",
     }
     width = max(map(len, commands))
     lines = [f"  .venv/bin/bk-pipeline {one:<{width}}  {why}" for one, why in commands.items()]

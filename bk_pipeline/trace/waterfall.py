@@ -132,7 +132,7 @@ class Line:
         jobs: The number of jobs by status among folded spans and below them.
         folded: The number of folded spans by kind, without those below them.
         failed: How many of these failed.
-        name: The span's display name; a matrix step has the values of its jobs.
+        name: The span's display name.
     """
 
     depth: int
@@ -373,7 +373,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def name_of(span: Span, jobs: Sequence[Span] = ()) -> str:
-    """Return a span's display name; that of a matrix step with the values of its `jobs`."""
+    """Return a span's display name; of a step, without what differs between its `jobs`."""
     attributes = span["attributes"]
     match span["name"]:
         case SpanKind.BUILD:
@@ -390,10 +390,16 @@ def name_of(span: Span, jobs: Sequence[Span] = ()) -> str:
             names = ("job.label", "step.label", "step.key", "job.type", "step.type")
             found = (readable(attributes.get(f"buildkite.{one}") or "") for one in names)
             label = next((name for name in found if name), "step")
-            if span["name"] != SpanKind.STEP:
-                return label
-            matrices = [one["attributes"].get("buildkite.job.matrix") for one in jobs]
-            return with_matrix_values(label, matrices) or of_all_jobs(label)
+            return _of_jobs(label, jobs) if span["name"] == SpanKind.STEP else label
+
+
+def _of_jobs(label: str, jobs: Sequence[Span]) -> str:
+    """Return a step's label without placeholders; if it is nothing else, with the jobs' values."""
+    rest = of_all_jobs(label)
+    if "{{" not in rest:
+        return rest
+    matrices = [one["attributes"].get("buildkite.job.matrix") for one in jobs]
+    return with_matrix_values(label, matrices) or rest
 
 
 def notes_of(span: Span) -> str:

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -50,6 +51,12 @@ _BEFORE_COMMAND = (Phase.ENVIRONMENT, Phase.CHECKOUT, Phase.PLUGINS, Phase.ARTIF
 _AGENT_ERROR = "\U0001f6a8 Error"
 _AGENT_LINE = re.compile(r"\U0001f6a8 |user command error: |\^\^\^ |(?:~~~|---|\+\+\+) |\$ |# ")
 _COMMAND_STEP = re.compile(r"~~~ Running (?:commands?\b|script|batch script|.{1,200} command hook)")
+# What programs and containers put before each line of others: a time, a name.
+_PREFIX = re.compile(
+    r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]? "
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]? |#\d{1,4} \d{1,6}\.\d{1,3} "
+    r"|[\w.-]{1,60}[-_]\d{1,4}\s{1,40}\| )++"
+)
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 # A line of a key, or of anything else in base64: no message, and perhaps a secret.
 _ONE_TOKEN = re.compile(r"[A-Za-z0-9+/=_-]{16,}|\S{40,}")
@@ -125,7 +132,10 @@ def _searched(raw: bytes) -> _Text:
     is the one.
     """
     lines = plain_lines(raw)
-    texts = [text[:_LINE_LIMIT] for _, text in lines]
+    texts = [
+        _PREFIX.sub("", text[:_LINE_LIMIT], count=1) if _PREFIX.match(text) else text[:_LINE_LIMIT]
+        for _, text in lines
+    ]
     end = next((at for at, text in enumerate(texts) if text.startswith(_AGENT_ERROR)), None)
     error = None if end is None else texts[end]
     headers = [(at, phase) for at, text in enumerate(texts) if (phase := _phase(text))]
@@ -151,29 +161,24 @@ def _by_rules(text: _Text) -> tuple[Failure | None, int]:
     """Return the failure that the rule with the highest rank finds, and the rank."""
     joined = "\n".join(text.lines)
     lowered = joined.lower()
-    starts = [0]
-    for line in text.lines:
-        starts.append(starts[-1] + len(line) + 1)
+    starts = list(accumulate((len(line) + 1 for line in text.lines), initial=0))
     for rule in _SORTED:
-        if not any(hint in lowered for hint in rule.hints):
-            continue
-        found = _match(rule, joined)
+        found = _match(rule, joined) if any(hint in lowered for hint in rule.hints) else None
         if found:
-            at = (
-                bisect_right(
-                    starts, found.start("message") if _has_message(rule) else found.start()
-                )
-                - 1
+            first, at, last = (
+                bisect_right(starts, place) - 1
+                for place in (found.start(), found.start(_message(rule)), found.end())
             )
-            return _failure(rule, text, at, found[0].count("\n")), rule.rank
+            return _failure(rule, text, range(first, last + 1), at), rule.rank
     return None, 0
 
 
 _SORTED = sorted(RULES, key=lambda rule: -rule.rank)
 
 
-def _has_message(rule: Rule) -> bool:
-    return "message" in rule.expression.groupindex
+def _message(rule: Rule) -> int:
+    """Return the group of a rule's match that is the message."""
+    return rule.expression.groupindex.get("message", 0)
 
 
 def _match(rule: Rule, text: str) -> re.Match[str] | None:
@@ -183,11 +188,15 @@ def _match(rule: Rule, text: str) -> re.Match[str] | None:
     return next(iter(deque(rule.expression.finditer(text), maxlen=1)), None)
 
 
-def _failure(rule: Rule, text: _Text, at: int, breaks: int) -> Failure:
-    """Return the failure at a line, whose secrets are masked before its message is taken."""
-    lines = [mask_log_secrets(line) for line in text.lines[max(at - breaks, 0) : at + 1]]
-    found = rule.expression.search("\n".join(lines))
-    message = found["message"] if found and _has_message(rule) else found[0] if found else lines[-1]
+def _failure(rule: Rule, text: _Text, lines: range, at: int) -> Failure:
+    """Return the failure that a rule found in `lines`, with its message in the line `at`.
+
+    Secrets are masked in whole lines first: what makes them recognizable may be outside of the
+    message.
+    """
+    masked = [mask_log_secrets(text.lines[one]) for one in lines if one < len(text.lines)]
+    found = rule.expression.search("\n".join(masked))
+    message = found[_message(rule)] if found else masked[at - lines.start]
     detail = _detail(rule, text.lines[at + 1 : at + 1 + DETAIL_LINES]) if rule.detail else ""
     if detail and detail not in message:
         message = f"{message}: {detail}"

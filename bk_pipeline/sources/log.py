@@ -480,10 +480,15 @@ def _add_failure(span: DetailSpan, failure: Failure) -> None:
 
 
 def _failed_section(sections: list[_Section], offset: int | None) -> int | None:
-    """Return which of `sections` an offset of the log is in; without one, the last of the command."""
+    """Return which of `sections` an offset of the log is in.
+
+    Without an offset it is the last section of the command, if possible one that was opened
+    (`^^^ +++`), as the agent does with what failed.
+    """
     if offset is not None:
         at = bisect_right([one.offset for one in sections], offset) - 1
         inside = at >= 0 and offset < sections[at].offset + sections[at].bytes
         return at if inside else None
     commands = [at for at, one in enumerate(sections) if one.phase is Phase.COMMAND]
-    return commands[-1] if commands else len(sections) - 1 if sections else None
+    opened = [at for at in commands if sections[at].expanded]
+    return next(iter([*opened[-1:], *commands[-1:], *range(len(sections))[-1:]]), None)

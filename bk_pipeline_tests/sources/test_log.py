@@ -115,6 +115,17 @@ def test_markers_take_precedence_over_header_times():
     assert not any(one.guessed for one in found)
 
 
+def test_a_failure_without_a_line_is_in_the_opened_section_of_the_command():
+    raw = b"~~~ Running commands\n--- a\nx\n^^^ +++\n--- b\n~~~ Running global pre-exit hook\n"
+
+    found = sections(raw, exit_status=-1, signal_reason="agent_stop")
+
+    assert [one.status for one in found] == ["unset", "error", "unset", "unset"]
+    plain = sections(raw.replace(b"^^^ +++\n", b""), exit_status=-1, signal_reason="agent_stop")
+    assert [one.status for one in plain] == ["unset", "unset", "error", "unset"]
+    assert plain[2].error_type == "failed"
+
+
 def test_header_times_are_requested_only_for_a_log_without_times():
     asked = []
 

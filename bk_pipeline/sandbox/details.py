@@ -19,15 +19,15 @@ from starlette.responses import Response
 
 from bk_pipeline.sandbox.artifact_store import ArtifactStore
 from bk_pipeline.sandbox.artifacts import Artifact, artifacts_of, test_engine_results
+from bk_pipeline.sandbox.as_of import job_as_of
 from bk_pipeline.sandbox.bodies import ApiError, json_response
-from bk_pipeline.sandbox.listing import Entry, View, link_header, parse_page, payload_of
+from bk_pipeline.sandbox.listing import Entry, RecordedBuild, link_header, parse_page
 from bk_pipeline.sandbox.logs import log_of
 from bk_pipeline.sandbox.organization import API
 from bk_pipeline.sandbox.world import World
 
 # When every generated job is over.
 _LATER_MS = 1 << 45
-_ALL = View(retried_jobs=True, pipeline=False)
 _SUFFIX = re.compile(r"bytes=-([1-9]\d{0,17})", re.ASCII)
 _SORTED_BY = ("duration_avg", "duration_sum", "duration_min", "duration_max", "reliability")
 
@@ -117,8 +117,8 @@ class DetailsEndpoints:
     def _content(self, slug: str, number: int, job_id: str, artifact_id: str) -> bytes | None:
         """What the store sends for an artifact."""
         entry = self._world.build(slug, number, self._world.now_ms())
-        for job in self._jobs(entry) if entry is not None else ():
-            for artifact in artifacts_of(job, _LATER_MS) if job["id"] == job_id else ():
+        for job in self._jobs(entry, job_id) if entry is not None else ():
+            for artifact in artifacts_of(job, _LATER_MS):
                 if artifact.id == artifact_id and artifact.state == "finished":
                     return artifact.content()
         return None
@@ -130,18 +130,27 @@ class DetailsEndpoints:
             raise ApiError(404, "No build found")
         return entry
 
-    def _jobs(self, entry: Entry) -> list[dict[str, Any]]:
-        """The jobs that exist now, as of their ends: what happens in them is settled."""
-        now = payload_of(entry, _ALL, self._world.now_ms()) or {}
-        later = payload_of(entry, _ALL, _LATER_MS) or {}
-        known = {job["id"] for job in now.get("jobs", ())}
-        return [job for job in later.get("jobs", ()) if job["id"] in known]
+    def _jobs(self, entry: Entry, job_id: str | None = None) -> list[dict[str, Any]]:
+        """The jobs that exist now, or the one with this id, as of their ends.
+
+        What happens in a job is settled from its start; what is shown of it depends on the time.
+        """
+        now_ms = self._world.now_ms()
+        if isinstance(entry, RecordedBuild):
+            jobs: list[dict[str, Any]] = entry.payload.get("jobs", [])
+            return [job for job in jobs if job_id in (None, job["id"])]
+        url = f"{entry.pipeline.url}/builds/{entry.ref.number}"
+        return [
+            job_as_of(job, entry, _LATER_MS, url, url)
+            for job in entry.jobs
+            if job.created_ms <= now_ms and job_id in (None, job.id)
+        ]
 
     def _job(self, request: Request) -> dict[str, Any]:
-        for job in self._jobs(self._entry(request)):
-            if job["id"] == request.path_params["job_id"]:
-                return job
-        raise ApiError(404, "No job found")
+        found = self._jobs(self._entry(request), request.path_params["job_id"])
+        if not found:
+            raise ApiError(404, "No job found")
+        return found[0]
 
     def _artifact(self, request: Request) -> tuple[dict[str, Any], Artifact]:
         job = self._job(request)

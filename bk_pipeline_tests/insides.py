@@ -113,6 +113,7 @@ def case(  # each is an attribute
 ) -> DetailSpan:
     """A test of the suite with the index `parent` in the list."""
     attributes = {
+        "test.suite.name": "cart",
         "test.case.name": name,
         "test.case.result.status": "fail" if failed else "pass",
         "bk_pipeline.test.result": "failed" if failed else "passed",

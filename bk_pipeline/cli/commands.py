@@ -594,6 +594,7 @@ def queues(**options: Any) -> None:
     type=click.Choice(("day", "week", "month")),
     help="The history of each flaky step, a row for each period.",
 )
+@click.option("--tests", is_flag=True, help="The flaky tests, where job details have test results.")
 @RESULT_OPTIONS
 def flaky(**options: Any) -> None:
     """Show flaky steps: those that failed and then passed on the same commit.
@@ -605,15 +606,51 @@ def flaky(**options: Any) -> None:
     median delay until the job passed, and how many attempts came since the last flaky one.
     docs/flaky.md describes the numbers.
 
+    --tests lists the tests that failed in flaky attempts, by class and name: how often and on how
+    many commits, and how often they failed in other attempts.
+
     \b
       bk-pipeline flaky
       bk-pipeline flaky --pipeline web --branch main
       bk-pipeline flaky --step unit --by week
+      bk-pipeline flaky --tests
     """
     with NoPandas():
         from bk_pipeline.cli.flaky import flaky
 
         flaky(**options)
+
+
+@cli.command()
+@click.option("--since", type=DAY, help="First day. Default: 6 days before the last one.")
+@UNTIL
+@click.option("--pipeline", metavar="GLOB", default="*", help="Only pipelines that match.")
+@click.option("--branch", metavar="GLOB", default="*", help="Only failures on branches that match.")
+@click.option(
+    "--kind",
+    type=click.Choice(("test", "build", "infrastructure", "timeout", "unknown")),
+    help="Only failures of this kind.",
+)
+@RESULT_OPTIONS
+def failures(**options: Any) -> None:
+    """Show what broke, and what of it is new: the reasons of failed jobs, by their logs.
+
+    Failures are the same if their message is, but for numbers, paths, ids, addresses and times.
+    For each: whether it is new (not seen in the 30 stored days before), its kind, how often and
+    when jobs failed with it, and the last message. --format json has its page, and all pipelines
+    and steps.
+
+    Needs job details: BK_PIPELINE_JOB_DETAILS. docs/inside-jobs.md describes them.
+
+    \b
+      bk-pipeline failures
+      bk-pipeline failures --since 2026-11-01 --branch main
+      bk-pipeline failures --kind infrastructure --format json
+    """
+    with NoPandas():
+        from bk_pipeline.cli.failures import failures
+
+        failures(**options)
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""`bk-pipeline flaky`: which steps fail and pass on the same commit, how often, and the cost."""
+"""`bk-pipeline flaky`: which steps or tests fail and pass on the same commit, how often, and the cost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from bk_pipeline.analysis.sql import Database
 from bk_pipeline.app import App
 from bk_pipeline.cli.results import money, refuse_binary_terminal, seconds, write_answer
 from bk_pipeline.cli.sql import open_database, period_of
+from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
 from bk_pipeline.text import counted, one_line
 
 LONGEST_NAME = 28
+LONGEST_TEST, LONGEST_OF_TEST, LONGEST_SENTENCE = 48, 14, 120
+KNOWN_TESTS = """
+SELECT count(*) AS suites FROM spans
+WHERE day BETWEEN CAST($since AS DATE) AND CAST($until AS DATE) AND name = 'test.suite'
+"""
 
 Row = Mapping[str, Any]
 
@@ -30,21 +36,28 @@ def flaky(
     branch: str,
     step: str,
     by: str | None,
+    tests: bool,
     format_: str,
     output: Path | None,
     limit: int | None,
 ) -> None:
-    """Show the flaky steps of a period, or their history by day, week or month."""
+    """Show the flaky steps of a period, their history by day, week or month, or flaky tests."""
     refuse_binary_terminal(format_, output)
+    if tests and by:
+        raise ConfigError("--tests has no history: leave out --by.")
     app = App(Settings.load())
     with open_database(app) as database:
         days = period_of(app, since, until)
-        sentence, steps = flaky_steps(database, days, pipeline, branch, step=step, by=by)
-    show = _history if by else _shown
+        filters = {"pipeline": pipeline, "branch": branch, "step": step}
+        if tests:
+            sentence, found = flaky_tests(database, days, **filters)
+        else:
+            sentence, found = flaky_steps(database, days, **filters, by=by)
+    show = _test if tests else _history if by else _shown
     write_answer(
         [sentence],
-        [show(row) for row in steps.to_pylist()],
-        steps,
+        [show(row) for row in found.to_pylist()],
+        found,
         format_=format_,
         output=output,
         limit=limit,
@@ -75,6 +88,67 @@ def flaky_steps(
     flaky_ones = {_key(row) for row in rows if row["flaky_attempts"]}
     kept = steps.filter(pa.array([_key(row) in flaky_ones for row in rows], pa.bool_()))
     return _summary(rows, days), kept
+
+
+def flaky_tests(
+    database: Database,
+    days: Mapping[str, str],
+    pipeline: str = "*",
+    branch: str = "*",
+    *,
+    step: str = "*",
+) -> tuple[str, pa.Table]:
+    """Return a sentence about the flaky tests of a period, and a row for each.
+
+    Args:
+        database: The views.
+        days: The first and the last day, `since` and `until`.
+        pipeline, branch, step: Globs.
+    """
+    filters = {"pipeline": pipeline, "branch": branch, "step": step, "by": "all"}
+    found = database.table(query_text("flaky_tests"), {**days, **filters})
+    [known] = database.table(KNOWN_TESTS, days).to_pylist()
+    return _test_summary(found.to_pylist(), known, days), found
+
+
+def _test_summary(rows: Sequence[Row], known: Row, days: Mapping[str, str]) -> str:
+    period = f"from {days['since']} to {days['until']}"
+    if not known["suites"]:
+        return (
+            f"No test results are stored {period}. To read them, set BK_PIPELINE_JOB_DETAILS to a "
+            'policy file with read = ["tests"], and materialize job_details: docs/inside-jobs.md.'
+        )
+    if not rows:
+        return (
+            f"No test was flaky {period}: none that matches failed in an attempt of a job that "
+            "passed later on the same commit."
+        )
+    worst = rows[0]
+    return (
+        f"{counted(len(rows), 'test')} {'was' if len(rows) == 1 else 'were'} flaky {period}; the "
+        f"worst: {_name_of_test(worst, LONGEST_SENTENCE)} of {_name(worst['pipeline'])} / "
+        f"{_name(worst['step'])}, which failed {counted(worst['flaky_failures'], 'time')} on "
+        f"{counted(worst['flaky_commits'], 'commit')} in jobs that then passed."
+    )
+
+
+def _name_of_test(row: Row, length: int) -> str:
+    """Return class and name; of a long name the end."""
+    parts = (one_line(part, LONGEST_SENTENCE) for part in (row["class"], row["name"]) if part)
+    full = " / ".join(parts)
+    return full if len(full) <= length else "…" + full[-(length - 1) :]
+
+
+def _test(row: Row) -> dict[str, Any]:
+    return {
+        "pipeline": one_line(row["pipeline"], LONGEST_OF_TEST),
+        "step": one_line(row["step"], LONGEST_OF_TEST),
+        "test": _name_of_test(row, LONGEST_TEST),
+        "flaky": row["flaky_failures"],
+        "commits": row["flaky_commits"],
+        "other": row["other_failures"],
+        "last seen": f"{row['last_seen']:%Y-%m-%d}",
+    }
 
 
 def _key(row: Row) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from bk_pipeline.analysis.sql import Database
 from bk_pipeline.analysis.views import VIEWS
 from bk_pipeline.app import App
 from bk_pipeline.cli.changes import recent_changes, table_of
+from bk_pipeline.cli.failures import failures_of, known_period
 from bk_pipeline.cli.flaky import flaky_steps
 from bk_pipeline.cli.output import Console
 from bk_pipeline.cli.results import JSON, Batches, objects
@@ -100,6 +101,7 @@ def server(app: App) -> MCPServer[Any]:
         questions.changes,
         questions.flaky_steps,
         questions.failures,
+        questions.failed_jobs,
         questions.describe_tables,
         questions.query,
     ):
@@ -222,6 +224,27 @@ class Questions:
         *,
         pipeline: Pipeline = "*",
         branch: Branch = "*",
+        since: Annotated[
+            date | None, Field(description="First day. Default: 6 days before `until`.")
+        ] = None,
+        until: Until = None,
+        limit: Limit = 20,
+    ) -> Rows:
+        """List what broke, by the logs and tests of failed jobs: new failures first, with messages.
+
+        A failure is new if none with the same message, but for numbers, paths and ids, was in the
+        30 stored days before.
+        """
+        with self._database() as database:
+            days = known_period(self._app, since, until)
+            sentences, found = failures_of(database, days, pipeline, branch)
+        return _rows(" ".join(sentences), found, limit)
+
+    def failed_jobs(
+        self,
+        *,
+        pipeline: Pipeline = "*",
+        branch: Branch = "*",
         step: Annotated[str, Field(description="Only steps that match this glob.")] = "*",
         since: Since = None,
         until: Until = None,
@@ -229,7 +252,7 @@ class Questions:
     ) -> Rows:
         """List the jobs that failed, the newest first, with exit status and page."""
         filters = {"pipeline": pipeline, "branch": branch, "step": step}
-        return self._answer("failures", filters, since, until, limit, noun="failed job")
+        return self._answer("failed_jobs", filters, since, until, limit, noun="failed job")
 
     def describe_tables(self) -> dict[str, Any]:
         """Describe the views for `query`: builds, jobs, steps, sections of logs, tests.

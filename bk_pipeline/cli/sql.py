@@ -67,16 +67,18 @@ def require_spans(app: App) -> None:
         )
 
 
-def period_of(app: App, since: date | None, until: date | None) -> dict[str, str]:
+def period_of(
+    app: App, since: date | None, until: date | None, *, default_days: int = DEFAULT_DAYS
+) -> dict[str, str]:
     """Return the first and the last day of a period, as the parameters `since` and `until`.
 
-    By default it ends with the last stored day, and has `DEFAULT_DAYS`.
+    By default it ends with the last stored day, and has `default_days`.
 
     Raises:
         ConfigError: It ends before it begins.
     """
     last = until or date.fromisoformat(max(app.spans().parts_by_day()))
-    first = since or last - timedelta(days=DEFAULT_DAYS - 1)
+    first = since or last - timedelta(days=default_days - 1)
     if first > last:
         raise ConfigError(f"The period ends before it begins: {first} to {last}.")
     return {"since": first.isoformat(), "until": last.isoformat()}

@@ -29,6 +29,7 @@ from bk_pipeline_tests.builders import (
     make_trace,
     uid,
 )
+from bk_pipeline_tests.insides import insides_of, write_insides
 
 FIRST = date(2026, 3, 2)
 ALL = {"since": str(FIRST), "until": str(FIRST + timedelta(days=60)), "by": "all"}
@@ -40,6 +41,7 @@ class Store:
     def __init__(self, folder):
         self.spans = SpanStore(Folder(str(folder)))
         self.tables = defaultdict(list)
+        self.newest = {}
 
     def add(self, day, payloads, *, change=lambda table: table):
         number = len(self.tables[str(day)])
@@ -47,6 +49,11 @@ class Store:
         part = SpanPart(f"2026030{number + 1}T000000.000000Z-00000000", "aaaaaaaa")
         self.spans.write(str(day), part, [table], PartSummary())
         self.tables[str(day)].append(table.select(list(COLUMNS)))
+        self.newest[str(day)] = table
+
+    def add_insides(self, day, found, *, number=1):
+        """Add what was found in jobs of the part that was added last, by their ids."""
+        write_insides(self.spans, str(day), insides_of(self.newest[str(day)], found), number=number)
 
     def flaky(self, **parameters):
         datasets = self.spans.datasets()
@@ -311,3 +318,11 @@ def test_cost_is_that_of_flaky_attempts_in_one_currency(store, currencies, expec
     store.add(FIRST, [build("one", [*old, *retries])], change=priced)
     row = only(store.flaky())
     assert (row["cost"], row["currency"]) == expected
+
+
+def test_attempts_of_flaky_tests_are_those_of_flaky_steps():
+    """Each file can be run by itself, and both have the same definition."""
+    steps, tests = (query_text(name) for name in ("flaky", "flaky_tests"))
+    definition = steps[steps.index("WITH attempts") : steps.index("flaky AS (")]
+    assert "followed AS (" in definition
+    assert definition in tests

@@ -6,7 +6,8 @@ from datetime import date, timedelta
 import pytest
 
 from bk_pipeline_tests.analysis.test_flaky import FIRST, Store, build, job
-from bk_pipeline_tests.builders import DAY_S, make_retry
+from bk_pipeline_tests.builders import DAY_S, make_retry, uid
+from bk_pipeline_tests.insides import case, suite
 
 LAST = FIRST + timedelta(days=10)
 
@@ -89,3 +90,50 @@ def test_the_period_is_that_of_the_options(store, call):
     assert json.loads(of_last)[0]["attempts"] == 2
     wrong = call("flaky", "--since", str(LAST), "--until", str(date(2026, 3, 1)))
     assert (wrong.returncode, "ends before it begins" in wrong.stderr) == (2, True)
+
+
+def failed_tests(*names):
+    """A suite whose tests of these names failed."""
+    return [suite("cart", 0, 9, failures=len(names)), *(case(n, 0, 1, parent=0) for n in names)]
+
+
+def test_flaky_tests_are_those_that_failed_in_flaky_attempts(store, call):
+    add(store, FIRST, failures=2)
+    first = job("unit", f"{FIRST}")["id"]
+    second = uid(f"{first} attempt 1")
+    store.add_insides(FIRST, {first: failed_tests("a", "b"), second: failed_tests("b")})
+    broken = [job("unit", "broken", state="failed", runnable_s=10 * DAY_S)]
+    store.add(LAST, [build("broken", broken, commit="c")])
+    store.add_insides(LAST, {broken[0]["id"]: failed_tests("b", "c")})
+    told, _, head, *found = lines(call("flaky", "--tests"))
+    assert told == (
+        "2 tests were flaky from 2026-02-11 to 2026-03-12; the worst: tests.cart / b of shop / "
+        "unit, which failed 2 times on 1 commit in jobs that then passed."
+    )
+    assert head.split() == ["pipeline", "step", "test", "flaky", "commits", "other", "last", "seen"]
+    assert [row.split() for row in found] == [
+        ["shop", "unit", "tests.cart", "/", "b", "2", "1", "1", "2026-03-02"],
+        ["shop", "unit", "tests.cart", "/", "a", "1", "1", "0", "2026-03-02"],
+    ]
+    row, _ = json.loads(call("flaky", "--tests", "--format", "json").stdout)
+    assert row["last_seen_url"].endswith(second)
+    assert (row["suite"], row["message"]) == ("cart", "expected 3, got 4")
+    assert lines(call("flaky", "--tests", "--step", "lint"))[0].startswith("No test was flaky")
+
+
+def test_names_of_flaky_tests_fit(store, call):
+    add(store, FIRST, failures=1)
+    long = "統合 " * 20 + "end"
+    store.add_insides(FIRST, {job("unit", f"{FIRST}")["id"]: failed_tests(long, "\x1b[31m red")})
+    done = call("flaky", "--tests")
+    assert "\x1b" not in done.stdout
+    assert any("end" in line for line in lines(done)[3:])
+
+
+def test_without_test_results_it_says_how_to_have_them(store, call):
+    add(store, FIRST, failures=1)
+    [told] = lines(call("flaky", "--tests"))
+    assert told.startswith("No test results are stored from 2026-02-01 to 2026-03-02.")
+    assert "BK_PIPELINE_JOB_DETAILS" in told
+    both = call("flaky", "--tests", "--by", "week")
+    assert (both.returncode, "leave out --by" in both.stderr) == (2, True)

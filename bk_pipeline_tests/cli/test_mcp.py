@@ -17,12 +17,14 @@ from bk_pipeline.app import App
 from bk_pipeline.cli import mcp
 from bk_pipeline.settings import Settings
 from bk_pipeline_tests.analysis.test_flaky import FIRST, Store, build, job
-from bk_pipeline_tests.builders import make_retry
+from bk_pipeline_tests.builders import make_retry, uid
+from bk_pipeline_tests.insides import section
 
 LAST = FIRST + timedelta(days=3)
 TOOLS = {
     "changes",
     "describe_tables",
+    "failed_jobs",
     "failures",
     "find_builds",
     "flaky_steps",
@@ -127,7 +129,7 @@ def test_build_is_shown_as_a_waterfall_with_its_critical_path(builds):
 def test_each_question_has_an_answer(builds):
     [flaky] = rows("flaky_steps")
     assert (flaky["step"], flaky["flaky_attempts"]) == ("unit", 1)
-    [failed] = rows("failures")
+    [failed] = rows("failed_jobs")
     assert (failed["step"], failed["build_number"], failed["retried"]) == ("unit", 1, True)
     assert {row["step"] for row in rows("slowest_steps")} == {"unit", "lint"}
     [changes] = ask(("changes", {}))
@@ -140,6 +142,17 @@ def test_each_question_has_an_answer(builds):
     ]
     columns = ", ".join(f'"{name}"' for name in described["jobs"]["columns"])
     assert len(rows("query", sql=f"SELECT {columns} FROM jobs")) == 3
+
+
+def test_failures_are_those_of_logs_with_whether_they_are_new(builds):
+    [before] = ask(("failures", {}))
+    assert answer(before)["answer"].startswith("No job details are stored")
+    broken = section("Tests", 0, 9, failure=("test", "expected 3, got 4", "0" * 16))
+    builds.add_insides(FIRST, {uid("job unit one"): [broken]})
+    [found] = ask(("failures", {}))
+    assert answer(found)["answer"].startswith("1 failure with 1 message from")
+    [row] = answer(found)["rows"]
+    assert (row["signature"], row["is_new"], row["steps"]) == ("0" * 16, None, ["unit"])
 
 
 def test_answer_says_whether_it_is_complete(builds):

@@ -7,7 +7,7 @@ WITH attempts AS (
         coalesce(parallel_index, -1) AS parallel_index, coalesce(matrix, '') AS matrix,
         -- Builds without a known commit have none in common.
         CASE WHEN coalesce("commit", '') IN ('', 'HEAD') THEN trace_id ELSE "commit" END AS subject,
-        label, url, end_ns, duration_s, cost, currency, passed, type = 'script' AS command,
+        trace_id, job_id, label, url, end_ns, duration_s, cost, currency, passed, type = 'script' AS command,
         coalesce(branch, '') GLOB $branch AS shown,
         started AND NOT passed AND coalesce(state, '') IN ('failed', 'timed_out', 'finished')
             -- An agent that was lost or stopped says nothing about the step.

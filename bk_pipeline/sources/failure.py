@@ -182,10 +182,16 @@ def _message(rule: Rule) -> int:
 
 
 def _match(rule: Rule, text: str) -> re.Match[str] | None:
-    """Return the first or the last match, as the rule says."""
-    if not rule.last:
-        return rule.expression.search(text)
-    return next(iter(deque(rule.expression.finditer(text), maxlen=1)), None)
+    """Return the match that the rule's message is taken from.
+
+    Of several tests it is the first by name, because tests that run in parallel fail in any order.
+    """
+    if rule.last:
+        return next(iter(deque(rule.expression.finditer(text), maxlen=1)), None)
+    if rule.kind is FailureKind.TEST:
+        group = _message(rule)
+        return min(rule.expression.finditer(text), key=lambda found: found[group], default=None)
+    return rule.expression.search(text)
 
 
 def _failure(rule: Rule, text: _Text, lines: range, at: int) -> Failure:

@@ -34,7 +34,8 @@ class Rule:
         hints: Lower-case strings, one of which is in each text that matches.
         pattern: The line. Its group `message`, if it has one, is the message, else the whole line.
         detail: A later line that is added to the message, within the next `DETAIL_LINES`.
-        last: Whether the last match is the message, else the first, which others follow from.
+        last: Whether the last match is the message. Else it is the first, which others follow from,
+            or of tests the first by name.
     """
 
     tool: str

@@ -213,6 +213,32 @@ def test_signatures_of_different_words_differ(first, other):
     assert (signature_of(first) == signature_of(other)) == (first == other)
 
 
+def test_tests_that_fail_in_another_order_have_the_same_signature():
+    lines = [f"FAILED tests/test_{one}.py::test_{one} - assert 0" for one in "bca"]
+
+    found = [failure_of(framed("\n".join(order)), exit_status=1) for order in (lines, lines[::-1])]
+
+    assert found[0].signature == found[1].signature
+    assert found[0].message == "tests/test_a.py::test_a - assert 0"
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ("pod web-7d9f8b6c5d-x2x7z is not ready", "pod web-5f4c9d7b8f-q4lzm is not ready"),
+        ("pod job-x2x7z failed", "pod job-k9l4m failed"),
+        ("request 5TCMZMB1F7723KBF denied", "request 9KQ2RV7W1B44XZT0 denied"),
+        ("cannot read /home/a/web/x.toml", "cannot read /builds/b/7/web/x.toml"),
+        ("https://ci.example.com/builds/17 failed", "https://ci.example.com/builds/18 failed"),
+        ("at 0x7ffd2c3a in frame 3", "at 0x55d0aa10 in frame 9"),
+        ("took 1m3.5s (12%)", "took 59.1s (7%)"),
+        ("file:///app/src/x.kt:9:14 no", "file:///builds/7/src/x.kt:11:2 no"),
+    ],
+)
+def test_what_machines_make_up_is_not_in_a_signature(first, other):
+    assert signature_of(first) == signature_of(other)
+
+
 def test_numbers_that_are_part_of_a_name_stay():
     assert signature_of("tests/test_a.py::test_v1 failed") != signature_of(
         "tests/test_a.py::test_v2 failed"

@@ -18,7 +18,7 @@ from bk_pipeline.analysis.columns import CHANGES, DEPLOYMENTS, TABLES
 from bk_pipeline.analysis.views import VIEWS
 from bk_pipeline.cli.commands import cli
 from bk_pipeline.honeycomb import queries
-from bk_pipeline.honeycomb.design import Design, design
+from bk_pipeline.honeycomb.design import Design, design, positions
 from bk_pipeline.settings import Settings
 from bk_pipeline.spans.fields import FIELDS, IDENTITY, SCHEMA_URL, UNAVAILABLE, Field
 from bk_pipeline.spans.model import SpanKind
@@ -274,12 +274,37 @@ How many triggers and SLOs you can have depends on your plan.
 """
 
 
+BOARD_WIDTH = 72  # even, for two halves
+
+
 def honeycomb_page() -> str:
     """Return the Honeycomb page: how to set it up, and each query."""
     made = design(
         "buildkite", left_out=(), shown=lambda _, value: str(value), triggers=True, slo=True
     )
-    return HONEYCOMB_INTRODUCTION + _panels(made) + _calculated_fields(made) + _alerts(made)
+    return (
+        HONEYCOMB_INTRODUCTION
+        + _board(made)
+        + _panels(made)
+        + _calculated_fields(made)
+        + _alerts(made)
+    )
+
+
+def _board(made: Design) -> str:
+    """Return the board drawn as text: its rows of one text or of two queries."""
+    rows: dict[int, list[str]] = {}
+    for one, position in zip(made.panels, positions(made.panels), strict=True):
+        row = rows.setdefault(position["y_coordinate"], [])
+        text = one.content if isinstance(one, queries.Text) else one.name
+        row.append(text.partition("\n")[0].lstrip("# "))
+    lines = []
+    for names in rows.values():
+        width = BOARD_WIDTH // len(names)
+        lines.append("+" + "+".join("-" * (width - 1) for _ in names) + "+")
+        lines.append("|" + "|".join(f" {name:<{width - 2}}" for name in names) + "|")
+    lines.append("+" + "-" * (BOARD_WIDTH - 1) + "+")
+    return "The whole board, from top to bottom:\n\n```text\n" + "\n".join(lines) + "\n```\n\n"
 
 
 def _panels(made: Design) -> str:

@@ -9,9 +9,10 @@ query's definition, so that an annotation says whether its query is as it should
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -254,17 +255,15 @@ def variables_of(calculated: Calculated) -> list[str]:
     return _VARIABLE.findall(calculated.formula)
 
 
-def positions(panels: Iterable[Text | Query]) -> Iterator[dict[str, int]]:
-    """Yield the position of each panel: texts fill a row, queries stand in pairs."""
+def positions(panels: Sequence[Text | Query]) -> Iterator[dict[str, int]]:
+    """Yield the position of each panel: queries stand in pairs; texts and single ones fill a row."""
     x = y = 0
-    for one in panels:
-        if isinstance(one, Text):
-            y += QUERY_HEIGHT if x else 0
-            yield _position(0, y, GRID, TEXT_HEIGHT)
-            x, y = 0, y + TEXT_HEIGHT
-            continue
-        yield _position(x, y, GRID // 2, QUERY_HEIGHT)
-        x, y = (0, y + QUERY_HEIGHT) if x else (GRID // 2, y)
+    for one, after in zip_longest(panels, panels[1:]):
+        is_text = isinstance(one, Text)
+        alone = is_text or not (x or isinstance(after, Query))
+        height = TEXT_HEIGHT if is_text else QUERY_HEIGHT
+        yield _position(x, y, GRID if alone else GRID // 2, height)
+        x, y = (0, y + height) if alone or x else (GRID // 2, y)
 
 
 def _position(x: int, y: int, width: int, height: int) -> dict[str, int]:

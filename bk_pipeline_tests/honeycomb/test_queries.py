@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from statistics import mean
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from bk_pipeline.deliver.honeycomb.plain import span_event
 from bk_pipeline.deliver.honeycomb.shape import Shape
 from bk_pipeline.honeycomb import queries
-from bk_pipeline.honeycomb.design import design
+from bk_pipeline.honeycomb.design import GRID, design, positions
 from bk_pipeline.spans.table import rows
 from bk_pipeline_tests.worlds import span_table
 
@@ -94,3 +95,14 @@ def test_formulas_agree_with_the_spans(events):
     assert {one["name"] for one in waits} == {queries.JOB}
     late = [one for one in waits if not one["bk_pipeline.agent_in_time"]]
     assert all(one[queries.WAIT] > 300_000 for one in late)
+
+
+def test_panels_fill_each_row_without_holes():
+    query = next(one for one in MADE.panels if isinstance(one, queries.Query))
+    text = next(one for one in MADE.panels if isinstance(one, queries.Text))
+    for panels in (MADE.panels, [query], [query] * 3, [text, query, text, query, query]):
+        taken = Counter()
+        for one in positions(panels):
+            assert one["x_coordinate"] == taken[one["y_coordinate"]]
+            taken[one["y_coordinate"]] += one["width"]
+        assert set(taken.values()) == {GRID}

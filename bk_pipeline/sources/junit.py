@@ -17,6 +17,7 @@ Output of tests and properties are skipped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from bk_pipeline.sources.model import JobTimes
@@ -67,9 +68,10 @@ _BY_STATUS: dict[str, Result] = {
     "pending": "skipped",
 }
 _RANK: dict[Result, int] = {"passed": 0, "skipped": 1, "failed": 2, "error": 3}
-# Messages that say no more than that a test failed; the text says why.
-_EMPTY_MESSAGES = frozenset(
-    {"", "failed", "failure", "error", "test failed", "test failure", "null"}
+# Messages that say no more than that a test failed; the text, or nothing, says why.
+_SAYS_NOTHING = re.compile(
+    r"(?i)(?:(?:the )?(?:test )?(?:failed|failure|error)|null|(?:exited with )?(?:error|exit) (?:code|status) \d+)?"
+    r"[.!:]?"
 )
 # Lines of a text that say which test ran, before those that say why it failed.
 _PREAMBLES = ("=== ", "--- FAIL", "Traceback (most recent call last)", "Stack:", "Error:\n")
@@ -202,7 +204,11 @@ class _Reader:
         if case is None:
             return
         if self._message is not None:
-            case.message = clean_message(_failure_message(*self._message, "".join(self._text)))
+            message = _failure_message(*self._message, "".join(self._text))
+            # Else all tests that say no more than this would share a signature.
+            if _SAYS_NOTHING.fullmatch(message):
+                message = f"{message or 'failed'}: {case.name}"
+            case.message = clean_message(message)
             self._text = []
         self._tree.add(case)
 
@@ -241,7 +247,7 @@ class _Reader:
 def _failure_message(message: str, type_: str, text: str) -> str:
     """Return what says most plainly why a test failed: the message, the text's first line, the type."""
     plain = without_colors(message).strip()
-    if plain.lower() not in _EMPTY_MESSAGES:
+    if not _SAYS_NOTHING.fullmatch(plain):
         return plain
     for line in without_colors(text).splitlines():
         if line.strip() and not line.strip().startswith(_PREAMBLES):

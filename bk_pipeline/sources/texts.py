@@ -17,7 +17,7 @@ _BATCH = 5_000
 _HINTS = [(family, tuple(family.hints.split(" "))) for family in FAMILIES]
 
 # Colors. Their escape character has been replaced or left out, because XML has none.
-_COLORS = re.compile("[\x1b\x7f\ufffd]?\\[[0-9]{1,3}(?:;[0-9]{1,3}){0,8}m")
+_COLORS = re.compile("(?:[\x1b\x7f\ufffd]|#x1B)?\\[[0-9]{1,3}(?:;[0-9]{1,3}){0,8}m")
 
 
 def clean_name(text: str) -> str:

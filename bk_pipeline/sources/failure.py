@@ -54,7 +54,7 @@ _COMMAND_STEP = re.compile(r"~~~ Running (?:commands?\b|script|batch script|.{1,
 # What programs and containers put before each line of others: a time, a name.
 _PREFIX = re.compile(
     r"(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]? "
-    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]? |#\d{1,4} \d{1,6}\.\d{1,3} "
+    r"|[\[(]?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?[\])]? |#\d{1,4} \d{1,6}\.\d{1,3} "
     r"|[\w.-]{1,60}[-_]\d{1,4}\s{1,40}\| )++"
 )
 _LETTERS = re.compile(r"[^\W\d_]{2}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -238,6 +239,16 @@ def test_any_log_gives_spans_that_hold_together(raw, header_times, cuts, length_
             assert above.start_ns <= one.start_ns <= one.end_ns <= above.end_ns
     assert [one.end_ns for one in found[:-1]] == [one.start_ns for one in found[1:]]
     assert not found or found[-1].end_ns == job.end_ns
+
+
+@settings(deadline=None, max_examples=50)
+@given(HOSTILE, st.sampled_from([200, 300, 1_000]), st.sampled_from([1, 50, 500]))
+def test_where_blocks_begin_does_not_matter(raw, block_bytes, size):
+    with patch.object(module, "LONGEST_LINE_BYTES", 64):
+        whole = read_log([raw], JOB, commands=True)
+        with patch.object(module, "_BLOCK_BYTES", block_bytes):
+            chunks = [raw[at : at + size] for at in range(0, len(raw), size)]
+            assert read_log(chunks, JOB, commands=True) == whole
 
 
 @QUICK

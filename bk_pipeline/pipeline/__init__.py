@@ -26,8 +26,9 @@ if TYPE_CHECKING:
         find_deployments,
         record_deployments,
     )
-    from bk_pipeline.pipeline.details import JobDetails, read_job_details
+    from bk_pipeline.pipeline.details import read_job_details
     from bk_pipeline.pipeline.extract import Extraction, extract_day, restore_day
+    from bk_pipeline.pipeline.job_sources import JobDetails
     from bk_pipeline.pipeline.mark import (
         MarkerContext,
         place_markers,
@@ -90,7 +91,7 @@ _MODULES = {
     "Day": "bk_pipeline.pipeline.days",
     "Extraction": "bk_pipeline.pipeline.extract",
     "FoundDeployments": "bk_pipeline.pipeline.deployments",
-    "JobDetails": "bk_pipeline.pipeline.details",
+    "JobDetails": "bk_pipeline.pipeline.job_sources",
     "MarkerContext": "bk_pipeline.pipeline.mark",
     "OVERLAP": "bk_pipeline.pipeline.days",
     "Placement": "bk_pipeline.honeycomb.placing",

@@ -13,8 +13,8 @@ from bk_pipeline.window import Window
 if TYPE_CHECKING:
     from bk_pipeline.deliver.delivery import Delivery
     from bk_pipeline.honeycomb.placing import Placement
-    from bk_pipeline.pipeline.details import JobDetails
     from bk_pipeline.pipeline.extract import Extraction
+    from bk_pipeline.pipeline.job_sources import JobDetails
     from bk_pipeline.pipeline.transform import Transformation
 
     Result: TypeAlias = Extraction | Transformation | JobDetails | Delivery | Placement

@@ -7,10 +7,8 @@ read by the next run of the day.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 from secrets import token_hex
@@ -22,18 +20,11 @@ import pyarrow.compute as pc
 
 from bk_pipeline.analysis.queries import query_text
 from bk_pipeline.analysis.sql import Database
-from bk_pipeline.buildkite.detail_records import Artifact, JobRef
+from bk_pipeline.buildkite.detail_records import JobRef
 from bk_pipeline.clock import Clock
-from bk_pipeline.errors import (
-    AccessDenied,
-    AnswerTooLarge,
-    Gone,
-    RequestRefused,
-    RetryableError,
-    UnexpectedAnswer,
-)
 from bk_pipeline.ledger.store import Ledger
 from bk_pipeline.pipeline.days import Progress, no_progress, retry_past_damage
+from bk_pipeline.pipeline.job_sources import Found, Job, JobDetails, SourceReader
 from bk_pipeline.sources.model import JOB_COLUMNS, DetailSpan, JobTimes, detail_rows
 from bk_pipeline.sources.policy import (
     COLUMNS,
@@ -48,7 +39,7 @@ from bk_pipeline.sources.policy import (
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline.store.folder import DETAILS
 from bk_pipeline.store.spans import PartSummary, ReadSource, SpanPart, SpanStore
-from bk_pipeline.text import Globs, counted
+from bk_pipeline.text import counted
 
 if TYPE_CHECKING:
     from bk_pipeline.buildkite.details import DetailsClient
@@ -62,38 +53,6 @@ USUAL_DAYS = 14
 PART_SPANS, PART_SOURCES = 20_000, 200
 # Changes whenever what is read of the same source changes; no part is made again because of it.
 VERSION = "00000001"
-READ, GONE, TOO_LARGE, UNREADABLE = "read", "gone", "too_large", "unreadable"
-# Limits for one artifact. A profile of this size takes minutes.
-MAX_TESTS_BYTES, MAX_PROFILE_BYTES = 512 * 1024 * 1024, 2 * 1024 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class JobDetails:
-    """The result of reading a day's job details.
-
-    Attributes:
-        chosen: Jobs that the policy chose.
-        known: Sources of theirs that earlier runs have read.
-        sources: Sources that this run has read, by outcome.
-        left_out: Sources that it did not read because a budget was spent, or a scope is missing.
-        spans: New spans, by kind.
-        bytes: How much was read.
-        truncated: Spans that the limits of one source left out.
-        missing: A message for each scope that the token lacks.
-        stopped: Why the run stopped before its end: which budget was spent, or what failed.
-        damaged: A message for each stored file that was damaged.
-    """
-
-    chosen: int = 0
-    known: int = 0
-    sources: Counter[str] = field(default_factory=Counter)
-    left_out: int = 0
-    spans: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
-    truncated: int = 0
-    missing: list[str] = field(default_factory=list)
-    stopped: str | None = None
-    damaged: list[str] = field(default_factory=list)
 
 
 def read_job_details(
@@ -134,7 +93,7 @@ def read_job_details(
         jobs = _jobs(day, spans, policy, known, result)
         rows = partial(detail_rows, jobs.table, privacy=privacy)
         writer = _Writer(day, spans, clock, rows, result)
-        reader = _Reader(client, policy, clock, result)
+        reader = SourceReader(client, policy, clock, result)
         try:
             for done, job in enumerate(jobs.waiting, 1):
                 for source in job.sources:
@@ -186,23 +145,9 @@ def preview(days: Sequence[str], *, spans: SpanStore, policy: Policy) -> Preview
     return found
 
 
-class _Job(msgspec.Struct, frozen=True):
-    """A job to read: its row, and the sources that were not read yet."""
-
-    row: int
-    span_id: str
-    ref: JobRef
-    times: JobTimes
-    rule: Rule
-    sources: tuple[Source, ...]
-    exit_status: int | None
-    signal_reason: str | None
-    state: str | None
-
-
 class _Jobs(msgspec.Struct):
     table: pa.Table
-    waiting: list[_Job]
+    waiting: list[Job]
 
 
 def _jobs(
@@ -237,8 +182,8 @@ def _jobs(
     return _Jobs(everything, [job for _, job in waiting])
 
 
-def _job(row: int, job: Mapping[str, Any], rule: Rule, sources: tuple[Source, ...]) -> _Job:
-    return _Job(
+def _job(row: int, job: Mapping[str, Any], rule: Rule, sources: tuple[Source, ...]) -> Job:
+    return Job(
         row,
         job["span_id"],
         JobRef(job[PIPELINE], job[NUMBER], job[JOB_ID]),
@@ -269,147 +214,6 @@ def usual_durations(day: str, spans: SpanStore) -> dict[tuple[str, str], float]:
     return {(row["pipeline"], row["step"]): row["p95_s"] for row in rows}
 
 
-class _Found(msgspec.Struct):
-    """What a source gave: its record, and its spans by the list that their parents refer to."""
-
-    read: ReadSource
-    spans: list[list[DetailSpan]]
-
-
-class _Reader:
-    """Reads sources of jobs until a budget is spent; leaves out those that the token may not read."""
-
-    def __init__(
-        self, client: DetailsClient, policy: Policy, clock: Clock, result: JobDetails
-    ) -> None:
-        self._client, self._policy, self._clock = client, policy, clock
-        self._result = result
-        self._ends_at = clock.monotonic() + policy.seconds_per_run
-        self._denied: set[Source] = set()
-        # Of the job that was read last: tests and profiles need the same listing.
-        self._listed: tuple[str, list[Artifact]] = ("", [])
-        self._tests, self._profiles = Globs(policy.tests), Globs(policy.profiles)
-
-    def read(self, job: _Job, source: Source) -> _Found | None:
-        """Return what `source` of `job` gives; None if it is left to a later run."""
-        result = self._result
-        if result.stopped is None and self._clock.monotonic() >= self._ends_at:
-            result.stopped = f"The {self._policy.minutes_per_run:g} minutes of a run are over."
-        if result.stopped or source in self._denied:
-            result.left_out += 1
-            return None
-        found = _Found(ReadSource(job.span_id, source, READ), [])
-        try:
-            outcome, size = self._read(job, source, found.spans)
-        except Gone:
-            outcome, size = GONE, 0
-        except AnswerTooLarge:
-            outcome, size = TOO_LARGE, 0
-        except (UnexpectedAnswer, RequestRefused):
-            outcome, size = UNREADABLE, 0
-        except AccessDenied as exc:
-            self._denied.add(source)
-            result.missing.append(str(exc))
-            result.left_out += 1
-            return None
-        except RetryableError as exc:
-            # A budget is spent, or Buildkite fails: what is there already need not wait for it.
-            result.stopped = str(exc)
-            result.left_out += 1
-            return None
-        result.sources[outcome] += 1
-        result.bytes += size
-        found.read = ReadSource(job.span_id, source, outcome, size, sum(map(len, found.spans)))
-        return found
-
-    def _read(self, job: _Job, source: Source, spans: list[list[DetailSpan]]) -> tuple[str, int]:
-        """Add the source's spans to `spans`; return the outcome and how many bytes were read."""
-        if source == "log":
-            return self._log(job, spans)
-        outcomes, size = [], 0
-        for artifact in self._artifacts(job, source):
-            with (
-                suppress(Gone),
-                self._client.download(
-                    artifact, max_bytes=MAX_TESTS_BYTES if source == "tests" else MAX_PROFILE_BYTES
-                ) as pieces,
-            ):
-                counter = _Counted(pieces)
-                read = self._tests_of if source == "tests" else self._profile_of
-                outcomes.append(read(job, artifact.path, counter, spans))
-                size += counter.bytes
-        return (UNREADABLE if UNREADABLE in outcomes else READ), size
-
-    def _artifacts(self, job: _Job, source: Source) -> Iterator[Artifact]:
-        globs = self._tests if source == "tests" else self._profiles
-        ref = job.ref
-        if self._listed[0] != ref.job_id:
-            found = self._client.artifacts(ref.pipeline, ref.number, job_id=ref.job_id)
-            self._listed = ref.job_id, list(found)
-        for one in self._listed[1]:
-            # So that `**/` may also stand for no folder.
-            if one.state == "finished" and (one.path in globs or f"/{one.path}" in globs):
-                yield one
-
-    def _log(self, job: _Job, spans: list[list[DetailSpan]]) -> tuple[str, int]:
-        from bk_pipeline.sources.log import read_log  # noqa: PLC0415
-
-        with self._client.log(job.ref) as pieces:
-            log = read_log(
-                pieces,
-                job.times,
-                # Agents of long ago put no times into the log.
-                header_times=lambda: self._client.header_times(job.ref),
-                commands=job.rule.commands,
-                text=self._policy.text,
-                exit_status=job.exit_status,
-                signal_reason=job.signal_reason,
-                state=job.state,
-            )
-        spans.append(log.spans)
-        self._result.truncated += log.omitted_sections + log.omitted_commands
-        return READ, log.bytes
-
-    def _tests_of(
-        self, job: _Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
-    ) -> str:
-        from bk_pipeline.sources.junit import read_junit  # noqa: PLC0415
-        from bk_pipeline.sources.results import CasePolicy  # noqa: PLC0415
-
-        cases = CasePolicy(job.rule.cases, job.rule.slow_case_s)
-        tests = read_junit(pieces, job.times, path=path, cases=cases)
-        spans.append(tests.spans)
-        self._result.truncated += tests.spans_left_out
-        return UNREADABLE if tests.problem and not tests.cases else READ
-
-    def _profile_of(
-        self, job: _Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
-    ) -> str:
-        from bk_pipeline.sources.profile import EventPolicy, read_profile  # noqa: PLC0415
-
-        events = EventPolicy(job.rule.min_event_ms, job.rule.max_depth)
-        profile = read_profile(pieces, job.times, path=path, events=events)
-        spans.append(profile.spans)
-        self._result.truncated += profile.left_out
-        return UNREADABLE if profile.problem and not profile.events else READ
-
-
-class _Counted:
-    """Counts the bytes that go through it."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self.bytes = 0
-
-    def __iter__(self) -> _Counted:
-        return self
-
-    def __next__(self) -> bytes:
-        piece = next(self._pieces)
-        self.bytes += len(piece)
-        return piece
-
-
 class _Writer:
     """Collects what was found, and writes a part when there is enough of it."""
 
@@ -426,7 +230,7 @@ class _Writer:
         self._found: list[tuple[int, list[DetailSpan]]] = []
         self._read: list[ReadSource] = []
 
-    def add(self, row: int, found: _Found) -> None:
+    def add(self, row: int, found: Found) -> None:
         """Add what was found in the job in this row."""
         self._found += [(row, spans) for spans in found.spans if spans]
         self._read.append(found.read)

@@ -119,6 +119,7 @@ docs-check: $(DEV_READY)
 .PHONY: golden
 golden: $(DEV_READY) ## Write the golden spans and the snapshot of definitions, to be reviewed as a diff
 	@$(BIN)/python -m bk_pipeline_tests.spans.goldens
+	@$(BIN)/python -m bk_pipeline_tests.sources.goldens
 	@$(BIN)/python -m bk_pipeline_tests.sources.artifact_goldens
 	@$(BIN)/python -m bk_pipeline_tests.defs.snapshot
 

@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[1] / "dashboards" / "grafana"
 METRICS = {
     one.name: one for one in (*points.INSTRUMENTS, points.ACTIVE_RUNS, *deployments.INSTRUMENTS)
 }
-# How the Collector's Prometheus exporter writes units.
+# How Prometheus' translation writes units; `interop/test_checks.py` of the tests asks it.
 SUFFIXES = {"ms": "_milliseconds", "s": "_seconds"}
 WIDTH, HEIGHT = 12, 8
 Json = dict[str, Any]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from bk_pipeline.dashboards import METRICS, series
+from bk_pipeline.dashboards import DASHBOARDS, FOLDER, METRICS, series
 from bk_pipeline_tests.programs import missing
 from bk_pipeline_tests.test_docs import PROJECT
 
@@ -86,3 +87,14 @@ def test_dashboards_name_the_series_that_prometheus_has(program):
     asked = "".join(f"{name}\t{METRICS[name].unit}\t{kind}\n" for name, kind in kinds.items())
     found = output(program, "series", stdin=asked).splitlines()
     assert found == [series(one) for one in METRICS.values()]
+
+
+def test_prometheus_reads_the_queries_of_the_dashboard(program):
+    [chosen, *_] = [name for name in DASHBOARDS if "metrics" in name]
+    made = json.loads((FOLDER / chosen).read_text())
+    asked = [target["expr"] for panel in made["panels"] for target in panel["targets"]]
+    # Grafana fills these in.
+    lines = [re.sub(r"\[\$__\w+\]", "[1h]", one) for one in asked]
+    assert len(lines) >= 10
+    assert output(program, "promql", stdin="\n".join(lines)) == ""
+    assert "parse error" in output(program, "promql", stdin="sum by (a) (b{)")

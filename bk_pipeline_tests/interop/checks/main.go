@@ -1,6 +1,7 @@
 // Checks what the project ships with the programs that will read it: `dockerfile FILE` by BuildKit's
 // parser and linter, `compose FILE` by Docker Compose's loader, and `series` by the translation of
-// OpenTelemetry's metrics to Prometheus: lines of name, unit and type in, names of series out.
+// OpenTelemetry's metrics to Prometheus: lines of name, unit and type in, names of series out. `promql`
+// prints what Prometheus finds wrong with the queries that it reads, one in a line.
 package main
 
 import (
@@ -14,8 +15,9 @@ import (
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
-	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	docker "github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/prometheus/otlptranslator"
+	"github.com/prometheus/prometheus/promql/parser"
 )
 
 func check(err error) {
@@ -28,11 +30,11 @@ func check(err error) {
 func dockerfile(path string) {
 	text, err := os.ReadFile(path)
 	check(err)
-	parsed, err := parser.Parse(bytes.NewReader(text))
+	parsed, err := docker.Parse(bytes.NewReader(text))
 	check(err)
 	parsed.PrintWarnings(os.Stdout)
 	lint := linter.New(&linter.Config{
-		Warn: func(rule, _, _, message string, _ []parser.Range) { fmt.Println(rule, message) },
+		Warn: func(rule, _, _, message string, _ []docker.Range) { fmt.Println(rule, message) },
 	})
 	_, _, err = instructions.Parse(parsed.AST, lint)
 	check(err)
@@ -63,6 +65,14 @@ func series() {
 	}
 }
 
+func promql() {
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if _, err := parser.ParseExpr(in.Text()); err != nil {
+			fmt.Println(in.Text(), err)
+		}
+	}
+}
+
 func main() {
 	switch os.Args[1] {
 	case "dockerfile":
@@ -71,5 +81,7 @@ func main() {
 		compose(os.Args[2])
 	case "series":
 		series()
+	case "promql":
+		promql()
 	}
 }

@@ -53,6 +53,8 @@ MAX_LOG_BYTES = 1024**3
 MAX_ARTIFACT_BYTES = 10 * 1024**3
 TAIL_BYTES = 256 * 1024
 PLAIN = {"Accept": "text/plain"}
+# Of a size or a range, the stored bytes are meant, not compressed ones.
+STORED = {**PLAIN, "Accept-Encoding": "identity"}
 RANGE_REFUSED = frozenset({400, 416})
 NOT_SATISFIABLE = 416
 FINISHED = "finished"
@@ -102,7 +104,7 @@ class DetailsClient:
             f"{self._job_path(job)}/log",
             lambda response: plain_length(response.headers),
             method="HEAD",
-            headers={**PLAIN, "Accept-Encoding": "identity"},
+            headers=STORED,
             subject=self._log_subject(job),
         )
 
@@ -279,7 +281,7 @@ class DetailsClient:
         response, unless that was compressed or its text is not the stored one.
         """
         size = known[0] if known else None
-        resumed = {"Range": f"bytes=-{size - position}"} if position and size else {}
+        resumed = {**STORED, "Range": f"bytes=-{size - position}"} if position and size else {}
         path = f"{self._job_path(job)}/log"
         try:
             with self._api.stream(
@@ -305,7 +307,7 @@ class DetailsClient:
             raise ServiceUnavailable(f"The rest of the log cannot be had alone. {exc}") from exc
 
     def _read_tail(self, job: JobRef, count: int) -> LogTail:
-        headers = {**PLAIN, "Range": f"bytes=-{count}"}
+        headers = {**STORED, "Range": f"bytes=-{count}"}
         try:
             with self._api.stream(
                 f"{self._job_path(job)}/log", subject=self._log_subject(job), headers=headers

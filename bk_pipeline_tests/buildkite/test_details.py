@@ -96,6 +96,7 @@ def test_cut_log_is_resumed_by_a_suffix_of_what_is_missing(server, details):
     server.replies.append(Answer(206, BODY[at:], rest))
     assert read(details.log(JOB)) == BODY
     assert server.requests[1].headers["Range"] == f"bytes=-{size - at}"
+    assert server.requests[1].headers["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,14 @@ def test_compressed_log_that_was_cut_is_read_again(server, details):
     packed = gzip.compress(BODY)
     half = cut(packed[: len(packed) // 2], length=len(packed), headers="Content-Encoding: gzip\r\n")
     server.replies.extend([half, Answer(body=packed, headers={"Content-Encoding": "gzip"})])
+    assert read(details.log(JOB)) == BODY
+    assert "Range" not in server.requests[1].headers
+
+
+def test_log_of_unknown_size_that_was_cut_is_read_again(server, details):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.replies.append(Raw(head + b"%x\r\n%s\r\n" % (70_000, BODY[:70_000])))
+    server.replies.append(Answer(body=BODY))
     assert read(details.log(JOB)) == BODY
     assert "Range" not in server.requests[1].headers
 
@@ -208,6 +217,7 @@ def test_tail_is_requested_as_a_suffix(server, details):
     tail = details.log_tail(JOB, 100)
     assert (tail.content, tail.size, tail.whole) == (BODY[-100:], 1000, False)
     assert server.requests[0].headers["Range"] == "bytes=-100"
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
     assert server.requests[0].headers["Accept"] == "text/plain"
 
 

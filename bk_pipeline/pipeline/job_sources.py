@@ -143,7 +143,7 @@ class SourceReader:
             ):
                 counter = _Counted(pieces)
                 read = self._tests_of if source == "tests" else self._profile_of
-                outcomes.append(read(job, artifact.path, counter, spans))
+                outcomes.append(read(job, artifact, counter, spans))
                 size += counter.bytes
         return (UNREADABLE if UNREADABLE in outcomes else READ), size
 
@@ -178,24 +178,28 @@ class SourceReader:
         return READ, log.bytes
 
     def _tests_of(
-        self, job: Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
+        self, job: Job, artifact: Artifact, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
     ) -> str:
         from bk_pipeline.sources.junit import read_junit  # noqa: PLC0415
         from bk_pipeline.sources.results import CasePolicy  # noqa: PLC0415
 
         cases = CasePolicy(job.rule.cases, job.rule.slow_case_s)
-        tests = read_junit(pieces, job.times, path=path, cases=cases)
+        tests = read_junit(
+            pieces, job.times, path=artifact.path, cases=cases, artifact_id=artifact.id
+        )
         spans.append(tests.spans)
         self._result.truncated += tests.spans_left_out
         return UNREADABLE if tests.problem and not tests.cases else READ
 
     def _profile_of(
-        self, job: Job, path: str, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
+        self, job: Job, artifact: Artifact, pieces: Iterator[bytes], spans: list[list[DetailSpan]]
     ) -> str:
         from bk_pipeline.sources.profile import EventPolicy, read_profile  # noqa: PLC0415
 
         events = EventPolicy(job.rule.min_event_ms, job.rule.max_depth)
-        profile = read_profile(pieces, job.times, path=path, events=events)
+        profile = read_profile(
+            pieces, job.times, path=artifact.path, events=events, artifact_id=artifact.id
+        )
         spans.append(profile.spans)
         self._result.truncated += profile.left_out
         return UNREADABLE if profile.problem and not profile.events else READ

@@ -84,7 +84,14 @@ _ZONES_NS = sorted(
 )
 
 
-def read_junit(chunks: Iterable[bytes], job: JobTimes, *, path: str, cases: CasePolicy) -> Tests:
+def read_junit(
+    chunks: Iterable[bytes],
+    job: JobTimes,
+    *,
+    path: str,
+    cases: CasePolicy,
+    artifact_id: str | None = None,
+) -> Tests:
     """Read a JUnit XML file, or one that gzip has packed.
 
     A file that cannot be read to its end gives what comes before, and `problem`. Memory does not
@@ -93,10 +100,12 @@ def read_junit(chunks: Iterable[bytes], job: JobTimes, *, path: str, cases: Case
     Args:
         chunks: The file's content, split anywhere.
         job: The job that the file is an artifact of.
-        path: The artifact's path; two files of a job must not have the same.
+        path: The artifact's path.
         cases: Which cases become spans.
+        artifact_id: The artifact's id, by which spans are identified. A job may upload two files of
+            the same path, so leave it out only if there is none.
     """
-    tree = ResultTree(job, cases, source=path, path=path)
+    tree = ResultTree(job, cases, source=artifact_id or path, path=path)
     reader = _Reader(tree, job)
     try:
         reader.elements.read(blocks(chunks, limit_bytes=LIMIT_BYTES))

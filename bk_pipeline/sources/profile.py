@@ -45,7 +45,12 @@ LIMIT_BYTES = 8 << 30
 
 
 def read_profile(
-    chunks: Iterable[bytes], job: JobTimes, *, path: str, events: EventPolicy
+    chunks: Iterable[bytes],
+    job: JobTimes,
+    *,
+    path: str,
+    events: EventPolicy,
+    artifact_id: str | None = None,
 ) -> Profile:
     """Read a file of trace events, or one that gzip has packed.
 
@@ -55,8 +60,10 @@ def read_profile(
     Args:
         chunks: The file's content, split anywhere.
         job: The job that the file is an artifact of.
-        path: The artifact's path; two files of a job must not have the same.
+        path: The artifact's path.
         events: Which events become spans.
+        artifact_id: The artifact's id, by which spans are identified. A job may upload two files of
+            the same path, so leave it out only if there is none.
     """
     reader = LongestEvents(events)
     file = TraceFile(blocks(chunks, limit_bytes=LIMIT_BYTES))
@@ -71,7 +78,7 @@ def read_profile(
     profile.unreadable += reader.open_events
     kept = chosen(nested(reader.candidates), events, profile)
     kept, guessed = _placed(kept, job, _origins(file.header), profile)
-    profile.spans = list(_spans(kept, reader, path, guessed=guessed))
+    profile.spans = list(_spans(kept, reader, path, artifact_id or path, guessed=guessed))
     _mask(profile.spans)
     return profile
 
@@ -130,7 +137,7 @@ def _placed(
 
 
 def _spans(
-    events: list[Event], reader: LongestEvents, path: str, *, guessed: bool
+    events: list[Event], reader: LongestEvents, path: str, source: str, *, guessed: bool
 ) -> Iterator[DetailSpan]:
     """Yield a span for each thread, followed by those of its events."""
     places: dict[int, int] = {}
@@ -144,7 +151,7 @@ def _spans(
             start_ns, end_ns = ends[thread]
             yield DetailSpan(
                 SpanKind.THREAD,
-                (path, *thread),
+                (source, *thread),
                 None,
                 start_ns,
                 end_ns,
@@ -155,7 +162,7 @@ def _spans(
         number += 1
         yield DetailSpan(
             SpanKind.EVENT,
-            (path, str(-event.minus_index)),
+            (source, str(-event.minus_index)),
             thread_at if event.parent is None else places[event.parent],
             event.start_ns,
             event.end_ns,

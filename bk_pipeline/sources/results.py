@@ -23,13 +23,14 @@ class CasePolicy(msgspec.Struct, frozen=True):
             longer than `slow_s`; `all`; `none`.
         slow_s: The length in seconds from which a case is slow.
         max_spans: The most spans of a source, suites included. Failed cases take precedence.
-        max_results: The most `results` of a source.
+        max_results: The most `results` of a source. They take memory, so there are none if they are
+            not asked for.
     """
 
     which: Literal["failed", "slow", "all", "none"] = "failed"
     slow_s: float = 10.0
     max_spans: int = 10_000
-    max_results: int = 1_000_000
+    max_results: int = 0
 
 
 class CaseResult(msgspec.Struct, gc=False):

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 SECOND_NS = 1_000_000_000
 NOON_NS = 1_795_176_000 * SECOND_NS  # 2026-11-20T12:00:00Z
 JOB = JobTimes("0193a1b2-0000-4000-8000-000000000001", NOON_NS, NOON_NS + 300 * SECOND_NS)
-ALL_CASES = CasePolicy(which="all")
+ALL_CASES = CasePolicy(which="all", max_results=10_000)
 EVENTS = EventPolicy(min_ms=200, max_depth=2, max_events=5)
 
 

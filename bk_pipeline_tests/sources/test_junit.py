@@ -8,7 +8,7 @@ import tracemalloc
 from xml.sax.saxutils import quoteattr
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bk_pipeline.sources import streams
@@ -17,7 +17,7 @@ from bk_pipeline.sources.model import JobTimes
 from bk_pipeline.sources.results import CasePolicy
 from bk_pipeline.spans.model import SpanKind, SpanStatus
 from bk_pipeline_tests.sources.artifact_goldens import ALL_CASES, JOB, NOON_NS, SECOND_NS, samples
-from bk_pipeline_tests.sources.found import check, cuts, split
+from bk_pipeline_tests.sources.found import check, cuts, split, unhurried
 
 PIECE = 1 << 16
 
@@ -265,10 +265,10 @@ def test_names_are_masked_and_truncated():
 @pytest.mark.parametrize(
     ("policy", "names"),
     [
-        (CasePolicy(which="none"), []),
-        (CasePolicy(which="failed"), ["bad", "flaky"]),
-        (CasePolicy(which="slow", slow_s=5), ["bad", "slow", "flaky"]),
-        (CasePolicy(which="all"), ["good", "bad", "slow", "flaky"]),
+        (CasePolicy(which="none", max_results=9), []),
+        (CasePolicy(which="failed", max_results=9), ["bad", "flaky"]),
+        (CasePolicy(which="slow", slow_s=5, max_results=9), ["bad", "slow", "flaky"]),
+        (CasePolicy(which="all", max_results=9), ["good", "bad", "slow", "flaky"]),
     ],
 )
 def test_policy_chooses_cases(policy, names):
@@ -299,6 +299,20 @@ def test_failed_cases_take_precedence_if_there_are_too_many():
     ]
     assert (tests.spans_left_out, tests.results_left_out) == (8, 1)
     assert sum(tests.cases.values()) == 13
+
+
+def test_results_take_no_memory_if_they_are_not_asked_for():
+    tests = read(GOOD, CasePolicy())
+    assert (tests.results, tests.results_left_out, tests.cases) == ([], 1, {"passed": 1})
+
+
+def test_two_artifacts_of_the_same_path_have_different_spans():
+    one, two = (
+        read_junit([GOOD.encode()], JOB, path="a.xml", cases=ALL_CASES, artifact_id=artifact)
+        for artifact in ("id-1", "id-2")
+    )
+    assert {span.identity for span in one.spans}.isdisjoint(span.identity for span in two.spans)
+    assert one.spans[0].attributes["bk_pipeline.artifact.path"] == "a.xml"
 
 
 def test_too_many_suites_are_counted_with_their_cases():
@@ -468,7 +482,7 @@ def test_characters_that_xml_cannot_have_are_replaced():
 
 # Properties
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
+NAMES = st.text("abcé<>&'\"[] \u2028😀", max_size=8)
 NUMBERS = st.one_of(
     st.floats(0, 400).map(str), st.sampled_from(["", "NaN", "-1", "1,5", "1,234.5", "x", "1e400"])
 )
@@ -517,10 +531,11 @@ POLICIES = st.builds(
     CasePolicy,
     which=st.sampled_from(["failed", "slow", "all", "none"]),
     max_spans=st.integers(0, 12),
+    max_results=st.just(1_000),
 )
 
 
-@settings(max_examples=50)
+@unhurried
 @given(report=REPORTS, policy=POLICIES, cut=cuts, length_s=st.integers(0, 400))
 def test_spans_hold_together_however_a_report_is_split(report, policy, cut, length_s):
     job = JobTimes("j", NOON_NS, NOON_NS + length_s * SECOND_NS)
@@ -532,7 +547,7 @@ def test_spans_hold_together_however_a_report_is_split(report, policy, cut, leng
     assert len(whole.spans) <= policy.max_spans
 
 
-@settings(max_examples=50)
+@unhurried
 @given(
     sample=st.sampled_from([one for one in samples() if one.suffix == ".xml"]),
     damage=st.lists(st.tuples(st.integers(0, 1 << 16), st.binary(max_size=4)), max_size=4),
@@ -549,7 +564,7 @@ def test_damaged_reports_give_spans_that_hold_together(sample, damage, end, cut)
     assert whole == read_junit(split(content, cut), JOB, path="report.xml", cases=ALL_CASES)
 
 
-@settings(max_examples=50)
+@unhurried
 @given(content=st.binary(max_size=200), packed=st.booleans())
 def test_any_bytes_are_refused_quietly(content, packed):
     tests = read(gzip.compress(content) if packed else content)

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bk_pipeline.sources import trace_events
@@ -17,7 +17,7 @@ from bk_pipeline.sources.profile import read_profile
 from bk_pipeline.sources.profile_events import EventPolicy
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline_tests.sources.artifact_goldens import JOB, NOON_NS, SECOND_NS, samples
-from bk_pipeline_tests.sources.found import check, cuts, split
+from bk_pipeline_tests.sources.found import check, cuts, split, unhurried
 
 EVERYTHING = EventPolicy(min_ms=0, max_depth=1_000, max_events=100_000)
 NOON_US = NOON_NS // 1_000
@@ -153,6 +153,16 @@ def test_threads_have_names_and_ids():
         {"thread.name": "bazel", "process.pid": 3},
         {"thread.name": "t"},
     ]
+
+
+def test_two_artifacts_of_the_same_path_have_different_spans():
+    content = json.dumps([event(0, 5)]).encode()
+    one, two = (
+        read_profile([content], JOB, path="a.json", events=EVERYTHING, artifact_id=artifact)
+        for artifact in ("id-1", "id-2")
+    )
+    assert {span.identity for span in one.spans}.isdisjoint(span.identity for span in two.spans)
+    assert one.spans[0].attributes["bk_pipeline.artifact.path"] == "a.json"
 
 
 def test_names_are_masked_and_truncated():
@@ -336,7 +346,7 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=50)
+@unhurried
 @given(rows=ROWS, policy=POLICIES, cut=cuts, in_object=st.booleans(), length_s=st.integers(0, 400))
 @example(
     rows=[{"ph": "X", "ts": 0, "dur": 0, "tid": 0}],
@@ -360,7 +370,7 @@ def test_spans_hold_together_however_a_profile_is_split(rows, policy, cut, in_ob
     )
 
 
-@settings(max_examples=50)
+@unhurried
 @given(
     sample=st.sampled_from([one for one in samples() if one.suffix == ".json"]),
     damage=st.lists(st.tuples(st.integers(0, 1 << 16), st.binary(max_size=4)), max_size=4),

@@ -11,8 +11,8 @@ from bk_pipeline.sources.junit import read_junit
 from bk_pipeline.sources.model import JobTimes
 from bk_pipeline.sources.profile import read_profile
 from bk_pipeline.sources.profile_events import EventPolicy
-from bk_pipeline.sources.results import CasePolicy
 from bk_pipeline.spans.model import SpanKind
+from bk_pipeline_tests.sources.artifact_goldens import ALL_CASES
 from bk_pipeline_tests.sources.found import check
 
 DAY = date(2026, 11, 20)
@@ -40,7 +40,7 @@ def test_artifacts_are_read_whole_and_lie_in_their_jobs():
     exact = flaky = 0
     for path, content, job in artifacts():
         if path.endswith(".xml"):
-            found = read_junit([content], job, path=path, cases=CasePolicy(which="all"))
+            found = read_junit([content], job, path=path, cases=ALL_CASES)
             assert sum(found.cases.values()) == content.count(b"<testcase ")
             flaky += sum(one.failed_before > 0 for one in found.results)
             # Half of the files have the times of suites: these are taken as they are.

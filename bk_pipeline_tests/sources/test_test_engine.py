@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bk_pipeline.sources.results import CasePolicy
 from bk_pipeline.sources.test_engine import tests_from_engine as read_tests
 from bk_pipeline_tests.sources.artifact_goldens import ALL_CASES, JOB, SECOND_NS
-from bk_pipeline_tests.sources.found import check
+from bk_pipeline_tests.sources.found import check, unhurried
 
 URL = "https://api.buildkite.com/v2/analytics/organizations/acme/suites/{}/tests/{}"
 
@@ -113,7 +113,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=25)
+@unhurried
 @given(
     records=st.lists(
         VALUES | st.fixed_dictionaries({}, optional=dict.fromkeys(record(1), VALUES)), max_size=6

@@ -36,7 +36,7 @@ test: $(DEV_READY) ## The tests, on real servers on loopback
 	@$(BIN)/pytest -n 3 -m "not interop and not collector"
 
 .PHONY: interop
-interop: $(DEV_READY) ## Whether the OpenTelemetry Collector's decoder sees what was sent (needs Go)
+interop: $(DEV_READY) ## Whether the Collector's decoder, Compose, BuildKit and Prometheus read what is made (needs Go)
 	@BK_PIPELINE_TEST_PROGRAMS=required $(BIN)/pytest -q -m interop bk_pipeline_tests/interop
 
 # A Collector of one release, with the parts that examples/collector uses.

@@ -185,7 +185,12 @@ class SourceReader:
 
         cases = CasePolicy(job.rule.cases, job.rule.slow_case_s)
         tests = read_junit(
-            pieces, job.times, path=artifact.path, cases=cases, artifact_id=artifact.id
+            pieces,
+            job.times,
+            path=artifact.path,
+            cases=cases,
+            artifact_id=artifact.id,
+            text=self._policy.text,
         )
         spans.append(tests.spans)
         self._result.truncated += tests.spans_left_out
@@ -198,7 +203,12 @@ class SourceReader:
 
         events = EventPolicy(job.rule.min_event_ms, job.rule.max_depth)
         profile = read_profile(
-            pieces, job.times, path=artifact.path, events=events, artifact_id=artifact.id
+            pieces,
+            job.times,
+            path=artifact.path,
+            events=events,
+            artifact_id=artifact.id,
+            text=self._policy.text,
         )
         spans.append(profile.spans)
         self._result.truncated += profile.left_out

@@ -91,6 +91,7 @@ def read_junit(
     path: str,
     cases: CasePolicy,
     artifact_id: str | None = None,
+    text: bool = True,
 ) -> Tests:
     """Read a JUnit XML file, or one that gzip has packed.
 
@@ -104,14 +105,15 @@ def read_junit(
         cases: Which cases become spans.
         artifact_id: The artifact's id, by which spans are identified. A job may upload two files of
             the same path, so leave it out only if there is none.
+        text: Whether names, messages and signatures may leave the file.
     """
     tree = ResultTree(job, cases, source=artifact_id or path, path=path)
     reader = _Reader(tree, job)
     try:
         reader.elements.read(blocks(chunks, limit_bytes=LIMIT_BYTES))
     except Unreadable as error:
-        return tree.finish(str(error))
-    return tree.finish()
+        return tree.finish(str(error), text=text)
+    return tree.finish(text=text)
 
 
 class _Reader:

@@ -34,7 +34,7 @@ from bk_pipeline.sources.profile_events import (
 )
 from bk_pipeline.sources.results import TOLERANCE_NS
 from bk_pipeline.sources.streams import Unreadable, blocks
-from bk_pipeline.sources.texts import clean_name, masked_texts
+from bk_pipeline.sources.texts import clean_name, masked_texts, without_texts
 from bk_pipeline.sources.timestamps import parse_timestamp
 from bk_pipeline.sources.trace_events import TraceFile
 from bk_pipeline.spans.model import SpanKind
@@ -51,6 +51,7 @@ def read_profile(
     path: str,
     events: EventPolicy,
     artifact_id: str | None = None,
+    text: bool = True,
 ) -> Profile:
     """Read a file of trace events, or one that gzip has packed.
 
@@ -64,6 +65,7 @@ def read_profile(
         events: Which events become spans.
         artifact_id: The artifact's id, by which spans are identified. A job may upload two files of
             the same path, so leave it out only if there is none.
+        text: Whether names and categories may leave the file.
     """
     reader = LongestEvents(events)
     file = TraceFile(blocks(chunks, limit_bytes=LIMIT_BYTES))
@@ -79,7 +81,10 @@ def read_profile(
     kept = chosen(nested(reader.candidates), events, profile)
     kept, guessed = _placed(kept, job, _origins(file.header), profile)
     profile.spans = list(_spans(kept, reader, path, artifact_id or path, guessed=guessed))
-    _mask(profile.spans)
+    if text:
+        _mask(profile.spans)
+    else:
+        without_texts(profile.spans)
     return profile
 
 

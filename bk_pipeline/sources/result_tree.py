@@ -28,7 +28,7 @@ from bk_pipeline.sources.results import (
     Time,
 )
 from bk_pipeline.sources.signature import signature_of
-from bk_pipeline.sources.texts import MESSAGE_LIMIT, masked_texts
+from bk_pipeline.sources.texts import MESSAGE_LIMIT, masked_texts, without_texts
 from bk_pipeline.spans.model import SpanKind, SpanStatus
 from bk_pipeline.spans.secrets import mask_log_secrets
 from bk_pipeline.text import shortened
@@ -178,15 +178,20 @@ class ResultTree:
         if suite.index not in {None, LEFT_OUT, parent.index}:
             self._finish(suite, exact=exact, complete=complete)
 
-    def finish(self, problem: str | None = None) -> Tests:
-        """Close what is open and return the results."""
+    def finish(self, problem: str | None = None, *, text: bool = True) -> Tests:
+        """Close what is open and return the results; without `text`, none that the source has."""
         while len(self._open) > 1:
             self.close_suite(complete=problem is None)
         tests = self._tests
         tests.cases = {result: count for result, count in self._open[0].counts.items() if count}
         tests.problem = problem
         tests.spans = _compact(self._spans)
-        _finish_texts(tests)
+        if text:
+            _finish_texts(tests)
+        else:
+            without_texts(tests.spans)
+            tests.results_left_out += len(tests.results)
+            tests.results = []
         return tests
 
     def _is_chosen(self, case: Case) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from bk_pipeline.sources.model import DetailSpan
 from bk_pipeline.spans.secrets import FAMILIES
 from bk_pipeline.text import one_line
 
@@ -15,6 +16,12 @@ MESSAGE_LIMIT = 1_000
 _LOOK_AT = 4 * MESSAGE_LIMIT
 _BATCH = 5_000
 _HINTS = [(family, tuple(family.hints.split(" "))) for family in FAMILIES]
+
+# Values that are text, but not of what was read.
+_OWN_VALUES = frozenset({
+    *("test.suite.run.status", "test.case.result.status", "bk_pipeline.test.result"),
+    "bk_pipeline.artifact.path",
+})  # fmt: skip
 
 # Colors. Their escape character has been replaced or left out, because XML has none.
 _COLORS = re.compile("(?:[\x1b\x7f\ufffd]|#x1B)?\\[[0-9]{1,3}(?:;[0-9]{1,3}){0,8}m")
@@ -35,6 +42,16 @@ def clean_message(text: str) -> str:
 def without_colors(text: str) -> str:
     """Return `text` without ANSI colors."""
     return _COLORS.sub("", text) if "[" in text else text
+
+
+def without_texts(spans: Iterable[DetailSpan]) -> None:
+    """Remove all text that came from a file from the attributes of its spans."""
+    for span in spans:
+        span.attributes = {
+            name: value
+            for name, value in span.attributes.items()
+            if not isinstance(value, str) or name in _OWN_VALUES
+        }
 
 
 def masked_texts(texts: Iterable[str]) -> dict[str, str]:

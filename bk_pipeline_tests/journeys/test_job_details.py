@@ -39,6 +39,13 @@ TEXTS = (
     "buildkite.job.section.command",
     "bk_pipeline.failure.message",
     "bk_pipeline.failure.signature",
+    "test.suite.name",
+    "test.case.name",
+    "bk_pipeline.test.class",
+    "bk_pipeline.test.file",
+    "thread.name",
+    "bk_pipeline.profile.name",
+    "bk_pipeline.profile.category",
 )
 
 
@@ -254,10 +261,10 @@ def test_failing_service_stops_reading_and_keeps_what_was_read(journey):
     journey.assert_sound()
 
 
-def test_no_text_of_logs_leaves_if_it_is_forbidden(journey):
-    journey.read("text = false\n" + EVERYTHING.replace('read = ["log", "tests", "profiles"]', ""))
+def test_no_text_of_logs_and_artifacts_leaves_if_it_is_forbidden(journey):
+    journey.read("text = false\n" + EVERYTHING)
     rows = journey.inside()
-    assert {row["name"] for row in rows} >= {"buildkite.job.section"}
+    assert {row["name"] for row in rows} >= {"buildkite.job.section", "test.suite", "test.case"}
     assert {row[name] for row in rows for name in TEXTS} == {None}
     assert any(row["bk_pipeline.failure.kind"] for row in rows)
 

@@ -301,6 +301,23 @@ def test_failed_cases_take_precedence_if_there_are_too_many():
     assert sum(tests.cases.values()) == 13
 
 
+def test_no_text_leaves_if_it_may_not():
+    marked = "hidden"
+    report = (
+        f"<testsuite name='{marked}' file='{marked}'><testcase name='{marked}' classname='{marked}'>"
+        f"<failure message='{marked}' type='{marked}'>{marked}</failure></testcase></testsuite>"
+    )
+    tests = read_junit([report.encode()], JOB, path="a.xml", cases=ALL_CASES, text=False)
+    assert marked not in str(tests)
+    suite, case = tests.spans
+    assert suite.attributes["bk_pipeline.test.failures"] == 1
+    assert case.attributes == {
+        "bk_pipeline.test.result": "failed",
+        "test.case.result.status": "fail",
+    }
+    assert tests.results_left_out == 1
+
+
 def test_results_take_no_memory_if_they_are_not_asked_for():
     tests = read(GOOD, CasePolicy())
     assert (tests.results, tests.results_left_out, tests.cases) == ([], 1, {"passed": 1})

@@ -165,6 +165,18 @@ def test_two_artifacts_of_the_same_path_have_different_spans():
     assert one.spans[0].attributes["bk_pipeline.artifact.path"] == "a.json"
 
 
+def test_no_text_leaves_if_it_may_not():
+    rows = [
+        {"ph": "M", "name": "thread_name", "pid": 1, "tid": 1, "args": {"name": "hidden"}},
+        event(0, 5, "hidden", cat="hidden"),
+        event(0, 5, "hidden", tid="hidden"),
+    ]
+    content = json.dumps(rows).encode()
+    profile = read_profile([content], JOB, path="a.json", events=EVERYTHING, text=False)
+    assert "hidden" not in str([span.attributes for span in profile.spans])
+    assert [span.attributes.get("thread.id") for span in profile.spans] == [1, None, None, None]
+
+
 def test_names_are_masked_and_truncated():
     secret = "ghp_abcdefghijABCDEFGHIJ0123456789abcdef"
     profile = read([event(0, 5, f"curl {secret}", cat=secret), event(6, 5, "x" * 3_000)])

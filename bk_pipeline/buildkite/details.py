@@ -212,13 +212,14 @@ class DetailsClient:
         with self._body(partial(self._stores.open, address), name, max_bytes) as pieces:
             yield pieces
 
-    def tests(self, build_id: str) -> Iterator[dict[str, Any]]:
+    def tests(self, build_id: str, *, job_id: str | None = None) -> Iterator[dict[str, Any]]:
         """Test Engine's results of a build: an object for each test, in pages that are read lazily.
 
         They are aggregated over the build's executions: no single execution has a time.
 
         Args:
             build_id: The build's UUID.
+            job_id: The UUID of the job whose executions count; None for all of the build.
 
         Raises:
             Gone: There is no such build, or the organization does not use Test Engine.
@@ -229,7 +230,8 @@ class DetailsClient:
         )
         part = f"the tests of build {build_id}"
         subject = Subject(self.organization, scope=TESTS_SCOPE, part=part)
-        for element in self._elements(f"{path}/tests", subject):
+        params = {"tags": f"build.job_id:{job_id}"} if job_id else {}
+        for element in self._elements(f"{path}/tests", subject, **params):
             found = decoded(element, dict[str, Any])
             if found is not None:
                 yield found
@@ -374,10 +376,9 @@ class DetailsClient:
             )
         return store_url(response, target)
 
-    def _elements(self, path: str, subject: Subject) -> Iterator[bytes]:
-        pages = iter_raw_pages(
-            self._api, path, params={"per_page": PER_PAGE}, subject=subject, paging=self._paging
-        )
+    def _elements(self, path: str, subject: Subject, **params: str) -> Iterator[bytes]:
+        params = {"per_page": PER_PAGE, **params}
+        pages = iter_raw_pages(self._api, path, params=params, subject=subject, paging=self._paging)
         for page in pages:
             yield from page.elements
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bk_pipeline.buildkite.answers import CREATE_TOKEN
 from bk_pipeline.buildkite.client import BuildkiteClient
-from bk_pipeline.buildkite.details import ARTIFACTS_SCOPE, LOGS_SCOPE
+from bk_pipeline.buildkite.details import ARTIFACTS_SCOPE, LOGS_SCOPE, TESTS_SCOPE
 from bk_pipeline.buildkite.listing import PipelineFilter
 from bk_pipeline.buildkite.records import AccessToken, BuildRecord
 from bk_pipeline.clock import Clock
@@ -276,6 +276,7 @@ def names(it: Installation) -> CheckResult:
 INSIDE_JOBS = {
     LOGS_SCOPE: ("spans of the sections of logs, and why jobs failed", ("log",)),
     ARTIFACTS_SCOPE: ("spans of tests and of profiles", ("tests", "profiles")),
+    TESTS_SCOPE: ("spans of Test Engine's tests", ("test_engine",)),
 }
 
 

@@ -44,6 +44,7 @@ from bk_pipeline.text import counted
 if TYPE_CHECKING:
     from bk_pipeline.buildkite.details import DetailsClient
 
+BUILD_ID = "buildkite.build.id"
 JOB_ID, NUMBER, PIPELINE = "buildkite.job.id", "buildkite.build.number", "buildkite.pipeline.slug"
 # The name under which the ledger's lock of a day is held.
 LOCK = "job_details"
@@ -114,25 +115,35 @@ class Preview:
         days: How many days.
         logs: Jobs whose logs would be read.
         listings: Jobs whose artifacts would be listed.
+        engine: Jobs whose tests Test Engine would be asked for.
     """
 
     days: int
     logs: int = 0
     listings: int = 0
+    engine: int = 0
 
     def __str__(self) -> str:
-        logs, listings = (-(-count // self.days) for count in (self.logs, self.listings))
+        counts = (self.logs, self.listings, self.engine)
+        logs, listings, engine = (-(-count // self.days) for count in counts)
         stored = counted(self.days, "stored day")
         parts = [counted(logs, "log")] if logs else []
         parts += [f"the artifacts of {counted(listings, 'job')}"] if listings else []
+        parts += [f"Test Engine's tests of {counted(engine, 'job')}"] if engine else []
         if not parts:
             return f"they choose no job of the last {stored}."
-        cost = f"{counted(logs + listings, 'request')} a day"
+        cost = f"{counted(logs + listings + engine, 'request')} a day"
         cost += ", and two for each artifact that is read" if listings else ""
         return (
-            f"by the last {stored} they read {' and '.join(parts)}: {cost}. "
+            f"by the last {stored} they read {_listed(parts)}: {cost}. "
             "Each section, test and event that becomes a span is an event for Honeycomb."
         )
+
+
+def _listed(parts: list[str]) -> str:
+    """Return `a, b and c`."""
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def preview(days: Sequence[str], *, spans: SpanStore, policy: Policy) -> Preview:
@@ -142,6 +153,7 @@ def preview(days: Sequence[str], *, spans: SpanStore, policy: Policy) -> Preview
         for job in _jobs(day, spans, policy, set(), JobDetails()).waiting:
             found.logs += "log" in job.sources
             found.listings += not {"tests", "profiles"}.isdisjoint(job.sources)
+            found.engine += "test_engine" in job.sources
     return found
 
 
@@ -166,7 +178,18 @@ def _jobs(
     everything = pa.concat_tables(tables).unify_dictionaries()
     result.chosen = len(everything)
     rows = everything.select(
-        ["span_id", "start", "end", PIPELINE, NUMBER, JOB_ID, EXIT_STATUS, SIGNAL_REASON, STATE]
+        [
+            "span_id",
+            "start",
+            "end",
+            BUILD_ID,
+            PIPELINE,
+            NUMBER,
+            JOB_ID,
+            EXIT_STATUS,
+            SIGNAL_REASON,
+            STATE,
+        ]
     )
     for name in ("start", "end"):
         at = rows.schema.get_field_index(name)
@@ -186,6 +209,7 @@ def _job(row: int, job: Mapping[str, Any], rule: Rule, sources: tuple[Source, ..
     return Job(
         row,
         job["span_id"],
+        job[BUILD_ID],
         JobRef(job[PIPELINE], job[NUMBER], job[JOB_ID]),
         JobTimes(job[JOB_ID], job["start"], job["end"]),
         rule,

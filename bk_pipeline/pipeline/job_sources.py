@@ -67,6 +67,7 @@ class Job(msgspec.Struct, frozen=True):
 
     row: int
     span_id: str
+    build_id: str
     ref: JobRef
     times: JobTimes
     rule: Rule
@@ -133,6 +134,8 @@ class SourceReader:
         """Add the source's spans to `spans`; return the outcome and how many bytes were read."""
         if source == "log":
             return self._log(job, spans)
+        if source == "test_engine":
+            return self._engine(job, spans)
         outcomes, size = [], 0
         for artifact in self._artifacts(job, source):
             with (
@@ -176,6 +179,17 @@ class SourceReader:
         spans.append(log.spans)
         self._result.truncated += log.omitted_sections + log.omitted_commands
         return READ, log.bytes
+
+    def _engine(self, job: Job, spans: list[list[DetailSpan]]) -> tuple[str, int]:
+        from bk_pipeline.sources.results import CasePolicy  # noqa: PLC0415
+        from bk_pipeline.sources.test_engine import tests_from_engine  # noqa: PLC0415
+
+        records = self._client.tests(job.build_id, job_id=job.ref.job_id)
+        cases = CasePolicy(job.rule.cases, job.rule.slow_case_s)
+        tests = tests_from_engine(records, job.times, cases=cases)
+        spans.append(tests.spans)
+        self._result.truncated += tests.spans_left_out
+        return READ, 0
 
     def _tests_of(
         self, job: Job, artifact: Artifact, pieces: Iterator[bytes], spans: list[list[DetailSpan]]

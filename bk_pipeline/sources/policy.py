@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from bk_pipeline.spans.matching import WAIT_MS, meets
 from bk_pipeline.spans.model import SpanKind, SpanStatus
 from bk_pipeline.spans.privacy import Privacy
 
-Source = Literal["log", "tests", "profiles"]
+Source = Literal["log", "tests", "test_engine", "profiles"]
 # What tells an attempt that failed, soft failures included.
 EXIT_STATUS, SIGNAL_REASON = "buildkite.job.exit_status", "buildkite.job.signal_reason"
 STATE = "buildkite.job.state"
@@ -43,7 +43,7 @@ FLAGS = {"retried": "buildkite.job.retried", "critical_path": "bk_pipeline.criti
 STEP_NAMES = ("buildkite.step.key", "buildkite.step.label", "buildkite.step.command")
 PIPELINE = "buildkite.pipeline.slug"
 # What logs and artifacts are requested by.
-ADDRESS = (PIPELINE, "buildkite.build.number", "buildkite.job.id")
+ADDRESS = (PIPELINE, "buildkite.build.number", "buildkite.build.id", "buildkite.job.id")
 # The random digits at the end of a UUID.
 SHARE_DIGITS, SHARE_BITS = 14, 56
 COLUMNS = tuple(
@@ -58,7 +58,7 @@ COLUMNS = tuple(
 
 TESTS = ("**/junit*.xml", "**/TEST-*.xml", "**/*junit.xml", "**/test-results/**/*.xml")
 PROFILES = ("**/*.profile.gz", "**/*profile*.json", "**/*profile*.json.gz", "**/*trace*.json.gz")
-EXPECTED_SOURCES = 'expected a list of "log", "tests" and "profiles"'
+EXPECTED_SOURCES = 'expected a list of "log", "tests", "test_engine" and "profiles"'
 
 
 def _flag(value: Any) -> bool:
@@ -68,7 +68,7 @@ def _flag(value: Any) -> bool:
 
 
 def _sources(value: Any) -> tuple[str, ...]:
-    known = ("log", "tests", "profiles")
+    known = get_args(Source)
     if type(value) is not list or not value or any(one not in known for one in value):
         raise ValueError(EXPECTED_SOURCES)
     return tuple(one for one in known if one in value)

@@ -126,7 +126,8 @@ def test_scopes_for_the_inside_of_jobs_are_named_with_what_they_would_bring(serv
     assert found.message == (
         "nothing is read. BK_PIPELINE_JOB_DETAILS would add, with the scope read_build_logs, which "
         "the token lacks, spans of the sections of logs, and why jobs failed; with the scope "
-        "read_artifacts, which the token has, spans of tests and of profiles. Optional."
+        "read_artifacts, which the token has, spans of tests and of profiles; with the scope "
+        "read_suites, which the token lacks, spans of Test Engine's tests. Optional."
     )
 
 

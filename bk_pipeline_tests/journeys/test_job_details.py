@@ -216,6 +216,19 @@ def test_without_a_scope_the_rest_is_read_and_later_what_was_left_out(journey, t
     journey.assert_sound()
 
 
+def test_tests_of_test_engine_are_those_of_each_job(journey):
+    done, _ = journey.read(LOGS + 'read = ["test_engine"]\ncases = "all"\n')
+    assert done.sources == {"read": done.chosen}
+    rows = journey.assert_sound()
+    names = Counter(row["name"] for row in rows)
+    assert names["test.case"] > names["test.suite"] > 0
+    by_file, _ = journey.read(LOGS + 'read = ["tests"]\ncases = "all"\n')
+    engine = {row["buildkite.job.id"] for row in rows}
+    jobs = {row["buildkite.job.id"] for row in journey.inside() if row["bk_pipeline.artifact.path"]}
+    assert jobs & engine
+    assert by_file.spans["test.case"] > 0
+
+
 def test_what_the_bytes_of_a_day_leave_out_is_read_on_the_next(journey):
     text = "mib_per_day = 1\n" + EVERYTHING
     budget = journey.services.settings.quota_path.with_name("job-details-bytes.json")

@@ -148,8 +148,8 @@ def test_null_columns_match_no_glob(tmp_path, spans):
     ("text", "message"),
     [
         ("", "without a [[rule]] no job would be read"),
-        (rule(read='["logs"]'), 'expected a list of "log", "tests" and "profiles"'),
-        (rule(read="[]"), 'expected a list of "log", "tests" and "profiles"'),
+        (rule(read='["logs"]'), 'expected a list of "log", "tests", "test_engine" and "profiles"'),
+        (rule(read="[]"), 'expected a list of "log", "tests", "test_engine" and "profiles"'),
         (rule(failed='"yes"'), "expected true or false"),
         (rule(one_in=0), "greater than or equal to 1"),
         (rule(one_in="1.5"), "valid integer"),
@@ -173,7 +173,8 @@ def test_errors_in_the_file_are_told(tmp_path, text, message):
 
 @pytest.mark.parametrize("hide", ["drop", "hash"])
 @pytest.mark.parametrize(
-    "name", ["buildkite.job.id", "buildkite.build.number", "buildkite.pipeline.*"]
+    "name",
+    ["buildkite.job.id", "buildkite.build.id", "buildkite.build.number", "buildkite.pipeline.*"],
 )
 def test_what_requests_need_must_not_be_hidden(hide, name):
     with pytest.raises(ConfigError, match="BK_PIPELINE_JOB_DETAILS"):

@@ -40,7 +40,6 @@ FIRST_SECTIONS, LAST_SECTIONS = 700, 300
 MOST_COMMANDS = 2_000
 NAME_LIMIT, COMMAND_LIMIT = 200, 1_000
 _BLOCK_BYTES = 1 << 20
-_LONGEST_MARKER = 40
 
 # Each begins with the line break before its line, so no expression looks at the inside of lines.
 _START = rb"\n(?:" + CODE + rb")*+(?:" + STAMP + rb"(?:" + CODE + rb")*+)?"
@@ -184,8 +183,7 @@ def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
             data = b"".join(parts)
             cut = max(data.rfind(b"\n", 1), 0)
             if size - cut > 2 * LONGEST_LINE_BYTES:
-                escape = data.rfind(b"\x1b", size - _LONGEST_MARKER)
-                cut = escape if escape > 0 else size
+                cut = size  # inside of a line that is no header; nothing else is read of it
             elif cut == 0:
                 parts = [data]
                 continue

@@ -304,6 +304,12 @@ PLACES = [
 ]
 
 
+def test_a_secret_is_masked_by_what_stands_before_the_message():
+    raw = b"api_token='deploy curl: (6) Could not resolve host: hunter2pass99'\n"
+
+    assert failure_of(raw, exit_status=6).message == "api_token='[masked]'"
+
+
 def split(secret: str) -> str:
     """Put what a terminal does not show inside of a secret."""
     return f"{secret[:6]}\x1b_bk;t=1790000000000\x07\x1b[1m\u200b{secret[6:]}"

@@ -102,9 +102,12 @@ class TraceFile:
             raise self._problem
 
     def _object(self) -> Iterator[list[TraceEvent | None]]:
+        found = False
         while True:
             byte = self._next_byte(_BETWEEN)
             if byte == b"}":
+                if not found:
+                    self._raise(f"it has no array {EVENTS_KEY}")
                 return
             if not byte:
                 self._raise("it ends early")
@@ -116,6 +119,7 @@ class TraceFile:
             name = key[1].decode(errors="replace")
             if name == EVENTS_KEY and self._next_byte(_SPACE) == b"[":
                 self._at += 1
+                found = True
                 yield from self._array(may_be_open=False)
             else:
                 value = self._value(MAX_HEADER_BYTES)

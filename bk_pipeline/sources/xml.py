@@ -109,8 +109,13 @@ def _clean(blocks: Iterable[bytes]) -> Iterable[bytes]:
     decoder: codecs.IncrementalDecoder | None = None
     rest = b""
     for block in blocks:
-        decoder = decoder or codecs.getincrementaldecoder(_encoding(block))("replace")
-        cleaned = rest + _encoded(decoder.decode(block))
+        if decoder is None:
+            decoder = codecs.getincrementaldecoder(_encoding(block))("replace")
+            # Blank lines before the declaration are not allowed, and not rare.
+            text = decoder.decode(block).lstrip("\ufeff \t\r\n")
+        else:
+            text = decoder.decode(block)
+        cleaned = rest + _encoded(text)
         # A reference to a character may go on in the next block.
         cut = cleaned.find(b"&", max(0, len(cleaned) - _REFERENCE_BYTES))
         rest = cleaned[cut:] if cut >= 0 else b""

@@ -491,6 +491,18 @@ def test_wrong_and_odd_declarations_of_encodings(encoding):
     assert (tests.problem, tests.results[0].name) == (None, "pr\ufffdft")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_blank_lines_before_the_declaration(encoding):
+    report = f"\n \r\n<?xml version='1.0'?>{GOOD}".encode(encoding)
+    assert (read(report).problem, read(report).cases) == (None, {"passed": 1})
+
+
+def test_second_document_in_the_same_file_is_a_problem():
+    tests = read(GOOD + "<?xml version='1.0'?>" + GOOD)
+    assert "not well-formed" in tests.problem
+    assert tests.cases == {"passed": 1}
+
+
 def test_characters_that_xml_cannot_have_are_replaced():
     name = "a&#x0;b&#31;c&#xD83D;&#xDE00;d&#55357;e\x01f\ufffeg"
     tests = read(suite_of(f"<testcase name='{name}'/>"))

@@ -305,6 +305,25 @@ def test_event_that_is_too_long_is_skipped(monkeypatch):
     assert (names_of(profile), profile.unreadable) == (["a", "b"], 1)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64])
+def test_pieces_may_end_anywhere_in_an_event(block, monkeypatch):
+    arguments = {"a": [{"b": "}],{\\"}, [[], {}]], "c": 'quote " and \\', "d": {"e": {"f": "[{"}}}
+    content = json.dumps(
+        [event(at, 5, f'x\\"]}}{at}', args=arguments) for at in (0, 10, 20)]
+    ).encode()
+    whole = read(content)
+    assert names_of(whole) == ['x\\"]}0', 'x\\"]}10', 'x\\"]}20']
+    monkeypatch.setattr("bk_pipeline.sources.streams.BLOCK_BYTES", block)
+    monkeypatch.setattr(trace_events, "_WINDOW", 1)
+    assert read(content) == whole
+
+
+def test_nesting_is_bounded():
+    row = json.dumps(event(0, 5)).encode()
+    profile = read(b"[" + row + b"," + b'{"a":' * 1_000)
+    assert (names_of(profile), profile.problem) == (["e"], "it is nested more than 500 deep")
+
+
 def many(count):
     """A file whose events have nested arguments, and strings that look like ends of events."""
     rows = [

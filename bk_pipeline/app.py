@@ -626,12 +626,15 @@ class App:
             ConfigError: The file of prices cannot be read, or is malformed.
         """
         from bk_pipeline.honeycomb.design import design  # noqa: PLC0415  # see above
-        from bk_pipeline.spans.fields import COSTS, fields_left_out  # noqa: PLC0415
+        from bk_pipeline.spans.fields import COSTS, DETAILS, fields_left_out  # noqa: PLC0415
 
         options = self.span_options()
+        left_out = fields_left_out(options)
+        left_out |= COSTS if options.prices is None else frozenset()
+        left_out |= DETAILS if self.settings.job_details is None else frozenset()
         return design(
             self.settings.honeycomb_dataset,
-            left_out=fields_left_out(options) | (COSTS if options.prices is None else frozenset()),
+            left_out=left_out,
             shown=self.privacy().shown,
             triggers=self.settings.honeycomb_triggers,
             slo=self.settings.honeycomb_slo,

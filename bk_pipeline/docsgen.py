@@ -260,8 +260,8 @@ dataset is then one of Classic. If you send spans to Honeycomb by OTLP, their da
 - **Each dataset has one board.** Teams with datasets of their own do not meet. Projects that send to the same
   dataset share its board: give them the same settings, or `plan` in one shows what the other did.
 - **Columns that are not sent have no query.** Without [prices](cost.md) there is no cost panel, without
-  `BK_PIPELINE_SPANS_CRITICAL_PATH` none of the critical path, and a query of an attribute that
-  `BK_PIPELINE_SPANS_DROP` drops is left out. The commands name what is left out. Values that are sent hashed
+  `BK_PIPELINE_SPANS_CRITICAL_PATH` none of the critical path, without `BK_PIPELINE_JOB_DETAILS` none of the
+  [inside of jobs](inside-jobs.md), and a query of an attribute that `BK_PIPELINE_SPANS_DROP` drops is left out. The commands name what is left out. Values that are sent hashed
   are hashed in filters too.
 - If `apply` is interrupted, run it again: it does the rest, and creates nothing twice.
 

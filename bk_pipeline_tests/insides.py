@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from bk_pipeline.sources.model import DetailSpan, detail_rows
 from bk_pipeline.spans.model import SpanKind, SpanStatus
 from bk_pipeline.spans.privacy import Privacy
-from bk_pipeline.spans.table import rows, table_of
+from bk_pipeline.spans.table import SCHEMA, rows, table_of
 from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
 from bk_pipeline_tests.builders import make_trace
 
@@ -137,7 +137,7 @@ def insides_of(
         if spans := found.get(job_id):
             placed.append((row, [_after(started[row], one) for one in spans]))
     assert len(placed) == len(found)
-    return detail_rows(jobs, placed, privacy or Privacy())
+    return _with_all_columns(detail_rows(jobs, placed, privacy or Privacy()))
 
 
 def _after(start_ns: int, span: DetailSpan) -> DetailSpan:
@@ -156,12 +156,11 @@ def spans_with_insides(
 ) -> list[dict[str, Any]]:
     """The spans of a build as plain objects, with what was found in its jobs, by their ids."""
     table = table_of([make_trace(payload)])
-    inside = insides_of(table, found)
-    return [*rows(table), *rows(_with_all_columns(inside, table.schema))]
+    return [*rows(table), *rows(insides_of(table, found))]
 
 
-def _with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    for field in schema:
+def _with_all_columns(table: pa.Table) -> pa.Table:
+    for field in SCHEMA:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
-    return table.select(schema.names).cast(schema)
+    return table.select(SCHEMA.names).cast(SCHEMA)

@@ -25,6 +25,8 @@ Row = Mapping[str, Any]
 
 NAMES = {"day": 1, "week": 7, "month": 30}
 HOURS_SHOWN_DAYS = 1
+# A failure is new if it was not in so many days before.
+KNOWN_DAYS = 30
 LISTED = 10
 PARAMETER = re.compile(r"\$([a-z_]+)")
 ORGANIZATIONS = (
@@ -107,6 +109,8 @@ class PeriodStats:
         pipeline_slots: The same for each pipeline.
         steps: The rows of `report_steps.sql` for steps, the most expensive first.
         flaky: The rows of `flaky.sql` that have flaky attempts.
+        failures: The rows of `failures.sql`; none without job details, like `sections`.
+        sections: The rows of `report_sections.sql`.
         queues: The rows of `report_queues.sql`.
         waits: The rows of `report_waits.sql`.
         slowest: The builds that took longest, as of `report_listed.sql`.
@@ -127,6 +131,8 @@ class PeriodStats:
     waits: Sequence[Row]
     slowest: Sequence[Row]
     failed: Sequence[Row]
+    failures: Sequence[Row] = ()
+    sections: Sequence[Row] = ()
     changes: Sequence[Change] = ()
     currency: str | None = None
 
@@ -189,6 +195,8 @@ def period_stats(
         waits=ask.rows("report_waits"),
         slowest=ask.rows("report_listed", which="slowest"),
         failed=ask.rows("report_listed", which="failed"),
+        failures=ask.rows("failures"),
+        sections=ask.rows("report_sections"),
         changes=[one for one in changes if period.start <= one.began_at < period.end],
         currency=total["currency"] if total else None,
     )
@@ -203,6 +211,8 @@ class _Questions:
             "since": period.first.isoformat(),
             "until": period.last.isoformat(),
             "before_since": period.before_first.isoformat(),
+            "known_since": (period.first - timedelta(days=KNOWN_DAYS)).isoformat(),
+            "kind": "*",
             "unit": period.unit,
             "origin_ns": int(period.start.timestamp()) * NS_PER_S,
             "zone": period.zone.key,

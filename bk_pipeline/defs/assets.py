@@ -195,6 +195,11 @@ def job_details(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
     return job_details
 
 
+def _all_spans(settings: Settings) -> list[str]:
+    """Return the names of the assets that make spans."""
+    return ["spans", *(["job_details"] if settings.job_details is not None else [])]
+
+
 def _sent_once(target: Configured) -> str:
     return (
         f"{target.description} The ledger records what was accepted: running this again sends only "
@@ -212,7 +217,7 @@ def loader(settings: Settings, naming: Naming, target: Configured) -> dg.AssetsD
         description=_sent_once(target),
         kinds={target.kind},
         # What is inside of jobs goes with their builds.
-        deps=["spans", *(["job_details"] if settings.job_details is not None else [])],
+        deps=_all_spans(settings),
         checks=[checks.all_accepted(naming.key(target.asset))],
     )
     def loader(context: dg.AssetExecutionContext, config: LoaderConfig) -> Result:
@@ -327,7 +332,7 @@ def build_stats(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         naming,
         "build_stats",
         kinds={"pandas", "parquet"},
-        deps=["spans"],
+        deps=_all_spans(settings),
         columns=metadata.stats_columns(PIPELINES),
         priority=REPORTS_PRIORITY - 1,  # after deployments, which it shows
     )

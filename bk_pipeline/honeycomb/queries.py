@@ -15,7 +15,7 @@ from typing import Any
 from bk_pipeline.spans.model import SpanKind
 
 DAY_S, WEEK_S = 86_400, 604_800
-BUILD, JOB = SpanKind.BUILD.value, SpanKind.JOB.value
+BUILD, JOB, SECTION = SpanKind.BUILD.value, SpanKind.JOB.value, SpanKind.SECTION.value
 
 Filter = tuple[str, str] | tuple[str, str, Any]
 
@@ -234,6 +234,28 @@ PANELS: tuple[Text | Query, ...] = (
         ("COUNT",),
         (PIPELINE, "buildkite.job.retry_type"),
         (("buildkite.job.retried", "=", True),),
+    ),
+    Text(
+        "## Inside jobs\n\nWhat the logs of jobs say, where job details are read "
+        "(`BK_PIPELINE_JOB_DETAILS`). `bk-pipeline failures` tells which failures are new."
+    ),
+    Query(
+        "Why jobs fail",
+        "Failed jobs by the kind of the failure and its signature, which failures with the same message "
+        "share. Click on a row and look at bk_pipeline.failure.message.",
+        SECTION,
+        ("COUNT",),
+        ("bk_pipeline.failure.kind", "bk_pipeline.failure.signature"),
+        (("bk_pipeline.failure.kind", "exists"),),
+        chart="stacked",
+    ),
+    Query(
+        "Slowest sections",
+        "How long the sections of logs took, in ms: in all, and in one of twenty jobs.",
+        SECTION,
+        ("SUM duration_ms", "P95 duration_ms", "COUNT"),
+        (PIPELINE, STEP, "buildkite.job.section.name"),
+        style="table",
     ),
     Text("## Agents and cost"),
     Query(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bk_pipeline.analysis.period import LISTED, PeriodStats, Row
+from bk_pipeline.analysis.period import KNOWN_DAYS, LISTED, PeriodStats, Row
 from bk_pipeline.display import BUILDKITE, safe_url
 from bk_pipeline.report.blocks import Block, Cell, Column, Heading, Paragraph, Picture, Table
 from bk_pipeline.report.charts import (
@@ -21,8 +22,10 @@ from bk_pipeline.report.tables import (
     FLAKY,
     PIPELINES,
     QUEUES,
+    SECTIONS,
     LinkOf,
     builds_table,
+    failures_table,
     percent,
     table_of,
     time_taken,
@@ -90,6 +93,7 @@ def blocks_of(
         listed(stats.slowest),
         Heading("Failed builds"),
         listed(stats.failed, stats.total["failed"] - len(stats.failed)),
+        *_inside(stats, hosts),
     ]
     return [one for one in found if one is not None]
 
@@ -170,6 +174,34 @@ def _costs(stats: PeriodStats) -> Iterator[Block | None]:
     if picture is not None:
         yield Heading("Costs")
         yield picture
+
+
+def _inside(stats: PeriodStats, hosts: Collection[str]) -> Iterator[Block]:
+    """Yield why jobs failed and which sections were slow, of jobs whose details were read."""
+    if stats.failures:
+        yield Heading("Why jobs failed")
+        yield Paragraph(why_jobs_failed(stats.failures))
+        yield failures_table(stats.failures, hosts)
+    if stats.sections:
+        yield Heading("Slowest sections")
+        yield Paragraph("Parts of jobs whose logs were read, by the time that they took in all.")
+        yield table_of(with_labels(stats.sections, stats.steps), SECTIONS)
+
+
+def why_jobs_failed(failures: Sequence[Row]) -> str:
+    """Return a sentence on the rows of `failures.sql`: how many by kind, and how many are new."""
+    by_kind: Counter[str] = Counter()
+    for row in failures:
+        by_kind[row["kind"]] += row["failures"]
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in by_kind.most_common())
+    told = (
+        f"{counted(by_kind.total(), 'failure')} of jobs whose details were read: {kinds}. "
+        f"{counted(len(failures), 'message')}"
+    )
+    if all(row["is_new"] is None for row in failures):
+        return f"{told}."
+    new = sum(bool(row["is_new"]) for row in failures)
+    return f"{told}, of which {new:,} {'was' if new == 1 else 'were'} not seen in the {KNOWN_DAYS} days before."
 
 
 def _waterfall(slowest: Sequence[Row], spans_of: SpansOf) -> Iterator[Picture]:

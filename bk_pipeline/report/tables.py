@@ -14,6 +14,7 @@ from bk_pipeline.trace.waterfall import readable, with_matrix_values
 from bk_pipeline.units import MS_PER_S, NS_PER_S
 
 LONGEST_TEXT = 60
+SHOWN_NAMES = 2
 NOTHING = ""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -92,6 +93,16 @@ EXPENSIVE: Columns = {
     "duration_p90_s": ("p90", time_taken),
     "wait_p90_s": ("wait p90", time_taken),
 }
+SECTIONS: Columns = {
+    "pipeline": ("pipeline", text),
+    "shown_label": ("step", text),
+    "section": ("section", text),
+    "phase": ("phase", text),
+    "minutes": ("minutes", count),
+    "times": ("times", count),
+    "duration_p50_s": ("duration p50", time_taken),
+    "duration_p90_s": ("p90", time_taken),
+}
 QUEUES: Columns = {
     "queue": ("queue", text),
     "cluster": ("cluster", text),
@@ -134,6 +145,32 @@ def with_labels(rows: Sequence[Row], steps: Sequence[Row]) -> list[Row]:
         {**row, "shown_label": labels.get((row["pipeline"], row["step"]), row["step"])}
         for row in rows
     ]
+
+
+def failures_table(rows: Sequence[Row], hosts: Collection[str] = (BUILDKITE,)) -> Table:
+    """Return rows of `failures.sql`, each with a link to the last job that failed with it."""
+    heads = {"message": False, "kind": False, "failures": True, "pipelines": False, "steps": False}
+    cells = [
+        [
+            Cell("new" if row["is_new"] else NOTHING),
+            Cell(text(row["message"]) or "(no message)", safe_url(row["url"], hosts)),
+            Cell(text(row["kind"])),
+            Cell(count(row["failures"])),
+            Cell(_some(row["pipelines"])),
+            Cell(_some(row["steps"])),
+        ]
+        for row in rows[:LISTED]
+    ]
+    columns = [Column(NOTHING), *(Column(head, is_number=one) for head, one in heads.items())]
+    if not any(row["is_new"] for row in rows[:LISTED]):
+        columns, cells = columns[1:], [row[1:] for row in cells]
+    return Table(columns, cells, left_out=max(len(rows) - LISTED, 0))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of several names, and how many more there are."""
+    shown = ", ".join(text(name) for name in names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else shown
 
 
 def builds_table(

@@ -350,6 +350,7 @@ FIELDS: tuple[Field, ...] = (
 CONVENTIONS = frozenset(field.name for field in CONVENTION_FIELDS)
 CRITICAL_PATH = frozenset(field.name for field in PATH_FIELDS)
 COSTS = frozenset(field.name for field in COST_FIELDS)
+DETAILS = frozenset(field.name for field in DETAIL_FIELDS)
 
 
 def fields_left_out(options: SpanOptions) -> frozenset[str]:

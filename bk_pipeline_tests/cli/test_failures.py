@@ -127,6 +127,13 @@ def test_tests_count_if_the_log_was_not_read(store, call):
     ]
 
 
+def test_canceled_jobs_did_not_fail(store, call):
+    canceled = job("unit", "canceled", state="canceled")
+    store.add(LAST, [build("canceled", [canceled], state="canceled")])
+    store.add_insides(LAST, {canceled["id"]: broken("unknown", "The job was canceled", NEW)})
+    assert objects(call) == []
+
+
 def test_filters_choose_failures_and_not_what_is_known(store, call):
     known = broken("test", "expected 3", KNOWN)
     add(store, FIRST, [known], branch="feature/x")

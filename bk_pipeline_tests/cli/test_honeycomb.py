@@ -15,7 +15,10 @@ from bk_pipeline.sandbox.world import World
 
 COSTS = Path(__file__).parents[2] / "examples" / "costs.toml"
 ALERTS = {"BK_PIPELINE_HONEYCOMB_TRIGGERS": "1", "BK_PIPELINE_HONEYCOMB_SLO": "1"}
-EVERY_QUERY = sum(isinstance(one, queries.Query) for one in queries.PANELS)
+# Without job details, which would take more calls than Honeycomb allows in the minute of a test.
+EVERY_QUERY = sum(
+    isinstance(one, queries.Query) and one.of != queries.SECTION for one in queries.PANELS
+)
 
 
 class Team:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import chain
 from statistics import mean
 
+import pyarrow.compute as pc
 import pytest
 
+from bk_pipeline.app import App
 from bk_pipeline.deliver.honeycomb.plain import span_event
 from bk_pipeline.deliver.honeycomb.shape import Shape
 from bk_pipeline.honeycomb import queries
 from bk_pipeline.honeycomb.design import GRID, design, positions
+from bk_pipeline.settings import Settings
 from bk_pipeline.spans.table import rows
+from bk_pipeline_tests.insides import insides_of, section
 from bk_pipeline_tests.worlds import span_table
 
 MADE = design("ci", left_out=(), shown=lambda _, value: str(value), triggers=True, slo=True)
@@ -54,14 +59,21 @@ def evaluate(formula, event):
 def events():
     """The events of a day, with the values of the calculated fields."""
     shape = Shape("ci")
-    made = [span_event(span, shape)["data"] for span in rows(span_table(seed=3, builds=60))]
+    table = span_table(seed=3, builds=60)
+    ended = pc.equal(table["buildkite.job.state"].cast("string"), "failed")
+    failed = table.filter(ended)["buildkite.job.id"].to_pylist()
+    broken = section("Tests", 0, 1, failure=("test", "expected 3", "0" * 16))
+    inside = insides_of(table, {job_id: [broken] for job_id in failed})
+    made = [span_event(span, shape)["data"] for span in chain(rows(table), rows(inside))]
     for event in made:
         event |= {one.alias: evaluate(one.formula, event) for one in queries.CALCULATED}
     return made
 
 
 def matching(spec, events):
-    def fits(event, column, op, value):
+    def fits(event, column, op, value=None):
+        if op == "exists":
+            return event.get(column) is not None
         return event.get(column) in value if op == "in" else event.get(column) == value
 
     return [one for one in events if all(fits(one, **filter_) for filter_ in spec["filters"])]
@@ -106,3 +118,18 @@ def test_panels_fill_each_row_without_holes():
             assert one["x_coordinate"] == taken[one["y_coordinate"]]
             taken[one["y_coordinate"]] += one["width"]
         assert set(taken.values()) == {GRID}
+
+
+def test_inside_of_jobs_is_on_the_board_only_if_job_details_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "details.toml"
+    file.write_text('[[rule]]\nid = "failed"\nfailed = true\n')
+    names = {"Why jobs fail", "Slowest sections"}
+    reading = App(Settings.load(BK_PIPELINE_JOB_DETAILS=str(file))).honeycomb_design()
+    assert names <= {one.name for one in reading.queries}
+    assert "bk_pipeline.failure.kind" in reading.columns
+    without = App(Settings.load()).honeycomb_design()
+    assert not names & {one.name for one in without.queries}
+    assert names <= without.left_out.keys()
+    assert "bk_pipeline.failure.kind" not in without.columns
+    assert not [one for one in without.panels if "Inside jobs" in getattr(one, "content", "")]

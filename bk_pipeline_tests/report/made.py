@@ -19,6 +19,7 @@ from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.store.folder import Folder
 from bk_pipeline.store.spans import PartSummary, SpanPart, SpanStore
 from bk_pipeline_tests.builders import make_trace
+from bk_pipeline_tests.insides import write_insides
 
 UTC = ZoneInfo("UTC")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -31,21 +32,26 @@ def spans_of(*builds):
 
 
 @contextmanager
-def database_of(days):
-    """The views over span tables: a dict from a day to a table or a list of tables."""
+def database_of(days, insides=None):
+    """The views over span tables: a dict from a day to a table or a list of tables.
+
+    `insides` is a dict from a day to rows of `insides_of`.
+    """
     with TemporaryDirectory() as folder:
         store = SpanStore(Folder(str(Path(folder))))
         for day, tables in days.items():
             listed = tables if isinstance(tables, list) else [tables]
             store.write(str(day), PART, listed, PartSummary())
+        for day, table in (insides or {}).items():
+            write_insides(store, str(day), table)
         datasets = store.datasets()
         with Database(datasets.single, datasets.several, memory_mib=512) as database:
             yield database
 
 
-def stats_of(days, period: Period, **options) -> PeriodStats:
+def stats_of(days, period: Period, insides=None, **options) -> PeriodStats:
     """The numbers of a period."""
-    with database_of(days) as database:
+    with database_of(days, insides) as database:
         return period_stats(period, database, **options)
 
 

@@ -18,6 +18,9 @@ from bk_pipeline.report.markdown import LARGEST_PICTURE_BYTES, markdown
 from bk_pipeline.spans.costs import Price, Prices, with_costs
 from bk_pipeline.trace.waterfall import of_all_jobs, with_matrix_values
 from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, uid
+from bk_pipeline_tests.insides import insides_of
+from bk_pipeline_tests.insides import section as inside_section
+from bk_pipeline_tests.insides import sections as inside_sections
 from bk_pipeline_tests.report.made import (
     UTC as UTC_ZONE,
 )
@@ -129,6 +132,60 @@ def test_a_month_has_its_sections_in_order(month):
     assert [one.text for one in month if isinstance(one, Heading)] == [
         *("Trends and changes", "Critical path", "Agent queues", "Pipelines"),
         *("Most expensive steps", "Flaky steps", "Slowest builds", "Failed builds"),
+    ]
+
+
+def failing_days(count, failures):
+    """Days with a build of a failed job, and what is inside of the jobs of the days in `failures`."""
+    days = days_of(count, state="failed")
+    insides = {}
+    for day, (kind, message, signature) in failures.items():
+        ids = [one for one in days[day]["buildkite.job.id"].to_pylist() if one]
+        parts = [*inside_sections((":npm: Install", 20), ("Lint", 10))]
+        parts.append(inside_section("Tests", 30, 60, index=2, failure=(kind, message, signature)))
+        insides[day] = insides_of(days[day], {ids[0]: parts})
+    return days, insides
+
+
+def test_why_jobs_failed_and_slow_sections_are_those_of_read_jobs():
+    first, last = str(LAST - timedelta(days=20)), str(LAST)
+    known, new = ("test", "expected 3", "1" * 16), ("infrastructure", HOSTILE, "2" * 16)
+    days, insides = failing_days(
+        21, {first: known, str(LAST - timedelta(days=1)): known, last: new}
+    )
+    blocks = report_of(stats_of(days, period("week"), insides))
+    failed = section(blocks, "Why jobs failed")
+    assert failed[0].text == (
+        "2 failures of jobs whose details were read: 1 infrastructure, 1 test. 2 messages, of which "
+        "1 was not seen in the 30 days before."
+    )
+    head, *rows = cells(only(Table, failed))
+    assert head == ["", "message", "kind", "failures", "pipelines", "steps"]
+    assert [(row[0], *row[2:]) for row in rows] == [
+        ("new", "infrastructure", "1", "shop", "test"),
+        ("", "test", "1", "shop", "test"),
+    ]
+    assert (
+        only(Table, failed).rows[1][1].page.startswith("https://buildkite.com/acme/shop/builds/7#")
+    )
+    slow = section(blocks, "Slowest sections")
+    assert cells(only(Table, slow))[1:] == [
+        ["shop", "test", "Tests", "command", "1", "2", "30.0\xa0s", "30.0\xa0s"],
+        ["shop", "test", "Install", "command", "1", "2", "20.0\xa0s", "20.0\xa0s"],
+        ["shop", "test", "Lint", "command", "0", "2", "10.0\xa0s", "10.0\xa0s"],
+    ]
+    page = html("title", "dates", blocks)
+    assert "<script" not in page
+    assert "\x1b" not in page + markdown(blocks)
+
+
+def test_a_day_by_itself_calls_no_failure_new():
+    days, insides = failing_days(1, {str(LAST): ("test", None, None)})
+    failed = section(report_of(stats_of(days, period("day"), insides)), "Why jobs failed")
+    assert failed[0].text == "1 failure of jobs whose details were read: 1 test. 1 message."
+    assert cells(only(Table, failed)) == [
+        ["message", "kind", "failures", "pipelines", "steps"],
+        ["(no message)", "test", "1", "shop", "test"],
     ]
 
 

@@ -1,6 +1,6 @@
 -- What broke? Failures of jobs by their signature: the new ones first, then the most frequent.
--- A failure is the section of a log in which a job failed. Of a job without one, each failed test
--- is. A signature is new if it was not seen from $known_since until the day before $since, on any
+-- A failure is the section of a log in which a job failed, canceled ones left out. Of a job without
+-- one, each failed test is. A signature is new if it was not seen from $known_since until the day before $since, on any
 -- branch; null if no failure was seen then.
 -- $since, $until: first and last day; $pipeline, $branch, $kind: globs, * for all.
 WITH of_logs AS (
@@ -9,6 +9,11 @@ WITH of_logs AS (
     FROM sections
     WHERE day BETWEEN CAST($known_since AS DATE) AND CAST($until AS DATE)
         AND failure_kind IS NOT NULL
+        AND NOT EXISTS (
+            FROM jobs
+            WHERE jobs.day = sections.day AND jobs.trace_id = sections.trace_id
+                AND jobs.job_id = sections.job_id AND jobs.state = 'canceled'
+        )
 ),
 of_tests AS (
     SELECT day, trace_id, job_id, pipeline, step, branch, url, max(end_ns) AS end_ns,

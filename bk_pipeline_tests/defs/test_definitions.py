@@ -199,7 +199,7 @@ def test_job_details_come_between_spans_and_loaders():
     assert parents == {
         "job_details": {"spans"},
         "honeycomb_events": {"spans", "job_details"},
-        "build_stats": {"spans"},
+        "build_stats": {"spans", "job_details"},
     }
     [job] = [one for one in definitions.resolve_all_job_defs() if one.name == "sync_day"]
     assert "job_details" in {node.name for node in job.graph.nodes}

@@ -131,12 +131,14 @@ def _told(rows: Sequence[Row], period: str) -> str:
         return f"{told}. No earlier job details tell which of them are new."
     new = [row for row in rows if row["is_new"]]
     if not new:
-        return f"{told}; none is new: all were seen in the {KNOWN_DAYS} stored days before."
+        return (
+            f"{told}; none is new: all were seen in the stored days before (at most {KNOWN_DAYS})."
+        )
     times = counted(sum(row["failures"] for row in new), "time")
     verb = "is" if len(new) == 1 else "are"
     return (
-        f"{told}; {len(new):,} {verb} new, not seen in the {KNOWN_DAYS} stored days before, and "
-        f"failed jobs {times}."
+        f"{told}; {len(new):,} {verb} new, not seen in the stored days before (at most "
+        f"{KNOWN_DAYS}), and failed jobs {times}."
     )
 
 

@@ -57,8 +57,8 @@ def test_new_failures_come_first_and_known_ones_by_how_often(store, call):
     add(store, LAST, [known, known, broken("infrastructure", "no space left", NEW), None])
     told, coverage, new, _, head, first, second = lines(call("failures"))
     assert told == (
-        "3 failures with 2 messages from 2026-03-06 to 2026-03-12; 1 is new, not seen in the 30 "
-        "stored days before, and failed jobs 1 time."
+        "3 failures with 2 messages from 2026-03-06 to 2026-03-12; 1 is new, not seen in the "
+        "stored days before (at most 30), and failed jobs 1 time."
     )
     assert coverage == "Job details were read of 3 of 4 failed jobs."
     assert new.startswith("New: no space left  https://buildkite.com/acme/shop/builds/7#")
@@ -77,6 +77,14 @@ def test_new_failures_come_first_and_known_ones_by_how_often(store, call):
         "3",
     ]
     assert max(map(len, (head, first, second))) <= 120
+
+
+def test_known_failures_alone_are_not_called_new(store, call):
+    known = broken("test", "expected 3", KNOWN)
+    for day in (FIRST, LAST):
+        add(store, day, [known])
+    told = lines(call("failures"))[0]
+    assert told.endswith("none is new: all were seen in the stored days before (at most 30).")
 
 
 def test_json_has_every_field(store, call):

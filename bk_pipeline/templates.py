@@ -16,7 +16,7 @@ import msgspec
 from pydantic import BeforeValidator
 
 from bk_pipeline.display import BUILDKITE, Page, printable, safe_url
-from bk_pipeline.spans.fields import FIELDS, FieldType
+from bk_pipeline.spans.fields import FIELDS, OF_BUILD, FieldType
 from bk_pipeline.spans.fields import Field as SpanField
 from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.text import duration, shortened
@@ -108,7 +108,9 @@ def field_error(name: str, kind: SpanKind) -> str | None:
         hint = f"; did you mean {{{similar[0]}}}?" if similar else "; docs/spans.md lists them."
         return f"there is no field {{{name}}}{hint}"
     if kind not in field.kinds:
-        places = ", ".join(f"{one.name.lower()} spans" for one in SpanKind if one in field.kinds)
+        # Templates are about builds and jobs; what is inside of jobs has many of their fields.
+        kinds = field.kinds & OF_BUILD or field.kinds
+        places = ", ".join(f"{one.name.lower()} spans" for one in SpanKind if one in kinds)
         return f"{{{name}}} exists on {places} only, but this rule is about {kind.name.lower()}s."
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -136,19 +135,21 @@ class SourceReader:
             return self._log(job, spans)
         if source == "test_engine":
             return self._engine(job, spans)
-        outcomes, size = [], 0
+        outcomes, size = set[str](), 0
+        read = self._tests_of if source == "tests" else self._profile_of
+        max_bytes = MAX_TESTS_BYTES if source == "tests" else MAX_PROFILE_BYTES
         for artifact in self._artifacts(job, source):
-            with (
-                suppress(Gone),
-                self._client.download(
-                    artifact, max_bytes=MAX_TESTS_BYTES if source == "tests" else MAX_PROFILE_BYTES
-                ) as pieces,
-            ):
-                counter = _Counted(pieces)
-                read = self._tests_of if source == "tests" else self._profile_of
-                outcomes.append(read(job, artifact, counter, spans))
-                size += counter.bytes
-        return (UNREADABLE if UNREADABLE in outcomes else READ), size
+            try:
+                with self._client.download(artifact, max_bytes=max_bytes) as pieces:
+                    counter = _Counted(pieces)
+                    outcomes.add(read(job, artifact, counter, spans))
+                    size += counter.bytes
+            except Gone:
+                continue  # the others are still there
+            except AnswerTooLarge:
+                outcomes.add(TOO_LARGE)
+        # The worst one: what could not be read is to be seen.
+        return next((one for one in (UNREADABLE, TOO_LARGE) if one in outcomes), READ), size
 
     def _artifacts(self, job: Job, source: Source) -> Iterator[Artifact]:
         globs = self._tests if source == "tests" else self._profiles

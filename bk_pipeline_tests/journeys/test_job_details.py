@@ -15,7 +15,13 @@ import pytest
 
 from bk_pipeline.defs.daily_asset import day_of
 from bk_pipeline.defs.runs import materialize_days
-from bk_pipeline.pipeline import deliver_day, extract_day, read_job_details, transform_day
+from bk_pipeline.pipeline import (
+    deliver_day,
+    extract_day,
+    job_sources,
+    read_job_details,
+    transform_day,
+)
 from bk_pipeline.pipeline.details import preview, usual_durations
 from bk_pipeline_tests.worlds import stage
 
@@ -213,6 +219,14 @@ def test_without_a_scope_the_rest_is_read_and_later_what_was_left_out(journey, t
     later, _ = journey.read()
     assert (later.left_out, later.known) == (0, done.sources.total())
     assert later.spans["test.case"] > 0
+    journey.assert_sound()
+
+
+def test_file_that_is_too_large_hides_no_other(journey, monkeypatch):
+    monkeypatch.setattr(job_sources, "MAX_TESTS_BYTES", 2_000)
+    done, _ = journey.read('[[rule]]\nid = "some"\none_in = 4\nread = ["tests", "profiles"]\n')
+    assert done.sources["too_large"] > 0
+    assert done.spans["profile.thread"] > 0
     journey.assert_sound()
 
 

@@ -7,6 +7,7 @@ read by the next run of the day.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -116,12 +117,15 @@ class Preview:
         logs: Jobs whose logs would be read.
         listings: Jobs whose artifacts would be listed.
         engine: Jobs whose tests Test Engine would be asked for.
+        events: Spans that these would give, by what each source gave until now; None if one of
+            them was never read.
     """
 
     days: int
     logs: int = 0
     listings: int = 0
     engine: int = 0
+    events: int | None = None
 
     def __str__(self) -> str:
         counts = (self.logs, self.listings, self.engine)
@@ -134,10 +138,10 @@ class Preview:
             return f"they choose no job of the last {stored}."
         cost = f"{counted(logs + listings + engine, 'request')} a day"
         cost += ", and two for each artifact that is read" if listings else ""
-        return (
-            f"by the last {stored} they read {_listed(parts)}: {cost}. "
-            "Each section, test and event that becomes a span is an event for Honeycomb."
-        )
+        events = "Each section, test and event that becomes a span is an event for Honeycomb"
+        if self.events is not None:
+            events += f", about {-(-self.events // self.days):,} a day by what was read so far"
+        return f"by the last {stored} they read {_listed(parts)}: {cost}. {events}."
 
 
 def _listed(parts: list[str]) -> str:
@@ -148,12 +152,19 @@ def _listed(parts: list[str]) -> str:
 
 def preview(days: Sequence[str], *, spans: SpanStore, policy: Policy) -> Preview:
     """Return what the policy would read of `days`, whatever was read already."""
-    found = Preview(len(days))
+    found, wanted, read = Preview(len(days)), Counter[str](), list[ReadSource]()
     for day in days:
+        read += spans.read_sources(day)
         for job in _jobs(day, spans, policy, set(), JobDetails()).waiting:
-            found.logs += "log" in job.sources
+            wanted.update(job.sources)
             found.listings += not {"tests", "profiles"}.isdisjoint(job.sources)
-            found.engine += "test_engine" in job.sources
+    found.logs, found.engine = wanted["log"], wanted["test_engine"]
+    times = Counter(one.source for one in read)
+    if wanted.keys() <= times.keys():
+        given = Counter[str]()
+        for one in read:
+            given[one.source] += one.spans
+        found.events = sum(count * given[name] // times[name] for name, count in wanted.items())
     return found
 
 

@@ -191,6 +191,13 @@ def test_a_day_costs_the_requests_that_the_preview_says(journey):
     done, requests = journey.read()
     assert requests == expected.logs == done.chosen > 0
     assert f"{expected.logs} logs: {expected.logs} requests a day" in str(expected)
+    assert expected.events is None
+    known = preview(
+        [journey.day], spans=journey.services.spans(), policy=journey.services.job_details()
+    )
+    # By what was read: a deleted log gives nothing, and counts.
+    assert known.events == done.spans.total()
+    assert f"about {known.events:,} a day" in str(known)
 
     text = LOGS + 'read = ["log", "tests"]\n'
     journey.policy.write_text(text)

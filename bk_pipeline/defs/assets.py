@@ -23,6 +23,7 @@ from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.deliver.destinations import Configured
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
+from bk_pipeline.spans.fields import INSIDE, OF_BUILD
 
 # A dataset must exist before anything can be marked in it; its first events create it.
 DATASETS_FROM = "honeycomb_events"
@@ -118,7 +119,7 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
         kinds={"parquet", "opentelemetry"},
         deps=["raw_builds"],
         checks=[checks.no_quarantined_builds(naming.key("spans"))],
-        columns=metadata.span_columns(),
+        columns=metadata.span_columns(OF_BUILD),
     )
     def spans(context: dg.AssetExecutionContext, config: TransformConfig) -> Result:
         """The span table: one trace a build, with its stages, groups, steps and jobs."""
@@ -152,7 +153,14 @@ def spans(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
 def job_details(settings: Settings, naming: Naming) -> dg.AssetsDefinition:
     """Return the asset of spans inside of jobs."""
 
-    @daily_asset(settings, naming, "job_details", kinds={"buildkite", "parquet"}, deps=["spans"])
+    @daily_asset(
+        settings,
+        naming,
+        "job_details",
+        kinds={"buildkite", "parquet"},
+        deps=["spans"],
+        columns=metadata.span_columns(INSIDE),
+    )
     def job_details(context: dg.AssetExecutionContext) -> Result:
         """Spans inside of jobs: sections of logs, tests, profiles, and why jobs failed.
 

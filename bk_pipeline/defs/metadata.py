@@ -18,6 +18,7 @@ from bk_pipeline.deliver.delivery import Delivery
 from bk_pipeline.display import Page, escape_markdown, link, printable, safe_url
 from bk_pipeline.report.markdown import markdown
 from bk_pipeline.spans.fields import FIELDS, IDENTITY
+from bk_pipeline.spans.model import SpanKind
 from bk_pipeline.telemetry import Value
 from bk_pipeline.text import duration, shortened
 from bk_pipeline.units import MS_PER_S
@@ -304,8 +305,8 @@ def attributes_of(result: object) -> dict[str, Value]:
     return {f"bk_pipeline.{name}": count for name, count in counts.items()}
 
 
-def span_columns() -> dg.TableSchema:
-    """Return the columns of the span table, as they are declared."""
+def span_columns(kinds: frozenset[SpanKind]) -> dg.TableSchema:
+    """Return the columns that spans of these kinds can have, as they are declared."""
     identity = [
         dg.TableColumn(name, type=type_, description=meaning)
         for name, (type_, meaning) in IDENTITY.items()
@@ -318,6 +319,7 @@ def span_columns() -> dg.TableSchema:
             tags={"unit": field.unit} if field.unit else None,
         )
         for field in FIELDS
+        if field.kinds & kinds
     ]
     return dg.TableSchema(identity + attributes)
 

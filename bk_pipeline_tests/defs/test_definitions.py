@@ -201,5 +201,14 @@ def test_job_details_come_between_spans_and_loaders():
         "honeycomb_events": {"spans", "job_details"},
         "build_stats": {"spans", "job_details"},
     }
+    columns = {
+        name: {
+            one.name
+            for one in graph.get(dg.AssetKey(name)).metadata["dagster/column_schema"].columns
+        }
+        for name in ("spans", "job_details")
+    }
+    assert "buildkite.job.section.name" in columns["job_details"] - columns["spans"]
+    assert "buildkite.job.exit_status" in columns["spans"] - columns["job_details"]
     [job] = [one for one in definitions.resolve_all_job_defs() if one.name == "sync_day"]
     assert "job_details" in {node.name for node in job.graph.nodes}

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from bk_pipeline.errors import ConfigError
-from bk_pipeline.sources.policy import COLUMNS, choose, load_policy, require_visible
+from bk_pipeline.sources.policy import (
+    COLUMNS,
+    PROFILES,
+    TESTS,
+    Policy,
+    Rule,
+    choose,
+    load_policy,
+    require_visible,
+)
 from bk_pipeline.spans.privacy import Privacy
 from bk_pipeline_tests.worlds import span_table
 
@@ -180,3 +191,12 @@ def test_what_requests_need_must_not_be_hidden(hide, name):
     with pytest.raises(ConfigError, match="BK_PIPELINE_JOB_DETAILS"):
         require_visible(Privacy(**{hide: (name,)}))
     require_visible(Privacy(**{hide: ("buildkite.job.label",)}))
+
+
+def test_page_names_every_key_and_default():
+    page = (Path(__file__).parents[2] / "docs" / "inside-jobs.md").read_text()
+    for name in (*Policy.model_fields, *Rule.model_fields):
+        assert f"`{name}`" in page or name == "rule"
+    for glob in (*TESTS, *PROFILES):
+        assert f"`{glob}`" in page
+    load_policy(Path(__file__).parents[2] / "examples" / "job-details.toml")

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bk_pipeline.app import App
-from bk_pipeline.buildkite.quota import Quota, families
 from bk_pipeline.clock import Clock
 from bk_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from bk_pipeline.buildkite.client import BuildkiteClient
+    from bk_pipeline.buildkite.quota import Quota
     from bk_pipeline.buildkite.records import AccessToken
 
 
@@ -116,6 +116,8 @@ class Installation:
     @cached_property
     def quota(self) -> Quota:
         """Rate limits according to the responses to this client only."""
+        from bk_pipeline.buildkite.quota import Quota, families  # noqa: PLC0415  # as in `app.py`
+
         return Quota(families(self.settings.buildkite_reserve_percent / 100))
 
     @cached_property

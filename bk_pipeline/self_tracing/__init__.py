@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID
 
-from bk_pipeline.deliver.otlp.settings import OtlpSettings
 from bk_pipeline.errors import ConfigError
 from bk_pipeline.settings import Settings
 
@@ -26,6 +25,9 @@ def self_tracing(settings: Settings, *, run_id: str) -> AbstractContextManager[N
     """
     if not settings.self_tracing:
         return nullcontext()
+    # Every code location loads this module, and few trace themselves.
+    from bk_pipeline.deliver.otlp.settings import OtlpSettings  # noqa: PLC0415
+
     endpoint = OtlpSettings.from_environment(settings.environment)
     if endpoint is None:
         raise ConfigError(

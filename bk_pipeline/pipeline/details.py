@@ -95,7 +95,8 @@ def read_job_details(
         jobs = _jobs(day, spans, policy, known, result)
         rows = partial(detail_rows, jobs.table, privacy=privacy)
         writer = _Writer(day, spans, clock, rows, result)
-        reader = SourceReader(client, policy, clock, result)
+        log_writer = partial(spans.log_writer, day)
+        reader = SourceReader(client, policy, clock, result, log_writer=log_writer)
         try:
             for done, job in enumerate(jobs.waiting, 1):
                 for source in job.sources:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import pyarrow as pa
 
 from bk_pipeline.buildkite.detail_records import Artifact, JobRef
 from bk_pipeline.clock import Clock
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 READ, GONE, TOO_LARGE, UNREADABLE = "read", "gone", "too_large", "unreadable"
 # Limits for one artifact. A profile of this size takes minutes.
 MAX_TESTS_BYTES, MAX_PROFILE_BYTES = 512 * 1024 * 1024, 2 * 1024 * 1024 * 1024
+
+# Opens a file for the log of the job with this id.
+LogWriter = Callable[[str], AbstractContextManager[pa.NativeFile]]
 
 
 @dataclass(slots=True)
@@ -87,10 +92,16 @@ class SourceReader:
     """Reads sources of jobs until a budget is spent; leaves out those that the token may not read."""
 
     def __init__(
-        self, client: DetailsClient, policy: Policy, clock: Clock, result: JobDetails
+        self,
+        client: DetailsClient,
+        policy: Policy,
+        clock: Clock,
+        result: JobDetails,
+        *,
+        log_writer: LogWriter,
     ) -> None:
         self._client, self._policy, self._clock = client, policy, clock
-        self._result = result
+        self._result, self._log_writer = result, log_writer
         self._ends_at = clock.monotonic() + policy.seconds_per_run
         self._denied: set[Source] = set()
         # Of the job that was read last: tests and profiles need the same listing.
@@ -165,9 +176,10 @@ class SourceReader:
     def _log(self, job: Job, spans: list[list[DetailSpan]]) -> tuple[str, int]:
         from bk_pipeline.sources.log import read_log  # noqa: PLC0415
 
-        with self._client.log(job.ref) as pieces:
+        keeping = self._log_writer(job.ref.job_id) if self._policy.keep_logs else nullcontext()
+        with self._client.log(job.ref) as pieces, keeping as kept:
             log = read_log(
-                pieces,
+                pieces if kept is None else _copied(pieces, kept),
                 job.times,
                 # Agents of long ago put no times into the log.
                 header_times=lambda: self._client.header_times(job.ref),
@@ -228,6 +240,13 @@ class SourceReader:
         spans.append(profile.spans)
         self._result.truncated += profile.left_out
         return UNREADABLE if profile.problem and not profile.events else READ
+
+
+def _copied(pieces: Iterator[bytes], file: pa.NativeFile) -> Iterator[bytes]:
+    """Yield the pieces, which are written to `file` too."""
+    for piece in pieces:
+        file.write(piece)
+        yield piece
 
 
 class _Counted:

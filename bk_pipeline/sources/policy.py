@@ -125,6 +125,7 @@ class Policy(BaseModel):
         minutes_per_run: How long a run reads before it goes on with what it has.
         mib_per_day: How much of logs and artifacts may be read in a UTC day.
         text: Whether text of logs and artifacts may leave: names, messages, commands, signatures.
+        keep_logs: Whether the logs that are read are stored as they are, secrets included.
         tests: Globs of the paths of artifacts with test results (JUnit XML).
         profiles: Globs of the paths of artifacts with profiles (Chrome's trace events).
     """
@@ -136,6 +137,7 @@ class Policy(BaseModel):
     minutes_per_run: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     mib_per_day: Count = 1024
     text: Flag = True
+    keep_logs: Flag = False
     tests: Globs = TESTS
     profiles: Globs = PROFILES
 

@@ -39,6 +39,7 @@ READ_ERRORS = (pa.ArrowException, KeyError, UnicodeDecodeError, msgspec.MsgspecE
 # Folder of the span parts.
 SPANS = "spans"
 DETAILS = "details"
+LOGS = "logs"
 # Footer key of a merged file: the names of the files it replaces.
 REPLACES = b"bk_pipeline.replaces"
 # Matches the messages of the object stores' clients: pyarrow raises most as one class.
@@ -127,19 +128,36 @@ class Folder:
     @contextmanager
     def parquet_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         """Write a Parquet file that becomes visible as `name` only if the block succeeds."""
+        with (
+            self._placed(name) as temporary,
+            pq.ParquetWriter(
+                self._path(temporary),
+                schema,
+                filesystem=self._fs,
+                compression="zstd",
+                compression_level=1,
+                write_page_checksum=True,
+            ) as writer,
+        ):
+            yield writer
+
+    @contextmanager
+    def gzip_writer(self, name: str) -> Iterator[pa.NativeFile]:
+        """Write a file packed by gzip that becomes visible as `name` only if the block succeeds."""
+        with (
+            self._placed(name) as temporary,
+            self._fs.open_output_stream(self._path(temporary), compression="gzip") as stream,
+        ):
+            yield stream
+
+    @contextmanager
+    def _placed(self, name: str) -> Iterator[str]:
+        """Yield a temporary name, whose file is renamed to `name` only if the block succeeds."""
         temporary = f"{name}.{uuid4().hex}{TEMPORARY_SUFFIX}"
         with self._translated_errors("write", name):
             self._create_for_writing(temporary)
             try:
-                with pq.ParquetWriter(
-                    self._path(temporary),
-                    schema,
-                    filesystem=self._fs,
-                    compression="zstd",
-                    compression_level=1,
-                    write_page_checksum=True,
-                ) as writer:
-                    yield writer
+                yield temporary
                 self._move_into_place(temporary, name)
             except BaseException:
                 self._discard(temporary)
@@ -247,16 +265,11 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write `content` to `name`, replacing what was there."""
-        temporary = f"{name}.{uuid4().hex}{TEMPORARY_SUFFIX}"
-        with self._translated_errors("write", name):
-            self._create_for_writing(temporary)
-            try:
-                with self._fs.open_output_stream(self._path(temporary)) as stream:
-                    stream.write(content)
-                self._move_into_place(temporary, name)
-            except BaseException:
-                self._discard(temporary)
-                raise
+        with (
+            self._placed(name) as temporary,
+            self._fs.open_output_stream(self._path(temporary)) as stream,
+        ):
+            stream.write(content)
 
     def delete(self, name: str) -> None:
         """Delete `name`, if it exists."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
@@ -29,7 +29,7 @@ import pyarrow.dataset as ds
 from bk_pipeline.errors import UNNAMED, DamagedFile
 from bk_pipeline.spans.table import BUILD_SCHEMA, DETAIL_SCHEMA, SCHEMA
 from bk_pipeline.store.delivery_records import DELIVERIES, DeliveryRecords
-from bk_pipeline.store.folder import DETAILS, REPLACES, SPANS, Folder
+from bk_pipeline.store.folder import DETAILS, LOGS, REPLACES, SPANS, Folder
 from bk_pipeline.store.raw import MERGED_SUFFIX, PARQUET
 
 # Footer key of a part's `PartSummary`.
@@ -186,6 +186,10 @@ class SpanStore:
                 content = (file.metadata.metadata or {}).get(READ, b"[]")
                 found += msgspec.json.decode(content, type=list[ReadSource])
         return found
+
+    def log_writer(self, day: str, job_id: str) -> AbstractContextManager[pa.NativeFile]:
+        """Return a context manager to write the log of a job, packed by gzip."""
+        return self._folder.gzip_writer(f"{LOGS}/{day}/{job_id}.log.gz")
 
     def delivery_parts(self, day: str) -> list[SpanPart]:
         """Return all parts to deliver: the current ones, then those with spans inside of jobs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -301,6 +302,23 @@ def test_no_text_of_logs_and_artifacts_leaves_if_it_is_forbidden(journey):
     assert {row["name"] for row in rows} >= {"buildkite.job.section", "test.suite", "test.case"}
     assert {row[name] for row in rows for name in TEXTS} == {None}
     assert any(row["bk_pipeline.failure.kind"] for row in rows)
+
+
+def test_logs_are_stored_only_if_asked_for(journey, tmp_path):
+    journey.read(LOGS)
+    folder = tmp_path / "data" / "logs" / journey.day
+    assert not folder.exists()
+    done, _ = journey.read('keep_logs = true\n[[rule]]\nid = "some"\none_in = 4\nfailed = false\n')
+    sizes = {one.span_id: one.bytes for one in journey.services.spans().read_sources(journey.day)}
+    rows = journey.query(
+        "SELECT \"buildkite.job.id\" AS job_id, span_id FROM spans WHERE name = 'buildkite.job'"
+    )
+    of_job = {row["job_id"]: row["span_id"] for row in rows}
+    stored = {path.name.removesuffix(".log.gz"): path for path in folder.iterdir()}
+    assert len(stored) == done.sources["read"] > 0
+    for job_id, path in stored.items():
+        assert len(gzip.decompress(path.read_bytes())) == sizes[of_job[job_id]]
+    journey.assert_sound()
 
 
 def test_slow_jobs_are_compared_with_the_days_before(tmp_path):

@@ -29,7 +29,7 @@ from bk_pipeline.display import (
 )
 from bk_pipeline.errors import FatalError
 from bk_pipeline.settings import Settings
-from bk_pipeline.trace.waterfall import readable
+from bk_pipeline.trace.labels import readable
 from bk_pipeline_tests.worlds import stage
 
 HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u200b\x00\u2066y\ufeff\u2028z"

@@ -27,19 +27,14 @@ from bk_pipeline.spans.table import rows, table_of
 from bk_pipeline.spans.timing import from_ns
 from bk_pipeline.spans.tree import spans_for_build
 from bk_pipeline.text import counted, duration, money, one_line
+from bk_pipeline.trace.labels import INSIDE, failure_kind, is_manual, name_of, notes_of, readable
 from bk_pipeline.trace.lookup import Reference, at_buildkite, in_table, read_reference
 from bk_pipeline.trace.waterfall import (
-    INSIDE,
     Line,
     Timescale,
-    failure_kind,
     insides_note,
-    is_manual,
     longest_on_path,
-    name_of,
-    notes_of,
     outline,
-    readable,
     timescale_of,
     waiting_since,
 )

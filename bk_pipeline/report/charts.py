@@ -17,7 +17,7 @@ from bk_pipeline.analysis.period import Period, PeriodStats, Row
 from bk_pipeline.report.blocks import Picture
 from bk_pipeline.report.style import QUIET, STATES, WAITED, WIDTH_IN, picture_of, style
 from bk_pipeline.text import shortened
-from bk_pipeline.trace.waterfall import readable
+from bk_pipeline.trace.labels import readable
 
 if TYPE_CHECKING:
     from bk_pipeline.analysis.change import Change

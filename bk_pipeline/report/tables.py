@@ -10,7 +10,7 @@ from bk_pipeline.analysis.period import LISTED, Row
 from bk_pipeline.display import BUILDKITE, Page, safe_url
 from bk_pipeline.report.blocks import Cell, Column, Table
 from bk_pipeline.text import duration, shortened
-from bk_pipeline.trace.waterfall import readable, with_matrix_values
+from bk_pipeline.trace.labels import readable, with_matrix_values
 from bk_pipeline.units import MS_PER_S, NS_PER_S
 
 LONGEST_TEXT = 60

@@ -11,14 +11,11 @@ from matplotlib.figure import Figure
 from bk_pipeline.report.blocks import Picture
 from bk_pipeline.report.style import GRID, INK, QUIET, STATES, WAITED, WIDTH_IN, picture_of, style
 from bk_pipeline.text import duration, shortened
+from bk_pipeline.trace.labels import INSIDE, is_manual, name_of, notes_of
 from bk_pipeline.trace.waterfall import (
-    INSIDE,
     Line,
     Timescale,
     insides_note,
-    is_manual,
-    name_of,
-    notes_of,
     outline,
     timescale_of,
     waiting_since,

@@ -9,13 +9,8 @@ from rich.console import Console
 
 from bk_pipeline.cli.trace import describe, waterfall
 from bk_pipeline.text import duration
-from bk_pipeline.trace.waterfall import (
-    Timescale,
-    longest_on_path,
-    of_all_jobs,
-    outline,
-    readable,
-)
+from bk_pipeline.trace.labels import of_all_jobs, readable
+from bk_pipeline.trace.waterfall import Timescale, longest_on_path, outline
 from bk_pipeline_tests.builders import (
     at,
     make_block,

@@ -16,7 +16,7 @@ from bk_pipeline.report.compose import NO_BUILDS, summary
 from bk_pipeline.report.html import html
 from bk_pipeline.report.markdown import LARGEST_PICTURE_BYTES, markdown
 from bk_pipeline.spans.costs import Price, Prices, with_costs
-from bk_pipeline.trace.waterfall import of_all_jobs, with_matrix_values
+from bk_pipeline.trace.labels import of_all_jobs, with_matrix_values
 from bk_pipeline_tests.builders import make_build, make_job, make_pipeline, uid
 from bk_pipeline_tests.insides import insides_of
 from bk_pipeline_tests.insides import section as inside_section

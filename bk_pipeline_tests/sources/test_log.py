@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bk_pipeline.sources import log as module
+from bk_pipeline.sources import log_scan as module
 from bk_pipeline.sources.headers import header_text, is_expansion
-from bk_pipeline.sources.log import FIRST_SECTIONS, LAST_SECTIONS, MOST_COMMANDS, read_log
+from bk_pipeline.sources.log import read_log
+from bk_pipeline.sources.log_scan import FIRST_SECTIONS, LAST_SECTIONS, MOST_COMMANDS
 from bk_pipeline.sources.model import JobTimes
 from bk_pipeline.spans.fields import DETAIL_FIELDS
 from bk_pipeline.spans.model import SpanKind

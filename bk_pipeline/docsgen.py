@@ -83,7 +83,7 @@ def spans_page() -> str:
     return (
         "# Spans\n\n"
         "One build is one trace. A span's name is its kind. The span table "
-        "(`<data dir>/spans/<day>/*.parquet`) has one row per span and one column per "
+        "(`<data dir>/spans/<day>/*.parquet`; spans inside of jobs: `details/<day>/`) has one row per span and one column per "
         "attribute.\n\n"
         "A `*` in a name stands for the keys of a map: each key is a separate attribute at the "
         "destination, and the map is one column of JSON text in the table. String lists and JSON "
